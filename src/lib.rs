@@ -1,0 +1,9 @@
+//! mcpdaemon: runs MCP servers as shared, supervised services.
+//!
+//! Layers, each using only what stands below it: [`daemon`] and [`ctl`] (the two programs), [`net`] (listeners and
+//! protocols on sockets), [`hub`] (servers, children, sessions), [`sys`] (POSIX), [`model`] (pure data and decisions).
+#![deny(unsafe_code)]
+
+pub mod model;
+#[allow(unsafe_code)]
+pub mod sys;

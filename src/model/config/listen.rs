@@ -1,0 +1,96 @@
+//! An address to listen on: `HOST:PORT` or `unix:/path`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where an instance accepts connections.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Listen {
+    /// Port 0 lets the kernel choose.
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Reachable from this machine only.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Listen::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+            }
+            Listen::Unix(_) => true,
+        }
+    }
+
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Listen::Tcp { port, .. } => Some(*port),
+            Listen::Unix(_) => None,
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("'unix:' needs a path behind it".to_owned()),
+                // sun_path holds 108 bytes with the final NUL, unix(7).
+                path if path.len() > 107 => Err(format!("'{path}' is too long for a socket: 107 bytes at most")),
+                path => Ok(Listen::Unix(path.into())),
+            };
+        }
+        let wrong = || format!("'{text}' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| match port.parse::<u64>() {
+            Ok(_) => format!("'{port}' is no port: 0 to 65535"),
+            Err(_) => wrong(),
+        })?;
+        let host = match host.strip_prefix('[').map(|h| h.strip_suffix(']')) {
+            Some(Some(v6)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6.to_owned(),
+            Some(_) => return Err(wrong()),
+            None if host.is_empty() || host.contains([':', '/', ' ']) => return Err(wrong()),
+            None => host.to_owned(),
+        };
+        Ok(Listen::Tcp { host, port })
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Listen::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, local) in [
+            ("127.0.0.1:8003", true),
+            ("[::1]:0", true),
+            ("localhost:1", true),
+            ("unix:/run/x.sock", true),
+            ("0.0.0.0:80", false),
+            ("[::]:80", false),
+            ("[::ffff:127.0.0.1]:80", true),
+            ("example.org:80", false),
+        ] {
+            let listen: Listen = text.parse().unwrap();
+            assert_eq!((listen.to_string().as_str(), listen.is_local()), (text, local));
+        }
+        for text in ["8003", "127.0.0.1", ":80", "127.0.0.1:x", "127.0.0.1:70000", "::1:80", "[x]:1", "unix:", "http://a:1"] {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
+        }
+    }
+}

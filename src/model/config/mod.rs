@@ -1,0 +1,338 @@
+//! The configuration of one instance: what an instance file may say, with its defaults and its rules.
+//!
+//! `mcpdaemon.ron(5)` is the reference for users; a test compares it with the keys here. Reading a file yields either
+//! a whole [`Config`] or every problem in it, never half of each.
+
+mod listen;
+pub mod read;
+pub mod server;
+pub mod setting;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use listen::Listen;
+pub use read::{Origin, Problem, Shown, Surroundings};
+pub use server::{Exec, Kind, Server, Stdio};
+pub use setting::{Mode, Size};
+
+use read::{Node, Reader, Section, Setting};
+
+/// The default address: loopback, the port of the first design (seed S1.4).
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8003";
+
+/// One instance, as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub name: String,
+    /// The file it came from; None for a command line.
+    pub file: Option<PathBuf>,
+    pub listen: Vec<Listen>,
+    pub servers: BTreeMap<String, Server>,
+    pub allow_origins: Vec<String>,
+    pub allow_hosts: Vec<String>,
+    pub limits: Limits,
+    pub websocket: WebSocket,
+    pub drain_timeout: Duration,
+    pub log: Log,
+    pub umask: Mode,
+    /// Print commands to try after a background start.
+    pub hints: bool,
+}
+
+/// What a peer may take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Longest message from a client.
+    pub message: Size,
+    /// Longest line from a child.
+    pub reply: Size,
+    pub sessions: u32,
+    pub connections: u32,
+    /// Longest HTTP request head.
+    pub header: Size,
+    /// A request head must be complete this long after its first byte.
+    pub header_timeout: Duration,
+    pub idle_session: Duration,
+    /// Requests of one session that may be unanswered at a time.
+    pub in_flight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WebSocket {
+    pub ping_interval: Duration,
+    /// Without a pong or anything else for this long, the connection is dropped.
+    pub ping_timeout: Duration,
+    pub max_size: Size,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub file: PathBuf,
+    pub level: log::LevelFilter,
+}
+
+/// What is given beside the file: flags and environment, each with its origin.
+#[derive(Default)]
+pub struct Given {
+    pub name: Option<(String, Origin)>,
+    pub listen: Option<(Vec<String>, Origin)>,
+    pub log_level: Option<(String, Origin)>,
+    pub ws_ping_interval: Option<String>,
+    pub ws_ping_timeout: Option<String>,
+    pub ws_max_size: Option<String>,
+}
+
+/// A file to be read.
+pub struct Input<'a> {
+    /// The file's path; None for a command line.
+    pub file: Option<PathBuf>,
+    /// The instance's name if nobody gives one.
+    pub stem: String,
+    /// The folder that relative paths start from.
+    pub dir: PathBuf,
+    pub text: &'a str,
+    /// Where `NAME.log` goes by default.
+    pub log_dir: PathBuf,
+}
+
+/// A configuration with the values that led to it, for `-T`.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub shown: Vec<Shown>,
+}
+
+/// Reads an instance file; all its problems at once.
+pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Result<Loaded, Vec<Problem>> {
+    let file = match &input.file {
+        Some(path) => path.display().to_string(),
+        None => "command line".to_owned(),
+    };
+    let reader = Reader::new(file, input.dir.clone(), input.text, around, input.file.is_some());
+    let config = reader.root().and_then(|root| instance(&reader, root, input, given));
+    let (mut problems, shown) = reader.finish();
+    for (what, over) in overrides(given) {
+        if let Err(why) = over {
+            problems.push(Problem { file: what.to_owned(), place: None, what: why });
+        }
+    }
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded { config, shown }),
+        _ => Err(problems),
+    }
+}
+
+/// The sequence of overrides that are checked by their own parsers, with the name that the user knows them by.
+fn overrides(given: &Given) -> Vec<(&str, Result<(), String>)> {
+    fn from(origin: &Origin) -> &str {
+        match origin {
+            Origin::Flag(name) | Origin::Environment(name) => name,
+            _ => "override",
+        }
+    }
+    let mut out = Vec::new();
+    if let Some((name, origin)) = &given.name {
+        out.push((from(origin), check_name(name)));
+    }
+    if let Some((list, origin)) = &given.listen {
+        out.extend(list.iter().map(|l| (from(origin), l.parse::<Listen>().map(drop))));
+    }
+    if let Some((level, origin)) = &given.log_level {
+        out.push((from(origin), level.parse::<log::LevelFilter>().map(drop).map_err(|_| bad_level(level))));
+    }
+    for (name, value) in [("WS_PING_INTERVAL", &given.ws_ping_interval), ("WS_PING_TIMEOUT", &given.ws_ping_timeout)] {
+        out.extend(value.as_ref().map(|v| (name, seconds(v).map(drop))));
+    }
+    out.extend(given.ws_max_size.as_ref().map(|v| ("WS_MAX_SIZE", bytes(v).map(drop))));
+    out
+}
+
+fn bad_level(level: &str) -> String {
+    format!("unknown log level '{level}' (known: off, error, warn, info, debug, trace)")
+}
+
+/// Seconds with a fraction, as the WS_PING_* variables have them (seed S1.33).
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|s| Duration::try_from_secs_f64(s).ok())
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| format!("expected a number of seconds, found '{text}'"))
+}
+
+fn bytes(text: &str) -> Result<Size, String> {
+    text.parse().map(Size).map_err(|_| format!("expected a number of bytes, found '{text}'"))
+}
+
+/// Names of instances and servers: they become file names and parts of URLs.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(fine) || name.starts_with(['.', '-']) {
+        return Err(format!(
+            "'{name}' cannot be a name: 1 to 64 letters, digits, '-', '_' and '.', not beginning with '.' or '-'"
+        ));
+    }
+    Ok(())
+}
+
+fn instance<'a>(reader: &Reader<'a>, root: Node<'a>, input: &Input<'a>, given: &Given) -> Option<Config> {
+    let mut s = reader.section(root)?;
+    let over_name = given.name.clone();
+    let name = s.get_or("name", over_name, input.stem.clone());
+    if given.name.is_none()
+        && let Err(what) = check_name(&name)
+    {
+        reader.problem(s.node("name").unwrap_or(root), what);
+    }
+    let over_listen = given.listen.as_ref().and_then(|(list, origin)| {
+        let list: Result<Vec<Listen>, _> = list.iter().map(|l| l.parse()).collect();
+        list.ok().map(|l| (l, origin.clone()))
+    });
+    let default: Vec<Listen> = DEFAULT_LISTEN.parse().into_iter().collect();
+    let listen = s.get_or("listen", over_listen, default);
+    let insecure = s.get("insecure", false);
+    check_listen(&mut s, root, &listen, insecure);
+    let loopback = || ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+    let allow_origins = s.get("allow_origins", loopback());
+    let allow_hosts = s.get("allow_hosts", loopback());
+    let limits = s.nested("limits", limits);
+    let websocket = s.nested("websocket", |s| websocket(s, &limits, given));
+    let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
+    let log = s.nested("log", |s| {
+        let level = given.log_level.as_ref().and_then(|(l, o)| l.parse().ok().map(|l| (l, o.clone())));
+        Log {
+            file: s.get("file", input.log_dir.join(format!("{name}.log"))),
+            level: s.get_or("level", level, log::LevelFilter::Info),
+        }
+    });
+    let umask = s.get("umask", Mode(0o027));
+    let hints = s.get("hints", false);
+    let servers = match s.node("servers") {
+        Some(node) => server::servers(reader, node),
+        None => {
+            reader.problem(root, "'servers' is missing: an instance needs at least one server");
+            BTreeMap::new()
+        }
+    };
+    s.finish();
+    Some(Config {
+        name,
+        file: input.file.clone(),
+        listen,
+        servers,
+        allow_origins,
+        allow_hosts,
+        limits,
+        websocket,
+        drain_timeout,
+        log,
+        umask,
+        hints,
+    })
+}
+
+fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], insecure: bool) {
+    let at = s.node("listen").unwrap_or(root);
+    if listen.is_empty() {
+        s.reader.problem(at, "'listen' is empty: nobody could connect");
+    }
+    for (i, one) in listen.iter().enumerate() {
+        if listen[..i].contains(one) && one.port() != Some(0) {
+            s.reader.problem(at, format!("'{one}' is listed twice"));
+        }
+        if !insecure && !one.is_local() {
+            s.reader.problem(
+                at,
+                format!(
+                    "'{one}' can be reached from other machines, and nothing asks who connects: \
+                     listen on 127.0.0.1 or a unix: socket, or write insecure: true"
+                ),
+            );
+        }
+    }
+}
+
+fn limits(s: &mut Section<'_, '_>) -> Limits {
+    Limits {
+        message: s.get("message", Size::mib(10)),
+        reply: s.get("reply", Size::mib(64)),
+        sessions: s.get("sessions", 1000),
+        connections: s.get("connections", 4096),
+        header: s.get("header", Size(16 << 10)),
+        header_timeout: s.get("header_timeout", Duration::from_secs(10)),
+        idle_session: s.get("idle_session", Duration::from_secs(30 * 60)),
+        in_flight: s.get("in_flight", 256),
+    }
+}
+
+fn websocket(s: &mut Section<'_, '_>, limits: &Limits, given: &Given) -> WebSocket {
+    let time = |text: &Option<String>, name: &'static str| {
+        let value = text.as_deref().and_then(|t| seconds(t).ok());
+        value.map(|d| (d, Origin::Environment(name)))
+    };
+    let size = given.ws_max_size.as_deref().and_then(|t| bytes(t).ok());
+    WebSocket {
+        ping_interval: s.get_or(
+            "ping_interval",
+            time(&given.ws_ping_interval, "WS_PING_INTERVAL"),
+            Duration::from_secs(20),
+        ),
+        ping_timeout: s.get_or(
+            "ping_timeout",
+            time(&given.ws_ping_timeout, "WS_PING_TIMEOUT"),
+            Duration::from_secs(30),
+        ),
+        max_size: s.get_or("max_size", size.map(|s| (s, Origin::Environment("WS_MAX_SIZE"))), limits.message),
+    }
+}
+
+/// The effective configuration as RON, each value with its origin behind it. Secrets are masked.
+pub fn dump(shown: &[Shown]) -> String {
+    let mut out = String::from("(\n");
+    let mut depth = 1;
+    for item in shown {
+        match item {
+            Shown::Open(head) => {
+                out.push_str(&format!("{}{head}\n", "    ".repeat(depth)));
+                depth += 1;
+            }
+            Shown::Close(bracket) => {
+                depth -= 1;
+                out.push_str(&format!("{}{bracket},\n", "    ".repeat(depth)));
+            }
+            Shown::Value { key, text, origin } => {
+                let from = match origin {
+                    Origin::Default => "default".to_owned(),
+                    Origin::Line(n) => format!("line {n}"),
+                    Origin::Environment(name) => format!("environment {name}"),
+                    Origin::Flag(name) => format!("flag {name}"),
+                };
+                out.push_str(&format!("{}{key}: {text}, // {from}\n", "    ".repeat(depth)));
+            }
+        }
+    }
+    out.push_str(")\n");
+    out
+}
+
+impl Setting for Listen {
+    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
+        let text = reader.string(node, "an address in quotes, such as \"127.0.0.1:8003\"")?;
+        match text.parse::<Listen>() {
+            Ok(Listen::Unix(path)) => Some(Listen::Unix(reader.dir().join(path))),
+            Ok(listen) => Some(listen),
+            Err(what) => {
+                reader.problem(node, what);
+                None
+            }
+        }
+    }
+    fn show(&self) -> String {
+        setting::quoted(&self.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

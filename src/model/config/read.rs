@@ -1,0 +1,435 @@
+//! Reads RON field by field, so that every problem of a file is found in one go and each has an exact position.
+//!
+//! The `ron` crate parses every value; what this module adds is that a section is taken apart into raw fields first
+//! and each field is read on its own. A problem in one costs nothing but that one. The reader also notes each value
+//! and where it came from (file, environment, flag, default), which is what `mcpdaemon -T` prints. It must not know
+//! which keys there are: those are in the sections that call it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ron::extensions::Extensions;
+use ron::value::RawValue;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::model::text::suggest;
+
+/// One thing that is wrong in one place; prints as `prod.ron:12:5: what`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    /// Line and column, both from 1; None where no place can be named.
+    pub place: Option<(usize, usize)>,
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file, self.what),
+            None => write!(f, "{}: {}", self.file, self.what),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    Line(usize),
+    Environment(&'static str),
+    Flag(&'static str),
+}
+
+/// One effective value, for `-T`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shown {
+    /// `key: (` or `"name": Stdio(`; the text is what stands before the bracket.
+    Open(String),
+    Close(char),
+    Value { key: String, text: String, origin: Origin },
+}
+
+/// What reading may look at outside the file. Pure: it is handed in.
+pub struct Surroundings<'e> {
+    /// The environment, for `${VAR}` and `~`.
+    pub var: &'e dyn Fn(&str) -> Option<String>,
+    /// Finds a program as execvp(3) would, with the given PATH (or the daemon's own).
+    pub find_program: &'e dyn Fn(&str, Option<&str>) -> Option<PathBuf>,
+}
+
+/// One file being read.
+pub struct Reader<'a> {
+    name: String,
+    dir: PathBuf,
+    text: &'a str,
+    around: &'a Surroundings<'a>,
+    expands: bool,
+    problems: RefCell<Vec<Problem>>,
+    shown: RefCell<Vec<Shown>>,
+}
+
+/// A value as it stands in the file: a slice of its text.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a>(pub &'a str);
+
+fn options() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME)
+}
+
+impl<'a> Reader<'a> {
+    /// `name` is what problems call the file; `dir` is where relative paths start. Without `expands`, `~` and `${VAR}`
+    /// are plain text (a command line has been through a shell already).
+    pub fn new(name: String, dir: PathBuf, text: &'a str, around: &'a Surroundings<'a>, expands: bool) -> Self {
+        Reader { name, dir, text, around, expands, problems: RefCell::default(), shown: RefCell::default() }
+    }
+
+    /// The whole file as a node, or the one problem that makes it unreadable.
+    pub fn root(&self) -> Option<Node<'a>> {
+        match options().from_str::<&'a RawValue>(self.text) {
+            Ok(raw) => Some(node(raw)),
+            Err(e) => {
+                let (line, column) = (e.span.end.line.max(1), e.span.end.col.max(1));
+                self.problems.borrow_mut().push(Problem {
+                    file: self.name.clone(),
+                    place: Some((line, column)),
+                    what: e.code.to_string().trim_end_matches('.').to_owned(),
+                });
+                None
+            }
+        }
+    }
+
+    /// Line and column of a slice of the file.
+    pub fn place(&self, slice: &str) -> (usize, usize) {
+        let at = (slice.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize).min(self.text.len());
+        let before = &self.text[..at];
+        let line = 1 + before.bytes().filter(|b| *b == b'\n').count();
+        let column = 1 + before.chars().rev().take_while(|c| *c != '\n').count();
+        (line, column)
+    }
+
+    pub fn problem(&self, at: Node<'_>, what: impl Into<String>) {
+        let place = Some(self.place(at.0));
+        self.problems.borrow_mut().push(Problem { file: self.name.clone(), place, what: what.into() });
+    }
+
+    pub fn show(&self, shown: Shown) {
+        self.shown.borrow_mut().push(shown);
+    }
+
+    pub fn around(&self) -> &'a Surroundings<'a> {
+        self.around
+    }
+
+    /// Everything that was found, problems in the order of the file.
+    pub fn finish(self) -> (Vec<Problem>, Vec<Shown>) {
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|p| p.place);
+        (problems, self.shown.into_inner())
+    }
+
+    /// A RON value of a plain Rust type; the problem names what was expected.
+    pub fn plain<T: Deserialize<'a>>(&self, node: Node<'a>, expected: &str) -> Option<T> {
+        match options().from_str(node.0) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                self.problem(node, format!("expected {expected}, found {}", found(node)));
+                None
+            }
+        }
+    }
+
+    /// A string, with `~` and `${VAR}` expanded.
+    pub fn string(&self, node: Node<'a>, expected: &str) -> Option<String> {
+        let raw: String = self.plain(node, expected)?;
+        if raw.contains('\0') {
+            self.problem(node, "a NUL character cannot be part of this");
+            return None;
+        }
+        if !self.expands {
+            return Some(raw);
+        }
+        match expand(&raw, self.around.var) {
+            Ok(text) => Some(text),
+            Err(what) => {
+                self.problem(node, what);
+                None
+            }
+        }
+    }
+
+    /// A path, absolute: relative ones start at the file's folder.
+    pub fn path(&self, node: Node<'a>) -> Option<PathBuf> {
+        let text = self.string(node, "a path in quotes")?;
+        if text.is_empty() {
+            self.problem(node, "an empty path");
+            return None;
+        }
+        Some(self.dir.join(text))
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The elements of a list.
+    pub fn list(&self, node: Node<'a>, expected: &str) -> Option<Vec<Node<'a>>> {
+        let raws: Vec<&'a RawValue> = self.plain(node, expected)?;
+        Some(raws.into_iter().map(self::node).collect())
+    }
+
+    /// The entries of a map `{"key": value}`.
+    pub fn map(&self, node: Node<'a>, expected: &str) -> Option<Vec<(Node<'a>, Node<'a>)>> {
+        let Pairs(raws) = self.plain(node, expected)?;
+        Some(raws.into_iter().map(|(k, v)| (self::node(k), self::node(v))).collect())
+    }
+
+    /// `Name`, `Name(...)`: the name and what stands in the brackets, brackets included.
+    pub fn variant(&self, node: Node<'a>) -> Option<(&'a str, Option<Node<'a>>)> {
+        let end = node.0.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(node.0.len());
+        let (name, rest) = node.0.split_at(end);
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        let rest = rest.trim_start();
+        Some((name, (!rest.is_empty()).then_some(Node(rest))))
+    }
+
+    /// The one value in `(...)` behind a variant's name.
+    pub fn only(&self, node: Node<'a>, expected: &str) -> Option<Node<'a>> {
+        let (raw,): (&'a RawValue,) = self.plain(node, expected)?;
+        Some(self::node(raw))
+    }
+
+    /// The fields of `(key: value, ...)`.
+    pub fn section<'r>(&'r self, node: Node<'a>) -> Option<Section<'r, 'a>> {
+        let Fields(fields) = match options().from_str(node.0) {
+            Ok(fields) => fields,
+            Err(_) => {
+                self.problem(node, format!("expected (key: value, ...), found {}", found(node)));
+                return None;
+            }
+        };
+        let mut entries: Vec<Entry<'a>> = Vec::with_capacity(fields.len());
+        for (key, raw) in fields {
+            if entries.iter().any(|e| e.key == key) {
+                self.problem(Node(key), format!("'{key}' is given twice"));
+                continue;
+            }
+            entries.push(Entry { key, node: self::node(raw), used: false });
+        }
+        Some(Section { reader: self, entries, known: Vec::new() })
+    }
+
+    /// A section with nothing in it: all defaults.
+    pub fn empty<'r>(&'r self) -> Section<'r, 'a> {
+        Section { reader: self, entries: Vec::new(), known: Vec::new() }
+    }
+
+    /// Says that `word` is not one of `known`, with the nearest one.
+    pub fn unknown(&self, at: Node<'_>, noun: &str, word: &str, known: &[&str]) {
+        let hint = match suggest(word, known.iter().copied()) {
+            Some(near) => format!(", did you mean '{near}'?"),
+            None => format!(" (known: {})", known.join(", ")),
+        };
+        self.problem(at, format!("unknown {noun} '{word}'{hint}"));
+    }
+}
+
+fn node(raw: &RawValue) -> Node<'_> {
+    Node(raw.trim().get_ron())
+}
+
+/// The first characters of what stands there, for a message.
+fn found(node: Node<'_>) -> String {
+    let first = node.0.lines().next().unwrap_or("").trim_end();
+    match first.char_indices().nth(40) {
+        Some((at, _)) => format!("{}...", &first[..at]),
+        None if node.0.lines().count() > 1 => format!("{first} ..."),
+        None => first.to_owned(),
+    }
+}
+
+struct Entry<'a> {
+    key: &'a str,
+    node: Node<'a>,
+    used: bool,
+}
+
+/// One `(key: value, ...)`. Ask for each key that exists, then call [`Section::finish`].
+pub struct Section<'r, 'a> {
+    pub reader: &'r Reader<'a>,
+    entries: Vec<Entry<'a>>,
+    known: Vec<&'static str>,
+}
+
+/// A type that a setting can have.
+pub trait Setting: Sized {
+    /// Reads it; a problem has been reported where this is None.
+    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self>;
+    /// Writes it as RON.
+    fn show(&self) -> String;
+}
+
+impl<'a> Section<'_, 'a> {
+    /// The raw value of a key.
+    pub fn node(&mut self, key: &'static str) -> Option<Node<'a>> {
+        self.known.push(key);
+        let entry = self.entries.iter_mut().find(|e| e.key == key)?;
+        entry.used = true;
+        Some(entry.node)
+    }
+
+    /// Where a node stands, as an origin.
+    pub fn line(&self, node: Node<'a>) -> Origin {
+        Origin::Line(self.reader.place(node.0).0)
+    }
+
+    pub fn show(&self, key: &str, text: String, origin: Origin) {
+        self.reader.show(Shown::Value { key: key.to_owned(), text, origin });
+    }
+
+    /// A setting that may be absent.
+    pub fn opt<T: Setting>(&mut self, key: &'static str) -> Option<T> {
+        let node = self.node(key)?;
+        let value = if node.0 == "None" { None } else { T::read(self.reader, node) };
+        let text = value.as_ref().map_or("None".to_owned(), T::show);
+        self.show(key, text, self.line(node));
+        value
+    }
+
+    /// A setting with a default.
+    pub fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        self.get_or(key, None, default)
+    }
+
+    /// A setting that a flag or the environment may override: flag > environment > file > default.
+    pub fn get_or<T: Setting>(&mut self, key: &'static str, over: Option<(T, Origin)>, default: T) -> T {
+        let node = self.node(key);
+        let given = node.and_then(|n| T::read(self.reader, n).map(|value| (value, self.line(n))));
+        let (value, origin) = over.or(given).unwrap_or((default, Origin::Default));
+        self.show(key, value.show(), origin);
+        value
+    }
+
+    /// A nested section; all defaults where it is absent.
+    pub fn nested<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>) -> T) -> T {
+        let reader = self.reader;
+        let section = self.node(key).and_then(|n| reader.section(n));
+        reader.show(Shown::Open(format!("{key}: (")));
+        let mut section = section.unwrap_or_else(|| reader.empty());
+        let value = read(&mut section);
+        section.finish();
+        reader.show(Shown::Close(')'));
+        value
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub fn finish(self) {
+        for entry in self.entries.iter().filter(|e| !e.used) {
+            self.reader.unknown(Node(entry.key), "key", entry.key, &self.known);
+        }
+    }
+}
+
+/// Expands a leading `~/` and `${VAR}`, `${VAR:-default}`; `$$` stands for one `$`.
+pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    if text == "~" || text.starts_with("~/") {
+        out.push_str(&var("HOME").ok_or("'~' needs HOME, which is not set")?);
+        rest = &text[1..];
+    }
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at + 1..];
+        if let Some(after) = tail.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some(inner) = tail.strip_prefix('{') {
+            let end = inner.find('}').ok_or("'${' without '}' (write '$$' for a plain '$')")?;
+            let (name, default) = match inner[..end].split_once(":-") {
+                Some((name, default)) => (name, Some(default)),
+                None => (&inner[..end], None),
+            };
+            let value = var(name).filter(|v| !(v.is_empty() && default.is_some()));
+            match (value, default) {
+                (Some(value), _) => out.push_str(&value),
+                (None, Some(default)) => out.push_str(default),
+                (None, None) => {
+                    return Err(format!("${{{name}}} is not set in the environment (or write ${{{name}:-default}})"));
+                }
+            }
+            rest = &inner[end + 1..];
+        } else {
+            out.push('$');
+            rest = tail;
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+struct Ident<'a>(&'a str);
+
+impl<'de> Deserialize<'de> for Ident<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Ident<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Ident<'de>, E> {
+                Ok(Ident(key))
+            }
+        }
+        d.deserialize_identifier(V)
+    }
+}
+
+struct Fields<'a>(Vec<(&'a str, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("(key: value, ...)")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(Ident(key)) = map.next_key()? {
+                    fields.push((key, map.next_value()?));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        d.deserialize_struct("", &[], V)
+    }
+}
+
+struct Pairs<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Pairs<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{key: value, ...}")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        d.deserialize_map(V)
+    }
+}

@@ -1,0 +1,303 @@
+//! The `servers` of an instance: `Stdio(...)` and `Exec(...)`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::read::{Node, Reader, Section, Setting, Shown};
+use super::setting::{Size, quoted};
+use super::check_name;
+use crate::model::restart::{Mode as RestartMode, Policy};
+
+/// One named server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub kind: Kind,
+    /// The instance counts as ready only with it.
+    pub required: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A command that speaks MCP on its standard input and output.
+    Stdio(Box<Stdio>),
+    /// Built in: runs allowed commands.
+    Exec(Box<Exec>),
+}
+
+/// A server that is a command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stdio {
+    /// Absolute, found at load.
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub pass_env: Vec<String>,
+    pub cwd: Option<PathBuf>,
+    pub start_timeout: Duration,
+    pub request_timeout: Duration,
+    pub restart: Policy,
+    pub stop: Stop,
+}
+
+/// The ladder on which a child goes down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// Time to end by itself once its standard input is closed.
+    pub stdin: Duration,
+    /// Time to end after SIGTERM, before SIGKILL.
+    pub term: Duration,
+}
+
+/// The built-in executor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exec {
+    /// What may be run: `*`, or name as a client says it → program.
+    pub allow: Allow,
+    pub shell: Option<PathBuf>,
+    pub cwd: Option<PathBuf>,
+    pub env: BTreeMap<String, String>,
+    pub pass_env: Vec<String>,
+    pub timeout: Duration,
+    /// Longest line, and most output of one stream, that is kept.
+    pub max_line: Size,
+    pub stop: Stop,
+}
+
+/// The programs of an executor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Allow {
+    All,
+    These(BTreeMap<String, PathBuf>),
+}
+
+/// Reads `servers: {"name": Kind(...)}`.
+pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>) -> BTreeMap<String, Server> {
+    let mut servers = BTreeMap::new();
+    let Some(pairs) = reader.map(node, "{\"name\": Stdio(...), ...}") else { return servers };
+    if pairs.is_empty() {
+        reader.problem(node, "no server: an instance needs at least one");
+    }
+    reader.show(Shown::Open("servers: {".to_owned()));
+    for (key, value) in pairs {
+        let Some(name) = reader.plain::<String>(key, "a name in quotes") else { continue };
+        if let Err(what) = check_name(&name) {
+            reader.problem(key, what);
+        }
+        let server = one(reader, &name, value);
+        if servers.contains_key(&name) {
+            reader.problem(key, format!("there are two servers named '{name}'"));
+        }
+        servers.extend(server.map(|s| (name, s)));
+    }
+    reader.show(Shown::Close('}'));
+    servers
+}
+
+fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>) -> Option<Server> {
+    const KINDS: [&str; 2] = ["Stdio", "Exec"];
+    let Some((kind, body)) = reader.variant(node) else {
+        reader.problem(node, "expected Stdio(...) or Exec(...)");
+        return None;
+    };
+    if !KINDS.contains(&kind) {
+        reader.unknown(node, "kind of server", kind, &KINDS);
+        return None;
+    }
+    let Some(body) = body else {
+        reader.problem(node, format!("{kind} needs its settings: {kind}(...)"));
+        return None;
+    };
+    let mut s = reader.section(body)?;
+    reader.show(Shown::Open(format!("{}: {kind}(", quoted(name))));
+    let required = s.get("required", true);
+    let kind = match kind {
+        "Stdio" => stdio(&mut s, node).map(|k| Kind::Stdio(Box::new(k))),
+        _ => exec(&mut s, node).map(|k| Kind::Exec(Box::new(k))),
+    };
+    s.finish();
+    reader.show(Shown::Close(')'));
+    Some(Server { kind: kind?, required })
+}
+
+fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
+    let command = s.node("command");
+    let words: Option<Words> = command.and_then(|n| Words::read(s.reader, n));
+    if let (Some(node), Some(words)) = (command, &words) {
+        s.show("command", words.show(), s.line(node));
+    }
+    let more: Vec<String> = s.get("args", Vec::new());
+    let Secrets(env) = s.get("env", Secrets::default());
+    let pass_env = s.get("pass_env", Vec::new());
+    let cwd = folder(s);
+    let rest = Stdio {
+        program: PathBuf::new(),
+        args: Vec::new(),
+        env,
+        pass_env,
+        cwd,
+        start_timeout: s.get("start_timeout", Duration::from_secs(30)),
+        request_timeout: s.get("request_timeout", Duration::from_secs(5 * 60)),
+        restart: s.nested("restart", restart),
+        stop: s.nested("stop", stop),
+    };
+    if command.is_none() {
+        s.reader.problem(whole, "'command' is missing: which program is the server?");
+    }
+    let Words(mut words) = words?;
+    let program = program(s.reader, command?, &words.remove(0), rest.env.get("PATH").map(String::as_str))?;
+    Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
+}
+
+fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
+    let allow = s.node("allow");
+    let names: Option<Vec<String>> = allow.and_then(|n| Vec::read(s.reader, n));
+    if let (Some(node), Some(names)) = (allow, &names) {
+        s.show("allow", names.show(), s.line(node));
+    }
+    let shell = s.node("shell").filter(|n| n.0 != "None");
+    let shell_program = shell.and_then(|n| {
+        let text = String::read(s.reader, n)?;
+        s.show("shell", quoted(&text), s.line(n));
+        program(s.reader, n, &text, None)
+    });
+    let Secrets(env) = s.get("env", Secrets::default());
+    let pass_env = s.get("pass_env", Vec::new());
+    let cwd = folder(s);
+    let timeout = s.get("timeout", Duration::from_secs(10 * 60));
+    let max_line = s.get("max_line", Size::mib(64));
+    let stop = s.nested("stop", stop);
+    let Some(at) = allow else {
+        s.reader.problem(whole, "'allow' is missing: which programs may clients run? (allow: [\"*\"] allows all)");
+        return None;
+    };
+    let names = names?;
+    let all = names.iter().any(|n| n == "*");
+    if names.is_empty() {
+        s.reader.problem(at, "'allow' is empty: nothing could be run");
+    }
+    if all && names.len() > 1 {
+        s.reader.problem(at, "\"*\" allows everything and stands alone");
+    }
+    if !all && let Some(shell) = shell {
+        s.reader.problem(shell, "a shell can run anything, so 'shell' needs allow: [\"*\"]");
+    }
+    let allow = if all {
+        Allow::All
+    } else {
+        let path = env.get("PATH").map(String::as_str);
+        let found = names.iter().map(|name| Some((name.clone(), program(s.reader, at, name, path)?)));
+        let found: Vec<_> = found.collect();
+        Allow::These(found.into_iter().collect::<Option<_>>()?)
+    };
+    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, stop })
+}
+
+fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {
+    s.opt("cwd")
+}
+
+/// The absolute path of a program: as it stands if it has a slash (relative to the file's folder), else from PATH.
+fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&str>) -> Option<PathBuf> {
+    let find = reader.around().find_program;
+    if name.contains('/') {
+        let absolute = reader.dir().join(name);
+        if find(&absolute.to_string_lossy(), None).is_none() {
+            reader.problem(at, format!("'{}' is not there or not executable", absolute.display()));
+            return None;
+        }
+        return Some(normal(&absolute));
+    }
+    let found = find(name, path);
+    if found.is_none() {
+        reader.problem(
+            at,
+            format!("'{name}' was not found in PATH: install it, or write its full path (PATH is the daemon's own)"),
+        );
+    }
+    found
+}
+
+/// Without `.` components, so that paths print as people write them.
+fn normal(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+fn restart(s: &mut Section<'_, '_>) -> Policy {
+    let policy = Policy {
+        mode: s.get("policy", RestartMode::Always),
+        delay: s.get("delay", Duration::from_millis(500)),
+        max_delay: s.get("max_delay", Duration::from_secs(60)),
+        burst: s.get("burst", 5),
+        window: s.get("window", Duration::from_secs(60)),
+    };
+    // A zero delay would let a crash loop spin.
+    Policy { delay: policy.delay.max(Duration::from_millis(10)), ..policy }
+}
+
+fn stop(s: &mut Section<'_, '_>) -> Stop {
+    Stop { stdin: s.get("stdin", Duration::from_secs(2)), term: s.get("term", Duration::from_secs(5)) }
+}
+
+/// `"program"` or `["program", "argument", ...]`.
+struct Words(Vec<String>);
+
+impl Setting for Words {
+    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
+        let words = match node.0.starts_with('[') {
+            true => Vec::<String>::read(reader, node)?,
+            false => vec![reader.string(node, "[\"program\", \"argument\", ...]")?],
+        };
+        if words.first().is_none_or(String::is_empty) {
+            reader.problem(node, "'command' is empty: which program is the server?");
+            return None;
+        }
+        Some(Words(words))
+    }
+    fn show(&self) -> String {
+        self.0.show()
+    }
+}
+
+/// Environment variables for a child. What they hold may be secret and is never shown.
+#[derive(Default)]
+struct Secrets(BTreeMap<String, String>);
+
+impl Setting for Secrets {
+    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
+        let mut env = BTreeMap::new();
+        for (key, value) in reader.map(node, "{\"NAME\": \"value\", ...}")? {
+            let name = reader.plain::<String>(key, "a name in quotes");
+            let value = reader.string(value, "a value in quotes");
+            if let Some(name) = &name
+                && (name.is_empty() || name.contains(['=', '\0']))
+            {
+                reader.problem(key, "not a name for an environment variable");
+            }
+            env.extend(name.zip(value));
+        }
+        Some(Secrets(env))
+    }
+    fn show(&self) -> String {
+        let all: Vec<String> = self.0.keys().map(|k| format!("{}: \"***\"", quoted(k))).collect();
+        format!("{{{}}}", all.join(", "))
+    }
+}
+
+impl Setting for RestartMode {
+    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
+        match node.0 {
+            "Always" => Some(RestartMode::Always),
+            "OnFailure" => Some(RestartMode::OnFailure),
+            "Never" => Some(RestartMode::Never),
+            other => {
+                reader.unknown(node, "restart policy", other, &["Always", "OnFailure", "Never"]);
+                None
+            }
+        }
+    }
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}
+

@@ -1,0 +1,165 @@
+//! What a configuration may say, and how it is told what is wrong with it.
+
+use super::*;
+
+fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
+    let var = |name: &str| match name {
+        "HOME" => Some("/home/u".to_owned()),
+        "TOKEN" => Some("s3cret".to_owned()),
+        _ => None,
+    };
+    let find_program = |name: &str, _: Option<&str>| match name {
+        "uvx" | "echo" | "date" => Some(PathBuf::from(format!("/usr/bin/{name}"))),
+        name if name.starts_with('/') && !name.contains("missing") => Some(name.into()),
+        _ => None,
+    };
+    let around = Surroundings { var: &var, find_program: &find_program };
+    let input = Input {
+        file: Some("prod.ron".into()),
+        stem: "prod".to_owned(),
+        dir: "/etc/mcp".into(),
+        text,
+        log_dir: "/var/log/mcp".into(),
+    };
+    load(&input, given, &around).map_err(|p| p.iter().map(ToString::to_string).collect())
+}
+
+fn problems(text: &str) -> Vec<String> {
+    read(text, &Given::default()).expect_err(text)
+}
+
+#[test]
+fn the_shortest_file_is_complete() {
+    let c = read(r#"(servers: {"time": Stdio(command: ["uvx", "mcp-server-time"])})"#, &Given::default()).unwrap().config;
+    assert_eq!((c.name.as_str(), c.listen[0].to_string().as_str()), ("prod", "127.0.0.1:8003"));
+    assert_eq!(c.log.file, PathBuf::from("/var/log/mcp/prod.log"));
+    let Kind::Stdio(s) = &c.servers["time"].kind else { panic!() };
+    assert_eq!((s.program.as_path(), s.args.as_slice()), (std::path::Path::new("/usr/bin/uvx"), &["mcp-server-time".to_owned()][..]));
+    assert_eq!((s.start_timeout, s.stop.term), (Duration::from_secs(30), Duration::from_secs(5)));
+    assert!(c.servers["time"].required);
+}
+
+#[test]
+fn all_problems_at_once_each_with_its_place() {
+    let text = r#"#![enable(implicit_some)]
+(
+    lisen: ["127.0.0.1:8003"],
+    drain_timeout: "10 parsecs",
+    umask: 27000,
+    limits: (message: "10MiB", sesions: 4),
+    servers: {
+        "a b": Stdio(command: "uvx"),
+        "c": Stdio(
+            comand: ["uvx"],
+            restart: (policy: Allways),
+        ),
+        "d": Stdoi(command: "uvx"),
+        "e": Exec(allow: ["echo"], shell: "/bin/sh", timeout: 5),
+        "f": Exec(),
+        "g": Stdio(command: ["nothere"], cwd: 3),
+    },
+)"#;
+    assert_eq!(
+        problems(text),
+        [
+            "prod.ron:3:5: unknown key 'lisen', did you mean 'listen'?",
+            "prod.ron:4:20: expected a duration in quotes, such as \"500ms\", \"30s\" or \"10m\", found \"10 parsecs\"",
+            "prod.ron:5:12: mode bits are 0o000 to 0o777 (octal numbers begin with 0o), found 27000",
+            "prod.ron:6:32: unknown key 'sesions', did you mean 'sessions'?",
+            "prod.ron:8:9: 'a b' cannot be a name: 1 to 64 letters, digits, '-', '_' and '.', not beginning with '.' or '-'",
+            "prod.ron:9:14: 'command' is missing: which program is the server?",
+            "prod.ron:10:13: unknown key 'comand', did you mean 'command'?",
+            "prod.ron:11:31: unknown restart policy 'Allways', did you mean 'Always'?",
+            "prod.ron:13:14: unknown kind of server 'Stdoi', did you mean 'Stdio'?",
+            "prod.ron:14:43: a shell can run anything, so 'shell' needs allow: [\"*\"]",
+            "prod.ron:14:63: expected a duration in quotes, such as \"500ms\", \"30s\" or \"10m\", found 5",
+            "prod.ron:15:14: 'allow' is missing: which programs may clients run? (allow: [\"*\"] allows all)",
+            "prod.ron:16:29: 'nothere' was not found in PATH: install it, or write its full path (PATH is the daemon's own)",
+            "prod.ron:16:47: expected a path in quotes, found 3",
+        ]
+    );
+}
+
+#[test]
+fn broken_ron_has_its_position() {
+    let found = problems("(\n  servers: {\n    \"a\": Stdio(command: [\"uvx\")\n  }\n)");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("prod.ron:3:"), "{found:?}");
+    assert!(problems("")[0].starts_with("prod.ron:1:1: "));
+    assert!(problems("[1]")[0].starts_with("prod.ron:1:1: expected (key: value, ...)"));
+    assert_eq!(problems("(servers: {\"a\": Exec(allow: [\"*\"])}, umask: 1, umask: 2)"), ["prod.ron:1:48: 'umask' is given twice"]);
+    assert_eq!(problems("()"), ["prod.ron:1:1: 'servers' is missing: an instance needs at least one server"]);
+}
+
+#[test]
+fn strings_are_expanded_and_paths_made_absolute() {
+    let c = read(
+        r#"(log: (file: "~/x/${NONE:-y}.log"), listen: ["unix:run/s.sock"], servers: {
+            "a": Stdio(command: ["./bin/a", "$$1", "${TOKEN}"], cwd: "data", env: {"K": "${TOKEN}"}),
+        })"#,
+        &Given::default(),
+    )
+    .unwrap()
+    .config;
+    assert_eq!(c.log.file, PathBuf::from("/home/u/x/y.log"));
+    assert_eq!(c.listen[0].to_string(), "unix:/etc/mcp/run/s.sock");
+    let Kind::Stdio(s) = &c.servers["a"].kind else { panic!() };
+    assert_eq!(s.program, PathBuf::from("/etc/mcp/bin/a"));
+    assert_eq!((s.args.as_slice(), s.cwd.as_deref()), (&["$1".to_owned(), "s3cret".to_owned()][..], Some(std::path::Path::new("/etc/mcp/data"))));
+    assert_eq!(s.env["K"], "s3cret");
+    assert_eq!(
+        problems(r#"(servers: {"a": Stdio(command: "uvx", args: ["${NONE}"])})"#),
+        ["prod.ron:1:46: ${NONE} is not set in the environment (or write ${NONE:-default})"]
+    );
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_and_the_dump_says_so() {
+    let text = "(\nlisten: [\"127.0.0.1:1\"],\nlog: (level: Warn),\nservers: {\"a\": Stdio(command: \"uvx\", env: {\"K\": \"${TOKEN}\"})})";
+    let given = Given {
+        listen: Some((vec!["127.0.0.1:0".to_owned()], Origin::Flag("--listen"))),
+        ws_ping_interval: Some("0.5".to_owned()),
+        ..Given::default()
+    };
+    let loaded = read(text, &given).unwrap();
+    assert_eq!(loaded.config.websocket.ping_interval, Duration::from_millis(500));
+    let dump = dump(&loaded.shown);
+    for line in [
+        "    listen: [\"127.0.0.1:0\"], // flag --listen",
+        "        level: Warn, // line 3",
+        "        ping_interval: \"500ms\", // environment WS_PING_INTERVAL",
+        "    drain_timeout: \"10s\", // default",
+        "            env: {\"K\": \"***\"}, // line 4",
+    ] {
+        assert!(dump.lines().any(|l| l == line), "{line}\n{dump}");
+    }
+    assert!(!dump.contains("s3cret"));
+    assert_eq!(read(&dump, &Given::default()).unwrap().config.listen, loaded.config.listen);
+    let bad = Given {
+        listen: Some((vec!["8003".to_owned()], Origin::Environment("MCP_LISTEN"))),
+        ws_max_size: Some("much".to_owned()),
+        ..Given::default()
+    };
+    assert_eq!(
+        read(text, &bad).unwrap_err(),
+        [
+            "MCP_LISTEN: '8003' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path",
+            "WS_MAX_SIZE: expected a number of bytes, found 'much'"
+        ]
+    );
+}
+
+#[test]
+fn an_open_address_needs_a_word() {
+    let with = |more: &str| format!("(listen: [\"0.0.0.0:1\"], {more} servers: {{\"a\": Exec(allow: [\"echo\"])}})");
+    assert!(problems(&with(""))[0].starts_with("prod.ron:1:10: '0.0.0.0:1' can be reached from other machines"));
+    assert!(read(&with("insecure: true,"), &Given::default()).is_ok());
+}
+
+#[test]
+fn sizes_print_as_they_are_written() {
+    for (n, text) in [(10 << 20, "10MiB"), (16 << 10, "16KiB"), (1000, "1000B"), (0, "0B"), (3 << 30, "3GiB")] {
+        assert_eq!(Size(n).to_string(), text);
+        assert_eq!(text.parse::<bytesize::ByteSize>().unwrap().as_u64(), n);
+    }
+}

@@ -1,0 +1,498 @@
+//! The JSON-RPC envelope: finds the few members that routing needs, and splices new values in their place.
+//!
+//! A message is never parsed into a tree. One pass checks that the text is one JSON value (RFC 8259) and notes where
+//! the members of the envelope stand; everything else stays the bytes that were sent, so numbers beyond 2^53, key
+//! order, escapes and unknown members arrive unchanged. The scanner must not know who sends what to whom.
+//!
+//! A member named twice in a place that routing looks at is refused: two parsers could otherwise see two messages.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Arrays and objects may nest this deep; deeper text is refused before any stack could overflow.
+pub const MAX_DEPTH: usize = 512;
+
+/// A place in the scanned text, in bytes.
+pub type Span = Range<usize>;
+
+/// What a message is, by the members that it has (JSON-RPC 2.0 sections 4 and 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Request,
+    Notification,
+    /// A response with `result` or `error`.
+    Response,
+}
+
+/// Where the members of one message stand. A span covers the value's bytes, quotes included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    text: &'a str,
+    pub kind: Kind,
+    /// The id as written: a string or a number. None also stands for `null` in a response.
+    pub id: Option<Span>,
+    /// Decoded method name; empty for a response.
+    pub method: Cow<'a, str>,
+    /// The whole `params` value.
+    pub params: Option<Span>,
+    /// The whole `result` value.
+    pub result: Option<Span>,
+    /// The whole `error` value.
+    pub error: Option<Span>,
+    /// `params._meta.progressToken` of a request, `params.progressToken` of a progress notification.
+    pub progress_token: Option<Span>,
+    /// `params.requestId` of a cancellation.
+    pub request_id: Option<Span>,
+    /// `params.uri`.
+    pub uri: Option<Span>,
+    /// `params.protocolVersion`, as `initialize` has it.
+    pub protocol_version: Option<Span>,
+    /// There is a line break between tokens: the text must be put on one line before it goes down a pipe.
+    pub multiline: bool,
+}
+
+/// Why a text is not a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault<'a> {
+    /// Not JSON: the byte where it stopped being so, and what was wrong.
+    Json(usize, &'static str),
+    /// A JSON array: a batch.
+    Batch,
+    /// JSON, but not a message; with the id, if there is one that can be answered.
+    Message(Option<&'a str>, &'static str),
+}
+
+impl<'a> Envelope<'a> {
+    /// The text under a span.
+    pub fn get(&self, span: &Option<Span>) -> Option<&'a str> {
+        span.clone().map(|s| &self.text[s])
+    }
+
+    /// The text that was scanned.
+    pub fn text(&self) -> &'a str {
+        self.text
+    }
+}
+
+/// Appends `text` to `out` with each span replaced; the spans must be in ascending order and apart.
+pub fn splice(out: &mut Vec<u8>, text: &str, changes: &[(Span, &str)]) {
+    let mut from = 0;
+    for (span, with) in changes {
+        out.extend_from_slice(&text.as_bytes()[from..span.start]);
+        out.extend_from_slice(with.as_bytes());
+        from = span.end;
+    }
+    out.extend_from_slice(&text.as_bytes()[from..]);
+}
+
+/// [`splice`] into a new string.
+pub fn spliced(text: &str, changes: &[(Span, &str)]) -> String {
+    let grown: usize = changes.iter().map(|(s, with)| with.len().saturating_sub(s.len())).sum();
+    let mut out = String::with_capacity(text.len() + grown);
+    let mut from = 0;
+    for (span, with) in changes {
+        out.push_str(&text[from..span.start]);
+        out.push_str(with);
+        from = span.end;
+    }
+    out.push_str(&text[from..]);
+    out
+}
+
+/// Puts valid JSON on one line: a raw line break can only stand between tokens, where a space does as well.
+pub fn on_one_line(json: &mut [u8]) {
+    for byte in json {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+}
+
+/// Scans one message.
+pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
+    let mut s = Scanner { text, bytes: text.as_bytes(), at: 0, multiline: false, doubled: false };
+    s.space();
+    match s.peek() {
+        Some(b'{') => {}
+        Some(b'[') => {
+            s.value()?;
+            s.end()?;
+            return Err(Fault::Batch);
+        }
+        _ => {
+            s.value()?;
+            s.end()?;
+            return Err(Fault::Message(None, "a message is a JSON object"));
+        }
+    }
+    let mut found = Found::default();
+    s.object(|s, key| {
+        match key {
+            "jsonrpc" => s.note(&mut found.jsonrpc),
+            "id" => s.note(&mut found.id),
+            "method" => s.note(&mut found.method),
+            "result" => s.note(&mut found.result),
+            "error" => s.note(&mut found.error),
+            "params" => {
+                let start = s.at;
+                if found.params.is_some() {
+                    s.doubled = true;
+                }
+                if s.peek() == Some(b'{') { s.params(&mut found)? } else { s.value()? }
+                found.params = Some(start..s.at);
+                Ok(())
+            }
+            _ => s.value(),
+        }
+    })?;
+    s.end()?;
+    let (multiline, doubled) = (s.multiline, s.doubled);
+    found.judge(text, multiline, doubled)
+}
+
+#[derive(Default)]
+struct Found {
+    jsonrpc: Option<Span>,
+    id: Option<Span>,
+    method: Option<Span>,
+    params: Option<Span>,
+    result: Option<Span>,
+    error: Option<Span>,
+    meta_token: Option<Span>,
+    token: Option<Span>,
+    request_id: Option<Span>,
+    uri: Option<Span>,
+    protocol_version: Option<Span>,
+    meta: bool,
+}
+
+impl Found {
+    fn judge(self, text: &str, multiline: bool, doubled: bool) -> Result<Envelope<'_>, Fault<'_>> {
+        let get = |span: &Option<Span>| span.clone().map(|s| &text[s]);
+        let id = get(&self.id);
+        let usable = id.filter(|id| id.starts_with(['"', '-']) || id.starts_with(|c: char| c.is_ascii_digit()));
+        if doubled {
+            return Err(Fault::Message(usable, "a member of the envelope stands twice"));
+        }
+        if get(&self.jsonrpc) != Some("\"2.0\"") {
+            return Err(Fault::Message(usable, "\"jsonrpc\" must be \"2.0\""));
+        }
+        let answer = self.result.is_some() || self.error.is_some();
+        let kind = match (&self.method, answer) {
+            (Some(_), true) => return Err(Fault::Message(usable, "a message has either a method or a result")),
+            (Some(_), false) if id.is_some() && usable.is_none() => {
+                return Err(Fault::Message(None, "an id is a string or a number"));
+            }
+            (Some(_), false) if id.is_some() => Kind::Request,
+            (Some(_), false) => Kind::Notification,
+            (None, true) if self.result.is_some() && self.error.is_some() => {
+                return Err(Fault::Message(usable, "a response has either a result or an error"));
+            }
+            (None, true) => Kind::Response,
+            (None, false) => return Err(Fault::Message(usable, "there is no method")),
+        };
+        let method = match get(&self.method) {
+            Some(m) if m.starts_with('"') => decode(m),
+            Some(_) => return Err(Fault::Message(usable, "\"method\" must be a string")),
+            None => Cow::Borrowed(""),
+        };
+        if kind != Kind::Response && get(&self.params).is_some_and(|p| !p.starts_with(['{', '['])) {
+            return Err(Fault::Message(usable, "\"params\" must be an object"));
+        }
+        // Only a string or a number can be a token; anything else is left where it is, for the server to judge.
+        let plain = |span: Option<Span>| span.filter(|s| !text[s.clone()].starts_with(['{', '[', 't', 'f', 'n']));
+        let token = if kind == Kind::Request { self.meta_token } else { self.token };
+        Ok(Envelope {
+            text,
+            kind,
+            id: usable.and(self.id),
+            method,
+            params: self.params,
+            result: self.result,
+            error: self.error,
+            progress_token: plain(token),
+            request_id: plain(self.request_id),
+            uri: plain(self.uri),
+            protocol_version: plain(self.protocol_version),
+            multiline,
+        })
+    }
+}
+
+/// A JSON string literal as text. `raw` must have been scanned; lone surrogates become U+FFFD.
+pub fn decode(raw: &str) -> Cow<'_, str> {
+    let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or("");
+    if !inner.contains('\\') {
+        return Cow::Borrowed(inner);
+    }
+    match serde_json::from_str::<String>(raw) {
+        Ok(text) => Cow::Owned(text),
+        Err(_) => Cow::Owned(inner.replace("\\u", "\u{fffd}")),
+    }
+}
+
+/// A text as a JSON string literal.
+pub fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+struct Scanner<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    multiline: bool,
+    doubled: bool,
+}
+
+type Scan<'a> = Result<(), Fault<'a>>;
+
+impl<'a> Scanner<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while let Some(b) = self.peek() {
+            match b {
+                b' ' | b'\t' => {}
+                b'\n' | b'\r' => self.multiline = true,
+                _ => return,
+            }
+            self.at += 1;
+        }
+    }
+
+    fn fail<T>(&self, what: &'static str) -> Result<T, Fault<'a>> {
+        Err(Fault::Json(self.at, if self.at >= self.bytes.len() { "the text ends too early" } else { what }))
+    }
+
+    fn end(&mut self) -> Scan<'a> {
+        self.space();
+        if self.at < self.bytes.len() { self.fail("there is more after the value") } else { Ok(()) }
+    }
+
+    /// Scans the value here and notes where it stands.
+    fn note(&mut self, place: &mut Option<Span>) -> Scan<'a> {
+        let start = self.at;
+        self.value()?;
+        self.doubled |= place.is_some();
+        *place = Some(start..self.at);
+        Ok(())
+    }
+
+    fn params(&mut self, found: &mut Found) -> Scan<'a> {
+        self.object(|s, key| match key {
+            "requestId" => s.note(&mut found.request_id),
+            "progressToken" => s.note(&mut found.token),
+            "uri" => s.note(&mut found.uri),
+            "protocolVersion" => s.note(&mut found.protocol_version),
+            "_meta" => {
+                s.doubled |= std::mem::replace(&mut found.meta, true);
+                if s.peek() != Some(b'{') {
+                    return s.value();
+                }
+                s.object(|s, key| match key {
+                    "progressToken" => s.note(&mut found.meta_token),
+                    _ => s.value(),
+                })
+            }
+            _ => s.value(),
+        })
+    }
+
+    /// Walks the members of the object here; `member` must consume the value.
+    fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> Scan<'a>) -> Scan<'a> {
+        self.at += 1;
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let start = self.at;
+            self.string()?;
+            let key = decode(&self.text[start..self.at]);
+            self.colon()?;
+            member(self, &key)?;
+            self.space();
+            match self.peek() {
+                Some(b',') => {
+                    self.at += 1;
+                    self.space();
+                }
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return self.fail("expected ',' or '}'"),
+            }
+        }
+    }
+
+    fn colon(&mut self) -> Scan<'a> {
+        self.space();
+        if self.peek() != Some(b':') {
+            return self.fail("expected ':'");
+        }
+        self.at += 1;
+        self.space();
+        Ok(())
+    }
+
+    /// Any value, without recursion: one bit for each level says whether it is an object.
+    fn value(&mut self) -> Scan<'a> {
+        let mut objects = [0u64; MAX_DEPTH / 64];
+        let mut depth = 0;
+        loop {
+            // A value begins here.
+            match self.peek() {
+                Some(open @ (b'{' | b'[')) => {
+                    // Three levels of the envelope itself may stand around this value.
+                    if depth >= MAX_DEPTH - 3 {
+                        return self.fail("nested too deeply");
+                    }
+                    let object = open == b'{';
+                    let (word, bit) = (depth / 64, 1u64 << (depth % 64));
+                    if object { objects[word] |= bit } else { objects[word] &= !bit }
+                    self.at += 1;
+                    self.space();
+                    if self.peek() == Some(if object { b'}' } else { b']' }) {
+                        self.at += 1;
+                    } else {
+                        depth += 1;
+                        if object {
+                            self.string()?;
+                            self.colon()?;
+                        }
+                        continue;
+                    }
+                }
+                Some(b'"') => self.string()?,
+                Some(b'-' | b'0'..=b'9') => self.number()?,
+                Some(b't') => self.word("true")?,
+                Some(b'f') => self.word("false")?,
+                Some(b'n') => self.word("null")?,
+                _ => return self.fail("expected a value"),
+            }
+            // A value ended here: close what closes, go on where there is a comma.
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let object = objects[(depth - 1) / 64] & (1 << ((depth - 1) % 64)) != 0;
+                self.space();
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        self.space();
+                        if object {
+                            self.string()?;
+                            self.colon()?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if object => {}
+                    Some(b']') if !object => {}
+                    _ => return self.fail("expected ',' or a closing bracket"),
+                }
+                self.at += 1;
+                depth -= 1;
+            }
+        }
+    }
+
+    fn word(&mut self, word: &'static str) -> Scan<'a> {
+        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
+            return self.fail("expected a value");
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn number(&mut self) -> Scan<'a> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            Some(b'1'..=b'9') => self.digits()?,
+            _ => return self.fail("expected a digit"),
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Scan<'a> {
+        let start = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        if self.at == start { self.fail("expected a digit") } else { Ok(()) }
+    }
+
+    fn string(&mut self) -> Scan<'a> {
+        if self.peek() != Some(b'"') {
+            return self.fail("expected a string");
+        }
+        self.at += 1;
+        loop {
+            self.at += plain_run(&self.bytes[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    match self.peek() {
+                        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+                        Some(b'u') => {
+                            let hex = self.bytes.get(self.at + 1..self.at + 5).unwrap_or(&[]);
+                            if hex.len() < 4 || !hex.iter().all(u8::is_ascii_hexdigit) {
+                                return self.fail("expected four hexadecimal digits");
+                            }
+                            self.at += 5;
+                        }
+                        _ => return self.fail("unknown escape"),
+                    }
+                }
+                _ => return self.fail("a control character stands in a string"),
+            }
+        }
+    }
+}
+
+/// How many bytes from here on are neither a quote, a backslash nor a control character; eight at a time.
+fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_byte = |x: u64| x.wrapping_sub(ONES) & !x & HIGH;
+    let mut at = 0;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let Ok(eight) = <[u8; 8]>::try_from(chunk) else { break };
+        let word = u64::from_le_bytes(eight);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let stop = control | zero_byte(word ^ (ONES * b'"' as u64)) | zero_byte(word ^ (ONES * b'\\' as u64));
+        if stop != 0 {
+            // A borrow can only flag bytes above the first real one, so the lowest flag is right.
+            return at + (stop.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    at + chunks.remainder().iter().take_while(|b| !matches!(b, b'"' | b'\\' | 0..=0x1f)).count()
+}
+
+#[cfg(test)]
+#[path = "envelope_tests.rs"]
+mod tests;

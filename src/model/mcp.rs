@@ -1,0 +1,139 @@
+//! What the Model Context Protocol fixes: revisions, and the handshake of the legacy era.
+//!
+//! Rules cite the specification by revision, e.g. 2025-11-25 basic/lifecycle.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+
+/// Legacy revisions, oldest first.
+pub const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+/// The newest revision with a handshake: what the daemon asks its children for.
+pub const LATEST: &str = "2025-11-25";
+/// What a client is assumed to speak that sends no version header (2025-11-25 basic/transports).
+pub const ASSUMED: &str = "2025-03-26";
+
+/// What a child said of itself in its `initialize` result; values are JSON text as it sent them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Learnt {
+    pub revision: String,
+    pub capabilities: BTreeMap<String, String>,
+    pub server_info: String,
+    pub instructions: Option<String>,
+}
+
+/// The `initialize` request of the daemon to a shared child: it declares no client capabilities, because a shared
+/// child's requests could not be told apart by client.
+pub fn initialize_params(version: &str) -> String {
+    format!(
+        r#"{{"protocolVersion":"{LATEST}","capabilities":{{}},"clientInfo":{{"name":"mcpdaemon","version":"{version}"}}}}"#
+    )
+}
+
+/// Reads the result of `initialize`.
+pub fn learn(result: &str) -> Result<Learnt, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire<'a> {
+        protocol_version: String,
+        #[serde(borrow, default)]
+        capabilities: BTreeMap<String, &'a RawValue>,
+        #[serde(borrow)]
+        server_info: Option<&'a RawValue>,
+        #[serde(borrow)]
+        instructions: Option<&'a RawValue>,
+    }
+    let wire: Wire<'_> =
+        serde_json::from_str(result).map_err(|e| format!("its answer to 'initialize' is not valid: {e}"))?;
+    if !REVISIONS.contains(&wire.protocol_version.as_str()) {
+        return Err(format!("it speaks revision '{}', which is not supported", wire.protocol_version));
+    }
+    Ok(Learnt {
+        revision: wire.protocol_version,
+        capabilities: wire.capabilities.into_iter().map(|(k, v)| (k, v.get().to_owned())).collect(),
+        server_info: wire.server_info.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |v| v.get().to_owned()),
+        instructions: wire.instructions.map(|v| v.get().to_owned()).filter(|t| t != "null"),
+    })
+}
+
+impl Learnt {
+    /// The answer to a client that shares the child with others.
+    ///
+    /// The revision is the one asked for if the child is at least that new (each revision only adds to the last),
+    /// otherwise the child's own. `logging` and `tasks` are left out: a log message has no owner on a shared child, and
+    /// tasks of one client could be listed by another.
+    pub fn answer_shared(&self, asked: Option<&str>) -> (String, String) {
+        let place = |r: &str| REVISIONS.iter().position(|k| *k == r);
+        let own = place(&self.revision).unwrap_or(0);
+        let revision = REVISIONS[asked.and_then(place).map_or(own, |a| a.min(own))];
+        let capabilities: Vec<String> = self
+            .capabilities
+            .iter()
+            .filter(|(k, _)| !matches!(k.as_str(), "logging" | "tasks"))
+            .map(|(k, v)| format!("{}:{v}", crate::model::envelope::quote(k)))
+            .collect();
+        let instructions = self.instructions.as_ref().map_or(String::new(), |t| format!(",\"instructions\":{t}"));
+        let result = format!(
+            r#"{{"protocolVersion":"{revision}","capabilities":{{{}}},"serverInfo":{}{instructions}}}"#,
+            capabilities.join(","),
+            self.server_info
+        );
+        (revision.to_owned(), result)
+    }
+
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.contains_key(capability)
+    }
+
+    /// `name version`, for people.
+    pub fn name(&self) -> String {
+        #[derive(Deserialize, Default)]
+        struct Info {
+            #[serde(default)]
+            name: String,
+            #[serde(default)]
+            version: String,
+        }
+        let info: Info = serde_json::from_str(&self.server_info).unwrap_or_default();
+        crate::model::text::printable(&format!("{} {}", info.name, info.version), 200).trim().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULT: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"logging":{},"x":9007199254740993},
+        "serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#;
+
+    #[test]
+    fn the_revision_is_the_lower_of_both() {
+        let learnt = learn(RESULT).unwrap();
+        for (asked, got) in [
+            (Some("2024-11-05"), "2024-11-05"),
+            (Some("2025-06-18"), "2025-06-18"),
+            (Some("2025-11-25"), "2025-06-18"),
+            (Some("1999-01-01"), "2025-06-18"),
+            (None, "2025-06-18"),
+        ] {
+            assert_eq!(learnt.answer_shared(asked).0, got, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_shared_child_is_passed_on_without_what_has_no_owner() {
+        let (_, answer) = learn(RESULT).unwrap().answer_shared(None);
+        assert_eq!(
+            answer,
+            r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"x":9007199254740993},"serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#
+        );
+        assert_eq!(learn(RESULT).unwrap().name(), "s 1");
+    }
+
+    #[test]
+    fn what_is_no_handshake_is_refused() {
+        assert!(learn("{}").is_err());
+        assert!(learn(r#"{"protocolVersion":"2026-07-28","capabilities":{}}"#).unwrap_err().contains("2026-07-28"));
+        assert!(learn(r#"{"protocolVersion":"2024-11-05","capabilities":{}}"#).is_ok());
+    }
+}

@@ -1,0 +1,15 @@
+//! Pure data and decisions: configuration, plan, restart policy, JSON-RPC envelope, status document.
+//!
+//! Nothing here opens a file, reads a clock or starts a task; time and events come in as arguments, so that every
+//! rule can be tested as a table. `mcpctl` links this layer and [`crate::sys`], nothing else.
+
+pub mod config;
+pub mod envelope;
+pub mod exit;
+pub mod jsonrpc;
+pub mod mcp;
+pub mod meter;
+pub mod plan;
+pub mod restart;
+pub mod status;
+pub mod text;

@@ -1,0 +1,141 @@
+//! The status document: what `RUNDIR/NAME.status` and `/status` say, as JSON.
+//!
+//! The format is stable and documented in `mcpctl(8)`: members may be added, none is renamed or removed. It holds no
+//! secret: no environment, no arguments, no message of a client.
+
+use serde::{Deserialize, Serialize};
+
+/// The life of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    Starting,
+    Ready,
+    /// Serving, but a required server is not ready.
+    Degraded,
+    Reloading,
+    Draining,
+    Stopped,
+}
+
+/// The life of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    Starting,
+    Ready,
+    /// Ended, and waiting to be started again.
+    Backoff,
+    /// Ended too often, or for good; see `reason`.
+    Failed,
+    Stopping,
+    Stopped,
+}
+
+/// Writes an enum as its JSON word.
+macro_rules! word {
+    ($($type:ty),*) => {$(
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(&format!("{self:?}").to_lowercase())
+            }
+        }
+    )*};
+}
+word!(InstanceState, ServerState);
+
+/// One instance at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub name: String,
+    pub pid: i32,
+    /// The kernel's start time of the process, in clock ticks since boot: with the PID it names one process for ever.
+    pub start_time: u64,
+    pub state: InstanceState,
+    /// Counts the configurations in force: 1 after the start, one more with each reload that was applied.
+    pub generation: u64,
+    /// Counts reloads asked for, applied or refused.
+    pub reloads: u64,
+    pub last_reload: Option<Reload>,
+    pub version: String,
+    pub config: Option<String>,
+    /// None in the foreground, where the log goes to standard error.
+    pub log: Option<String>,
+    pub listen: Vec<String>,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub written: String,
+    pub uptime_seconds: u64,
+    pub connections: u64,
+    pub sessions: u64,
+    /// What a drain still waits for; empty in other states.
+    pub waiting_for: Vec<String>,
+    pub requests: Requests,
+    /// Things refused, cut or dropped, by name.
+    pub dropped: std::collections::BTreeMap<String, u64>,
+    pub process: Process,
+    pub servers: Vec<Server>,
+}
+
+/// The outcome of a reload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    pub at: String,
+    pub ok: bool,
+    /// What changed, or every problem, a line each.
+    pub text: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Requests {
+    pub total: u64,
+    /// In the last 60 seconds.
+    pub per_minute: u64,
+    pub errors: u64,
+    pub in_flight: u64,
+    pub average_ms: f64,
+    /// Within which 95 of 100 were answered, at most a quarter too high.
+    pub p95_ms: f64,
+}
+
+/// What the kernel says of a process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    pub cpu_seconds: f64,
+    pub memory_bytes: u64,
+    pub threads: u64,
+    pub open_files: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    pub name: String,
+    /// `Stdio` or `Exec`.
+    pub kind: String,
+    pub state: ServerState,
+    /// Why it is in this state, where that is not plain.
+    pub reason: Option<String>,
+    pub required: bool,
+    pub pids: Vec<i32>,
+    pub restarts: u64,
+    pub last_exit: Option<String>,
+    /// What the server says it is: name and version.
+    pub server_info: Option<String>,
+    pub protocol: Option<String>,
+    pub sessions: u64,
+    pub requests: Requests,
+    pub process: Process,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_same_in_json_and_in_text() {
+        for state in [InstanceState::Degraded, InstanceState::Reloading] {
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{state}\""));
+        }
+        assert_eq!(format!("{:>8}|", ServerState::Ready), "   ready|");
+    }
+}

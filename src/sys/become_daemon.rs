@@ -1,0 +1,149 @@
+//! Becoming a daemon, in the order of daemon(7), with a pipe that brings the outcome back to the caller.
+//!
+//! The parent returns only when the daemon has said that it serves, or why it does not. Nothing here may run once a
+//! second thread exists.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
+
+use super::fds::{self, Inherited};
+use super::signals;
+use crate::model::exit::{Exit, Failure};
+
+/// The end of the pipe that says how the start went. In the foreground there is no pipe.
+#[derive(Debug)]
+pub struct Readiness(Option<File>);
+
+/// Who returns from [`fork_away`].
+pub enum Side {
+    /// The caller's process, with the daemon's last word: status and text.
+    Caller(u8, String),
+    Daemon(Readiness),
+}
+
+/// Steps 1 to 3 for every start: standard streams open, inherited descriptors and signals put in order.
+///
+/// Rust's runtime has opened 0 to 2 already where they were closed.
+pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
+    fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, keep)?;
+    signals::reset(false)
+}
+
+/// Forks twice with a new session in between. The caller's side waits for the daemon's word.
+pub fn fork_away() -> Result<Side, Failure> {
+    let os = |doing: &str, e: nix::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", e.desc()));
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| os("make a pipe", e))?;
+    // SAFETY: the process has a single thread.
+    match unsafe { fork() }.map_err(|e| os("fork", e))? {
+        ForkResult::Parent { child } => {
+            drop(write);
+            let _ = waitpid(child, None);
+            Ok(hear(read))
+        }
+        ForkResult::Child => {
+            drop(read);
+            let mut readiness = Readiness(Some(File::from(write)));
+            if let Err(e) = setsid() {
+                readiness.failed(&os("start a session", e));
+                exit_now();
+            }
+            // SAFETY: still a single thread.
+            match unsafe { fork() } {
+                Ok(ForkResult::Child) => Ok(Side::Daemon(readiness)),
+                Ok(ForkResult::Parent { .. }) => exit_now(),
+                Err(e) => {
+                    readiness.failed(&os("fork", e));
+                    exit_now()
+                }
+            }
+        }
+    }
+}
+
+/// _exit(2): nothing of the caller's buffers may be written twice.
+fn exit_now() -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(0) }
+}
+
+fn hear(pipe: OwnedFd) -> Side {
+    let mut said = Vec::new();
+    let heard = File::from(pipe).read_to_end(&mut said);
+    match (heard, said.split_first()) {
+        (Ok(_), Some((code, text))) => Side::Caller(*code, String::from_utf8_lossy(text).into_owned()),
+        _ => Side::Caller(
+            Exit::Software.code(),
+            "it died before it was ready, without a word; its log may say more".to_owned(),
+        ),
+    }
+}
+
+/// umask and working directory: away from a mount that somebody may want to unmount.
+pub fn settle(mask: u32, foreground: bool) -> io::Result<()> {
+    umask(Mode::from_bits_truncate(mask));
+    if !foreground {
+        nix::unistd::chdir("/")?;
+    }
+    Ok(())
+}
+
+impl Readiness {
+    /// For a start in the foreground: there is nobody to tell but the log.
+    pub fn foreground() -> Readiness {
+        Readiness(None)
+    }
+
+    /// Says that the instance serves. False when the caller is gone: the start was abandoned.
+    pub fn ready(&mut self, text: &str) -> bool {
+        match self.0.take() {
+            Some(mut pipe) => say(&mut pipe, 0, text).is_ok(),
+            None => true,
+        }
+    }
+
+    /// Says why it does not. True when there was somebody to tell.
+    pub fn failed(&mut self, failure: &Failure) -> bool {
+        self.0.take().is_some_and(|mut pipe| say(&mut pipe, failure.exit.code(), &failure.text).is_ok())
+    }
+
+    pub fn is_background(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub fn fd(&self) -> Option<RawFd> {
+        self.0.as_ref().map(AsRawFd::as_raw_fd)
+    }
+}
+
+fn say(pipe: &mut File, code: u8, text: &str) -> io::Result<()> {
+    let mut said = vec![code];
+    said.extend_from_slice(text.as_bytes());
+    pipe.write_all(&said)
+}
+
+/// Becomes the parent of every orphan below us.
+pub fn adopt_orphans() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    Ok(())
+}
+
+/// Whether this is the first process of its PID namespace: a container's init, which must not fork away.
+pub fn is_init() -> bool {
+    Pid::this().as_raw() == 1
+}
+
+/// One executor thread is fastest on two cores, and one is enough for a pipe (stack.md 3.4); a user's own choice in
+/// the environment stands.
+pub fn choose_threads() {
+    const NAME: &str = "ASYNC_STD_THREAD_COUNT";
+    if std::env::var_os(NAME).is_none() {
+        // SAFETY: the process has a single thread.
+        unsafe { std::env::set_var(NAME, "1") };
+    }
+}

@@ -1,0 +1,86 @@
+//! File descriptors: what a daemon inherits, keeps and hands on.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// What to do with descriptors from 3 on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Inherited {
+    Close,
+    /// A supervisor's descriptors are not ours to close, but no child shall have them.
+    MarkCloexec,
+}
+
+/// Treats every descriptor from 3 on, except those kept. close_range(2), or /proc/self/fd where the kernel lacks it.
+pub fn inherited(what: Inherited, keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3).collect();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep.iter().copied().chain([u32::MAX]) {
+        let to = if fd == u32::MAX { u32::MAX } else { fd - 1 };
+        if fd > from {
+            range(what, from, to)?;
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn range(what: Inherited, from: u32, to: u32) -> io::Result<()> {
+    let flags = if what == Inherited::MarkCloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: the arguments are plain integers. Descriptors that Rust values own are never in the range: the caller
+    // runs before any such value exists, or lists it in `keep`.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, from, to, flags) };
+    if done == 0 {
+        return Ok(());
+    }
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| u32::try_from(*fd).is_ok_and(|fd| (from..=to).contains(&fd)))
+        .collect();
+    for fd in open {
+        // SAFETY: as above; a number that is not open any more gives EBADF, which does no harm.
+        unsafe {
+            match what {
+                Inherited::Close => libc::close(fd),
+                Inherited::MarkCloexec => libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Puts /dev/null on 0, 1 and 2.
+pub fn null_standard_streams() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    for fd in 0..=2 {
+        replace(null.as_raw_fd(), fd)?;
+    }
+    Ok(())
+}
+
+/// Puts /dev/null on standard input alone.
+pub fn null_stdin() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    replace(null.as_raw_fd(), 0)
+}
+
+fn replace(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: both are descriptor numbers; 0 to 2 are never owned by a Rust value that closes them.
+    if unsafe { libc::dup2(from, to) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Raises the soft limit of open files to the hard one; gives the soft limit that was, for the children.
+pub fn raise_nofile() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
+}
+
+/// A duplicate with close-on-exec.
+pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}

@@ -1,0 +1,15 @@
+//! POSIX and Linux, synchronous: processes, files, locks, signals, sockets. The only unsafe code of the project.
+//!
+//! Nothing here knows a configuration, a server or a session; a caller hands in paths, marks and numbers.
+
+pub mod become_daemon;
+pub mod fds;
+pub mod guard;
+pub mod listen;
+pub mod paths;
+pub mod pidfd;
+pub mod pidfile;
+pub mod process;
+pub mod reap;
+pub mod signals;
+pub mod spawn;

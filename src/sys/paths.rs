@@ -1,0 +1,48 @@
+//! Where an instance keeps its files: run directory, logs (file-hierarchy(7), XDG Base Directory Specification).
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+
+/// PATH where there is none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn absolute(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute())
+}
+
+/// The user's home, also where HOME is not set (cron, init).
+pub fn home() -> PathBuf {
+    let from_passwd = || User::from_uid(Uid::effective()).ok().flatten().map(|u| u.dir);
+    absolute("HOME").or_else(from_passwd).unwrap_or_else(|| "/".into())
+}
+
+/// The run directory: MCP_RUN_DIR, /run/mcp for root, $XDG_RUNTIME_DIR/mcp for others. Where a user has no
+/// XDG_RUNTIME_DIR, it is a folder of his state directory: private, if not on tmpfs.
+pub fn run_dir() -> PathBuf {
+    let own = || match Uid::effective().is_root() {
+        true => PathBuf::from("/run/mcp"),
+        false => absolute("XDG_RUNTIME_DIR").map_or_else(|| log_dir().join("run"), |d| d.join("mcp")),
+    };
+    absolute("MCP_RUN_DIR").unwrap_or_else(own)
+}
+
+/// The folder of logs: /var/log/mcp for root, $XDG_STATE_HOME/mcp for others.
+pub fn log_dir() -> PathBuf {
+    match Uid::effective().is_root() {
+        true => PathBuf::from("/var/log/mcp"),
+        false => absolute("XDG_STATE_HOME").unwrap_or_else(|| home().join(".local/state")).join("mcp"),
+    }
+}
+
+/// Makes a folder with its parents, for its owner to write.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Whether anybody may write there: no place for a file that says which process to signal.
+pub fn world_writable(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::metadata(path)?.mode() & 0o002 != 0)
+}

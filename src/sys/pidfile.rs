@@ -1,0 +1,208 @@
+//! The PID file: one number and a newline, locked with flock(2) for the daemon's whole life.
+//!
+//! *Running* means that the lock is held, never that some process has the number. flock survives fork and exec, is
+//! released by the kernel when the daemon dies however it dies, and is understood by `pkill -L -F`. The file is never
+//! renamed over: the lock would stay on the old inode. (unix-daemon.md A2.2; flopen(3) of BSD has the same loop.)
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Pid;
+
+use super::pidfd::PidFd;
+
+/// A PID file whose lock this process holds. Dropping it releases the lock and leaves the file.
+#[derive(Debug)]
+pub struct PidFile {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+/// Why the lock could not be had.
+#[derive(Debug)]
+pub enum Refused {
+    /// Somebody holds it; with the number in the file, once there is one.
+    Running(Option<Pid>),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Refused::Io(error)
+    }
+}
+
+impl PidFile {
+    /// Takes the lock and empties the file, which now reads as "starting".
+    ///
+    /// A contested lock is tried for 100 ms (mcpctl may be looking), then the holder's number is awaited for up to 2 s.
+    pub fn lock(path: &Path) -> Result<PidFile, Refused> {
+        let until = Instant::now() + Duration::from_millis(100);
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+                .open(path)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) if same_file(&file, path) => {
+                    // Whatever the umask: the number is no secret, and tools of other users read it.
+                    file.set_permissions(Permissions::from_mode(0o644))?;
+                    file.set_len(0)?;
+                    return Ok(PidFile { path: path.to_owned(), file });
+                }
+                // It was removed or replaced between open and lock: we hold the lock of nothing.
+                Ok(_) => {}
+                Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => return Err(Refused::Running(holder(path))),
+                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(Duration::from_millis(10)),
+                Err((_, e)) => return Err(Refused::Io(e.into())),
+            }
+        }
+    }
+
+    /// Writes the number, in place.
+    pub fn write(&self, pid: Pid) -> io::Result<()> {
+        let text = format!("{pid}\n");
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
+    }
+
+    /// Whether the path still leads to the file that we hold.
+    pub fn intact(&self) -> bool {
+        same_file(&self.file, &self.path)
+    }
+
+    /// Removes the file, while still holding the lock, if it is still ours. Where the directory forbids it, the file
+    /// is emptied instead.
+    pub fn remove(self) {
+        if self.intact() && std::fs::remove_file(&self.path).is_err() {
+            let _ = self.file.set_len(0);
+        }
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn holder(path: &Path) -> Option<Pid> {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        let pid = File::open(path).ok().and_then(|f| number(&f));
+        if pid.is_some() || Instant::now() >= until {
+            return pid;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The number in a PID file; only a plausible process number counts.
+fn number(file: &File) -> Option<Pid> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    let n: i32 = text.lines().next()?.trim().parse().ok()?;
+    (n > 1).then(|| Pid::from_raw(n))
+}
+
+/// What a PID file says of its instance.
+#[derive(Debug)]
+pub enum Probe {
+    /// There is no file.
+    Absent,
+    /// There is a file, and nobody holds its lock.
+    Stale,
+    /// The lock is held, but there is no number yet.
+    Starting,
+    /// The lock is held by the process with this number, opened before the lock was looked at.
+    Running(Pid, PidFd),
+    /// The lock is held, but no process with the number can be seen: another PID namespace.
+    Elsewhere(Pid),
+}
+
+/// Looks at a PID file without changing anything. The order (open the process, see the lock held, read the number
+/// again) makes sure that the handle is the holder's, not a stranger's with a reused number.
+pub fn probe(path: &Path) -> io::Result<Probe> {
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Probe::Absent),
+        Err(e) => return Err(e),
+    };
+    let pid = number(&file);
+    let handle = pid.map(PidFd::open);
+    let file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => return Ok(Probe::Stale),
+        Err((file, Errno::EWOULDBLOCK)) => file,
+        Err((_, e)) => return Err(e.into()),
+    };
+    let mut again = [0u8; 32];
+    let n = file.read_at(&mut again, 0)?;
+    let now = std::str::from_utf8(&again[..n]).ok().and_then(|t| t.trim().parse().ok()).map(Pid::from_raw);
+    match (pid, handle) {
+        (Some(pid), Some(Ok(handle))) if now == Some(pid) => Ok(Probe::Running(pid, handle)),
+        (Some(pid), Some(Err(e))) if now == Some(pid) && e.raw_os_error() == Some(libc::ESRCH) => {
+            Ok(Probe::Elsewhere(pid))
+        }
+        _ => Ok(Probe::Starting),
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("mcpdaemon-pidfile-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn one_holder_and_a_probe_that_tells_the_states_apart() {
+        let dir = folder("states");
+        let path = dir.join("a.pid");
+        assert!(matches!(probe(&path).unwrap(), Probe::Absent));
+        let held = PidFile::lock(&path).unwrap();
+        assert!(matches!(probe(&path).unwrap(), Probe::Starting));
+        held.write(Pid::this()).unwrap();
+        assert!(matches!(probe(&path).unwrap(), Probe::Running(p, _) if p == Pid::this()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", Pid::this()));
+        assert!(matches!(PidFile::lock(&path), Err(Refused::Running(Some(p))) if p == Pid::this()));
+        drop(held);
+        assert!(matches!(probe(&path).unwrap(), Probe::Stale));
+        PidFile::lock(&path).unwrap().remove();
+        assert!(!path.exists());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_not_ours_and_not_removed() {
+        let dir = folder("replaced");
+        let path = dir.join("a.pid");
+        let held = PidFile::lock(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(!held.intact());
+        let other = PidFile::lock(&path).unwrap();
+        held.remove();
+        assert!(other.intact());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,144 @@
+//! What /proc says of processes, and ending those that bear an instance's mark.
+//!
+//! Every child gets [`MARK`] in its environment, and its own children inherit it. So everything that an instance ever
+//! started can be found, also what left its process group or session, and also after the daemon was killed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::pidfd::PidFd;
+
+/// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:SERIAL`.
+pub const MARK: &str = "MCPDAEMON_MARK";
+
+/// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
+pub fn start_time(pid: Pid) -> Option<u64> {
+    stat(pid)?.get(19)?.parse().ok()
+}
+
+/// The fields of /proc/PID/stat behind the name, which may itself hold spaces and brackets; index 0 is the state.
+fn stat(pid: Pid) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The program's name and arguments, for messages.
+pub fn command_line(pid: Pid) -> Option<String> {
+    let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let words: Vec<_> = raw.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
+    let text = if words.is_empty() {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned()
+    } else {
+        words.join(" ")
+    };
+    Some(crate::model::text::printable(&text, 120))
+}
+
+/// Processor time, memory, threads and open files of some processes together.
+pub fn usage(pids: &[i32]) -> crate::model::status::Process {
+    let mut sum = crate::model::status::Process::default();
+    // SAFETY: sysconf(3) only reads.
+    let (tick, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
+    for pid in pids {
+        let Some(fields) = stat(Pid::from_raw(*pid)) else { continue };
+        let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        sum.cpu_seconds += (field(11) + field(12)) as f64 / tick.max(1) as f64;
+        sum.threads += field(17);
+        sum.memory_bytes += field(21) * page.max(0) as u64;
+        sum.open_files += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64);
+    }
+    sum
+}
+
+/// The direct children of this process, adopted orphans and zombies included (proc(5), task/TID/children; where the
+/// kernel lacks that file, by the parent's number of every process).
+pub fn children() -> Vec<Pid> {
+    let mut found = Vec::new();
+    let mut complete = false;
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        if let Ok(text) = std::fs::read_to_string(task.path().join("children")) {
+            complete = true;
+            found.extend(text.split_whitespace().filter_map(|p| p.parse().ok()).map(Pid::from_raw));
+        }
+    }
+    if !complete {
+        let own = Pid::this().to_string();
+        found.extend(all().filter(|pid| stat(*pid).is_some_and(|s| s.get(1) == Some(&own))));
+    }
+    found
+}
+
+fn all() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).map(Pid::from_raw)
+}
+
+/// The mark in a process's environment, as it was when its program started.
+fn mark(pid: Pid) -> Option<String> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{MARK}=");
+    let entry = environment.split(|b| *b == 0).find_map(|e| e.strip_prefix(prefix.as_bytes()))?;
+    String::from_utf8(entry.to_vec()).ok()
+}
+
+/// The living processes whose mark is wanted, other than this one.
+pub fn marked(wanted: impl Fn(&str) -> bool) -> Vec<Pid> {
+    all().filter(|pid| *pid != Pid::this() && mark(*pid).is_some_and(|m| wanted(&m))).collect()
+}
+
+/// Ends every process whose mark is wanted: SIGTERM (and SIGCONT, for the stopped), SIGKILL after `grace`, until none
+/// is left or `limit` is over. Gives how many there were, and those that could not be ended.
+pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+    let start = Instant::now();
+    let mut seen = BTreeSet::new();
+    loop {
+        let left = marked(&wanted);
+        if left.is_empty() || start.elapsed() >= limit {
+            return (seen.len(), left);
+        }
+        for pid in left {
+            let new = seen.insert(pid);
+            let kill = start.elapsed() >= grace;
+            // The handle is opened before the mark is looked at again, so that a reused number is never signalled.
+            let Ok(handle) = PidFd::open(pid) else { continue };
+            if !mark(pid).is_some_and(|m| wanted(&m)) {
+                continue;
+            }
+            if kill {
+                let _ = handle.send(Signal::SIGKILL);
+            } else if new {
+                let _ = handle.send(Signal::SIGTERM);
+                let _ = handle.send(Signal::SIGCONT);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Who listens on a TCP port, as `pid 4242, nginx: master process`; None where that cannot be seen.
+pub fn port_holder(port: u16) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
+        let text = std::fs::read_to_string(table).ok()?;
+        text.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let local = fields.get(1)?.rsplit(':').next()?;
+            let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
+            listening.then(|| fields.get(9).map(|i| format!("socket:[{i}]")))?
+        })
+    })?;
+    socket_holder(&inode)
+}
+
+fn socket_holder(inode: &str) -> Option<String> {
+    let holds = |pid: &Pid| {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == Path::new(inode)))
+    };
+    let pid = all().find(holds)?;
+    Some(format!("pid {pid}, {}", command_line(pid)?))
+}

@@ -1,0 +1,44 @@
+//! Reaping: which children are waited for by somebody, and a sweep for the others.
+//!
+//! As a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) or as PID 1, the daemon inherits the orphans of its children. A
+//! blind waitpid(-1) would steal the statuses that a supervisor waits for, so known children are left alone.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::process;
+
+static KNOWN: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
+
+fn known() -> MutexGuard<'static, Option<HashSet<Pid>>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process and notes it, as one step for [`sweep`].
+pub fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid, T), E> {
+    let mut known = known();
+    let started = start()?;
+    known.get_or_insert_default().insert(started.0);
+    Ok(started)
+}
+
+/// Notes a child that somebody waits for.
+pub fn know(pid: Pid) {
+    known().get_or_insert_default().insert(pid);
+}
+
+/// The child was waited for.
+pub fn forget(pid: Pid) {
+    known().get_or_insert_default().remove(&pid);
+}
+
+/// Reaps ended children that nobody waits for. Gives the adopted ones that still live.
+pub fn sweep() -> Vec<Pid> {
+    let mut known = known();
+    let known = known.get_or_insert_default();
+    let strangers = process::children().into_iter().filter(|pid| !known.contains(pid));
+    strangers.filter(|pid| matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(s) if s.pid().is_none())).collect()
+}
