@@ -4,6 +4,8 @@
 //! protocols on sockets), [`hub`] (servers, children, sessions), [`sys`] (POSIX), [`model`] (pure data and decisions).
 #![deny(unsafe_code)]
 
+pub mod hub;
 pub mod model;
+pub mod net;
 #[allow(unsafe_code)]
 pub mod sys;

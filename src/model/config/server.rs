@@ -35,7 +35,10 @@ pub struct Stdio {
     pub pass_env: Vec<String>,
     pub cwd: Option<PathBuf>,
     pub start_timeout: Duration,
+    /// A request without an answer or progress for this long fails.
     pub request_timeout: Duration,
+    /// A request fails after this long, progress or not.
+    pub request_max: Duration,
     pub restart: Policy,
     pub stop: Stop,
 }
@@ -61,6 +64,8 @@ pub struct Exec {
     pub timeout: Duration,
     /// Longest line, and most output of one stream, that is kept.
     pub max_line: Size,
+    /// Sessions at a time.
+    pub sessions: u32,
     pub stop: Stop,
 }
 
@@ -138,6 +143,7 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         cwd,
         start_timeout: s.get("start_timeout", Duration::from_secs(30)),
         request_timeout: s.get("request_timeout", Duration::from_secs(5 * 60)),
+        request_max: s.get("request_max", Duration::from_secs(60 * 60)),
         restart: s.nested("restart", restart),
         stop: s.nested("stop", stop),
     };
@@ -166,6 +172,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
     let cwd = folder(s);
     let timeout = s.get("timeout", Duration::from_secs(10 * 60));
     let max_line = s.get("max_line", Size::mib(64));
+    let sessions = s.get("sessions", 100);
     let stop = s.nested("stop", stop);
     let Some(at) = allow else {
         s.reader.problem(whole, "'allow' is missing: which programs may clients run? (allow: [\"*\"] allows all)");
@@ -190,7 +197,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         let found: Vec<_> = found.collect();
         Allow::These(found.into_iter().collect::<Option<_>>()?)
     };
-    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, stop })
+    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop })
 }
 
 fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {

@@ -1,0 +1,280 @@
+//! Lines from a child's pipes: bounded, whatever the child writes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use async_io::Async;
+
+/// The most of one line that is logged, in bytes.
+pub const LOGGED: usize = 4096;
+/// How much is read at a time; a pipe holds as much (pipe(7)).
+const CHUNK: usize = 64 << 10;
+/// Reads that succeed at once for this long are followed by one through the reactor, so that a child that floods us
+/// cannot starve the others (stack.md 3.5).
+const SLICE: Duration = Duration::from_micros(200);
+/// What is kept of both ends of a line that is too long.
+const ENDS: usize = 256;
+
+/// A line without its line feed.
+pub enum Line<'a> {
+    Whole(&'a [u8]),
+    /// Longer than the limit: both its ends.
+    Cut { head: Vec<u8>, tail: Vec<u8>, length: usize },
+}
+
+/// Splits what is read into lines.
+pub struct Lines {
+    /// All of it is initialised; what was read ends at `end`.
+    buffer: Vec<u8>,
+    end: usize,
+    /// Where the first line that was not handed out begins.
+    start: usize,
+    /// Up to here there is no line feed.
+    searched: usize,
+    limit: usize,
+    /// The line that is being thrown away.
+    cut: Option<(Vec<u8>, Vec<u8>, usize)>,
+    slice: Option<Instant>,
+}
+
+impl Lines {
+    pub fn new(limit: usize) -> Lines {
+        Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, limit, cut: None, slice: None }
+    }
+
+    /// Reads more; 0 at the end.
+    pub async fn fill(&mut self, pipe: &Async<File>) -> io::Result<usize> {
+        self.make_room();
+        let read = loop {
+            match pipe.get_ref().read(&mut self.buffer[self.end..]) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.slice = None;
+                    pipe.readable().await?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        self.end += read;
+        let now = Instant::now();
+        if now.duration_since(*self.slice.get_or_insert(now)) > SLICE {
+            self.slice = None;
+            // There may be more to read at once: this waits for one turn of the reactor, which is the point.
+            let _ = super::wait::within(Duration::from_millis(1), pipe.readable()).await;
+        }
+        Ok(read)
+    }
+
+    /// Makes place for a chunk behind what is kept. Memory is touched only where it grows.
+    fn make_room(&mut self) {
+        let kept = self.end - self.start;
+        if self.start > 0 && (kept == 0 || self.buffer.len() - self.end < CHUNK / 2) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.searched -= self.start;
+            self.end = kept;
+            self.start = 0;
+        }
+        if kept == 0 && self.buffer.len() > 16 * CHUNK {
+            // A huge line must not hold its memory for ever.
+            self.buffer = Vec::new();
+        }
+        if self.buffer.len() - self.end < CHUNK / 2 {
+            self.buffer.resize((self.buffer.len() * 2).max(CHUNK), 0);
+        }
+    }
+
+    /// The next whole line.
+    pub fn next(&mut self) -> Option<Line<'_>> {
+        let found = memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).map(|at| self.searched + at);
+        let Some(end) = found else {
+            self.searched = self.end;
+            if self.cut.is_some() || self.end - self.start > self.limit {
+                self.throw_away(self.end);
+            }
+            return None;
+        };
+        let start = self.start;
+        if self.cut.is_some() || end - start > self.limit {
+            self.throw_away(end);
+            self.start = end + 1;
+            self.searched = end + 1;
+            let (head, tail, length) = self.cut.take()?;
+            return Some(Line::Cut { head, tail, length });
+        }
+        self.start = end + 1;
+        self.searched = end + 1;
+        Some(Line::Whole(&self.buffer[start..end]))
+    }
+
+    /// What stands behind the last line feed, once there is no more to read.
+    pub fn rest(&mut self) -> Option<Line<'_>> {
+        if memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).is_some() {
+            return self.next();
+        }
+        let (start, end) = (self.start, self.end);
+        self.start = end;
+        self.searched = end;
+        match self.cut.take() {
+            Some((head, tail, length)) => Some(Line::Cut { head, tail, length: length + end - start }),
+            None if start == end => None,
+            None => Some(Line::Whole(&self.buffer[start..end])),
+        }
+    }
+
+    fn throw_away(&mut self, end: usize) {
+        let bytes = &self.buffer[self.start..end];
+        let (head, tail, length) = self.cut.get_or_insert_with(|| (Vec::new(), Vec::new(), 0));
+        *length += bytes.len();
+        head.extend_from_slice(&bytes[..bytes.len().min(ENDS - head.len().min(ENDS))]);
+        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(ENDS)..]);
+        tail.drain(..tail.len().saturating_sub(ENDS));
+        self.start = end;
+        self.searched = end;
+    }
+}
+
+/// The id of a reply of which only the ends are known. It counts if it is the first member but for `jsonrpc`, or the
+/// very last one: nothing inside `result` can stand there.
+pub fn id_in_pieces(head: &[u8], tail: &[u8]) -> Option<u64> {
+    let squeeze = |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect() };
+    let (head, tail) = (squeeze(head), squeeze(tail));
+    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
+    let front = head.strip_prefix(b"{").unwrap_or(b"");
+    let front = front.strip_prefix(b"\"jsonrpc\":\"2.0\",").unwrap_or(front);
+    if let Some(rest) = front.strip_prefix(b"\"id\":")
+        && let Some(comma) = rest.iter().position(|b| *b == b',')
+        && let Some(n) = number(&rest[..comma])
+    {
+        return Some(n);
+    }
+    let back = tail.strip_suffix(b"}")?;
+    let digits = back.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+    let (before, digits) = back.split_at(back.len() - digits);
+    before.ends_with(b",\"id\":").then(|| number(digits))?
+}
+
+/// The last lines of standard error.
+#[derive(Default)]
+pub struct Tail(VecDeque<String>);
+
+impl Tail {
+    const LINES: usize = 10;
+
+    pub fn push(&mut self, line: &str) {
+        if line.trim().is_empty() {
+            return;
+        }
+        if self.0.len() == Self::LINES {
+            self.0.pop_front();
+        }
+        self.0.push_back(line.chars().take(500).collect());
+    }
+
+    /// `: last line`, or nothing.
+    pub fn last(&self) -> String {
+        self.0.back().map_or(String::new(), |line| format!(": {line}"))
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+/// How many lines of one child's standard error are logged: a burst, then a steady rate.
+pub struct Budget {
+    left: f64,
+    refilled: Option<Instant>,
+    skipped: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { left: Self::BURST, refilled: None, skipped: 0 }
+    }
+}
+
+/// What to do with a line.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Take {
+    /// Log it, and say how many were skipped before.
+    Log { skipped: u64 },
+    Skip,
+}
+
+impl Budget {
+    const BURST: f64 = 1000.0;
+    /// Lines per second.
+    const RATE: f64 = 100.0;
+
+    pub fn take(&mut self, now: Instant) -> Take {
+        let since = now.saturating_duration_since(*self.refilled.get_or_insert(now));
+        self.refilled = Some(now);
+        self.left = (self.left + since.as_secs_f64() * Self::RATE).min(Self::BURST);
+        if self.left < 1.0 {
+            self.skipped += 1;
+            return Take::Skip;
+        }
+        self.left -= 1.0;
+        Take::Log { skipped: std::mem::take(&mut self.skipped) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(lines: &mut Lines, bytes: &[u8]) -> Vec<String> {
+        lines.make_room();
+        lines.buffer[lines.end..lines.end + bytes.len()].copy_from_slice(bytes);
+        lines.end += bytes.len();
+        let mut out = Vec::new();
+        while let Some(line) = lines.next() {
+            out.push(match line {
+                Line::Whole(l) => String::from_utf8_lossy(l).into_owned(),
+                Line::Cut { length, head, tail } => format!("{length} {}..{}", head.len(), tail.len()),
+            });
+        }
+        out
+    }
+
+    #[test]
+    fn lines_in_any_pieces_and_none_too_long() {
+        let mut lines = Lines::new(1000);
+        assert_eq!(feed(&mut lines, b"a\nb"), ["a"]);
+        assert_eq!(feed(&mut lines, b"c\n\nd"), ["bc", ""]);
+        assert_eq!(feed(&mut lines, &[b'x'; 999]), [""; 0]);
+        assert_eq!(feed(&mut lines, b"\n"), [format!("d{}", "x".repeat(999))]);
+        for _ in 0..5 {
+            assert_eq!(feed(&mut lines, &[b'y'; 900]), [""; 0]);
+            assert!(lines.end < 2000);
+        }
+        assert_eq!(feed(&mut lines, b"z\nok\n"), ["4501 256..256", "ok"]);
+        feed(&mut lines, b"end");
+        assert!(matches!(lines.rest(), Some(Line::Whole(b"end"))));
+        assert!(lines.rest().is_none());
+    }
+
+    #[test]
+    fn the_id_of_a_lost_reply_is_read_where_it_cannot_be_payload() {
+        for (head, tail, id) in [
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"#, "", Some(7)),
+            (r#"{ "id" : 7, "jsonrpc""#, "", Some(7)),
+            (r#"{"result":{"id":1,"#, r#"x"},"jsonrpc":"2.0","id":7}"#, Some(7)),
+            (r#"{"result":{"id":1,"#, r#""id":7}}"#, None),
+            (r#"{"result":{"id":1,"#, r#"{"id":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":"7","result":{"#, "", None),
+        ] {
+            assert_eq!(id_in_pieces(head.as_bytes(), tail.as_bytes()), id, "{head} {tail}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_logged_in_part() {
+        let (mut budget, start) = (Budget::default(), Instant::now());
+        let logged = (0..5000).filter(|_| budget.take(start) != Take::Skip).count();
+        assert_eq!(logged, 1000);
+        assert_eq!(budget.take(start + Duration::from_secs(1)), Take::Log { skipped: 4000 });
+    }
+}

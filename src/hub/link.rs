@@ -1,0 +1,605 @@
+//! A living child and the line to it: requests go down with an id of ours, replies find their owner by it.
+//!
+//! The reader, the writer and the drain of standard error are tasks of their own, so that none can stall another. What
+//! a child does wrong (banners, huge lines, replies nobody asked for, silence) is survived, logged within bounds and
+//! counted here. Starting again is not decided here; see [`super::supervisor`].
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_io::Async;
+use futures_lite::{AsyncWriteExt, FutureExt};
+use log::{debug, info, warn};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::counters::Dropped;
+use super::lines::{self, Line, Lines};
+use super::outbox::{ByteQueue, NotQueued, Out};
+use super::server::Server;
+use super::session::Call;
+use super::wait::{Flag, sleep, within};
+use crate::model::config::server::{Stdio, Stop};
+use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::mcp::Learnt;
+use crate::model::restart::Ended;
+use crate::model::text::{duration, printable};
+use crate::model::{jsonrpc, mcp};
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::{Started, signal_group};
+use crate::sys::{process, reap};
+
+/// What a child may be behind with reading before callers are told so.
+const STDIN_LIMIT: usize = 32 << 20;
+/// After a child's end, how long its pipes may be held open by others before they are given up.
+const PIPE_GRACE: Duration = Duration::from_millis(300);
+/// What outlives its parent gets this long between SIGTERM and SIGKILL.
+const STRAY_GRACE: Duration = Duration::from_secs(1);
+const STRAY_LIMIT: Duration = Duration::from_secs(5);
+/// The code that MCP SDKs use for a request that was not answered in time.
+const TIMED_OUT: i32 = -32001;
+
+/// A child that was started.
+pub struct Link {
+    pub pid: Pid,
+    /// The value of the environment variable that marks it and all it starts.
+    mark: String,
+    server: Weak<Server>,
+    name: String,
+    config: Mutex<Arc<Stdio>>,
+    stdin: ByteQueue,
+    pending: Mutex<Pending>,
+    learnt: OnceLock<Learnt>,
+    stderr: Mutex<lines::Tail>,
+    /// The reader saw the end of standard output.
+    silent: Flag,
+    /// The end of standard error was seen.
+    heard: Flag,
+    /// The process itself has ended; what it leaves behind may still be swept up.
+    exited: Flag,
+    /// Nothing of the child is left, and nobody waits for it.
+    gone: Flag,
+    ended: OnceLock<Ended>,
+    /// We asked it to end.
+    stopping: AtomicBool,
+    ticking: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pending {
+    next: u64,
+    waiting: HashMap<u64, Waiting>,
+    /// Why no request is taken any more.
+    closed: Option<String>,
+}
+
+enum Waiting {
+    Client { call: Call, deadline: Instant, latest: Instant },
+    Daemon(async_channel::Sender<Result<String, String>>),
+}
+
+impl Link {
+    /// Takes over a started child and begins to talk with it.
+    pub fn new(server: &Arc<Server>, config: Arc<Stdio>, started: Started, mark: String) -> io::Result<Arc<Link>> {
+        let link = Arc::new(Link {
+            pid: started.pid,
+            mark,
+            server: Arc::downgrade(server),
+            name: server.name.clone(),
+            config: Mutex::new(config),
+            stdin: ByteQueue::new(STDIN_LIMIT),
+            pending: Mutex::default(),
+            learnt: OnceLock::new(),
+            stderr: Mutex::default(),
+            silent: Flag::default(),
+            heard: Flag::default(),
+            exited: Flag::default(),
+            gone: Flag::default(),
+            ended: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            ticking: AtomicBool::new(false),
+        });
+        let pipe = |fd: OwnedFd| Async::new(File::from(fd));
+        let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
+        let handle = Async::new(started.handle)?;
+        let mut tasks = Vec::new();
+        if let Some(stdin) = started.stdin {
+            tasks.push(async_std::task::spawn(link.clone().write(pipe(stdin)?)));
+        }
+        tasks.push(async_std::task::spawn(link.clone().read(stdout)));
+        tasks.push(async_std::task::spawn(link.clone().listen(stderr)));
+        async_std::task::spawn(link.clone().attend(handle, tasks));
+        Ok(link)
+    }
+
+    fn config(&self) -> Arc<Stdio> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over times that need no new child.
+    pub fn adjust(&self, config: Stdio) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the child said of itself; None before the handshake.
+    pub fn learnt(&self) -> Option<&Learnt> {
+        self.learnt.get()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.pending().waiting.len()
+    }
+
+    /// Forwards a client's request.
+    pub fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) {
+        let now = Instant::now();
+        let mut pending = self.pending();
+        if let Some(why) = &pending.closed {
+            let why = why.clone();
+            drop(pending);
+            return call.error(jsonrpc::INTERNAL_ERROR, &why);
+        }
+        pending.next += 1;
+        let number = pending.next;
+        let digits = number.to_string();
+        // The token of a request is its id, also towards the child: unique among active requests, as it must be.
+        let mut changes: Vec<(envelope::Span, &str)> = Vec::with_capacity(2);
+        changes.extend(e.id.clone().map(|s| (s, digits.as_str())));
+        changes.extend(e.progress_token.clone().map(|s| (s, digits.as_str())));
+        changes.sort_by_key(|(s, _)| s.start);
+        let queued = self.stdin.push(|buffer| append(buffer, e, &changes));
+        if let Err(why) = queued {
+            drop(pending);
+            return self.not_queued(call, why);
+        }
+        let config = self.config();
+        let deadline = now + config.request_timeout;
+        let latest = now + config.request_max.max(config.request_timeout);
+        pending.waiting.insert(number, Waiting::Client { call, deadline, latest });
+        drop(pending);
+        self.tick();
+    }
+
+    fn not_queued(&self, call: Call, why: NotQueued) {
+        match why {
+            NotQueued::Full => {
+                call.session.hub.counters.count(Dropped::ChildBusy);
+                let name = &self.name;
+                call.error(
+                    jsonrpc::REFUSED,
+                    &format!("server '{name}' does not read its input: {} MiB wait for it already", STDIN_LIMIT >> 20),
+                );
+            }
+            NotQueued::Closed => call.error(jsonrpc::INTERNAL_ERROR, &format!("server '{}' is stopping", self.name)),
+        }
+    }
+
+    /// Forwards a client's notification, unchanged.
+    pub fn notify(&self, e: &Envelope<'_>) {
+        let _ = self.stdin.push(|buffer| append(buffer, e, &[]));
+    }
+
+    /// Sends a line of our own.
+    fn say(&self, text: &str) {
+        let _ = self.stdin.push(|buffer| {
+            buffer.extend_from_slice(text.as_bytes());
+            buffer.push(b'\n');
+        });
+    }
+
+    /// A request of the daemon itself: the `result`, or why there is none.
+    pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, String> {
+        let (sender, receiver) = async_channel::bounded(1);
+        {
+            let mut pending = self.pending();
+            if let Some(why) = &pending.closed {
+                return Err(why.clone());
+            }
+            pending.next += 1;
+            let number = pending.next;
+            pending.waiting.insert(number, Waiting::Daemon(sender));
+            self.say(&jsonrpc::request(number, method, params));
+        }
+        receiver.recv().await.unwrap_or_else(|_| Err("it ended".to_owned()))
+    }
+
+    /// Cancels the requests that fit: their owners no longer want an answer, and the child is told.
+    ///
+    /// The entries go at once. Our ids are never used twice, so a late reply finds nothing and is swallowed.
+    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> usize {
+        let mut pending = self.pending();
+        let numbers: Vec<u64> = pending
+            .waiting
+            .iter()
+            .filter(|(_, w)| matches!(w, Waiting::Client { call, .. } if wanted(call)))
+            .map(|(n, _)| *n)
+            .collect();
+        let taken: Vec<_> = numbers.iter().filter_map(|n| pending.waiting.remove(n)).collect();
+        drop(pending);
+        for number in &numbers {
+            self.say_cancelled(*number, reason);
+        }
+        for waiting in taken {
+            if let Waiting::Client { call, .. } = waiting
+                && call.session.transport == super::session::Transport::Http
+            {
+                // The POST that carried it has nothing to wait for any more.
+                call.reply.end();
+            }
+        }
+        numbers.len()
+    }
+
+    fn say_cancelled(&self, number: u64, reason: &str) {
+        let reason = envelope::quote(reason);
+        let params = format!(r#"{{"requestId":{number},"reason":{reason}}}"#);
+        self.say(&jsonrpc::notification("notifications/cancelled", Some(&params)));
+    }
+
+    /// The handshake (2025-11-25 basic/lifecycle), then the child counts as ready.
+    pub async fn handshake(&self) -> Result<(), String> {
+        let params = mcp::initialize_params(env!("CARGO_PKG_VERSION"));
+        let result = self.ask("initialize", Some(&params)).await?;
+        let learnt = mcp::learn(&result)?;
+        debug!("{}: speaks {}, is {}", self.name, learnt.revision, learnt.name());
+        let _ = self.learnt.set(learnt);
+        self.say(&jsonrpc::notification("notifications/initialized", None));
+        Ok(())
+    }
+
+    // --- tasks ---------------------------------------------------------------------------------------------------
+
+    async fn write(self: Arc<Self>, mut pipe: Async<File>) {
+        let mut buffer = Vec::new();
+        while self.stdin.take(&mut buffer).await {
+            if let Err(e) = pipe.write_all(&buffer).await {
+                debug!("{}: its input is closed: {e}", self.name);
+                self.stdin.close();
+                return;
+            }
+        }
+    }
+
+    async fn read(self: Arc<Self>, pipe: Async<File>) {
+        let Some(hub) = self.server.upgrade().map(|s| s.hub.clone()) else { return };
+        let mut input = Lines::new(hub.config().limits.reply.bytes());
+        loop {
+            if !matches!(input.fill(&pipe).await, Ok(n) if n > 0) {
+                break;
+            }
+            let Some(server) = self.server.upgrade() else { break };
+            while let Some(line) = input.next() {
+                match line {
+                    Line::Whole(bytes) => self.line(&server, bytes),
+                    Line::Cut { head, tail, length } => self.long_line(&server, &head, &tail, length),
+                }
+            }
+        }
+        self.silent.set();
+    }
+
+    /// Standard error is always read, or the child would block on it; what is logged of it is bounded.
+    async fn listen(self: Arc<Self>, pipe: Async<File>) {
+        let mut input = Lines::new(64 << 10);
+        let mut budget = lines::Budget::default();
+        loop {
+            let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
+            while let Some(line) = if last { input.rest() } else { input.next() } {
+                let text = match line {
+                    Line::Whole(bytes) => printable(&String::from_utf8_lossy(bytes), lines::LOGGED),
+                    Line::Cut { head, length, .. } => {
+                        format!("{} [a line of {length} bytes]", printable(&String::from_utf8_lossy(&head), lines::LOGGED))
+                    }
+                };
+                self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(&text);
+                match budget.take(Instant::now()) {
+                    lines::Take::Log { skipped } => {
+                        if skipped > 0 {
+                            warn!("[{}] ... {skipped} lines of standard error were not logged", self.name);
+                        }
+                        info!("[{}] {text}", self.name);
+                    }
+                    lines::Take::Skip => {
+                        if let Some(server) = self.server.upgrade() {
+                            server.hub.counters.count(Dropped::StderrLines);
+                        }
+                    }
+                }
+            }
+            if last {
+                self.heard.set();
+                return;
+            }
+        }
+    }
+
+    /// Waits for the child's end, then sees to it that nothing of it is left and nobody waits for it.
+    async fn attend(self: Arc<Self>, handle: Async<PidFd>, tasks: Vec<async_std::task::JoinHandle<()>>) {
+        let quiet = async {
+            self.silent.wait().await;
+            // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it is
+            // of no use any more.
+            sleep(Duration::from_secs(1)).await;
+            true
+        };
+        let ended = async {
+            let _ = handle.readable().await;
+            false
+        };
+        if ended.or(quiet).await {
+            warn!("{}: closed its output but did not end; it is ended", self.name);
+            signal_group(self.pid, Signal::SIGTERM);
+            if within(self.config().stop.term, handle.readable()).await.is_none() {
+                signal_group(self.pid, Signal::SIGKILL);
+                let _ = handle.readable().await;
+            }
+        }
+        let how = handle.get_ref().reap().ok().flatten().unwrap_or(Ended::NotReady);
+        reap::forget(self.pid);
+        let _ = self.ended.set(how);
+        self.exited.set();
+        self.stdin.close();
+        // Its last replies may still be in the pipe, which a grandchild may hold open.
+        let drained = async {
+            self.silent.wait().await;
+            self.heard.wait().await;
+        };
+        within(PIPE_GRACE, drained).await;
+        let why = format!("server '{}' {}{}", self.name, self.exit_text(), self.last_words());
+        if !self.stopping.load(SeqCst) {
+            warn!("{why}");
+        }
+        self.fail_all(&why);
+        let mark = self.mark.clone();
+        let sweep = move || process::end_marked(|m| m == mark, STRAY_GRACE, STRAY_LIMIT);
+        let (strays, left) = async_std::task::spawn_blocking(sweep).await;
+        if strays > 0 {
+            info!("{}: ended {strays} processes that it left behind", self.name);
+        }
+        if !left.is_empty() {
+            warn!("{}: these processes cannot be ended: {left:?}", self.name);
+        }
+        reap::sweep();
+        // Whoever holds its pipes now took them along where nobody can follow.
+        for task in tasks {
+            task.cancel().await;
+        }
+        self.gone.set();
+    }
+
+    /// Answers every open request with an error; none is taken any more.
+    pub fn fail_all(&self, why: &str) {
+        let waiting = {
+            let mut pending = self.pending();
+            pending.closed = Some(why.to_owned());
+            std::mem::take(&mut pending.waiting)
+        };
+        for one in waiting.into_values() {
+            match one {
+                Waiting::Client { call, .. } => call.error(jsonrpc::INTERNAL_ERROR, why),
+                Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
+            }
+        }
+    }
+
+    /// Looks after deadlines while there are any: one timer for all requests, none when there are none.
+    fn tick(self: &Arc<Self>) {
+        if self.ticking.swap(true, SeqCst) {
+            return;
+        }
+        let link = self.clone();
+        let pace = (self.config().request_timeout / 10).clamp(Duration::from_millis(20), Duration::from_secs(5));
+        async_std::task::spawn(async move {
+            while !link.gone.is_set() {
+                sleep(pace).await;
+                link.expire(Instant::now());
+                if link.waiting() == 0 {
+                    break;
+                }
+            }
+            link.ticking.store(false, SeqCst);
+            if link.waiting() > 0 && !link.gone.is_set() {
+                link.tick();
+            }
+        });
+    }
+
+    fn expire(&self, now: Instant) {
+        let late: Vec<(u64, Call)> = {
+            let mut pending = self.pending();
+            let over = |w: &Waiting| matches!(w, Waiting::Client { deadline, latest, .. } if now >= *deadline.min(latest));
+            let numbers: Vec<u64> = pending.waiting.iter().filter(|(_, w)| over(w)).map(|(n, _)| *n).collect();
+            let take = |n| match pending.waiting.remove(&n) {
+                Some(Waiting::Client { call, .. }) => Some((n, call)),
+                _ => None,
+            };
+            numbers.into_iter().filter_map(take).collect()
+        };
+        for (number, call) in late {
+            call.session.hub.counters.count(Dropped::Timeouts);
+            self.say_cancelled(number, "the request timed out");
+            let text = format!("server '{}' did not answer within {}", self.name, duration(self.config().request_timeout));
+            warn!("{text}");
+            call.error(TIMED_OUT, &text);
+        }
+    }
+
+    // --- what the child says ---------------------------------------------------------------------------------------
+
+    fn line(&self, server: &Arc<Server>, bytes: &[u8]) {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let message = std::str::from_utf8(bytes).ok().and_then(|text| scan(text).ok());
+        let Some(e) = message else {
+            server.hub.counters.count(Dropped::Garbage);
+            let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
+            debug!("[{}] not a message on its standard output: {text}", self.name);
+            return;
+        };
+        match e.kind {
+            Kind::Response => self.reply(server, &e),
+            Kind::Notification => self.notification(server, &e),
+            Kind::Request => self.server_request(server, &e),
+        }
+    }
+
+    fn reply(&self, server: &Server, e: &Envelope<'_>) {
+        let number = e.get(&e.id).and_then(|id| id.parse::<u64>().ok());
+        let waiting = number.and_then(|n| self.pending().waiting.remove(&n));
+        match (waiting, e.id.clone()) {
+            (Some(Waiting::Client { call, .. }), Some(span)) => {
+                let text = spliced(e.text(), &[(span, &call.id)]);
+                call.answer(text, e.error.is_some());
+            }
+            (Some(Waiting::Daemon(sender)), _) => {
+                let answer = match (e.get(&e.result), e.get(&e.error)) {
+                    (Some(result), _) => Ok(result.to_owned()),
+                    (None, error) => Err(printable(error.unwrap_or(""), 500)),
+                };
+                let _ = sender.try_send(answer);
+            }
+            _ => {
+                server.hub.counters.count(Dropped::UnownedReplies);
+                debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
+            }
+        }
+    }
+
+    fn notification(&self, server: &Server, e: &Envelope<'_>) {
+        match e.method.as_ref() {
+            "notifications/progress" => self.progress(e),
+            "notifications/tools/list_changed"
+            | "notifications/prompts/list_changed"
+            | "notifications/resources/list_changed" => server.broadcast(e.text()),
+            "notifications/resources/updated" => match e.get(&e.uri) {
+                Some(uri) => server.publish(&envelope::decode(uri), e.text()),
+                None => server.hub.counters.count(Dropped::UnownedNotifications),
+            },
+            method => {
+                server.hub.counters.count(Dropped::UnownedNotifications);
+                debug!("[{}] '{}' has no owner on a shared child", self.name, printable(method, 100));
+            }
+        }
+    }
+
+    fn progress(&self, e: &Envelope<'_>) {
+        let (Some(span), Some(token)) = (e.progress_token.clone(), e.get(&e.progress_token)) else { return };
+        let mut pending = self.pending();
+        let waiting = token.parse().ok().and_then(|n: u64| pending.waiting.get_mut(&n));
+        if let Some(Waiting::Client { call, deadline, .. }) = waiting
+            && let Some(own) = &call.token
+        {
+            *deadline = Instant::now() + self.config().request_timeout;
+            let text = spliced(e.text(), &[(span, own)]);
+            let reply = call.reply.clone();
+            drop(pending);
+            reply.push(Out { text, answer: false, failed: false });
+        }
+    }
+
+    /// A shared child cannot say which client it means, so nobody but us may answer.
+    fn server_request(&self, server: &Server, e: &Envelope<'_>) {
+        let Some(id) = e.get(&e.id) else { return };
+        if e.method == "ping" {
+            return self.say(&jsonrpc::result(id, "{}"));
+        }
+        server.hub.counters.count(Dropped::RefusedServerRequests);
+        debug!("[{}] its request '{}' is refused: the child is shared", self.name, printable(&e.method, 100));
+        let text = format!("'{}' is not possible here: this server is shared by several clients", e.method);
+        self.say(&jsonrpc::error(Some(id), jsonrpc::METHOD_NOT_FOUND, &text));
+    }
+
+    /// A line beyond the limit was thrown away. If its beginning or its end shows which request it answered, that
+    /// request fails now and not at its timeout.
+    fn long_line(&self, server: &Server, head: &[u8], tail: &[u8], length: usize) {
+        server.hub.counters.count(Dropped::LongLines);
+        warn!("[{}] a line of {length} bytes on its standard output is over limits.reply and was dropped", self.name);
+        let Some(number) = lines::id_in_pieces(head, tail) else { return };
+        let waiting = self.pending().waiting.remove(&number);
+        let text = format!("the reply of server '{}' has {length} bytes, more than limits.reply allows", self.name);
+        match waiting {
+            Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, &text),
+            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text))),
+            None => {}
+        }
+    }
+
+    // --- the end -----------------------------------------------------------------------------------------------------
+
+    /// Waits for the end of the process itself.
+    pub async fn exited(&self) -> Ended {
+        self.exited.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// Waits until nothing of the child is left.
+    pub async fn gone(&self) -> Ended {
+        self.gone.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// The ladder: end of input, SIGTERM to the group, SIGKILL to the group (2025-11-25 basic/lifecycle). Its output
+    /// is read all the while, because a full pipe would keep it from ending.
+    pub async fn stop(&self, ladder: &Stop) {
+        self.stopping.store(true, SeqCst);
+        self.stdin.close();
+        for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
+            if within(grace, self.exited()).await.is_some() {
+                break;
+            }
+            debug!("{}: {next} to its process group", self.name);
+            signal_group(self.pid, next);
+        }
+        self.gone.wait().await;
+    }
+
+    /// `exited with status 1`, `was ended by signal 9 (SIGKILL)`.
+    pub fn exit_text(&self) -> String {
+        match self.ended.get() {
+            Some(ended) => exit_text(*ended),
+            None => "is running".to_owned(),
+        }
+    }
+
+    /// The last lines of standard error, for an error message; empty if there are none.
+    pub fn last_words(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).last()
+    }
+
+    /// The last lines of standard error, a line each.
+    pub fn tail(&self) -> Vec<String> {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).all()
+    }
+}
+
+/// How a process ended, in words.
+pub fn exit_text(ended: Ended) -> String {
+    match ended {
+        Ended::Exited(code) => format!("exited with status {code}"),
+        Ended::Signaled(n) => match Signal::try_from(n) {
+            Ok(signal) => format!("was ended by {signal}"),
+            Err(_) => format!("was ended by signal {n}"),
+        },
+        Ended::NotReady => "did not start".to_owned(),
+    }
+}
+
+/// One message as one line.
+fn append(buffer: &mut Vec<u8>, e: &Envelope<'_>, changes: &[(envelope::Span, &str)]) {
+    let start = buffer.len();
+    envelope::splice(buffer, e.text(), changes);
+    if e.multiline {
+        envelope::on_one_line(&mut buffer[start..]);
+    }
+    buffer.push(b'\n');
+}

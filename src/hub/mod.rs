@@ -1,0 +1,285 @@
+//! Between clients and servers: servers and their children, sessions, routing.
+//!
+//! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
+
+pub mod counters;
+pub mod exec;
+pub mod lines;
+pub mod link;
+pub mod outbox;
+pub mod reload;
+pub mod route;
+pub mod server;
+pub mod session;
+pub mod spawner;
+pub mod supervisor;
+pub mod wait;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use event_listener::Event;
+use log::debug;
+
+use counters::{Counters, Dropped};
+use outbox::Outbox;
+use server::{Engine, Server};
+use session::{Session, Transport};
+use spawner::Spawner;
+use wait::{Flag, sleep, within};
+
+use crate::model::config::{self, Config, Kind};
+use crate::model::meter::Meter;
+use crate::model::status::ServerState;
+
+/// What is fixed at the start of the process.
+pub struct Boot {
+    pub spawner: Spawner,
+    /// The soft limit of open files that children get.
+    pub nofile: u64,
+    /// The beginning of every child's mark: instance, pid and start time.
+    pub mark: String,
+    pub at: Instant,
+}
+
+/// All servers and sessions of the instance.
+pub struct Hub {
+    pub boot: Boot,
+    config: Mutex<Arc<Config>>,
+    servers: Mutex<BTreeMap<String, Arc<Server>>>,
+    /// HTTP sessions by id.
+    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    session_count: AtomicU64,
+    numbers: AtomicU64,
+    serials: AtomicU64,
+    expiring: AtomicBool,
+    pub counters: Counters,
+    pub meter: Meter,
+    pub in_flight: AtomicU64,
+    pub connections: AtomicU64,
+    /// No new requests.
+    pub draining: Flag,
+    /// The drain is cut short.
+    pub hurry: Flag,
+    /// The last open request was answered during a drain.
+    pub quiet: Event,
+    /// Open GET streams, which end when a drain begins.
+    streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
+    change: Event,
+    change_count: AtomicU64,
+}
+
+impl Hub {
+    pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Hub> {
+        Arc::new(Hub {
+            boot,
+            config: Mutex::new(config),
+            servers: Mutex::default(),
+            sessions: Mutex::default(),
+            session_count: AtomicU64::new(0),
+            numbers: AtomicU64::new(0),
+            serials: AtomicU64::new(0),
+            expiring: AtomicBool::new(false),
+            counters: Counters::default(),
+            meter: Meter::default(),
+            in_flight: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            draining: Flag::default(),
+            hurry: Flag::default(),
+            quiet: Event::new(),
+            streams: Mutex::default(),
+            change: Event::new(),
+            change_count: AtomicU64::new(0),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whole seconds since the start.
+    pub fn seconds(&self) -> u64 {
+        self.boot.at.elapsed().as_secs()
+    }
+
+    /// A mark for one child and all that it starts.
+    pub fn next_mark(&self) -> String {
+        format!("{}{}", self.boot.mark, self.serials.fetch_add(1, SeqCst) + 1)
+    }
+
+    /// Something that the status document tells has changed.
+    pub fn changed(&self) {
+        self.change_count.fetch_add(1, SeqCst);
+        self.change.notify(usize::MAX);
+    }
+
+    /// Waits for a change after the `seen`th; gives the count now.
+    pub async fn change_after(&self, seen: u64) -> u64 {
+        let newer = || Some(self.change_count.load(SeqCst)).filter(|n| *n > seen);
+        wait::until(&self.change, newer).await
+    }
+
+    pub fn server(&self, name: &str) -> Option<Arc<Server>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds a server and begins to run it.
+    pub fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
+        let server = Server::new(name, config.clone(), self.clone());
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), server.clone());
+        reload::install(&server, config, None);
+        server
+    }
+
+    /// Required servers that are not ready, each with the reason.
+    pub fn not_ready(&self) -> Vec<String> {
+        let servers = self.servers();
+        let missing = servers.iter().filter(|s| s.required() && s.phase() != ServerState::Ready);
+        let say = |s: &Arc<Server>| match s.reason() {
+            Some(why) => format!("server '{}' is {}: {why}", s.name, s.phase()),
+            None => format!("server '{}' is {}", s.name, s.phase()),
+        };
+        missing.map(say).collect()
+    }
+
+    // --- sessions ----------------------------------------------------------------------------------------------------
+
+    /// Opens a session; the error says which limit is reached.
+    pub fn open_session(self: &Arc<Self>, server: &Arc<Server>, transport: Transport) -> Result<Arc<Session>, String> {
+        let config = self.config();
+        let limit = u64::from(config.limits.sessions);
+        if self.session_count.load(SeqCst) >= limit {
+            self.counters.count(Dropped::Sessions);
+            return Err(format!("there are {limit} sessions already (limits.sessions); try again later"));
+        }
+        if let Kind::Exec(exec) = server.config().kind
+            && server.session_count() >= exec.sessions as usize
+        {
+            self.counters.count(Dropped::Sessions);
+            return Err(format!("server '{}' has {} sessions already; try again later", server.name, exec.sessions));
+        }
+        let id = match transport {
+            Transport::Http => random_id()?,
+            Transport::WebSocket => String::new(),
+        };
+        let number = self.numbers.fetch_add(1, SeqCst) + 1;
+        let session = Arc::new(Session::new(number, id.clone(), transport, server.clone(), self.clone()));
+        server.join(&session);
+        self.session_count.fetch_add(1, SeqCst);
+        if transport == Transport::Http {
+            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session.clone());
+            self.expire_sessions();
+        }
+        Ok(session)
+    }
+
+    pub fn session(&self, id: &str) -> Option<Arc<Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn session_count(&self) -> u64 {
+        self.session_count.load(SeqCst)
+    }
+
+    /// Ends a session: its open requests are cancelled, its subscriptions given up.
+    pub fn end_session(&self, session: &Arc<Session>, why: &str) {
+        if !session.end() {
+            return;
+        }
+        debug!("a session of server '{}' ended: {why}", session.server.name);
+        self.session_count.fetch_sub(1, SeqCst);
+        if session.transport == Transport::Http {
+            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
+        }
+        route::session_ended(session, why);
+    }
+
+    /// Ends idle sessions, as long as there are any. Most clients never send DELETE.
+    fn expire_sessions(self: &Arc<Self>) {
+        if self.expiring.swap(true, SeqCst) {
+            return;
+        }
+        let hub = self.clone();
+        async_std::task::spawn(async move {
+            loop {
+                let limit = hub.config().limits.idle_session;
+                sleep((limit / 10).clamp(Duration::from_millis(100), Duration::from_secs(60))).await;
+                let all: Vec<_> =
+                    hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+                for session in all.iter().filter(|s| s.idle() > limit.as_secs()) {
+                    hub.end_session(session, "idle for longer than limits.idle_session");
+                }
+                if hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                    hub.expiring.store(false, SeqCst);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Notes a stream that has no end of its own.
+    pub fn add_stream(&self, outbox: &Arc<Outbox>) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|s| s.upgrade().is_some_and(|o| !o.is_closed()));
+        streams.push(Arc::downgrade(outbox));
+    }
+
+    /// No new requests from now on, and no streams that wait for nothing.
+    pub fn begin_drain(&self) {
+        self.draining.set();
+        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if let Some(outbox) = stream.upgrade() {
+                outbox.end();
+            }
+        }
+    }
+
+    // --- the end -----------------------------------------------------------------------------------------------------
+
+    /// Fails whatever is still open, with an error that says why.
+    pub fn fail_open(&self, why: &str) {
+        for server in self.servers() {
+            match server.engine() {
+                Engine::Child { link: Some(link), .. } => link.fail_all(why),
+                Engine::Exec(exec) => exec.stop_all(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Stops every server and waits until no child is left.
+    pub async fn stop(&self) {
+        let mut supervisors = Vec::new();
+        for server in self.servers() {
+            match server.engine() {
+                Engine::Child { supervisor, .. } => {
+                    supervisor.retire();
+                    supervisors.push(supervisor);
+                }
+                Engine::Exec(exec) => {
+                    exec.stop_all();
+                    within(Duration::from_secs(10), exec.idle()).await;
+                    server.enter(ServerState::Stopped, None);
+                }
+                Engine::None => {}
+            }
+        }
+        for supervisor in supervisors {
+            supervisor.done().await;
+        }
+    }
+}
+
+/// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
+fn random_id() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| format!("no random numbers to be had: {e}"))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}

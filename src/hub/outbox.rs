@@ -1,0 +1,278 @@
+//! What waits to be sent to a peer: messages to a client, bytes to a child. Bounded, with one consumer.
+//!
+//! The consumer takes everything that is queued at once, so that it can write once per wake-up.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// One message to a client.
+#[derive(Debug)]
+pub struct Out {
+    pub text: String,
+    /// It answers the request that the outbox was made for.
+    pub answer: bool,
+    /// The answer is a JSON-RPC error.
+    pub failed: bool,
+}
+
+/// Messages to one client: of a WebSocket, of an SSE stream, or of one POST.
+#[derive(Debug)]
+pub struct Outbox {
+    inner: Mutex<Messages>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Messages {
+    queue: VecDeque<Out>,
+    bytes: usize,
+    /// The producer said that no more will come.
+    ended: bool,
+    /// The consumer is gone, or was too slow.
+    closed: bool,
+    overflowed: bool,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    /// Holds at most about `limit` bytes.
+    pub fn new(limit: usize) -> Outbox {
+        Outbox { inner: Mutex::default(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Messages> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message. False if nobody will ever read it; a consumer that is `limit` bytes behind loses its outbox,
+    /// because memory is not the place for what it does not read.
+    pub fn push(&self, out: Out) -> bool {
+        let waker = {
+            let mut inner = self.lock();
+            if inner.closed || inner.ended {
+                return false;
+            }
+            if inner.bytes > self.limit {
+                inner.overflowed = true;
+                inner.closed = true;
+                inner.queue.clear();
+            } else {
+                inner.bytes += out.text.len();
+                inner.queue.push_back(out);
+            }
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// No more will come.
+    pub fn end(&self) {
+        let waker = {
+            let mut inner = self.lock();
+            inner.ended = true;
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The consumer is gone.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.queue.clear();
+        inner.bytes = 0;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// The consumer was too slow and lost messages.
+    pub fn overflowed(&self) -> bool {
+        self.lock().overflowed
+    }
+
+    /// Moves everything that is queued to `into`; ready with false once no more will come.
+    pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut VecDeque<Out>) -> Poll<bool> {
+        let mut inner = self.lock();
+        if !inner.queue.is_empty() {
+            inner.bytes = 0;
+            if into.is_empty() {
+                std::mem::swap(&mut inner.queue, into);
+            } else {
+                into.append(&mut inner.queue);
+            }
+            return Poll::Ready(true);
+        }
+        if inner.ended || inner.closed {
+            return Poll::Ready(false);
+        }
+        match &mut inner.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// The next message, or None once no more will come.
+    pub async fn next(&self) -> Option<Out> {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.lock();
+            if let Some(out) = inner.queue.pop_front() {
+                inner.bytes -= out.text.len().min(inner.bytes);
+                return Poll::Ready(Some(out));
+            }
+            if inner.ended || inner.closed {
+                return Poll::Ready(None);
+            }
+            inner.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether something is queued now.
+    pub fn has_more(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+}
+
+/// Bytes on their way to a child's standard input.
+#[derive(Debug)]
+pub struct ByteQueue {
+    inner: Mutex<Bytes>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct Bytes {
+    queue: Vec<u8>,
+    /// Taken by the writer and not yet written.
+    writing: usize,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// Why bytes were not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotQueued {
+    Full,
+    Closed,
+}
+
+impl ByteQueue {
+    pub fn new(limit: usize) -> ByteQueue {
+        ByteQueue { inner: Mutex::default(), limit }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bytes> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `write` append bytes, unless the child is `limit` bytes behind.
+    pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), NotQueued> {
+        let waker = {
+            let mut inner = self.lock();
+            if inner.closed {
+                return Err(NotQueued::Closed);
+            }
+            if inner.queue.len() + inner.writing > self.limit {
+                return Err(NotQueued::Full);
+            }
+            write(&mut inner.queue);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// What is queued is still written, then the writer ends.
+    pub fn close(&self) {
+        let waker = {
+            let mut inner = self.lock();
+            inner.closed = true;
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Swaps everything that is queued into `into`, whose old bytes have been written. False at the end.
+    pub async fn take(&self, into: &mut Vec<u8>) -> bool {
+        into.clear();
+        // A single huge message must not hold its memory for ever.
+        into.shrink_to(1 << 20);
+        std::future::poll_fn(|cx| {
+            let mut inner = self.lock();
+            inner.writing = 0;
+            if !inner.queue.is_empty() {
+                std::mem::swap(&mut inner.queue, into);
+                inner.writing = into.len();
+                return Poll::Ready(true);
+            }
+            if inner.closed {
+                return Poll::Ready(false);
+            }
+            inner.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::future::{block_on, poll_once};
+
+    fn out(text: &str) -> Out {
+        Out { text: text.to_owned(), answer: false, failed: false }
+    }
+
+    #[test]
+    fn messages_come_out_in_order_and_end() {
+        let outbox = Outbox::new(100);
+        assert!(outbox.push(out("a")) && outbox.push(out("b")));
+        outbox.end();
+        assert!(!outbox.push(out("c")));
+        block_on(async {
+            assert_eq!(outbox.next().await.unwrap().text, "a");
+            assert_eq!(outbox.next().await.unwrap().text, "b");
+            assert!(outbox.next().await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_consumer_that_does_not_read_loses_its_outbox_and_not_our_memory() {
+        let outbox = Outbox::new(3);
+        for _ in 0..4 {
+            assert!(outbox.push(out("x")));
+        }
+        assert!(outbox.push(out("one too many")) && outbox.overflowed() && !outbox.push(out("y")));
+        assert!(block_on(outbox.next()).is_none());
+    }
+
+    #[test]
+    fn bytes_count_until_they_are_written() {
+        let queue = ByteQueue::new(3);
+        queue.push(|b| b.extend_from_slice(b"abcd")).unwrap();
+        let mut taken = Vec::new();
+        assert!(block_on(queue.take(&mut taken)) && taken == b"abcd");
+        assert_eq!(queue.push(|b| b.push(0)), Err(NotQueued::Full));
+        assert!(block_on(poll_once(queue.take(&mut taken))).is_none());
+        queue.push(|b| b.push(b'e')).unwrap();
+        queue.close();
+        assert_eq!(queue.push(|b| b.push(0)), Err(NotQueued::Closed));
+        assert!(block_on(queue.take(&mut taken)) && taken == b"e");
+        assert!(!block_on(queue.take(&mut taken)));
+    }
+}

@@ -1,0 +1,224 @@
+//! What becomes of a client's message: answered here, passed to the server, or refused.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+
+use super::counters::Dropped;
+use super::outbox::{Out, Outbox};
+use super::server::Engine;
+use super::session::{Call, Session};
+use crate::model::envelope::{self, Envelope, Fault, Kind};
+use crate::model::jsonrpc;
+
+/// Work that has to wait for a child; run it as a task.
+pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The error that answers a text that is no message.
+pub fn fault_text(fault: &Fault<'_>) -> String {
+    match fault {
+        Fault::Json(at, what) => jsonrpc::error(None, jsonrpc::PARSE_ERROR, &format!("not JSON at byte {at}: {what}")),
+        Fault::Batch => jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not part of this protocol revision"),
+        Fault::Message(id, what) => jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, what),
+    }
+}
+
+/// Takes any text from a client.
+pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
+    match envelope::scan(text) {
+        Ok(e) => message(session, &e, reply),
+        Err(fault) => {
+            reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
+            None
+        }
+    }
+}
+
+/// Takes a message from a client. Its answer, if it is a request, goes to `reply`.
+pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+    session.touch();
+    match e.kind {
+        Kind::Request => request(session, e, reply),
+        Kind::Notification => {
+            notification(session, e);
+            None
+        }
+        // Shared children ask clients nothing, so no client can have anything to answer.
+        Kind::Response => {
+            session.hub.counters.count(Dropped::UnownedReplies);
+            None
+        }
+    }
+}
+
+fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+    let id = e.get(&e.id).unwrap_or("null");
+    let refuse = |code, why: &str| {
+        reply.push(Out { text: jsonrpc::error(Some(id), code, why), answer: true, failed: true });
+    };
+    if session.hub.draining.is_set() {
+        refuse(jsonrpc::REFUSED, "the daemon is shutting down");
+        return None;
+    }
+    let call = match session.open(id, e.get(&e.progress_token), reply) {
+        Ok(call) => call,
+        Err(why) => {
+            session.hub.counters.count(Dropped::InFlight);
+            refuse(jsonrpc::REFUSED, &why);
+            return None;
+        }
+    };
+    match e.method.as_ref() {
+        "initialize" => initialize(call, e),
+        "ping" => {
+            call.result("{}");
+            None
+        }
+        "logging/setLevel" => {
+            let text = "log messages of a shared server belong to nobody in particular, so it sends none";
+            call.error(jsonrpc::METHOD_NOT_FOUND, text);
+            None
+        }
+        "resources/subscribe" | "resources/unsubscribe" if e.uri.is_some() => subscription(call, e),
+        _ => forward(call, e),
+    }
+}
+
+/// Passes a request to the server, waiting for its child where there is none at the moment.
+fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
+    match call.session.server.engine() {
+        Engine::Child { link: Some(link), .. } => {
+            link.request(call, e);
+            None
+        }
+        Engine::Exec(exec) => {
+            exec.request(call, e);
+            None
+        }
+        Engine::Child { link: None, .. } | Engine::None => {
+            let text = e.text().to_owned();
+            Some(Box::pin(async move {
+                let server = call.session.server.clone();
+                let link = server.ready_link().await;
+                match (link, envelope::scan(&text)) {
+                    (Ok(link), Ok(e)) => link.request(call, &e),
+                    (Err(why), _) => call.error(jsonrpc::INTERNAL_ERROR, &why),
+                    (_, Err(_)) => call.error(jsonrpc::INTERNAL_ERROR, "the request changed while it waited"),
+                }
+            }))
+        }
+    }
+}
+
+/// Answers the handshake from what the child said in its own.
+fn initialize(call: Call, e: &Envelope<'_>) -> Option<Later> {
+    let asked = e.get(&e.protocol_version).map(|v| envelope::decode(v).into_owned());
+    let greet = |call: Call, learnt: &crate::model::mcp::Learnt, asked: Option<&str>| {
+        let (revision, result) = learnt.answer_shared(asked);
+        call.session.agree(revision);
+        call.result(&result);
+    };
+    if let Some(learnt) = call.session.server.learnt_now() {
+        greet(call, &learnt, asked.as_deref());
+        return None;
+    }
+    Some(Box::pin(async move {
+        let server = call.session.server.clone();
+        match server.learnt().await {
+            Ok(learnt) => greet(call, &learnt, asked.as_deref()),
+            Err(why) => call.error(jsonrpc::INTERNAL_ERROR, &why),
+        }
+    }))
+}
+
+/// Subscriptions are counted: the child hears of the first subscriber and of the last one's leave.
+fn subscription(call: Call, e: &Envelope<'_>) -> Option<Later> {
+    let uri = e.get(&e.uri).map(envelope::decode).unwrap_or(Cow::Borrowed("")).into_owned();
+    let session = call.session.clone();
+    let wanted = e.method == "resources/subscribe";
+    let had = session.subscribed(&uri);
+    if wanted {
+        session.subscribe(&uri);
+    } else {
+        session.unsubscribe(&uri);
+    }
+    let others = session.server.subscribers(&uri) - usize::from(wanted);
+    if others > 0 || had == wanted {
+        call.result("{}");
+        return None;
+    }
+    forward(call, e)
+}
+
+fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
+    match e.method.as_ref() {
+        // The daemon has had its own handshake with the child.
+        "notifications/initialized" | "notifications/roots/list_changed" => {}
+        "notifications/cancelled" => {
+            if let Some(id) = e.get(&e.request_id) {
+                cancel(session, |call| &*call.id == id, "the client cancelled it");
+            }
+        }
+        // Progress of a client on a request of the server: a shared server has none.
+        "notifications/progress" => session.hub.counters.count(Dropped::UnownedNotifications),
+        _ => match session.server.engine() {
+            Engine::Child { link: Some(link), .. } => link.notify(e),
+            _ => session.hub.counters.count(Dropped::UnownedNotifications),
+        },
+    }
+}
+
+fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
+    let own = |call: &Call| call.session.number == session.number && wanted(call);
+    match session.server.engine() {
+        Engine::Child { link: Some(link), .. } => {
+            link.cancel(own, why);
+        }
+        Engine::Exec(exec) => exec.cancel(own),
+        _ => {}
+    }
+}
+
+/// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
+/// basic/transports), but a command of the executor ends with the only one who could hear of it.
+pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
+    if let Engine::Exec(exec) = session.server.engine() {
+        exec.cancel(|call| Arc::ptr_eq(&call.reply, reply));
+    }
+}
+
+/// Gives up what a session that ended still has.
+pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
+    cancel(session, |_| true, why);
+    let uris: Vec<String> =
+        session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    for uri in uris {
+        if session.server.subscribers(&uri) == 0
+            && let Some(link) = session.server.link()
+        {
+            let params = format!(r#"{{"uri":{}}}"#, envelope::quote(&uri));
+            async_std::task::spawn(async move {
+                let _ = link.ask("resources/unsubscribe", Some(&params)).await;
+            });
+        }
+    }
+}
+
+impl Session {
+    pub fn subscribed(&self, uri: &str) -> bool {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
+    }
+
+    fn subscribe(&self, uri: &str) {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.to_owned());
+    }
+
+    fn unsubscribe(&self, uri: &str) {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri);
+    }
+
+    pub fn all_subscriptions(&self) -> Vec<String> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}

@@ -1,0 +1,282 @@
+//! Keeps one child of a server alive: start, watch, back off, start again, stop.
+//!
+//! When to start again is decided by [`crate::model::restart`]; how a child is spoken to is in [`super::link`].
+
+use std::ffi::OsString;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_lite::FutureExt;
+use log::{debug, info};
+
+use super::link::{Link, exit_text};
+use super::server::{Engine, Server};
+use super::wait::{Flag, sleep, within};
+use crate::model::config::server::Stdio;
+use crate::model::restart::{Ended, History, Next};
+use crate::model::status::ServerState;
+use crate::model::text::duration;
+use crate::sys::process::MARK;
+use crate::sys::spawn::Spec;
+
+/// What a child's environment may hold of ours without being named (design.md section 3).
+const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+/// The care for one server under one configuration. A reload that changes the command makes a new one.
+pub struct Supervisor {
+    config: Mutex<Arc<Stdio>>,
+    /// No more starts: the server is removed, replaced, or the daemon ends.
+    retired: Flag,
+    /// The last child is gone.
+    done: Flag,
+}
+
+/// A child that did not become ready.
+#[derive(Debug)]
+pub struct StartFailure {
+    pub how: Ended,
+    pub text: String,
+}
+
+impl Supervisor {
+    pub fn new(config: Stdio) -> Arc<Supervisor> {
+        Arc::new(Supervisor { config: Mutex::new(Arc::new(config)), retired: Flag::default(), done: Flag::default() })
+    }
+
+    fn config(&self) -> Arc<Stdio> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over settings that need no new child. Times of requests count from the next start on.
+    pub fn adjust(&self, config: Stdio) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// No more starts; the child is drained and stopped. Returns at once.
+    pub fn retire(&self) {
+        self.retired.set();
+    }
+
+    pub async fn done(&self) {
+        self.done.wait().await;
+    }
+
+    /// Runs the supervisor for `server`, whose engine it must be, from its first child or from none.
+    pub fn run(self: &Arc<Self>, server: &Arc<Server>, first: Option<Arc<Link>>) {
+        let (me, server) = (self.clone(), server.clone());
+        async_std::task::spawn(async move {
+            me.keep(&server, first).await;
+            me.done.set();
+        });
+    }
+
+    async fn keep(self: &Arc<Self>, server: &Arc<Server>, mut first: Option<Arc<Link>>) {
+        let mut history = History::default();
+        let mut ready_before = first.is_some();
+        while !self.retired.is_set() {
+            let started = match first.take() {
+                Some(link) => Ok(link),
+                None => {
+                    self.tell(server, ServerState::Starting, None);
+                    let start = async { Some(start(server, self.config()).await) };
+                    let retired = async {
+                        self.retired.wait().await;
+                        None
+                    };
+                    match start.or(retired).await {
+                        Some(outcome) => outcome,
+                        None => break,
+                    }
+                }
+            };
+            let failure = match started {
+                Ok(link) => {
+                    history.ready(Instant::now());
+                    self.live(server, &link, std::mem::replace(&mut ready_before, true)).await
+                }
+                Err(failure) => Some(failure),
+            };
+            let Some(failure) = failure else { break };
+            if self.retired.is_set() {
+                break;
+            }
+            server.count_restart(exit_text(failure.how));
+            let policy = self.config().restart.clone();
+            let next = history.ended(&policy, failure.how, Instant::now(), chance());
+            let delay = match next {
+                Next::After(delay) => {
+                    let why = format!("{}; next start in {}", failure.text, duration(round(delay)));
+                    self.tell(server, ServerState::Backoff, Some(why));
+                    Some(delay)
+                }
+                Next::Slow(delay) => {
+                    let why = format!("{}; ended too often, next start in {}", failure.text, duration(round(delay)));
+                    self.tell(server, ServerState::Failed, Some(why));
+                    Some(delay)
+                }
+                Next::Never(why) => {
+                    let why = format!("{}; not started again before a reload changes it ({why})", failure.text);
+                    self.tell(server, ServerState::Failed, Some(why));
+                    None
+                }
+            };
+            let pause = async {
+                match delay {
+                    Some(delay) => sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
+            pause.or(self.retired.wait()).await;
+        }
+    }
+
+    /// One life of a child: None when it was stopped because the supervisor retired.
+    async fn live(self: &Arc<Self>, server: &Arc<Server>, link: &Arc<Link>, again: bool) -> Option<StartFailure> {
+        server.set_link(self, Some(link.clone()));
+        self.tell(server, ServerState::Ready, None);
+        if again {
+            self.restore(server, link).await;
+        }
+        let ended = async { Some(link.exited().await) };
+        let retired = async {
+            self.retired.wait().await;
+            None
+        };
+        match ended.or(retired).await {
+            Some(how) => {
+                // Known at once; its last words and the next start wait until nothing of the child is left.
+                server.set_link(self, None);
+                self.tell(server, ServerState::Backoff, Some(link.exit_text()));
+                link.gone().await;
+                Some(StartFailure { how, text: format!("{}{}", link.exit_text(), link.last_words()) })
+            }
+            None => {
+                self.finish(server, link).await;
+                None
+            }
+        }
+    }
+
+    /// Brings a new child to the state that its sessions expect.
+    async fn restore(&self, server: &Arc<Server>, link: &Link) {
+        for uri in server.subscriptions() {
+            let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
+            if let Some(Err(e)) = within(Duration::from_secs(10), link.ask("resources/subscribe", Some(&params))).await {
+                debug!("{}: cannot subscribe again to {uri}: {e}", server.name);
+            }
+        }
+        server.lists_changed();
+    }
+
+    /// Lets open requests finish within the drain time, then stops the child.
+    async fn finish(self: &Arc<Self>, server: &Arc<Server>, link: &Link) {
+        let limit = server.hub.config().drain_timeout;
+        let drained = async {
+            while link.waiting() > 0 && !server.hub.hurry.is_set() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = within(limit, drained).await;
+        self.tell(server, ServerState::Stopping, None);
+        link.stop(&self.config().stop).await;
+        server.set_link(self, None);
+        self.tell(server, ServerState::Stopped, None);
+        info!("server '{}': its child (pid {}) {}", server.name, link.pid, link.exit_text());
+    }
+
+    /// Speaks for the server, unless another supervisor does meanwhile.
+    fn tell(self: &Arc<Self>, server: &Server, phase: ServerState, reason: Option<String>) {
+        if let Engine::Child { supervisor, .. } = server.engine()
+            && Arc::ptr_eq(&supervisor, self)
+        {
+            server.enter(phase, reason);
+        }
+    }
+}
+
+/// Starts a child and waits for its answer to `initialize`; what fails leaves nothing behind.
+pub async fn start(server: &Arc<Server>, config: Arc<Stdio>) -> Result<Arc<Link>, StartFailure> {
+    let fail = |how, text: String| Err(StartFailure { how, text });
+    let mark = server.hub.next_mark();
+    let spec = Spec {
+        program: config.program.clone(),
+        args: config.args.clone(),
+        env: environment(&config.pass_env, config.env.iter(), &mark),
+        cwd: config.cwd.clone(),
+        stdin: true,
+        umask: server.hub.config().umask.0,
+        nofile: server.hub.boot.nofile,
+    };
+    let started = match server.hub.boot.spawner.spawn(spec).await {
+        Ok(started) => started,
+        Err(e) => {
+            let why = crate::model::exit::plain(&e);
+            return fail(Ended::NotReady, format!("cannot start {}: {why}", config.program.display()));
+        }
+    };
+    debug!("server '{}': started pid {}", server.name, started.pid);
+    let link = match Link::new(server, config.clone(), started, mark) {
+        Ok(link) => link,
+        Err(e) => return fail(Ended::NotReady, format!("cannot talk with its pipes: {e}")),
+    };
+    let tail = |link: &Link| match link.tail().as_slice() {
+        [] => "; it wrote nothing to standard error".to_owned(),
+        lines => format!("; its last words:\n    {}", lines.join("\n    ")),
+    };
+    let outcome = within(config.start_timeout, link.handshake()).await;
+    match outcome {
+        Some(Ok(())) => return Ok(link),
+        Some(Err(why)) => {
+            // An end shows in the error of the open request, a moment before the status is known to all.
+            if within(Duration::from_millis(500), link.exited()).await.is_some() {
+                let how = link.gone().await;
+                return fail(how, format!("{} before it answered 'initialize'{}", link.exit_text(), tail(&link)));
+            }
+            let text = format!("its handshake failed: {why}{}", tail(&link));
+            link.stop(&config.stop).await;
+            fail(Ended::NotReady, text)
+        }
+        None => {
+            let limit = duration(config.start_timeout);
+            let text = format!("it did not answer 'initialize' within {limit} (start_timeout){}", tail(&link));
+            link.stop(&config.stop).await;
+            fail(Ended::NotReady, text)
+        }
+    }
+}
+
+/// A child's whole environment: a few names of ours, what the configuration passes and sets, and the mark.
+pub fn environment<'e>(
+    pass: &[String],
+    set: impl Iterator<Item = (&'e String, &'e String)>,
+    mark: &str,
+) -> Vec<(OsString, OsString)> {
+    let mut env: std::collections::BTreeMap<OsString, OsString> = Default::default();
+    env.insert("PATH".into(), crate::sys::paths::DEFAULT_PATH.into());
+    env.insert("HOME".into(), crate::sys::paths::home().into());
+    for name in PASSED.iter().copied().chain(pass.iter().map(String::as_str)) {
+        if let Some(value) = std::env::var_os(name) {
+            env.insert(name.into(), value);
+        }
+    }
+    env.extend(set.map(|(k, v)| (k.into(), v.into())));
+    env.insert(MARK.into(), mark.into());
+    env.into_iter().collect()
+}
+
+/// To what a person reads: milliseconds below ten seconds, else seconds.
+fn round(d: Duration) -> Duration {
+    match d.as_secs() {
+        0..10 => Duration::from_millis(d.as_millis() as u64),
+        seconds => Duration::from_secs(seconds),
+    }
+}
+
+/// Uniform in 0..1.
+fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}

@@ -1,0 +1,76 @@
+//! What is not the hot path, routed by tide: `/healthz`, `/readyz`, `/status`.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Method, Request, StatusCode};
+use tide::http;
+
+use super::Net;
+use super::http::{Answer, error, plain};
+use crate::model::jsonrpc;
+
+/// The router; made once.
+pub type App = tide::Server<Admin>;
+
+/// What the pages are made of.
+#[derive(Clone)]
+pub struct Admin {
+    /// The status document as JSON.
+    pub status: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Why the instance is not ready; empty if it is.
+    pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+pub fn app(admin: Admin) -> App {
+    let mut app = tide::with_state(admin);
+    app.at("/healthz").get(|_| async { Ok(text(200, "ok\n")) });
+    app.at("/readyz").get(|request: tide::Request<Admin>| async move {
+        let missing = (request.state().not_ready)();
+        Ok(match missing.as_slice() {
+            [] => text(200, "ready\n"),
+            all => text(503, &format!("{}\n", all.join("\n"))),
+        })
+    });
+    app.at("/status").get(|request: tide::Request<Admin>| async move {
+        let mut response = text(200, &(request.state().status)());
+        response.insert_header("content-type", "application/json");
+        response.insert_header("cache-control", "no-store");
+        Ok(response)
+    });
+    app
+}
+
+fn text(status: u16, body: &str) -> tide::Response {
+    tide::Response::builder(status).content_type("text/plain; charset=utf-8").body(body).build()
+}
+
+/// Hands a request to the router and its answer back.
+pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
+    let method = match *request.method() {
+        Method::GET => http::Method::Get,
+        Method::HEAD => http::Method::Head,
+        _ => return error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "GET or HEAD"),
+    };
+    let nothing = || {
+        let why = "nothing is here; a server is at /servers/NAME/mcp (HTTP) and /servers/NAME/ws (WebSocket)";
+        error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why)
+    };
+    let Ok(url) = http::Url::parse(&format!("http://localhost{}", request.uri().path())) else { return nothing() };
+    let answer: Result<http::Response, _> = net.app.respond(http::Request::new(method, url)).await;
+    let Ok(mut answer) = answer else { return nothing() };
+    if answer.status() == http::StatusCode::NotFound {
+        return nothing();
+    }
+    let status = StatusCode::from_u16(answer.status() as u16).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = answer.take_body().into_string().await.unwrap_or_default();
+    let mut response = plain(status, "text/plain; charset=utf-8", body);
+    for name in ["content-type", "cache-control"] {
+        let value = answer.header(name).and_then(|v| HeaderValue::from_str(v.last().as_str()).ok());
+        if let Some(value) = value {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,348 @@
+//! Streamable HTTP (revisions 2025-03-26 to 2025-11-25, basic/transports) and the way to everything else.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::body::{Body, Events, Reply};
+use super::{Net, Tracked, admin, origin, ws};
+use crate::hub::counters::Dropped;
+use crate::hub::outbox::Outbox;
+use crate::hub::route;
+use crate::hub::server::Server;
+use crate::hub::session::{Session, Transport};
+use crate::hub::wait::sleep;
+use crate::model::envelope::{Envelope, Kind, scan};
+use crate::model::{jsonrpc, mcp};
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// An answer that takes longer than this is announced by the head of an event stream, so that no proxy gives up on a
+/// silent connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
+const SWALLOW: u64 = 64 << 20;
+
+pub type Answer = Response<Body>;
+
+/// Serves one request of a connection whose own address is `local`.
+pub async fn serve(
+    net: Arc<Net>,
+    tracked: Arc<Tracked>,
+    local: Option<IpAddr>,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
+    let config = net.hub.config();
+    let host = text(request.headers(), &header::HOST).or_else(|| request.uri().authority().map(|a| a.as_str()));
+    let origin = text(request.headers(), &header::ORIGIN);
+    if let Some(why) = origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
+        net.hub.counters.count(Dropped::ForeignOrigin);
+        let status = if host.is_none() && local.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+        return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
+    }
+    let allowed_origin = origin.and_then(|o| HeaderValue::from_str(o).ok());
+    let mut response = dispatch(&net, tracked, request).await;
+    if let Some(origin) = allowed_origin {
+        // A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("mcp-session-id"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    if net.hub.draining.is_set() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incoming>) -> Answer {
+    if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return preflight();
+    }
+    let path = request.uri().path();
+    let Some((name, endpoint)) = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/')) else {
+        return admin::serve(net, &request).await;
+    };
+    if !matches!(endpoint, "mcp" | "ws") {
+        let why = format!("there is no such path: a server has /servers/{name}/mcp and /servers/{name}/ws");
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
+    }
+    let Some(server) = net.hub.server(name) else {
+        let why = format!("there is no server '{}' in this instance", crate::model::text::printable(name, 64));
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
+    };
+    if endpoint == "ws" {
+        return ws::upgrade(net, tracked, &server, request);
+    }
+    match *request.method() {
+        Method::POST => post(net, &server, request).await,
+        Method::GET => get(net, &server, request.headers()),
+        Method::DELETE => delete(net, &server, request.headers()),
+        _ => {
+            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "POST, GET or DELETE");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, GET, DELETE, OPTIONS"));
+            response
+        }
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+/// A response with a status and a body of one piece.
+pub fn plain(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// A refusal, as a JSON-RPC error so that MCP clients can show it.
+pub fn error(status: StatusCode, id: Option<&str>, code: i32, why: &str) -> Answer {
+    plain(status, "application/json", jsonrpc::error(id, code, why))
+}
+
+fn preflight() -> Answer {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id"),
+    );
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+/// Which kinds of answer a client takes; a missing header means any.
+fn accepts(headers: &HeaderMap) -> (bool, bool) {
+    let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
+    if all.peek().is_none() {
+        return (true, true);
+    }
+    let (mut json, mut events) = (false, false);
+    for range in all.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()) {
+        json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+        events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+    }
+    (json, events)
+}
+
+/// The revision named in the header must be one that exists; without it there is nothing to check.
+fn check_version(headers: &HeaderMap) -> Result<(), String> {
+    let Some(version) = headers.get(VERSION) else { return Ok(()) };
+    match version.to_str() {
+        Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),
+        _ => Err(format!(
+            "unsupported MCP-Protocol-Version '{}'; supported: {}",
+            crate::model::text::printable(&String::from_utf8_lossy(version.as_bytes()), 40),
+            mcp::REVISIONS.join(", ")
+        )),
+    }
+}
+
+/// The session that a request names.
+fn session(net: &Net, server: &Arc<Server>, headers: &HeaderMap, id: Option<&str>) -> Result<Arc<Session>, Box<Answer>> {
+    let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
+    let Some(name) = headers.get(SESSION) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
+    };
+    let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
+    let Some(session) = found else {
+        return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
+    };
+    if let Err(why) = check_version(headers) {
+        return Err(refuse(StatusCode::BAD_REQUEST, &why));
+    }
+    Ok(session)
+}
+
+async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let (json, events) = accepts(request.headers());
+    if !json && !events {
+        let why = "the client must accept application/json and text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
+    }
+    let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
+        let why = "Content-Type must be application/json";
+        return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, jsonrpc::INVALID_REQUEST, why);
+    }
+    let limit = net.hub.config().limits.message;
+    let (head, body) = request.into_parts();
+    let body = match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await {
+        Ok(body) => body,
+        Err(Unread::TooLong) => {
+            net.hub.counters.count(Dropped::LongMessages);
+            let why = format!("the message is longer than {limit} (limits.message)");
+            return error(StatusCode::PAYLOAD_TOO_LARGE, None, jsonrpc::INVALID_REQUEST, &why);
+        }
+        Err(Unread::Broken) => {
+            return error(StatusCode::BAD_REQUEST, None, jsonrpc::PARSE_ERROR, "the body ended too early");
+        }
+    };
+    let Ok(body) = std::str::from_utf8(&body) else {
+        return error(StatusCode::BAD_REQUEST, None, jsonrpc::PARSE_ERROR, "the body is not UTF-8");
+    };
+    let e = match scan(body) {
+        Ok(e) => e,
+        Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
+    };
+    if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
+        return initialize(net, server, &e, (json, events)).await;
+    }
+    match session(net, server, &head.headers, e.get(&e.id)) {
+        Ok(session) => message(net, session, &e, (json, events)).await,
+        Err(response) => *response,
+    }
+}
+
+/// `initialize` opens a session, whose id comes with the answer.
+async fn initialize(net: &Arc<Net>, server: &Arc<Server>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
+    let session = match net.hub.open_session(server, Transport::Http) {
+        Ok(session) => session,
+        Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, e.get(&e.id), jsonrpc::REFUSED, &why),
+    };
+    let mut response = message(net, session.clone(), e, accept).await;
+    match HeaderValue::from_str(&session.id) {
+        Ok(id) if session.revision().is_some() || matches!(response.body(), Body::Events(_)) => {
+            response.headers_mut().insert(SESSION, id);
+        }
+        _ => net.hub.end_session(&session, "its handshake failed"),
+    }
+    response
+}
+
+/// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
+async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, (json, events): (bool, bool)) -> Answer {
+    let limit = net.hub.config().limits.reply.bytes();
+    let outbox = Arc::new(Outbox::new(limit.saturating_mul(2)));
+    if e.kind != Kind::Request {
+        route::message(&session, e, &outbox);
+        return empty(StatusCode::ACCEPTED);
+    }
+    let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false };
+    if let Some(later) = route::message(&session, e, &outbox) {
+        async_std::task::spawn(later);
+    }
+    let first = if events {
+        let slow = async {
+            sleep(PATIENCE).await;
+            Err(())
+        };
+        async { Ok(outbox.next().await) }.or(slow).await
+    } else {
+        loop {
+            // Without an event stream there is no place for anything but the answer.
+            match outbox.next().await {
+                Some(out) if !out.answer => {}
+                other => break Ok(other),
+            }
+        }
+    };
+    match first {
+        Ok(Some(out)) if out.answer && json => {
+            reply.answered = true;
+            plain(StatusCode::OK, "application/json", out.text)
+        }
+        Ok(first) => stream(Events::new(reply, first, true)),
+        Err(()) => stream(Events::new(reply, None, true)),
+    }
+}
+
+fn stream(events: Events) -> Answer {
+    let mut response = Response::new(Body::Events(Box::new(events)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// The stream for messages that answer no request.
+fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
+    if !accepts(headers).1 {
+        let why = "GET opens an event stream: the client must accept text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
+    }
+    let session = match session(net, server, headers, None) {
+        Ok(session) => session,
+        Err(response) => return *response,
+    };
+    if net.hub.draining.is_set() {
+        return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, "the daemon is shutting down");
+    }
+    let outbox = Arc::new(Outbox::new(net.hub.config().limits.message.bytes()));
+    session.attach(outbox.clone());
+    net.hub.add_stream(&outbox);
+    stream(Events::new(Reply { session, outbox, answered: true }, None, false))
+}
+
+fn delete(net: &Net, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
+    match session(net, server, headers, None) {
+        Ok(session) => {
+            net.hub.end_session(&session, "its client deleted it");
+            empty(StatusCode::NO_CONTENT)
+        }
+        Err(response) => *response,
+    }
+}
+
+enum Unread {
+    TooLong,
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// A longer one is refused at once if its sender waits for our word (RFC 9110 section 10.1.1); otherwise a bounded
+/// amount is thrown away first, because closing a connection with unread data would destroy the answer on its way.
+async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>, Unread> {
+    let announced = body.size_hint().lower();
+    let mut too_long = announced > limit as u64;
+    if too_long && (expects || announced > SWALLOW) {
+        return Err(Unread::TooLong);
+    }
+    let mut read = Vec::with_capacity(if too_long { 0 } else { announced as usize });
+    let mut swallowed = 0;
+    loop {
+        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
+        let timeout = async {
+            // A body may be long; it may not stand still.
+            sleep(Duration::from_secs(30)).await;
+            None
+        };
+        let Some(frame) = async { Some(frame.await) }.or(timeout).await else { return Err(Unread::Broken) };
+        match frame {
+            None => break,
+            Some(Err(_)) => return Err(Unread::Broken),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                too_long |= read.len() + data.len() > limit;
+                if too_long {
+                    read = Vec::new();
+                    swallowed += data.len() as u64;
+                    if swallowed > SWALLOW {
+                        return Err(Unread::TooLong);
+                    }
+                } else {
+                    read.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+    if too_long { Err(Unread::TooLong) } else { Ok(read) }
+}

@@ -1,0 +1,84 @@
+//! `Origin` and `Host`: keeps web pages of strangers away from servers on this machine (DNS rebinding).
+//!
+//! 2025-11-25 basic/transports: servers MUST validate `Origin`, invalid is 403. `Host` is checked as well, because a
+//! rebound name shows there. Pure: headers and settings in, a verdict out.
+
+use std::net::IpAddr;
+
+/// Why a request is refused; None if it is not.
+pub fn refuse(
+    host: Option<&str>,
+    origin: Option<&str>,
+    local: Option<IpAddr>,
+    allow_hosts: &[String],
+    allow_origins: &[String],
+) -> Option<&'static str> {
+    // On a Unix socket there is no name that could be rebound.
+    if let Some(local) = local {
+        let Some(host) = host else { return Some("there is no Host header") };
+        // A literal address is no name, so nobody can rebind it.
+        let own = name_of(host).trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == local);
+        if !own && !listed(host, allow_hosts) {
+            return Some("this Host is not in allow_hosts");
+        }
+    }
+    match origin {
+        Some(origin) if !origin_listed(origin, allow_origins) => Some("this Origin is not in allow_origins"),
+        _ => None,
+    }
+}
+
+fn origin_listed(origin: &str, allowed: &[String]) -> bool {
+    if allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    origin.split_once("://").is_some_and(|(_, authority)| listed(authority, allowed))
+}
+
+/// `name` or `name:port` is allowed by its name, or with just this port.
+fn listed(authority: &str, allowed: &[String]) -> bool {
+    let name = name_of(authority);
+    allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(authority) || a.eq_ignore_ascii_case(name))
+}
+
+/// Without the port; an IPv6 address keeps its brackets.
+fn name_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => name,
+        _ => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_refused_and_the_neighbourhood_is_not() {
+        let own = ["localhost", "127.0.0.1", "[::1]", "app.example:8443"].map(str::to_owned);
+        let local = Some("127.0.0.1".parse().unwrap());
+        for (host, origin, passes) in [
+            (Some("127.0.0.1:8003"), None, true),
+            (Some("localhost"), Some("http://localhost:6274"), true),
+            (Some("LOCALHOST:1"), Some("https://127.0.0.1"), true),
+            (Some("[::1]:8003"), Some("http://[::1]:8003"), true),
+            (Some("app.example:8443"), Some("https://app.example:8443"), true),
+            (Some("app.example:1"), None, false),
+            (Some("evil.example.com"), None, false),
+            (Some("localhost.evil.example"), None, false),
+            (Some("127.0.0.1"), Some("http://evil.example.com"), false),
+            (Some("127.0.0.1"), Some("null"), false),
+            (Some("127.0.0.1"), Some("http://localhost.evil.example"), false),
+            (Some("127.0.0.1"), Some("localhost"), false),
+            (Some("10.0.0.1:8003"), None, false),
+            (None, None, false),
+        ] {
+            assert_eq!(refuse(host, origin, local, &own, &own).is_none(), passes, "{host:?} {origin:?}");
+        }
+        let lan = Some("10.0.0.1".parse().unwrap());
+        assert_eq!(refuse(Some("10.0.0.1:8003"), None, lan, &own, &own), None);
+        assert_eq!(refuse(None, None, None, &own, &own), None);
+        assert!(refuse(None, Some("http://evil.example"), None, &own, &own).is_some());
+        assert_eq!(refuse(Some("x"), Some("http://y"), local, &["*".to_owned()], &["*".to_owned()]), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! A client's socket: TCP or Unix, fair to others, with a deadline for the head of a request.
+
+use std::future::Future;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{IpAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_io::{Async, Timer};
+use futures_lite::{AsyncRead, AsyncWrite};
+
+/// Reads that succeed at once for this long are followed by one through the reactor: async-std has no cooperative
+/// budget, and one flooding client would starve the others (stack.md 3.5).
+const SLICE: Duration = Duration::from_micros(200);
+
+/// A connection that was accepted.
+pub struct Conn {
+    io: Io,
+    slice: Option<Instant>,
+    heard: Arc<AtomicU64>,
+}
+
+enum Io {
+    Tcp(Async<TcpStream>),
+    Unix(Async<UnixStream>),
+}
+
+impl Conn {
+    /// Small messages must not wait for a full segment (tcp(7), TCP_NODELAY).
+    pub fn tcp(stream: Async<TcpStream>) -> io::Result<Conn> {
+        stream.get_ref().set_nodelay(true)?;
+        Ok(Conn::new(Io::Tcp(stream)))
+    }
+
+    pub fn unix(stream: Async<UnixStream>) -> Conn {
+        Conn::new(Io::Unix(stream))
+    }
+
+    fn new(io: Io) -> Conn {
+        Conn { io, slice: None, heard: Arc::default() }
+    }
+
+    /// Our own address; None for a Unix socket.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        match &self.io {
+            Io::Tcp(s) => s.get_ref().local_addr().ok().map(|a| a.ip().to_canonical()),
+            Io::Unix(_) => None,
+        }
+    }
+
+    /// Counts reads that brought something.
+    pub fn heard(&self) -> Arc<AtomicU64> {
+        self.heard.clone()
+    }
+
+    /// A failure of the kind that nobody can act on is told in a few bytes, without waiting for the client.
+    pub fn refuse(&self, response: &str) {
+        let _ = match &self.io {
+            Io::Tcp(s) => s.get_ref().write(response.as_bytes()),
+            Io::Unix(s) => s.get_ref().write(response.as_bytes()),
+        };
+    }
+
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.io {
+            Io::Tcp(s) => s.poll_readable(cx),
+            Io::Unix(s) => s.poll_readable(cx),
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.io {
+            Io::Tcp(s) => s.poll_writable(cx),
+            Io::Unix(s) => s.poll_writable(cx),
+        }
+    }
+
+    fn poll_writing(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&Io) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match write(&self.io) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
+            ready!(self.poll_readable(cx))?;
+            self.slice = None;
+        }
+        loop {
+            let read = match &self.io {
+                Io::Tcp(s) => s.get_ref().read(buf),
+                Io::Unix(s) => s.get_ref().read(buf),
+            };
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.slice = None;
+                    ready!(self.poll_readable(cx))?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Ok(n) => {
+                    self.slice.get_or_insert_with(Instant::now);
+                    if n > 0 {
+                        self.heard.fetch_add(1, Relaxed);
+                    }
+                    return Poll::Ready(Ok(n));
+                }
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_writing(cx, |io| match io {
+            Io::Tcp(s) => s.get_ref().write(buf),
+            Io::Unix(s) => s.get_ref().write(buf),
+        })
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_writing(cx, |io| match io {
+            Io::Tcp(s) => s.get_ref().write_vectored(bufs),
+            Io::Unix(s) => s.get_ref().write_vectored(bufs),
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = match &self.io {
+            Io::Tcp(s) => s.get_ref().shutdown(std::net::Shutdown::Write),
+            Io::Unix(s) => s.get_ref().shutdown(std::net::Shutdown::Write),
+        };
+        Poll::Ready(match shut {
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        })
+    }
+}
+
+/// hyper's timer for the head of a request. hyper starts it when it begins to wait for one, be the connection idle or
+/// not; so it runs for the idle time first, and for `head` from the first byte on.
+#[derive(Clone)]
+pub struct HeadTimer {
+    pub heard: Arc<AtomicU64>,
+    pub head: Duration,
+}
+
+struct HeadSleep {
+    timer: Timer,
+    heard: Arc<AtomicU64>,
+    before: u64,
+    head: Duration,
+    begun: bool,
+}
+
+impl hyper::rt::Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep_until(Instant::now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(HeadSleep {
+            timer: Timer::at(deadline),
+            heard: self.heard.clone(),
+            before: self.heard.load(Relaxed),
+            head: self.head,
+            begun: false,
+        })
+    }
+}
+
+impl hyper::rt::Sleep for HeadSleep {}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.begun && self.heard.load(Relaxed) != self.before {
+            self.begun = true;
+            let head = self.head;
+            self.timer.set_after(head);
+        }
+        Pin::new(&mut self.timer).poll(cx).map(drop)
+    }
+}

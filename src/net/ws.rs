@@ -1,0 +1,292 @@
+//! WebSocket: one JSON-RPC message a text frame, one connection a session.
+//!
+//! Never part of a released MCP revision; compatible with the clients that exist (mcp-protocol.md section 3): the
+//! subprotocol `mcp` is echoed when it is offered, and not required.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::handshake::server::create_response;
+use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use async_tungstenite::tungstenite::{Error, Message};
+use futures_lite::Stream;
+use futures_sink::Sink;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use log::debug;
+use smol_hyper::rt::FuturesIo;
+
+use super::body::Body;
+use super::http::{Answer, error};
+use super::stream::Conn;
+use super::{Net, Tracked};
+use crate::hub::counters::Dropped;
+use crate::hub::outbox::{Out, Outbox};
+use crate::hub::route;
+use crate::hub::server::Server;
+use crate::hub::session::{Session, Transport};
+use crate::model::config::WebSocket;
+use crate::model::jsonrpc;
+
+/// Larger buffers are zeroed at each read; smaller ones cost calls (stack.md 3.2).
+const READ_BUFFER: usize = 16 << 10;
+/// Messages taken from one client before the others and the way back get their turn.
+const IN_A_ROW: usize = 64;
+/// How long a peer may take to answer a close frame.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Answers the upgrade request; the connection becomes a WebSocket behind it.
+pub fn upgrade(net: &Arc<Net>, tracked: Arc<Tracked>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
+    if net.hub.draining.is_set() {
+        return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, "the daemon is shutting down");
+    }
+    let shape = {
+        let mut shape = Request::new(());
+        (*shape.method_mut(), *shape.version_mut()) = (request.method().clone(), request.version());
+        shape.headers_mut().clone_from(request.headers());
+        shape
+    };
+    let response = match create_response(&shape) {
+        Ok(response) => response,
+        Err(e) => {
+            let why = format!("this path takes WebSocket connections: {e}");
+            let mut response = error(StatusCode::UPGRADE_REQUIRED, None, jsonrpc::INVALID_REQUEST, &why);
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            return response;
+        }
+    };
+    let session = match net.hub.open_session(server, Transport::WebSocket) {
+        Ok(session) => session,
+        Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, &why),
+    };
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
+    let mut answer: Response<Body> = response.map(|()| Body::empty());
+    if mcp {
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
+    }
+    let coming = hyper::upgrade::on(&mut request);
+    let net = net.clone();
+    async_std::task::spawn(async move {
+        let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
+        if let Some(parts) = upgraded {
+            serve(&net, &session, parts.io.into_inner(), parts.read_buf.to_vec()).await;
+        }
+        net.hub.end_session(&session, "its WebSocket closed");
+        drop(tracked);
+    });
+    answer
+}
+
+async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8>) {
+    let config = net.hub.config();
+    let limit = config.websocket.max_size.bytes();
+    let tuning = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(Some(limit))
+        .max_frame_size(Some(limit));
+    let ws = WebSocketStream::from_partially_read(conn, early, Role::Server, Some(tuning)).await;
+    let outbox = Arc::new(Outbox::new(config.limits.reply.bytes().saturating_mul(2)));
+    session.attach(outbox.clone());
+    let now = Instant::now();
+    let mut connection = Connection {
+        ws,
+        session: session.clone(),
+        outbox: outbox.clone(),
+        queue: VecDeque::new(),
+        flushing: false,
+        times: config.websocket.clone(),
+        heard: now,
+        next_ping: now + config.websocket.ping_interval,
+        timer: Timer::after(config.websocket.ping_interval.min(config.websocket.ping_timeout)),
+        draining: false,
+        closing: None,
+    };
+    let draining = async {
+        net.hub.draining.wait().await;
+    };
+    let mut draining = std::pin::pin!(draining);
+    let why = std::future::poll_fn(|cx| {
+        if !connection.draining && draining.as_mut().poll(cx).is_ready() {
+            connection.draining = true;
+        }
+        connection.poll(cx)
+    })
+    .await;
+    outbox.close();
+    debug!("a WebSocket of server '{}' closed: {why}", session.server.name);
+}
+
+struct Connection {
+    ws: WebSocketStream<Conn>,
+    session: Arc<Session>,
+    outbox: Arc<Outbox>,
+    queue: VecDeque<Out>,
+    flushing: bool,
+    times: WebSocket,
+    heard: Instant,
+    next_ping: Instant,
+    timer: Timer,
+    draining: bool,
+    /// A close frame was sent; the end comes with the peer's, or then.
+    closing: Option<Instant>,
+}
+
+impl Connection {
+    /// Ready with the reason once the connection is at its end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        loop {
+            let incoming = match self.poll_incoming(cx) {
+                Ok(busy) => busy,
+                Err(why) => return Poll::Ready(why),
+            };
+            let outgoing = match self.poll_outgoing(cx) {
+                Ok(busy) => busy,
+                Err(why) => return Poll::Ready(why),
+            };
+            if let Err(why) = self.poll_time(cx) {
+                return Poll::Ready(why);
+            }
+            if incoming {
+                // There may be more; the others have their turn first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !outgoing {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes what has come; true if there may be more.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Result<bool, &'static str> {
+        for _ in 0..IN_A_ROW {
+            let message = match Pin::new(&mut self.ws).poll_next(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(None) => return Err("the connection ended"),
+                Poll::Ready(Some(Err(e))) => return self.failed(e),
+                Poll::Ready(Some(Ok(message))) => message,
+            };
+            self.heard = Instant::now();
+            match message {
+                Message::Text(text) if self.closing.is_none() => {
+                    if let Some(later) = route::receive(&self.session, text.as_str(), &self.outbox) {
+                        async_std::task::spawn(later);
+                    }
+                }
+                Message::Binary(_) => self.close(CloseCode::Unsupported, "text frames only"),
+                Message::Close(_) => {
+                    // tungstenite has queued the answer; the stream ends once it is written.
+                    self.closing.get_or_insert_with(|| Instant::now() + CLOSING);
+                    self.flushing = true;
+                    self.timer.set_after(CLOSING);
+                }
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn failed(&mut self, error: Error) -> Result<bool, &'static str> {
+        if self.closing.is_some() {
+            return Err("the connection ended while it was being closed");
+        }
+        match error {
+            Error::Capacity(_) => {
+                self.session.hub.counters.count(Dropped::LongMessages);
+                self.close(CloseCode::Size, "the message is longer than websocket.max_size");
+            }
+            Error::Utf8(_) => self.close(CloseCode::Invalid, "text is UTF-8"),
+            Error::Protocol(_) => self.close(CloseCode::Protocol, "not the WebSocket protocol"),
+            _ => return Err("the connection broke"),
+        }
+        Ok(false)
+    }
+
+    /// Sends what is queued, in as few writes as possible; true if something was moved.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Result<bool, &'static str> {
+        let mut moved = false;
+        if !self.flushing && self.closing.is_none() {
+            match self.outbox.poll_take(cx, &mut self.queue) {
+                Poll::Pending => {}
+                Poll::Ready(true) => {
+                    for out in self.queue.drain(..) {
+                        Pin::new(&mut self.ws)
+                            .start_send(Message::Text(out.text.into()))
+                            .map_err(|_| "the connection broke while writing")?;
+                    }
+                    self.flushing = true;
+                    moved = true;
+                }
+                Poll::Ready(false) if self.outbox.overflowed() => {
+                    self.session.hub.counters.count(Dropped::SlowClients);
+                    return Err("the client did not read what was sent to it");
+                }
+                Poll::Ready(false) => self.close(CloseCode::Away, "the server was removed"),
+            }
+        }
+        if self.flushing {
+            match Pin::new(&mut self.ws).poll_flush(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(())) => self.flushing = false,
+                Poll::Ready(Err(Error::ConnectionClosed)) => return Err("closed"),
+                Poll::Ready(Err(_)) => return Err("the connection broke while writing"),
+            }
+        }
+        Ok(moved)
+    }
+
+    fn close(&mut self, code: CloseCode, reason: &'static str) {
+        if self.closing.is_some() {
+            return;
+        }
+        let frame = CloseFrame { code, reason: reason.into() };
+        let _ = Pin::new(&mut self.ws).start_send(Message::Close(Some(frame)));
+        self.closing = Some(Instant::now() + CLOSING);
+        self.flushing = true;
+        self.timer.set_after(CLOSING);
+    }
+
+    /// Pings, gives up on the silent, and follows a drain.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<(), &'static str> {
+        if self.draining && self.closing.is_none() {
+            // Everything asked for is answered and sent first.
+            let quiet = self.session.in_flight() == 0 && !self.flushing && !self.outbox.has_more();
+            if quiet || self.session.hub.hurry.is_set() {
+                self.close(CloseCode::Away, "the daemon is shutting down");
+                let _ = self.poll_outgoing(cx)?;
+            } else {
+                self.timer.set_after(Duration::from_millis(10));
+            }
+        }
+        while Pin::new(&mut self.timer).poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some(until) = self.closing {
+                if now >= until {
+                    return Err("closed, and the peer did not answer");
+                }
+                self.timer.set_at(until);
+                continue;
+            }
+            if now.duration_since(self.heard) >= self.times.ping_timeout {
+                return Err("silent for longer than websocket.ping_timeout");
+            }
+            if now >= self.next_ping {
+                self.next_ping = now + self.times.ping_interval;
+                let _ = Pin::new(&mut self.ws).start_send(Message::Ping(Default::default()));
+                self.flushing = true;
+                let _ = self.poll_outgoing(cx)?;
+            }
+            self.timer.set_at(self.next_ping.min(self.heard + self.times.ping_timeout));
+        }
+        Ok(())
+    }
+}
