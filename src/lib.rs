@@ -3,9 +3,18 @@
 //! Layers, each using only what stands below it: [`daemon`] and [`ctl`] (the two programs), [`net`] (listeners and
 //! protocols on sockets), [`hub`] (servers, children, sessions), [`sys`] (POSIX), [`model`] (pure data and decisions).
 #![deny(unsafe_code)]
+// Nothing that input, a peer, a child or the system does may end the daemon.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod cli;
+pub mod ctl;
+pub mod daemon;
 pub mod hub;
+mod instance;
+mod logging;
 pub mod model;
 pub mod net;
+mod source;
 #[allow(unsafe_code)]
 pub mod sys;

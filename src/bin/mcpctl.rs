@@ -1,1 +1,7 @@
-fn main(){}
+//! The control program; see mcpctl(8).
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mcpdaemon::ctl::main(std::env::args().skip(1).collect())
+}

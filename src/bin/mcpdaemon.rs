@@ -1,1 +1,7 @@
-fn main(){}
+//! The daemon; see mcpdaemon(8).
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mcpdaemon::daemon::main(std::env::args().skip(1).collect())
+}

@@ -219,11 +219,8 @@ impl Executor {
     fn start(self: &Arc<Self>, call: Call, config: Arc<Exec>, program: PathBuf, args: Vec<String>, limit: Duration) {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let end = Arc::new(Flag::default());
-        let progress = call.token.clone().map(|token| Progress {
-            token,
-            reply: call.reply.clone(),
-            bytes: Arc::default(),
-        });
+        let progress =
+            call.token.clone().map(|token| Progress { token, reply: call.reply.clone(), bytes: Arc::default() });
         let hub = call.session.hub.clone();
         self.running().insert(number, Running { pid: None, call: Some(call), end: end.clone() });
         let me = self.clone();
@@ -241,7 +238,9 @@ impl Executor {
             };
             info!("server '{}': runs {}", me.name, program.display());
             let result = match hub.boot.spawner.spawn(spec).await {
-                Err(e) => Ok(refusal(&format!("cannot start {}: {}", program.display(), crate::model::exit::plain(&e)))),
+                Err(e) => {
+                    Ok(refusal(&format!("cannot start {}: {}", program.display(), crate::model::exit::plain(&e))))
+                }
                 Ok(process) => {
                     let pid = process.pid;
                     if let Some(running) = me.running().get_mut(&number) {
@@ -257,7 +256,8 @@ impl Executor {
                         _ => Err("cannot read its output: no descriptors are left".to_owned()),
                     };
                     reap::forget(pid);
-                    let sweep = move || process::end_marked(|m| m == mark, Duration::from_secs(1), Duration::from_secs(5));
+                    let sweep =
+                        move || process::end_marked(|m| m == mark, Duration::from_secs(1), Duration::from_secs(5));
                     let (strays, _) = async_std::task::spawn_blocking(sweep).await;
                     if strays > 0 {
                         debug!("server '{}': ended {strays} processes that a command left behind", me.name);
@@ -425,11 +425,7 @@ struct Kept {
 }
 
 impl Stream {
-    fn new(
-        fd: std::os::fd::OwnedFd,
-        limit: usize,
-        progress: Option<Progress>,
-    ) -> std::io::Result<Stream> {
+    fn new(fd: std::os::fd::OwnedFd, limit: usize, progress: Option<Progress>) -> std::io::Result<Stream> {
         Ok(Stream { pipe: Async::new(File::from(fd))?, limit, progress, kept: Mutex::default() })
     }
 

@@ -21,7 +21,11 @@ const ENDS: usize = 256;
 pub enum Line<'a> {
     Whole(&'a [u8]),
     /// Longer than the limit: both its ends.
-    Cut { head: Vec<u8>, tail: Vec<u8>, length: usize },
+    Cut {
+        head: Vec<u8>,
+        tail: Vec<u8>,
+        length: usize,
+    },
 }
 
 /// Splits what is read into lines.
@@ -86,7 +90,7 @@ impl Lines {
     }
 
     /// The next whole line.
-    pub fn next(&mut self) -> Option<Line<'_>> {
+    pub fn take(&mut self) -> Option<Line<'_>> {
         let found = memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).map(|at| self.searched + at);
         let Some(end) = found else {
             self.searched = self.end;
@@ -111,7 +115,7 @@ impl Lines {
     /// What stands behind the last line feed, once there is no more to read.
     pub fn rest(&mut self) -> Option<Line<'_>> {
         if memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).is_some() {
-            return self.next();
+            return self.take();
         }
         let (start, end) = (self.start, self.end);
         self.start = end;
@@ -199,7 +203,9 @@ impl Default for Budget {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Take {
     /// Log it, and say how many were skipped before.
-    Log { skipped: u64 },
+    Log {
+        skipped: u64,
+    },
     Skip,
 }
 
@@ -230,7 +236,7 @@ mod tests {
         lines.buffer[lines.end..lines.end + bytes.len()].copy_from_slice(bytes);
         lines.end += bytes.len();
         let mut out = Vec::new();
-        while let Some(line) = lines.next() {
+        while let Some(line) = lines.take() {
             out.push(match line {
                 Line::Whole(l) => String::from_utf8_lossy(l).into_owned(),
                 Line::Cut { length, head, tail } => format!("{length} {}..{}", head.len(), tail.len()),

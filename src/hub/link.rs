@@ -277,7 +277,7 @@ impl Link {
                 break;
             }
             let Some(server) = self.server.upgrade() else { break };
-            while let Some(line) = input.next() {
+            while let Some(line) = input.take() {
                 match line {
                     Line::Whole(bytes) => self.line(&server, bytes),
                     Line::Cut { head, tail, length } => self.long_line(&server, &head, &tail, length),
@@ -293,11 +293,14 @@ impl Link {
         let mut budget = lines::Budget::default();
         loop {
             let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
-            while let Some(line) = if last { input.rest() } else { input.next() } {
+            while let Some(line) = if last { input.rest() } else { input.take() } {
                 let text = match line {
                     Line::Whole(bytes) => printable(&String::from_utf8_lossy(bytes), lines::LOGGED),
                     Line::Cut { head, length, .. } => {
-                        format!("{} [a line of {length} bytes]", printable(&String::from_utf8_lossy(&head), lines::LOGGED))
+                        format!(
+                            "{} [a line of {length} bytes]",
+                            printable(&String::from_utf8_lossy(&head), lines::LOGGED)
+                        )
                     }
                 };
                 self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(&text);
@@ -416,7 +419,8 @@ impl Link {
     fn expire(&self, now: Instant) {
         let late: Vec<(u64, Call)> = {
             let mut pending = self.pending();
-            let over = |w: &Waiting| matches!(w, Waiting::Client { deadline, latest, .. } if now >= *deadline.min(latest));
+            let over =
+                |w: &Waiting| matches!(w, Waiting::Client { deadline, latest, .. } if now >= *deadline.min(latest));
             let numbers: Vec<u64> = pending.waiting.iter().filter(|(_, w)| over(w)).map(|(n, _)| *n).collect();
             let take = |n| match pending.waiting.remove(&n) {
                 Some(Waiting::Client { call, .. }) => Some((n, call)),
@@ -427,7 +431,8 @@ impl Link {
         for (number, call) in late {
             call.session.hub.counters.count(Dropped::Timeouts);
             self.say_cancelled(number, "the request timed out");
-            let text = format!("server '{}' did not answer within {}", self.name, duration(self.config().request_timeout));
+            let text =
+                format!("server '{}' did not answer within {}", self.name, duration(self.config().request_timeout));
             warn!("{text}");
             call.error(TIMED_OUT, &text);
         }

@@ -120,6 +120,16 @@ impl Outbox {
         Poll::Pending
     }
 
+    /// Ready once the consumer has been too slow. For a consumer that is busy with what it took before.
+    pub fn poll_overflowed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.overflowed {
+            return Poll::Ready(());
+        }
+        inner.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// The next message, or None once no more will come.
     pub async fn next(&self) -> Option<Out> {
         std::future::poll_fn(|cx| {

@@ -19,7 +19,9 @@ pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub fn fault_text(fault: &Fault<'_>) -> String {
     match fault {
         Fault::Json(at, what) => jsonrpc::error(None, jsonrpc::PARSE_ERROR, &format!("not JSON at byte {at}: {what}")),
-        Fault::Batch => jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not part of this protocol revision"),
+        Fault::Batch => {
+            jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not part of this protocol revision")
+        }
         Fault::Message(id, what) => jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, what),
     }
 }
@@ -191,8 +193,7 @@ pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
 /// Gives up what a session that ended still has.
 pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
     cancel(session, |_| true, why);
-    let uris: Vec<String> =
-        session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    let uris: Vec<String> = session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
     for uri in uris {
         if session.server.subscribers(&uri) == 0
             && let Some(link) = session.server.link()

@@ -45,7 +45,10 @@ struct State {
 pub enum Engine {
     /// Nothing yet, or nothing any more.
     None,
-    Child { supervisor: Arc<Supervisor>, link: Option<Arc<Link>> },
+    Child {
+        supervisor: Arc<Supervisor>,
+        link: Option<Arc<Link>>,
+    },
     Exec(Arc<Executor>),
 }
 
@@ -101,7 +104,9 @@ impl Server {
             state.reason.clone_from(&reason);
         }
         match (phase, reason) {
-            (ServerState::Failed | ServerState::Backoff, Some(why)) => warn!("server '{}' is {phase}: {why}", self.name),
+            (ServerState::Failed | ServerState::Backoff, Some(why)) => {
+                warn!("server '{}' is {phase}: {why}", self.name)
+            }
             (_, Some(why)) => info!("server '{}' is {phase}: {why}", self.name),
             (_, None) => info!("server '{}' is {phase}", self.name),
         }
@@ -198,7 +203,9 @@ impl Server {
     pub async fn settled(&self) -> Result<(), String> {
         let check = || match self.phase() {
             ServerState::Ready => Some(Ok(())),
-            ServerState::Failed | ServerState::Backoff | ServerState::Stopped => Some(Err(self.reason().unwrap_or_default())),
+            ServerState::Failed | ServerState::Backoff | ServerState::Stopped => {
+                Some(Err(self.reason().unwrap_or_default()))
+            }
             _ => None,
         };
         until(&self.changed, check).await

@@ -117,12 +117,7 @@ impl Session {
     }
 
     /// A request of this session, counted until it is answered; None when the session has too many open.
-    pub(super) fn open(
-        self: &Arc<Self>,
-        id: &str,
-        token: Option<&str>,
-        reply: &Arc<Outbox>,
-    ) -> Result<Call, String> {
+    pub(super) fn open(self: &Arc<Self>, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Result<Call, String> {
         let limit = self.hub.config().limits.in_flight as usize;
         if self.in_flight.fetch_add(1, SeqCst) >= limit {
             self.in_flight.fetch_sub(1, SeqCst);

@@ -161,7 +161,8 @@ impl Supervisor {
     async fn restore(&self, server: &Arc<Server>, link: &Link) {
         for uri in server.subscriptions() {
             let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
-            if let Some(Err(e)) = within(Duration::from_secs(10), link.ask("resources/subscribe", Some(&params))).await {
+            if let Some(Err(e)) = within(Duration::from_secs(10), link.ask("resources/subscribe", Some(&params))).await
+            {
                 debug!("{}: cannot subscribe again to {uri}: {e}", server.name);
             }
         }
@@ -225,7 +226,7 @@ pub async fn start(server: &Arc<Server>, config: Arc<Stdio>) -> Result<Arc<Link>
     };
     let outcome = within(config.start_timeout, link.handshake()).await;
     match outcome {
-        Some(Ok(())) => return Ok(link),
+        Some(Ok(())) => Ok(link),
         Some(Err(why)) => {
             // An end shows in the error of the open request, a moment before the status is known to all.
             if within(Duration::from_millis(500), link.exited()).await.is_some() {

@@ -126,24 +126,26 @@ pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
         }
     }
     let mut found = Found::default();
-    s.object(|s, key| {
-        match key {
-            "jsonrpc" => s.note(&mut found.jsonrpc),
-            "id" => s.note(&mut found.id),
-            "method" => s.note(&mut found.method),
-            "result" => s.note(&mut found.result),
-            "error" => s.note(&mut found.error),
-            "params" => {
-                let start = s.at;
-                if found.params.is_some() {
-                    s.doubled = true;
-                }
-                if s.peek() == Some(b'{') { s.params(&mut found)? } else { s.value()? }
-                found.params = Some(start..s.at);
-                Ok(())
+    s.object(|s, key| match key {
+        "jsonrpc" => s.note(&mut found.jsonrpc),
+        "id" => s.note(&mut found.id),
+        "method" => s.note(&mut found.method),
+        "result" => s.note(&mut found.result),
+        "error" => s.note(&mut found.error),
+        "params" => {
+            let start = s.at;
+            if found.params.is_some() {
+                s.doubled = true;
             }
-            _ => s.value(),
+            if s.peek() == Some(b'{') {
+                s.params(&mut found)?
+            } else {
+                s.value()?
+            }
+            found.params = Some(start..s.at);
+            Ok(())
         }
+        _ => s.value(),
     })?;
     s.end()?;
     let (multiline, doubled) = (s.multiline, s.doubled);
@@ -353,7 +355,11 @@ impl<'a> Scanner<'a> {
                     }
                     let object = open == b'{';
                     let (word, bit) = (depth / 64, 1u64 << (depth % 64));
-                    if object { objects[word] |= bit } else { objects[word] &= !bit }
+                    if object {
+                        objects[word] |= bit
+                    } else {
+                        objects[word] &= !bit
+                    }
                     self.at += 1;
                     self.space();
                     if self.peek() == Some(if object { b'}' } else { b']' }) {

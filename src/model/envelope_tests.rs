@@ -77,7 +77,8 @@ fn depth_is_bounded() {
 
 #[test]
 fn splicing_changes_the_named_bytes_alone() {
-    let text = r#"{"id" : "1","jsonrpc":"2.0","method":"m","params":{"n":12345678901234567890,"_meta":{"progressToken":3}}}"#;
+    let text =
+        r#"{"id" : "1","jsonrpc":"2.0","method":"m","params":{"n":12345678901234567890,"_meta":{"progressToken":3}}}"#;
     let e = scan(text).unwrap();
     let out = spliced(text, &[(e.id.clone().unwrap(), "42"), (e.progress_token.clone().unwrap(), "\"t\"")]);
     assert_eq!(

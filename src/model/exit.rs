@@ -64,6 +64,24 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// The status of mcpdaemon that has this number.
+    pub fn from_code(code: u8) -> Option<Exit> {
+        let all = [
+            Exit::Ok,
+            Exit::Usage,
+            Exit::Unavailable,
+            Exit::Software,
+            Exit::Os,
+            Exit::CannotCreate,
+            Exit::AlreadyRunning,
+            Exit::NoPermission,
+            Exit::Config,
+        ];
+        all.into_iter().find(|exit| exit.code() == code)
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         exit.code().into()

@@ -70,7 +70,8 @@ impl Meter {
     pub fn read(&self, second: u64, in_flight: u64) -> Requests {
         let total = self.total.load(Relaxed);
         let recent = |stamp: u64| stamp <= second && second - stamp < 60;
-        let per_minute = self.seconds.iter().filter(|(s, _)| recent(s.load(Relaxed))).map(|(_, n)| n.load(Relaxed)).sum();
+        let per_minute =
+            self.seconds.iter().filter(|(s, _)| recent(s.load(Relaxed))).map(|(_, n)| n.load(Relaxed)).sum();
         Requests {
             total,
             per_minute,

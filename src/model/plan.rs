@@ -92,8 +92,7 @@ mod tests {
 
     fn config(text: &str) -> Config {
         let around = Surroundings { var: &|_| None, find_program: &|n, _| Some(format!("/bin/{n}").into()) };
-        let input =
-            Input { file: None, stem: "t".into(), dir: "/".into(), text, log_dir: "/log".into() };
+        let input = Input { file: None, stem: "t".into(), dir: "/".into(), text, log_dir: "/log".into() };
         load(&input, &Given::default(), &around).unwrap().config
     }
 

@@ -153,7 +153,10 @@ mod tests {
         h.ready(now);
         now += STABLE;
         assert_eq!(h.ended(&policy, Ended::Exited(1), now, 1.0), Next::After(Duration::from_millis(500)));
-        assert_eq!(History::default().ended(&policy, Ended::Exited(1), now, 0.0), Next::After(Duration::from_millis(250)));
+        assert_eq!(
+            History::default().ended(&policy, Ended::Exited(1), now, 0.0),
+            Next::After(Duration::from_millis(250))
+        );
     }
 
     #[test]

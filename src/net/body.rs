@@ -142,4 +142,3 @@ impl hyper::body::Body for Body {
         }
     }
 }
-

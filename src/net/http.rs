@@ -85,7 +85,8 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
         Method::GET => get(net, &server, request.headers()),
         Method::DELETE => delete(net, &server, request.headers()),
         _ => {
-            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "POST, GET or DELETE");
+            let mut response =
+                error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "POST, GET or DELETE");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, GET, DELETE, OPTIONS"));
             response
         }
@@ -121,7 +122,9 @@ fn preflight() -> Answer {
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static("content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id"),
+        HeaderValue::from_static(
+            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id",
+        ),
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
@@ -155,7 +158,12 @@ fn check_version(headers: &HeaderMap) -> Result<(), String> {
 }
 
 /// The session that a request names.
-fn session(net: &Net, server: &Arc<Server>, headers: &HeaderMap, id: Option<&str>) -> Result<Arc<Session>, Box<Answer>> {
+fn session(
+    net: &Net,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    id: Option<&str>,
+) -> Result<Arc<Session>, Box<Answer>> {
     let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
     let Some(name) = headers.get(SESSION) else {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));

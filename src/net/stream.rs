@@ -79,11 +79,7 @@ impl Conn {
         }
     }
 
-    fn poll_writing(
-        &self,
-        cx: &mut Context<'_>,
-        write: impl Fn(&Io) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+    fn poll_writing(&self, cx: &mut Context<'_>, write: impl Fn(&Io) -> io::Result<usize>) -> Poll<io::Result<usize>> {
         loop {
             match write(&self.io) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,

@@ -226,15 +226,13 @@ impl Connection {
                     self.flushing = true;
                     moved = true;
                 }
-                Poll::Ready(false) if self.outbox.overflowed() => {
-                    self.session.hub.counters.count(Dropped::SlowClients);
-                    return Err("the client did not read what was sent to it");
-                }
+                Poll::Ready(false) if self.outbox.overflowed() => return Err(self.too_slow()),
                 Poll::Ready(false) => self.close(CloseCode::Away, "the server was removed"),
             }
         }
         if self.flushing {
             match Pin::new(&mut self.ws).poll_flush(cx) {
+                Poll::Pending if self.outbox.poll_overflowed(cx).is_ready() => return Err(self.too_slow()),
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(())) => self.flushing = false,
                 Poll::Ready(Err(Error::ConnectionClosed)) => return Err("closed"),
@@ -242,6 +240,11 @@ impl Connection {
             }
         }
         Ok(moved)
+    }
+
+    fn too_slow(&self) -> &'static str {
+        self.session.hub.counters.count(Dropped::SlowClients);
+        "the client did not read what was sent to it"
     }
 
     fn close(&mut self, code: CloseCode, reason: &'static str) {

@@ -133,6 +133,11 @@ pub fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
+/// How many threads this process has.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, |d| d.count())
+}
+
 /// Whether this is the first process of its PID namespace: a container's init, which must not fork away.
 pub fn is_init() -> bool {
     Pid::this().as_raw() == 1

@@ -24,13 +24,17 @@ pub fn home() -> PathBuf {
 pub fn run_dir() -> PathBuf {
     let own = || match Uid::effective().is_root() {
         true => PathBuf::from("/run/mcp"),
-        false => absolute("XDG_RUNTIME_DIR").map_or_else(|| log_dir().join("run"), |d| d.join("mcp")),
+        false => absolute("XDG_RUNTIME_DIR").map_or_else(|| own_log_dir().join("run"), |d| d.join("mcp")),
     };
     absolute("MCP_RUN_DIR").unwrap_or_else(own)
 }
 
-/// The folder of logs: /var/log/mcp for root, $XDG_STATE_HOME/mcp for others.
+/// The folder of logs: MCP_LOG_DIR, /var/log/mcp for root, $XDG_STATE_HOME/mcp for others.
 pub fn log_dir() -> PathBuf {
+    absolute("MCP_LOG_DIR").unwrap_or_else(own_log_dir)
+}
+
+fn own_log_dir() -> PathBuf {
     match Uid::effective().is_root() {
         true => PathBuf::from("/var/log/mcp"),
         false => absolute("XDG_STATE_HOME").unwrap_or_else(|| home().join(".local/state")).join("mcp"),

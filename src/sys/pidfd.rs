@@ -31,9 +31,8 @@ impl PidFd {
     pub fn send(&self, signal: Signal) -> io::Result<()> {
         let (fd, signal) = (self.0.as_raw_fd(), signal as i32);
         // SAFETY: the descriptor is open, a null siginfo means "as kill(2)".
-        let done = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
-        };
+        let done =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 

@@ -13,11 +13,12 @@ pub fn reset(pipe: bool) -> io::Result<()> {
         if signal == libc::SIGPIPE && !pipe {
             continue;
         }
-        // SAFETY: an all-zero sigaction is SIG_DFL with no flags; SIGKILL, SIGSTOP and the two signals that libc keeps
-        // for itself are refused with EINVAL, which is right.
+        // The kernel's own sigaction, because libc refuses to touch the signals that it keeps for itself (32, 33).
+        // SAFETY: an all-zero struct is SIG_DFL without flags, and 32 bytes hold it (handler, flags, restorer, mask);
+        // SIGKILL and SIGSTOP are refused with EINVAL, which is right.
         unsafe {
-            let default: libc::sigaction = std::mem::zeroed();
-            libc::sigaction(signal, &default, std::ptr::null_mut());
+            let default = [0u64; 4];
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8);
         }
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;

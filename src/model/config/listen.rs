@@ -9,7 +9,10 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Listen {
     /// Port 0 lets the kernel choose.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
@@ -89,7 +92,9 @@ mod tests {
             let listen: Listen = text.parse().unwrap();
             assert_eq!((listen.to_string().as_str(), listen.is_local()), (text, local));
         }
-        for text in ["8003", "127.0.0.1", ":80", "127.0.0.1:x", "127.0.0.1:70000", "::1:80", "[x]:1", "unix:", "http://a:1"] {
+        for text in
+            ["8003", "127.0.0.1", ":80", "127.0.0.1:x", "127.0.0.1:70000", "::1:80", "[x]:1", "unix:", "http://a:1"]
+        {
             assert!(text.parse::<Listen>().is_err(), "{text}");
         }
     }

@@ -48,7 +48,11 @@ pub enum Shown {
     /// `key: (` or `"name": Stdio(`; the text is what stands before the bracket.
     Open(String),
     Close(char),
-    Value { key: String, text: String, origin: Origin },
+    Value {
+        key: String,
+        text: String,
+        origin: Origin,
+    },
 }
 
 /// What reading may look at outside the file. Pure: it is handed in.
@@ -334,14 +338,11 @@ impl<'a> Section<'_, 'a> {
     }
 }
 
-/// Expands a leading `~/` and `${VAR}`, `${VAR:-default}`; `$$` stands for one `$`.
+/// Expands a leading `~/` (of the text, or of a default in it) and `${VAR}`, `${VAR:-default}`; `$$` stands for `$`.
 pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let text = home(text, var)?;
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    if text == "~" || text.starts_with("~/") {
-        out.push_str(&var("HOME").ok_or("'~' needs HOME, which is not set")?);
-        rest = &text[1..];
-    }
+    let mut rest = text.as_str();
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let tail = &rest[at + 1..];
@@ -357,7 +358,7 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
             let value = var(name).filter(|v| !(v.is_empty() && default.is_some()));
             match (value, default) {
                 (Some(value), _) => out.push_str(&value),
-                (None, Some(default)) => out.push_str(default),
+                (None, Some(default)) => out.push_str(&home(default, var)?),
                 (None, None) => {
                     return Err(format!("${{{name}}} is not set in the environment (or write ${{{name}:-default}})"));
                 }
@@ -370,6 +371,16 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// `~` and `~/...` with the home directory in place.
+fn home(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    match text.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            Ok(var("HOME").ok_or("'~' needs HOME, which is not set")? + rest)
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 struct Ident<'a>(&'a str);

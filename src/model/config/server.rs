@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::check_name;
 use super::read::{Node, Reader, Section, Setting, Shown};
 use super::setting::{Size, quoted};
-use super::check_name;
 use crate::model::restart::{Mode as RestartMode, Policy};
 
 /// One named server.
@@ -307,4 +307,3 @@ impl Setting for RestartMode {
         format!("{self:?}")
     }
 }
-

@@ -30,11 +30,15 @@ fn problems(text: &str) -> Vec<String> {
 
 #[test]
 fn the_shortest_file_is_complete() {
-    let c = read(r#"(servers: {"time": Stdio(command: ["uvx", "mcp-server-time"])})"#, &Given::default()).unwrap().config;
+    let c =
+        read(r#"(servers: {"time": Stdio(command: ["uvx", "mcp-server-time"])})"#, &Given::default()).unwrap().config;
     assert_eq!((c.name.as_str(), c.listen[0].to_string().as_str()), ("prod", "127.0.0.1:8003"));
     assert_eq!(c.log.file, PathBuf::from("/var/log/mcp/prod.log"));
     let Kind::Stdio(s) = &c.servers["time"].kind else { panic!() };
-    assert_eq!((s.program.as_path(), s.args.as_slice()), (std::path::Path::new("/usr/bin/uvx"), &["mcp-server-time".to_owned()][..]));
+    assert_eq!(
+        (s.program.as_path(), s.args.as_slice()),
+        (std::path::Path::new("/usr/bin/uvx"), &["mcp-server-time".to_owned()][..])
+    );
     assert_eq!((s.start_timeout, s.stop.term), (Duration::from_secs(30), Duration::from_secs(5)));
     assert!(c.servers["time"].required);
 }
@@ -87,14 +91,17 @@ fn broken_ron_has_its_position() {
     assert!(found[0].starts_with("prod.ron:3:"), "{found:?}");
     assert!(problems("")[0].starts_with("prod.ron:1:1: "));
     assert!(problems("[1]")[0].starts_with("prod.ron:1:1: expected (key: value, ...)"));
-    assert_eq!(problems("(servers: {\"a\": Exec(allow: [\"*\"])}, umask: 1, umask: 2)"), ["prod.ron:1:48: 'umask' is given twice"]);
+    assert_eq!(
+        problems("(servers: {\"a\": Exec(allow: [\"*\"])}, umask: 1, umask: 2)"),
+        ["prod.ron:1:48: 'umask' is given twice"]
+    );
     assert_eq!(problems("()"), ["prod.ron:1:1: 'servers' is missing: an instance needs at least one server"]);
 }
 
 #[test]
 fn strings_are_expanded_and_paths_made_absolute() {
     let c = read(
-        r#"(log: (file: "~/x/${NONE:-y}.log"), listen: ["unix:run/s.sock"], servers: {
+        r#"(log: (file: "${NONE:-~/x}/${NONE:-y}.log"), listen: ["unix:run/s.sock"], servers: {
             "a": Stdio(command: ["./bin/a", "$$1", "${TOKEN}"], cwd: "data", env: {"K": "${TOKEN}"}),
         })"#,
         &Given::default(),
@@ -105,7 +112,10 @@ fn strings_are_expanded_and_paths_made_absolute() {
     assert_eq!(c.listen[0].to_string(), "unix:/etc/mcp/run/s.sock");
     let Kind::Stdio(s) = &c.servers["a"].kind else { panic!() };
     assert_eq!(s.program, PathBuf::from("/etc/mcp/bin/a"));
-    assert_eq!((s.args.as_slice(), s.cwd.as_deref()), (&["$1".to_owned(), "s3cret".to_owned()][..], Some(std::path::Path::new("/etc/mcp/data"))));
+    assert_eq!(
+        (s.args.as_slice(), s.cwd.as_deref()),
+        (&["$1".to_owned(), "s3cret".to_owned()][..], Some(std::path::Path::new("/etc/mcp/data")))
+    );
     assert_eq!(s.env["K"], "s3cret");
     assert_eq!(
         problems(r#"(servers: {"a": Stdio(command: "uvx", args: ["${NONE}"])})"#),

@@ -1,0 +1,279 @@
+//! All flags of both programs, in one place. Parsing does no work: it says what was asked for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::FromArgs;
+
+use crate::model::exit::{Exit, Failure};
+use crate::model::text::suggest;
+
+/// Runs MCP servers as a Unix daemon: starts them, watches them, and serves them over HTTP and WebSocket to any
+/// number of clients. Returns when the instance serves, or says why it does not.
+///
+/// In place of a configuration file, one server can be given as a command behind "--".
+#[derive(FromArgs, Debug, Default)]
+pub struct Daemon {
+    /// the instance file (mcpdaemon.ron(5))
+    #[argh(option, short = 'c', arg_name = "path")]
+    pub config: Option<PathBuf>,
+
+    /// stay in front and log to standard error
+    #[argh(switch, short = 'f')]
+    pub foreground: bool,
+
+    /// check the configuration, print every problem, and exit
+    #[argh(switch, short = 't')]
+    pub test: bool,
+
+    /// print the effective configuration, secrets masked, and exit
+    #[argh(switch, short = 'T')]
+    pub dump: bool,
+
+    /// listen here instead of where the file says; can be repeated
+    #[argh(option, arg_name = "addr")]
+    pub listen: Vec<String>,
+
+    /// the instance's name
+    #[argh(option, arg_name = "name")]
+    pub name: Option<String>,
+
+    /// the folder of PID and status files
+    #[argh(option, arg_name = "dir")]
+    pub run_dir: Option<PathBuf>,
+
+    /// off, error, warn, info, debug or trace
+    #[argh(option, arg_name = "level")]
+    pub log_level: Option<String>,
+
+    /// print the version and exit
+    #[argh(switch, short = 'V')]
+    pub version: bool,
+
+    /// the command behind "--"
+    #[argh(positional, greedy)]
+    pub command: Vec<String>,
+}
+
+/// Looks after instances of mcpdaemon(8): reads their PID and status files and sends signals, nothing else.
+#[derive(FromArgs, Debug)]
+pub struct Ctl {
+    /// the folder of PID and status files
+    #[argh(option, arg_name = "dir")]
+    pub run_dir: Option<PathBuf>,
+
+    /// print the version and exit
+    #[argh(switch, short = 'V')]
+    pub version: bool,
+
+    #[argh(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What mcpctl can do.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub enum Verb {
+    List(List),
+    Status(Status),
+    Stop(Stop),
+    Reload(Reload),
+    Logs(Logs),
+}
+
+/// lists the instances in the run directory
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "list")]
+pub struct List {
+    /// as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// shows instances and their servers
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "status")]
+pub struct Status {
+    /// as JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// instances; all, if none is named
+    #[argh(positional, arg_name = "name")]
+    pub names: Vec<String>,
+}
+
+/// stops instances and waits until they are gone
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "stop")]
+pub struct Stop {
+    /// how long to wait, such as 30s (the default)
+    #[argh(option, arg_name = "duration", default = "Duration::from_secs(30)", from_str_fn(duration))]
+    pub timeout: Duration,
+
+    /// kill what still runs after the timeout
+    #[argh(switch)]
+    pub force: bool,
+
+    /// every instance in the run directory
+    #[argh(switch)]
+    pub all: bool,
+
+    /// instances
+    #[argh(positional, arg_name = "name")]
+    pub names: Vec<String>,
+}
+
+/// reloads configurations and reports the outcome
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "reload")]
+pub struct Reload {
+    /// how long to wait, such as 60s (the default)
+    #[argh(option, arg_name = "duration", default = "Duration::from_secs(60)", from_str_fn(duration))]
+    pub timeout: Duration,
+
+    /// every instance in the run directory
+    #[argh(switch)]
+    pub all: bool,
+
+    /// instances
+    #[argh(positional, arg_name = "name")]
+    pub names: Vec<String>,
+}
+
+/// shows the log of an instance
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "logs")]
+pub struct Logs {
+    /// go on as it grows
+    #[argh(switch, short = 'f')]
+    pub follow: bool,
+
+    /// how many lines from the end (20)
+    #[argh(option, short = 'n', arg_name = "lines", default = "20")]
+    pub lines: usize,
+
+    /// only lines of one server
+    #[argh(option, arg_name = "server")]
+    pub server: Option<String>,
+
+    /// the instance
+    #[argh(positional, arg_name = "name")]
+    pub name: String,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("'{text}' is no duration; write 500ms, 30s or 5m"))
+}
+
+/// What came of parsing.
+pub enum Parsed<T> {
+    Args(T),
+    /// Print this and be done: `--help`.
+    Say(String),
+}
+
+/// Parses a command line: `args` without the program's own name. `usage` is the status for wrong usage.
+pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Result<Parsed<T>, Failure> {
+    let args = normal(args);
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match T::from_args(&[program], &words) {
+        Ok(parsed) => Ok(Parsed::Args(parsed)),
+        Err(early) if early.status.is_ok() => Ok(Parsed::Say(early.output)),
+        Err(early) => {
+            // Help of the verb, if there is one: its flags are the ones that were meant.
+            let verb = words.iter().find(|w| known_verb(w)).copied();
+            let ask: Vec<&str> = verb.into_iter().chain(["--help"]).collect();
+            let help = T::from_args(&[program], &ask).err().map(|e| e.output).unwrap_or_default();
+            let mut text: String = early.output.trim().replace('\n', " ");
+            if let Some(typed) = text.strip_prefix("Unrecognized argument: ") {
+                let known: Vec<&str> =
+                    help.split_whitespace().filter(|w| w.starts_with("--") || known_verb(w)).collect();
+                let known: Vec<&str> = known.into_iter().map(|w| w.trim_end_matches([',', ']'])).collect();
+                let near = suggest(typed, known.iter().copied()).map(|k| format!(", did you mean '{k}'?"));
+                text = format!("unrecognized argument '{typed}'{}", near.unwrap_or_default());
+            }
+            let text = format!("{program}: {text}\nTry '{program} --help', or man {program}.");
+            Err(Failure::new(usage, text))
+        }
+    }
+}
+
+fn known_verb(word: &str) -> bool {
+    ["list", "status", "stop", "reload", "logs"].contains(&word)
+}
+
+/// Brings what getopt_long(3) allows to what argh understands: `--key=value`, `-ft`, `-cPATH`. Nothing behind `--` is
+/// touched.
+fn normal(args: Vec<String>) -> Vec<String> {
+    const SWITCHES: &str = "ftTV";
+    let mut out = Vec::with_capacity(args.len());
+    let mut args = args.into_iter();
+    for arg in args.by_ref() {
+        if arg == "--" {
+            out.push(arg);
+            break;
+        }
+        match arg.strip_prefix("--").and_then(|rest| rest.split_once('=')) {
+            Some((key, value)) => out.extend([format!("--{key}"), value.to_owned()]),
+            None if arg.len() > 2 && arg.starts_with('-') && !arg.starts_with("--") => {
+                let mut rest = &arg[1..];
+                while let Some(c) = rest.chars().next().filter(|c| SWITCHES.contains(*c)) {
+                    out.push(format!("-{c}"));
+                    rest = &rest[1..];
+                }
+                match rest.strip_prefix('c').or(rest.strip_prefix('n')) {
+                    Some(value) => {
+                        out.push(format!("-{}", &rest[..1]));
+                        out.extend((!value.is_empty()).then(|| value.to_owned()));
+                    }
+                    None if !rest.is_empty() => out.push(format!("-{rest}")),
+                    None => {}
+                }
+            }
+            None => out.push(arg),
+        }
+    }
+    out.extend(args);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn daemon(args: &[&str]) -> Result<Daemon, String> {
+        match parse::<Daemon>("mcpdaemon", args.iter().map(|a| (*a).to_owned()).collect(), Exit::Usage) {
+            Ok(Parsed::Args(d)) => Ok(d),
+            Ok(Parsed::Say(text)) => Err(text),
+            Err(failure) => Err(failure.text),
+        }
+    }
+
+    #[test]
+    fn flags_as_people_write_them() {
+        let d = daemon(&["-ft", "-c/etc/x.ron", "--listen=127.0.0.1:0", "--listen", "unix:/s", "--name=n"]).unwrap();
+        assert!(d.foreground && d.test && !d.dump);
+        assert_eq!(d.config, Some("/etc/x.ron".into()));
+        assert_eq!(d.listen, ["127.0.0.1:0", "unix:/s"]);
+        let d = daemon(&["-f", "--", "npx", "-y", "--x=1", "-c", "--"]).unwrap();
+        assert_eq!(d.command, ["npx", "-y", "--x=1", "-c", "--"]);
+        assert!(daemon(&["--help"]).unwrap_err().contains("--run-dir"));
+    }
+
+    #[test]
+    fn a_typo_is_answered_with_what_was_meant() {
+        let text = daemon(&["--lisen", "x"]).unwrap_err();
+        assert_eq!(
+            text,
+            "mcpdaemon: unrecognized argument '--lisen', did you mean '--listen'?\nTry 'mcpdaemon --help', or man mcpdaemon."
+        );
+        let args = |words: &[&str]| words.iter().map(|a| (*a).to_owned()).collect();
+        let Err(failure) = parse::<Ctl>("mcpctl", args(&["stpo", "x"]), Exit::CtlUsage) else { panic!() };
+        assert!(failure.text.contains("did you mean 'stop'?"), "{}", failure.text);
+        let Err(failure) = parse::<Ctl>("mcpctl", args(&["stop", "x", "--timeout", "soon"]), Exit::CtlUsage) else {
+            panic!()
+        };
+        assert!(failure.text.contains("'soon' is no duration"), "{}", failure.text);
+    }
+}

@@ -1,0 +1,213 @@
+//! `mcpctl`: reads PID and status files and sends signals, nothing else. No socket, no network, no async runtime.
+//!
+//! It uses [`crate::model`] and [`crate::sys`] alone; a test checks that no runtime is linked in.
+
+mod list;
+mod logs;
+mod reload;
+mod status;
+mod stop;
+
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, Uid, User};
+
+use crate::cli::{self, Ctl, Parsed, Verb};
+use crate::model::exit::{Exit, Failure, plain};
+use crate::model::status::Status;
+use crate::sys::paths;
+use crate::sys::pidfd::PidFd;
+use crate::sys::pidfile::{Probe, probe};
+
+/// `mcpctl`, with its arguments.
+pub fn main(args: Vec<String>) -> ExitCode {
+    match run(args) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            complain(&failure.text);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(args: Vec<String>) -> Result<Exit, Failure> {
+    let args = match cli::parse::<Ctl>("mcpctl", args, Exit::CtlUsage)? {
+        Parsed::Say(help) => {
+            say(&help);
+            return Ok(Exit::Ok);
+        }
+        Parsed::Args(args) => args,
+    };
+    if args.version {
+        say(concat!("mcpctl ", env!("CARGO_PKG_VERSION")));
+        return Ok(Exit::Ok);
+    }
+    let place = Place(args.run_dir.unwrap_or_else(paths::run_dir));
+    match args.verb {
+        None => Err(Failure::new(
+            Exit::CtlUsage,
+            "mcpctl: what shall it do? One of: list, status, stop, reload, logs\nTry 'mcpctl --help', or man mcpctl.",
+        )),
+        Some(Verb::List(args)) => list::run(&place, &args),
+        Some(Verb::Status(args)) => status::run(&place, &args),
+        Some(Verb::Stop(args)) => stop::run(&place, &args),
+        Some(Verb::Reload(args)) => reload::run(&place, &args),
+        Some(Verb::Logs(args)) => logs::run(&place, &args),
+    }
+}
+
+fn say(text: &str) {
+    // A closed pipe is no error: whoever read it has seen enough.
+    if writeln!(std::io::stdout(), "{}", text.trim_end()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+}
+
+/// The run directory.
+struct Place(PathBuf);
+
+/// An instance as its files show it.
+struct Found {
+    name: String,
+    probe: Probe,
+    /// What the status file says; of a dead instance it is the last thing that it said.
+    status: Option<Status>,
+}
+
+impl Place {
+    fn pid_file(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.pid"))
+    }
+
+    fn status_file(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.status"))
+    }
+
+    /// The names of all instances that have a PID file.
+    fn names(&self) -> Result<Vec<String>, Failure> {
+        let entries = match std::fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(self.unreadable(&self.0, &e)),
+        };
+        let name = |e: std::fs::DirEntry| e.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned);
+        let mut names: Vec<String> = entries.flatten().filter_map(name).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The instances that a verb is for: those named, or all.
+    fn chosen(&self, verb: &str, names: &[String], all: bool) -> Result<Vec<String>, Failure> {
+        match (names.is_empty(), all) {
+            (false, true) => {
+                Err(Failure::new(Exit::CtlUsage, format!("mcpctl {verb}: either names or --all, not both")))
+            }
+            (true, false) => Err(Failure::new(
+                Exit::CtlUsage,
+                format!("mcpctl {verb}: which instance? Give its name, or --all ('mcpctl list' shows them)"),
+            )),
+            (false, false) => Ok(names.to_vec()),
+            (true, true) => self.names(),
+        }
+    }
+
+    fn unreadable(&self, path: &Path, e: &std::io::Error) -> Failure {
+        let exit = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => Exit::CtlPermission,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, format!("{}: cannot read it: {}", path.display(), plain(e)))
+    }
+
+    fn find(&self, name: &str) -> Result<Found, Failure> {
+        crate::model::config::check_name(name).map_err(|why| Failure::new(Exit::CtlUsage, format!("mcpctl: {why}")))?;
+        let path = self.pid_file(name);
+        let probe = probe(&path).map_err(|e| self.unreadable(&path, &e))?;
+        Ok(Found { name: name.to_owned(), probe, status: self.status(name) })
+    }
+
+    /// The status file, if it can be read and understood.
+    fn status(&self, name: &str) -> Option<Status> {
+        let text = std::fs::read_to_string(self.status_file(name)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// Asks the daemon to write its status and waits for it, up to a second.
+    fn refresh(&self, found: &mut Found) {
+        let Probe::Running(_, handle) = &found.probe else { return };
+        let path = self.status_file(&found.name);
+        // Inode numbers are used again, so the time counts as well.
+        let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
+        let before = stamp();
+        if handle.send(Signal::SIGUSR1).is_err() {
+            return;
+        }
+        let until = Instant::now() + Duration::from_secs(1);
+        while stamp() == before && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        found.status = self.status(&found.name);
+    }
+}
+
+/// The running process of an instance, or why there is none to signal.
+fn running(found: &Found) -> Result<(Pid, &PidFd), Failure> {
+    let name = &found.name;
+    match &found.probe {
+        Probe::Running(pid, handle) => Ok((*pid, handle)),
+        Probe::Absent => Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running"))),
+        Probe::Stale => Err(Failure::new(
+            Exit::CtlNotRunning,
+            format!("{name}: not running (its PID file is left from a daemon that was killed)"),
+        )),
+        Probe::Starting => Err(Failure::new(Exit::Failed, format!("{name}: it is just starting; try again"))),
+        Probe::Elsewhere(pid) => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "{name}: it runs in another PID namespace (as pid {pid} there), where this mcpctl cannot signal it"
+            ),
+        )),
+    }
+}
+
+/// Sends a signal; the error of a foreign daemon says whose it is.
+fn signal(name: &str, pid: Pid, handle: &PidFd, signal: Signal) -> Result<(), Failure> {
+    match handle.send(signal) {
+        Ok(()) => Ok(()),
+        // It ended a moment ago, which the caller will see.
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let uid = std::fs::metadata(format!("/proc/{pid}")).map(|m| Uid::from_raw(m.uid())).ok();
+            let owner =
+                uid.and_then(|u| User::from_uid(u).ok().flatten()).map_or("another user".to_owned(), |u| u.name);
+            Err(Failure::new(
+                Exit::CtlPermission,
+                format!("{name}: it belongs to {owner}, whom you may not signal for"),
+            ))
+        }
+        Err(e) => Err(Failure::new(Exit::Failed, format!("{name}: cannot signal it: {}", plain(&e)))),
+    }
+}
+
+/// Does the same for several instances, all of them even if one fails; the worst outcome counts.
+fn each(names: &[String], mut verb: impl FnMut(&str) -> Result<(), Failure>) -> Exit {
+    let mut worst = Exit::Ok;
+    for name in names {
+        if let Err(failure) = verb(name) {
+            complain(&failure.text);
+            if failure.exit.code() > worst.code() {
+                worst = failure.exit;
+            }
+        }
+    }
+    worst
+}

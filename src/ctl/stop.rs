@@ -1,0 +1,115 @@
+//! `mcpctl stop`: asks an instance to drain and end, and waits until nothing of it is left.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::{Found, Place, complain, each, running, say, signal};
+use crate::cli::Stop;
+use crate::model::exit::{Exit, Failure};
+use crate::model::text::duration;
+use crate::sys::process;
+
+/// After SIGKILL, how long the kernel, the guard and we may take.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+
+pub fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
+    let names = place.chosen("stop", &args.names, args.all)?;
+    // All are asked first, so that they drain side by side.
+    let mut asked: HashMap<&str, Result<Found, Failure>> = HashMap::new();
+    for name in &names {
+        asked.insert(name, ask(place, name, args.force));
+    }
+    Ok(each(&names, |name| match asked.remove(name) {
+        Some(Ok(found)) => wait(place, found, args),
+        // With --all, one that ended meanwhile is as good as stopped.
+        Some(Err(failure)) if args.all && failure.exit == Exit::CtlNotRunning => Ok(()),
+        Some(Err(failure)) => Err(failure),
+        None => Ok(()),
+    }))
+}
+
+fn mark_of(place: &Place, name: &str) -> String {
+    format!("{}:", place.0.join(name).display())
+}
+
+fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
+    let found = place.find(name)?;
+    match running(&found) {
+        Ok((pid, handle)) => signal(name, pid, handle, Signal::SIGTERM)?,
+        Err(failure) if failure.exit == Exit::CtlNotRunning && force => {
+            // Even then something may be left of a daemon that was killed.
+            let mark = mark_of(place, name);
+            let (ended, _) = process::end_marked(|m| m.starts_with(&mark), Duration::from_secs(1), AFTER_KILL);
+            let more =
+                if ended > 0 { format!("; ended {ended} processes that it had left behind") } else { String::new() };
+            return Err(Failure::new(failure.exit, failure.text + &more));
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(found)
+}
+
+fn wait(place: &Place, mut found: Found, args: &Stop) -> Result<(), Failure> {
+    let name = found.name.clone();
+    let (name, mark) = (name.as_str(), mark_of(place, &name));
+    let (pid, _) = running(&found)?;
+    let start = Instant::now();
+    let mut shown = Vec::new();
+    loop {
+        let (_, handle) = running(&found)?;
+        let left = args.timeout.saturating_sub(start.elapsed());
+        let ended = handle.wait_end(left.min(Duration::from_secs(1))).map_err(|e| unwatchable(name, &e))?;
+        if ended {
+            break;
+        }
+        if left.is_zero() {
+            return overdue(place, name, args, &found, &mark);
+        }
+        place.refresh(&mut found);
+        let waiting = found.status.as_ref().map(|s| s.waiting_for.clone()).unwrap_or_default();
+        if !waiting.is_empty() && waiting != shown {
+            complain(&format!("{name}: waits for {}", waiting.join(", ")));
+            shown = waiting;
+        }
+    }
+    leftovers(name, &mark)?;
+    say(&format!("{name}: stopped (pid {pid}, after {})", duration(rounded(start.elapsed()))));
+    Ok(())
+}
+
+fn overdue(place: &Place, name: &str, args: &Stop, found: &Found, mark: &str) -> Result<(), Failure> {
+    let limit = duration(args.timeout);
+    if !args.force {
+        let waiting = place.status(name).map(|s| s.waiting_for.join(", ")).filter(|w| !w.is_empty());
+        let waiting = waiting.map_or(String::new(), |w| format!(", waiting for {w}"));
+        let text = format!("{name}: still running after {limit}{waiting} (--force kills it)");
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    let (pid, handle) = running(found)?;
+    signal(name, pid, handle, Signal::SIGKILL)?;
+    if !handle.wait_end(AFTER_KILL).map_err(|e| unwatchable(name, &e))? {
+        return Err(Failure::new(Exit::Failed, format!("{name}: pid {pid} does not end even by SIGKILL; see ps(1)")));
+    }
+    leftovers(name, mark)?;
+    say(&format!("{name}: killed (pid {pid}, after {limit})"));
+    Ok(())
+}
+
+/// Whatever bears the mark is ended: the guard does it too, but we are the ones who promised.
+fn leftovers(name: &str, mark: &str) -> Result<(), Failure> {
+    let (_, left) = process::end_marked(|m| m.starts_with(mark), Duration::from_millis(500), AFTER_KILL);
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, format!("{name}: these processes of it cannot be ended: {left:?}")))
+}
+
+fn unwatchable(name: &str, e: &std::io::Error) -> Failure {
+    Failure::new(Exit::Failed, format!("{name}: cannot watch it: {}", crate::model::exit::plain(e)))
+}
+
+fn rounded(d: Duration) -> Duration {
+    Duration::from_millis(d.as_millis() as u64)
+}

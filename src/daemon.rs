@@ -1,0 +1,268 @@
+//! The life of the daemon, in order: arguments, configuration, lock, fork, sockets, guard, runtime, servers, ready,
+//! signals, drain, end. What each step does is elsewhere; here is when.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use log::{error, info, warn};
+use nix::unistd::Pid;
+
+use crate::cli::{self, Parsed};
+use crate::hub::spawner::{self, Spawner};
+use crate::hub::{Boot, Hub};
+use crate::instance::{self, Instance};
+use crate::logging::{self, LogFile};
+use crate::model::config::{self, Config, Listen, Loaded};
+use crate::model::exit::{Exit, Failure, plain};
+use crate::source::{Source, lines};
+use crate::sys::become_daemon::{self, Readiness, Side};
+use crate::sys::guard::Guard;
+use crate::sys::listen::{self, Socket};
+use crate::sys::pidfile::{PidFile, Refused};
+use crate::sys::{fds, paths, process};
+
+/// `mcpdaemon`, with its arguments.
+pub fn main(args: Vec<String>) -> ExitCode {
+    match begin(args) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn say(text: &str) {
+    // Nobody may be listening any more, which is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+/// Steps that need nothing but the caller's terminal.
+fn begin(args: Vec<String>) -> Result<Exit, Failure> {
+    let args = match cli::parse::<cli::Daemon>("mcpdaemon", args, Exit::Usage)? {
+        Parsed::Say(help) => {
+            say(&help);
+            return Ok(Exit::Ok);
+        }
+        Parsed::Args(args) => args,
+    };
+    if args.version {
+        say(concat!("mcpdaemon ", env!("CARGO_PKG_VERSION")));
+        return Ok(Exit::Ok);
+    }
+    check_usage(&args)?;
+    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let source = Source::new(&args, &cwd);
+    let loaded = source.load().map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
+    if args.dump {
+        say(&config::dump(&loaded.shown));
+        return Ok(Exit::Ok);
+    }
+    if args.test {
+        say(&format!("{}: configuration OK", loaded.config.name));
+        return Ok(Exit::Ok);
+    }
+    let run_dir = args.run_dir.as_ref().map_or_else(paths::run_dir, |dir| cwd.join(dir));
+    let foreground = args.foreground || become_daemon::is_init();
+    if !foreground && become_daemon::threads() != 1 {
+        return Err(Failure::new(Exit::Software, "a second thread runs already: cannot fork"));
+    }
+    become_daemon::clean_slate(foreground, &[])
+        .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
+    start(source, loaded, run_dir, foreground)
+}
+
+fn check_usage(args: &cli::Daemon) -> Result<(), Failure> {
+    let usage = |what: &str| {
+        Err(Failure::new(Exit::Usage, format!("mcpdaemon: {what}\nTry 'mcpdaemon --help', or man mcpdaemon.")))
+    };
+    match (&args.config, args.command.is_empty()) {
+        (None, true) => usage("what shall it run? Give -c FILE, or a command behind --"),
+        (Some(_), false) => usage("-c FILE and a command behind -- exclude each other"),
+        (Some(path), true) if path.is_dir() => usage(&format!("{} is a folder; -c takes a file", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Lock and fork. From here on there is something to undo.
+fn start(source: Source, loaded: Loaded, run_dir: PathBuf, foreground: bool) -> Result<Exit, Failure> {
+    let name = loaded.config.name.clone();
+    let lock = lock(&name, &run_dir)?;
+    let mut readiness = Readiness::foreground();
+    if !foreground {
+        match become_daemon::fork_away() {
+            Ok(Side::Daemon(pipe)) => readiness = pipe,
+            Ok(Side::Caller(code, text)) => {
+                // The lock is the daemon's: dropping our copy would release it for both.
+                std::mem::forget(lock);
+                return hear(&name, code, &text);
+            }
+            Err(failure) => {
+                lock.remove();
+                return Err(failure);
+            }
+        }
+    }
+    let background = readiness.is_background();
+    match settle(source, loaded, &run_dir, lock, readiness, foreground) {
+        Ok(exit) => Ok(exit),
+        // The caller has been told by the pipe; standard error may be the same terminal.
+        Err(failure) if background => Ok(failure.exit),
+        Err(failure) => Err(Failure::new(failure.exit, format!("{name}: {failure}"))),
+    }
+}
+
+/// The caller's side: repeats what the daemon said.
+fn hear(name: &str, code: u8, text: &str) -> Result<Exit, Failure> {
+    if code == 0 {
+        say(text);
+        return Ok(Exit::Ok);
+    }
+    let exit = Exit::from_code(code).unwrap_or(Exit::Software);
+    Err(Failure::new(exit, format!("{name}: {text}")))
+}
+
+fn lock(name: &str, run_dir: &Path) -> Result<PidFile, Failure> {
+    let io = |doing: &str, path: &Path, e: &std::io::Error| Failure::io(Exit::CannotCreate, doing, path, e);
+    paths::make_dir(run_dir).map_err(|e| io("make the run directory", run_dir, &e))?;
+    if paths::world_writable(run_dir).map_err(|e| io("look at the run directory", run_dir, &e))? {
+        let text = format!(
+            "{}: everybody may write here, so it is no place for a PID file; choose another --run-dir",
+            run_dir.display()
+        );
+        return Err(Failure::new(Exit::NoPermission, text));
+    }
+    let path = run_dir.join(format!("{name}.pid"));
+    match PidFile::lock(&path) {
+        Ok(lock) => Ok(lock),
+        Err(Refused::Running(Some(pid))) => {
+            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid})")))
+        }
+        Err(Refused::Running(None)) => {
+            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (another start is under way)")))
+        }
+        Err(Refused::Io(e)) => Err(io("lock the PID file", &path, &e)),
+    }
+}
+
+/// The daemon's own side, still with one thread: everything that has to be there before the runtime.
+fn settle(
+    source: Source,
+    loaded: Loaded,
+    run_dir: &Path,
+    lock: PidFile,
+    mut readiness: Readiness,
+    foreground: bool,
+) -> Result<Exit, Failure> {
+    let name = loaded.config.name.clone();
+    let prepared = prepare(&loaded.config, run_dir, &lock, foreground);
+    let (log, sockets, guard, nofile, mark) = match prepared {
+        Ok(all) => all,
+        Err(failure) => {
+            lock.remove();
+            readiness.failed(&failure);
+            return Err(failure);
+        }
+    };
+    become_daemon::choose_threads();
+    let signals = match instance::signals() {
+        Ok(signals) => signals,
+        Err(e) => {
+            let failure = Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e)));
+            lock.remove();
+            readiness.failed(&failure);
+            return Err(failure);
+        }
+    };
+    let (spawner, jobs) = Spawner::new();
+    let boot = Boot { spawner: spawner.clone(), nofile, mark, at: Instant::now() };
+    let config = Arc::new(loaded.config);
+    let instance = Instance::new(Hub::new(boot, config), source, log, run_dir, lock);
+    let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
+    let (told, ending) = (outcome.clone(), spawner);
+    async_std::task::spawn(async move {
+        let failure = instance.live(sockets, signals, readiness).await.err();
+        let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);
+        *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+        instance.remove_files();
+        guard.release();
+        instance.unlock();
+        ending.exit(exit);
+    });
+    let exit = spawner::serve(&jobs);
+    let failure = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    match failure {
+        Some(failure) => Err(failure),
+        None => {
+            info!("{name}: ended");
+            Ok(exit)
+        }
+    }
+}
+
+type Prepared = (LogFile, Vec<(Listen, Socket)>, Guard, u64, String);
+
+fn prepare(config: &Config, run_dir: &Path, lock: &PidFile, foreground: bool) -> Result<Prepared, Failure> {
+    let os =
+        |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
+    become_daemon::settle(config.umask.0, foreground).map_err(os("change to /"))?;
+    fds::null_stdin().map_err(os("open /dev/null"))?;
+    let file: Option<(PathBuf, File)> = match foreground {
+        true => None,
+        false => {
+            let path = config.log.file.clone();
+            let file = logging::open(&path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", &path, &e))?;
+            Some((path, file))
+        }
+    };
+    let log = LogFile::start(file, config.log.level);
+    info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
+    let sockets = config.listen.iter().map(open_socket).collect::<Result<Vec<_>, _>>()?;
+    become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
+    let nofile = fds::raise_nofile().unwrap_or_else(|e| {
+        warn!("cannot raise the limit of open files: {}", plain(&e));
+        1024
+    });
+    let key = format!("{}:", run_dir.join(&config.name).display());
+    end_predecessor(&key);
+    let this = Pid::this();
+    let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
+    let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
+    lock.write(this)
+        .map_err(|e| Failure::new(Exit::CannotCreate, format!("cannot write the PID file: {}", plain(&e))))?;
+    Ok((log, sockets, guard, nofile, mark))
+}
+
+/// Opens a listener, with an error that says what to do.
+pub fn open_socket(at: &Listen) -> Result<(Listen, Socket), Failure> {
+    match listen::open(at) {
+        Ok(socket) => Ok((at.clone(), socket)),
+        Err(e) => {
+            let exit = match e.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+                _ => Exit::Unavailable,
+            };
+            let hint = match (exit, at.port()) {
+                (Exit::NoPermission, Some(1..=1023)) => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+                _ => "",
+            };
+            Err(Failure::new(exit, format!("cannot listen on {at}: {}{hint}", plain(&e))))
+        }
+    }
+}
+
+/// We hold the lock, so whatever bears the instance's mark was left by a daemon that is dead.
+fn end_predecessor(key: &str) {
+    let second = std::time::Duration::from_secs(1);
+    let (found, left) = process::end_marked(|mark| mark.starts_with(key), second, 5 * second);
+    if found > 0 {
+        warn!("ended {found} processes that a killed predecessor had left behind");
+    }
+    if !left.is_empty() {
+        error!("these processes of a predecessor cannot be ended: {left:?}");
+    }
+}

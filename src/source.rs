@@ -1,0 +1,97 @@
+//! Where a configuration comes from: a file or a command line, with what the environment and the flags add.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli;
+use crate::model::config::{self, Given, Input, Loaded, Origin, Problem, Surroundings};
+use crate::model::exit::plain;
+use crate::sys::{paths, spawn};
+
+/// Everything needed to read the configuration, now and at each reload.
+#[derive(Clone)]
+pub struct Source {
+    /// Absolute; None for a command line.
+    pub file: Option<PathBuf>,
+    command: Vec<String>,
+    name: Option<String>,
+    listen: Vec<String>,
+    log_level: Option<String>,
+}
+
+impl Source {
+    /// Notes what was asked for; relative paths are taken from `cwd` now, because a daemon has another later.
+    pub fn new(args: &cli::Daemon, cwd: &Path) -> Source {
+        Source {
+            file: args.config.as_ref().map(|path| cwd.join(path)),
+            command: args.command.clone(),
+            name: args.name.clone(),
+            listen: args.listen.clone(),
+            log_level: args.log_level.clone(),
+        }
+    }
+
+    /// Reads and validates: a whole configuration or every problem.
+    pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
+        let (text, stem, dir) = match &self.file {
+            Some(path) => {
+                let problem = |what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
+                let bytes = std::fs::read(path).map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
+                let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                // By its real place: a symlink may be switched to another folder with other files beside it.
+                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+                (text, stem, real.parent().unwrap_or(Path::new("/")).to_owned())
+            }
+            None => {
+                let stem = self.command.first().map_or("", |c| c.rsplit('/').next().unwrap_or(c));
+                let clean: String = stem
+                    .chars()
+                    .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+                    .collect();
+                let stem = clean.trim_start_matches(['-', '.']).chars().take(64).collect::<String>();
+                let stem = if stem.is_empty() { "server".to_owned() } else { stem };
+                let words: Vec<String> = self.command.iter().map(|w| config::setting::quoted(w)).collect();
+                let name = self.name.clone().unwrap_or_else(|| stem.clone());
+                let text = format!(
+                    "(servers: {{{}: Stdio(command: [{}])}})",
+                    config::setting::quoted(&name),
+                    words.join(", ")
+                );
+                (text, stem, std::env::current_dir().unwrap_or_else(|_| "/".into()))
+            }
+        };
+        let var = |name: &str| std::env::var(name).ok();
+        let find_program = |name: &str, path: Option<&str>| spawn::find_program(name, path);
+        let around = Surroundings { var: &var, find_program: &find_program };
+        let input = Input { file: self.file.clone(), stem, dir, text: &text, log_dir: paths::log_dir() };
+        config::load(&input, &self.given(), &around)
+    }
+
+    fn given(&self) -> Given {
+        let env = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let choose = |flag: Option<String>, flag_name, env_name: &'static str| match flag {
+            Some(value) => Some((value, Origin::Flag(flag_name))),
+            None => env(env_name).map(|value| (value, Origin::Environment(env_name))),
+        };
+        let listen = match self.listen.is_empty() {
+            false => Some((self.listen.clone(), Origin::Flag("--listen"))),
+            true => env("MCP_LISTEN").map(|l| {
+                let list = l.split(',').map(|one| one.trim().to_owned()).collect();
+                (list, Origin::Environment("MCP_LISTEN"))
+            }),
+        };
+        Given {
+            name: choose(self.name.clone(), "--name", "MCP_NAME"),
+            listen,
+            log_level: choose(self.log_level.clone(), "--log-level", "MCP_LOG_LEVEL"),
+            ws_ping_interval: env("WS_PING_INTERVAL"),
+            ws_ping_timeout: env("WS_PING_TIMEOUT"),
+            ws_max_size: env("WS_MAX_SIZE"),
+        }
+    }
+}
+
+/// Problems as they are printed, a line each.
+pub fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,43 @@
+//! The fastest child that could be: answers each request with a fixed result, all that it has read in one write.
+//! For the benchmark; it understands `initialize` and nothing else.
+
+use std::io::{Read, Write};
+
+const INITIALIZED: &str = r#""result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"echo","version":"1"}}}"#;
+const RESULT: &str = r#""result":{"content":[{"type":"text","text":"0123456789012345678901234567890123456789"}]}}"#;
+
+fn main() {
+    let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
+    let (mut read, mut used) = (vec![0u8; 1 << 20], 0);
+    let mut out = Vec::with_capacity(1 << 20);
+    while let Ok(n) = input.read(&mut read[used..]) {
+        if n == 0 {
+            return;
+        }
+        used += n;
+        let mut from = 0;
+        while let Some(end) = read[from..used].iter().position(|b| *b == b'\n') {
+            let line = &read[from..from + end];
+            from += end + 1;
+            let Some(at) = find(line, b"\"id\":") else { continue };
+            let id = &line[at + 5..];
+            let id = &id[..id.iter().position(|b| matches!(b, b',' | b'}')).unwrap_or(id.len())];
+            out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+            out.extend_from_slice(id);
+            out.push(b',');
+            let first = find(line, b"\"method\":\"initialize\"").is_some();
+            out.extend_from_slice(if first { INITIALIZED } else { RESULT }.as_bytes());
+            out.push(b'\n');
+        }
+        read.copy_within(from..used, 0);
+        used -= from;
+        if output.write_all(&out).and_then(|()| output.flush()).is_err() {
+            return;
+        }
+        out.clear();
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|w| w == needle)
+}

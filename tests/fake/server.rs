@@ -1,0 +1,314 @@
+//! A fake MCP server that can misbehave in every way that real ones do; the tests run it as a child.
+//!
+//! Flags change its manners, tools change them while it runs. It speaks line by line and answers each request on a
+//! thread of its own, so that a slow one holds up nobody.
+
+use std::io::{BufRead, Write};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+static OUT: Mutex<()> = Mutex::new(());
+static IGNORE_EOF: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+fn say(line: &str) {
+    say_bytes(line.as_bytes());
+}
+
+fn say_bytes(line: &[u8]) {
+    let _turn = OUT.lock().unwrap();
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}
+
+fn flag(name: &str) -> Option<String> {
+    let args: Vec<String> = std::env::args().collect();
+    let at = args.iter().position(|a| a == name)?;
+    Some(args.get(at + 1).cloned().unwrap_or_default())
+}
+
+fn number(name: &str) -> Option<u64> {
+    flag(name).map(|v| v.parse().unwrap_or(0))
+}
+
+fn main() {
+    if flag("--ignore-term").is_some() {
+        // SAFETY: SIG_IGN runs no handler.
+        unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    }
+    IGNORE_EOF.store(flag("--ignore-eof").is_some(), SeqCst);
+    if let Some(n) = number("--banner") {
+        for i in 0..n {
+            say(&format!("🐝 banner line {i} {{ not: 'json' }}"));
+        }
+    }
+    if let Some(text) = flag("--stderr") {
+        eprintln!("{text}");
+    }
+    if let Some(n) = number("--flood-stderr") {
+        for i in 0..n {
+            eprintln!("flood {i} {}", "x".repeat(200));
+        }
+    }
+    if let Some(kind) = flag("--grandchild") {
+        grandchild(&kind);
+    }
+    if let Some(ms) = number("--die-after") {
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(ms));
+            eprintln!("fatal: dying as I was told");
+            std::process::exit(3);
+        });
+    }
+    if let Some(code) = number("--exit") {
+        eprintln!("fatal: no database");
+        std::process::exit(code as i32);
+    }
+    if let Some(path) = flag("--exit-while") {
+        // Fails for as long as the file is there.
+        if std::path::Path::new(&path).exists() {
+            eprintln!("fatal: {path} is there");
+            std::process::exit(1);
+        }
+    }
+    if flag("--deaf").is_some() {
+        loop {
+            std::thread::park();
+        }
+    }
+    for line in std::io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        let Ok(message) = serde_json::from_str::<Value>(&line) else {
+            say("garbage came in");
+            continue;
+        };
+        if message["method"] == "tools/call" && message["params"]["name"] == "stop_reading" {
+            loop {
+                std::thread::park();
+            }
+        }
+        std::thread::spawn(move || answer(&message, &line));
+    }
+    while IGNORE_EOF.load(SeqCst) {
+        std::thread::park();
+    }
+}
+
+fn grandchild(kind: &str) {
+    let script = match kind {
+        "stubborn" => "trap '' TERM HUP; while :; do sleep 60; done",
+        _ => "sleep 600",
+    };
+    let mut command = match kind {
+        "setsid" | "stubborn" => Command::new("setsid"),
+        _ => Command::new("sh"),
+    };
+    if kind == "setsid" || kind == "stubborn" {
+        command.arg("sh");
+    }
+    // Left alone on purpose: that is what a careless server does.
+    #[allow(clippy::zombie_processes)]
+    let child = command.args(["-c", script]).stdin(std::process::Stdio::null()).spawn().expect("sh");
+    eprintln!("grandchild {}", child.id());
+}
+
+fn answer(message: &Value, line: &str) {
+    let id = &message["id"];
+    match message["method"].as_str() {
+        Some("initialize") => {
+            if flag("--never-answer").is_some() {
+                return;
+            }
+            if let Some(ms) = number("--slow-init") {
+                std::thread::sleep(Duration::from_millis(ms));
+            }
+            if flag("--unsolicited").is_some() {
+                say(r#"{"jsonrpc":"2.0","method":"server.initialized","params":{}}"#);
+                say(r#"{"jsonrpc":"2.0","id":4711,"result":{"for":"nobody"}}"#);
+                say(r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"no id"}}"#);
+                say(r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#);
+            }
+            let asked = &message["params"]["protocolVersion"];
+            let version = flag("--revision").map_or(asked.clone(), Value::from);
+            say(&json!({"jsonrpc": "2.0", "id": id, "result": {
+                "protocolVersion": version,
+                "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true, "listChanged": true},
+                    "logging": {}, "tasks": {}},
+                "serverInfo": {"name": "fake", "version": "1"},
+                "instructions": "be nice",
+            }})
+            .to_string());
+        }
+        Some("tools/list") => result(
+            id,
+            json!({"tools": [{"name": flag("--tool").unwrap_or("echo".into()),
+            "inputSchema": {"type": "object"}}]}),
+        ),
+        Some("tools/call") => call(id, &message["params"], line),
+        Some("resources/subscribe" | "resources/unsubscribe") => {
+            eprintln!("{} {}", message["method"].as_str().unwrap(), message["params"]["uri"].as_str().unwrap());
+            result(id, json!({}));
+        }
+        Some("notifications/cancelled") => eprintln!("cancelled {}", message["params"]["requestId"]),
+        Some("notifications/initialized") if flag("--reply-to-notification").is_some() => {
+            say(r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"}}"#);
+        }
+        Some("ping") => error(id, -32601, "Method not found"),
+        Some(_) if !id.is_null() => error(id, -32601, "Method not found"),
+        None if message.get("error").is_some() || message.get("result").is_some() => {
+            eprintln!("reply {line}");
+        }
+        _ => {}
+    }
+}
+
+fn result(id: &Value, result: Value) {
+    say(&json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string());
+}
+
+fn error(id: &Value, code: i32, message: &str) {
+    say(&json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}).to_string());
+}
+
+fn text(id: &Value, text: &str) {
+    result(id, json!({"content": [{"type": "text", "text": text}]}));
+}
+
+fn call(id: &Value, params: &Value, line: &str) {
+    let args = &params["arguments"];
+    let token = &params["_meta"]["progressToken"];
+    let n = args["n"].as_u64().unwrap_or(0);
+    match params["name"].as_str().unwrap_or("") {
+        // The very line that came in, as a string: what arrived is what was sent.
+        "raw" => text(id, line),
+        "echo" => text(id, args["text"].as_str().unwrap_or("")),
+        "sleep" => {
+            std::thread::sleep(Duration::from_millis(n));
+            text(id, args["text"].as_str().unwrap_or("slept"));
+        }
+        "never" => {}
+        "progress" => {
+            for i in 1..=n {
+                std::thread::sleep(Duration::from_millis(args["ms"].as_u64().unwrap_or(10)));
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                    "params": {"progressToken": token, "progress": i, "total": n, "message": "step"}})
+                .to_string());
+            }
+            text(id, "done");
+            // Late progress belongs to nobody.
+            say(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                "params": {"progressToken": token, "progress": n + 1}})
+            .to_string());
+        }
+        "die" => {
+            eprintln!("fatal: asked to die");
+            std::process::exit(n as i32);
+        }
+        "crash" => std::process::abort(),
+        "close_output" => {
+            // SAFETY: nobody else closes it.
+            unsafe { libc::close(1) };
+        }
+        "big" => text(id, &"x".repeat(n as usize)),
+        "big_id_last" => {
+            let big = "x".repeat(n as usize);
+            say(&format!(r#"{{"result":{{"content":[{{"type":"text","text":"{big}"}}]}},"jsonrpc":"2.0","id":{id}}}"#));
+        }
+        "invalid_utf8" => {
+            say_bytes(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"x\":\"\xff\xfe\"}}");
+            text(id, "after invalid UTF-8");
+        }
+        "endless_line" => {
+            let _turn = OUT.lock().unwrap();
+            let mut out = std::io::stdout().lock();
+            let chunk = vec![b'y'; 1 << 20];
+            for _ in 0..n {
+                let _ = out.write_all(&chunk);
+            }
+            let _ = out.write_all(b"\n");
+            drop(_turn);
+            drop(out);
+            text(id, "after the line");
+        }
+        "twice" => {
+            text(id, "first");
+            text(id, "second");
+        }
+        "exact" => {
+            // Numbers, escapes and unknown members that a parser would spoil.
+            say(&format!(
+                concat!(
+                    r#"{{"jsonrpc": "2.0" ,"result":{{"z":12345678901234567890,"a":1.0e+2,"content":[],"#,
+                    r#""s":"\u00e9\/ \ud83d\ude80","_meta":{{"x":null}}}},"id":{}, "unknown" : true}}"#
+                ),
+                id
+            ));
+        }
+        "list_changed" => {
+            say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+            text(id, "said");
+        }
+        "updated" => {
+            say(
+                &json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": args["uri"]}})
+                    .to_string(),
+            );
+            text(id, "said");
+        }
+        "log" => {
+            say(
+                r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"secret of one client"}}"#,
+            );
+            text(id, "said");
+        }
+        "ask" => {
+            say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);
+            say(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#);
+            text(id, "asked");
+        }
+        "self" => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let grab = |key: &str| status.lines().find(|l| l.starts_with(key)).unwrap_or("").to_owned();
+            let fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|e| {
+                    Some(format!(
+                        "{} {}",
+                        e.as_ref().ok()?.file_name().to_string_lossy(),
+                        std::fs::read_link(e.ok()?.path()).ok()?.display()
+                    ))
+                })
+                .collect();
+            let env: std::collections::BTreeMap<String, String> = std::env::vars().collect();
+            result(
+                id,
+                json!({"content": [], "structuredContent": {
+                    "blocked": grab("SigBlk"), "ignored": grab("SigIgn"), "fds": fds, "env": env,
+                    "pid": std::process::id(), "cwd": std::env::current_dir().unwrap(),
+                    "pgrp": nix::unistd::getpgrp().as_raw(), "umask": grab("Umask"), "nofile": nofile(),
+                }}),
+            );
+        }
+        "count" => text(id, &(CALLS.fetch_add(1, SeqCst) + 1).to_string()),
+        "stderr" => {
+            for i in 0..n {
+                eprintln!("line {i}");
+            }
+            text(id, "written");
+        }
+        other => error(id, -32602, &format!("unknown tool {other}")),
+    }
+}
+
+fn nofile() -> u64 {
+    // SAFETY: getrlimit(2) fills the struct.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur
+    }
+}

@@ -1,0 +1,158 @@
+//! mcpctl: its words, its exit codes, its JSON, and how little it is.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+#[test]
+fn every_verb_has_the_exit_codes_of_lsb() {
+    let scratch = Scratch::new();
+    for (args, exit, wanted) in [
+        (&["status", "t"][..], 3, "t: not running"),
+        (&["status"], 3, "no instances in "),
+        (&["stop", "t"], 7, "t: not running"),
+        (&["reload", "t"], 7, "t: not running"),
+        (&["stop", "--all"], 0, ""),
+        (&["list"], 0, "no instances in "),
+        (&["stop"], 2, "which instance?"),
+        (&["stop", "t", "--all"], 2, "not both"),
+        (&["logs"], 2, "name"),
+        (&[], 2, "what shall it do?"),
+        (&["relaod", "t"], 2, "did you mean 'reload'?"),
+        (&["stop", "t", "--tiemout", "1s"], 2, "did you mean '--timeout'?"),
+        (&["stop", "../../etc/x"], 2, "cannot be a name"),
+        (&["--version"], 0, "mcpctl 0."),
+        (&["--help"], 0, "status"),
+    ] {
+        let out = scratch.ctl(args);
+        assert_eq!(code(&out), exit, "{args:?}: {}{}", stdout(&out), stderr(&out));
+        assert!((stdout(&out) + &stderr(&out)).contains(wanted), "{args:?}: {}{}", stdout(&out), stderr(&out));
+    }
+    let daemon = scratch.fake(&[]);
+    assert_eq!(code(&scratch.ctl(&["status", "t"])), 0);
+    assert_eq!(code(&scratch.ctl(&["status", "t", "other"])), 3, "the worst counts");
+    let out = scratch.ctl(&["list"]);
+    let row: Vec<String> = stdout(&out).lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(row, ["t", &daemon.pid.to_string(), "ready", "1", &daemon.url]);
+    let text = stdout(&scratch.ctl(&["status"]));
+    assert!(text.starts_with(&format!("t: ready (pid {}, up ", daemon.pid)), "{text}");
+    assert!(
+        text.contains(&format!("  listens   {}\n", daemon.url)) && text.contains("  fake    Stdio  ready"),
+        "{text}"
+    );
+    let out = scratch.ctl(&["stop", "t"]);
+    assert!(stdout(&out).starts_with(&format!("t: stopped (pid {}, after ", daemon.pid)), "{}", stdout(&out));
+}
+
+#[test]
+fn several_instances_are_told_apart() {
+    let scratch = Scratch::new();
+    let one = scratch.start(&scratch.instance("one", &stdio("a", &[], "")));
+    let two = scratch.start(&scratch.instance("two", &stdio("b", &[], "")));
+    let all: Value = serde_json::from_slice(&scratch.ctl(&["list", "--json"]).stdout).unwrap();
+    let names: Vec<&Value> = all["instances"].as_array().unwrap().iter().map(|i| &i["name"]).collect();
+    assert_eq!(names, [&json!("one"), &json!("two")]);
+    let out = scratch.ctl(&["reload", "--all"]);
+    assert_eq!(stdout(&out), "one: reloaded (1 unchanged)\ntwo: reloaded (1 unchanged)\n");
+    let out = scratch.ctl(&["stop", "one", "none"]);
+    assert_eq!(code(&out), 7);
+    assert!(!alive(one.pid) && alive(two.pid));
+    let out = scratch.ctl(&["stop", "--all"]);
+    assert_eq!(code(&out), 0, "{out:?}");
+    scratch.gone();
+}
+
+#[test]
+fn json_is_valid_at_any_width_and_for_the_longest_names() {
+    let scratch = Scratch::new();
+    let name = "n".repeat(64);
+    let file = scratch.instance(&name, &stdio(&"s".repeat(64), &["--stderr", "\"quotes\" and\ttabs"], ""));
+    let daemon = scratch.start(&file);
+    for columns in ["10", "80", "1000"] {
+        let out = scratch.command(mcpctl()).args(["status", "--json"]).env("COLUMNS", columns).output().unwrap();
+        let all: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(all["instances"][0]["name"], name);
+        assert_eq!(all["instances"][0]["status"]["pid"], daemon.pid);
+    }
+    let none: Value = serde_json::from_slice(&scratch.ctl(&["status", "--json", "other"]).stdout).unwrap();
+    assert_eq!(none, json!({"instances": [{"name": "other", "running": false, "exit_code": 3, "status": null}]}));
+}
+
+#[test]
+fn logs_shows_the_end_and_follows() {
+    use std::io::{BufRead, BufReader};
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &["--stderr", "of the fake"], "") + &stdio("other", &["--stderr", "of the other"], "");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    wait("both", || (daemon.log().contains("of the fake") && daemon.log().contains("of the other")).then_some(()));
+    let lines = |args: &[&str]| {
+        stdout(&scratch.ctl(&[&["logs", "t"], args].concat())).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all: Vec<String> = daemon.log().lines().map(str::to_owned).collect();
+    assert_eq!(lines(&["-n", "1000"]), all);
+    assert_eq!(lines(&["-n2"]), all[all.len() - 2..]);
+    assert!(lines(&["--server", "other"]).iter().all(|l| l.contains("other")));
+    assert!(lines(&["--server", "other"]).iter().any(|l| l.contains("of the other")));
+    let mut follow = scratch.command(mcpctl());
+    let mut follow = follow.args(["logs", "t", "-f", "-n0"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut reader = BufReader::new(follow.stdout.take().unwrap());
+    let fds = format!("/proc/{}/fd", follow.id());
+    let reads = || {
+        std::fs::read_dir(&fds)
+            .ok()?
+            .flatten()
+            .find(|e| std::fs::read_link(e.path()).is_ok_and(|l| l.ends_with("t.log")))
+    };
+    wait("it to read the log", reads);
+    std::fs::rename(scratch.path("t.log"), scratch.path("t.log.1")).unwrap();
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.contains("[INFO]"), "{line}");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    let out = scratch.ctl(&["logs", "nosuch"]);
+    assert!(code(&out) == 1 && stderr(&out).contains("cannot read the log: No such file"), "{}", stderr(&out));
+}
+
+#[test]
+fn nobody_may_signal_for_another_user() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    // SAFETY: geteuid(2) only reads.
+    if unsafe { libc::geteuid() } != 0 {
+        // As an ordinary user there is nobody to become; root's daemons are the other half of the same rule.
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bin = scratch.path("mcpctl");
+    std::fs::copy(mcpctl(), &bin).unwrap();
+    let as_nobody =
+        |args: &[&str]| scratch.command(bin.to_str().unwrap()).args(args).uid(65534).gid(65534).output().unwrap();
+    for verb in ["stop", "reload"] {
+        let out = as_nobody(&[verb, "t"]);
+        assert_eq!(code(&out), 4, "{verb}: {}{}", stdout(&out), stderr(&out));
+        assert!(stderr(&out).contains("it belongs to root"), "{}", stderr(&out));
+    }
+    assert_eq!(code(&as_nobody(&["status", "t"])), 0, "anybody may look");
+    assert!(alive(daemon.pid));
+}
+
+#[test]
+fn it_links_no_runtime_and_opens_no_socket() {
+    let symbols = std::process::Command::new("nm").args(["-C", mcpctl()]).output().unwrap();
+    let symbols = stdout(&symbols);
+    assert!(symbols.contains("mcpdaemon::ctl::main"), "nm shows the program's own symbols");
+    for runtime in ["async_std::", "async_io::", "hyper::", "tide::", "mcpdaemon::hub::", "mcpdaemon::net::"] {
+        assert!(!symbols.contains(runtime), "{runtime} is linked into mcpctl");
+    }
+    let scratch = Scratch::new();
+    let _daemon = scratch.fake(&[]);
+    let trace = scratch.path("trace");
+    let out = scratch.run("strace", &["-f", "-o", trace.to_str().unwrap(), mcpctl(), "status", "t"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let trace = scratch.file("trace");
+    assert!(trace.contains("pidfd_open") && !trace.contains("socket(") && !trace.contains("clone"), "{trace}");
+}

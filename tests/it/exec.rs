@@ -1,0 +1,175 @@
+//! The built-in executor: what it runs, what it refuses, and that nothing it started goes on without its client.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+fn run(ws: &mut Ws, command: &str, args: &[&str]) -> Value {
+    ws.ask(&call(1, "execute", json!({"command": command, "args": args})))
+}
+
+fn out(answer: &Value) -> &str {
+    answer["result"]["structuredContent"]["stdout"].as_str().unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[test]
+fn it_is_an_mcp_server_with_one_tool() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(
+        &scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"sh\", \"cat\"], env: {\"WHO\": \"me\"}, cwd: \".\")"),
+    );
+    let mut ws = daemon.ws("x");
+    let hello = ws.ask(&initialize(json!(0)));
+    assert!(hello["result"]["instructions"].as_str().unwrap().contains("cat, echo, sh"));
+    let tools = ws.ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+    let tool = &tools["result"]["tools"][0];
+    assert_eq!(
+        (&tool["name"], &tool["inputSchema"]["properties"]["command"]["enum"]),
+        (&json!("execute"), &json!(["cat", "echo", "sh"]))
+    );
+    let answer = run(&mut ws, "echo", &["héllo", "$(id)", ";", "ls"]);
+    assert_eq!(out(&answer), "héllo $(id) ; ls\n");
+    assert_eq!((said(&answer), &answer["result"]["isError"]), ("héllo $(id) ; ls\n", &json!(false)));
+    let result = run(&mut ws, "sh", &["-c", "echo out; echo err >&2; echo $WHO; pwd; exit 3"]);
+    let s = &result["result"]["structuredContent"];
+    assert_eq!(
+        (&s["exit_code"], &s["stderr"], &result["result"]["isError"]),
+        (&json!(3), &json!("err\n"), &json!(true))
+    );
+    assert_eq!(out(&result), format!("out\nme\n{}\n", scratch.dir.path().canonicalize().unwrap().display()));
+    let killed = run(&mut ws, "sh", &["-c", "kill -9 $$"]);
+    assert_eq!(killed["result"]["structuredContent"]["signal"], 9);
+    // Standard input is empty, not ours.
+    assert_eq!(out(&run(&mut ws, "cat", &[])), "");
+    let unknown = ws.ask(&call(1, "other", json!({})));
+    assert_eq!(unknown["error"]["code"], -32602);
+    let wrong = ws.ask(&call(1, "execute", json!({"comand": "echo"})));
+    assert!(wrong["error"]["message"].as_str().unwrap().contains("comand"), "{wrong}");
+    assert_eq!(ws.ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "prompts/list"}))["error"]["code"], -32601);
+}
+
+#[test]
+fn the_allow_list_cannot_be_got_round() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"/bin/date\"])"));
+    let mut ws = daemon.ws("x");
+    for command in [
+        "ls",
+        "/bin/echo",
+        "./echo",
+        "../bin/echo",
+        "echo; ls",
+        "echo\nls",
+        "$(ls)",
+        "echo ls",
+        "date",
+        "/bin/../bin/date",
+        "ECHO",
+        " echo",
+        "",
+        " ",
+        "echo\u{0}",
+        "/bin//date",
+    ] {
+        let answer = run(&mut ws, command, &[]);
+        assert_eq!(answer["result"]["isError"], true, "{command:?}: {answer}");
+        assert!(answer["result"].get("structuredContent").is_none(), "{command:?} ran");
+    }
+    assert!(said(&run(&mut ws, "echo ls", &[])).contains("arguments go into 'args'"));
+    assert_eq!(run(&mut ws, "/bin/date", &["+%Y"])["result"]["isError"], false);
+}
+
+#[test]
+fn output_is_progress_while_it_runs_and_whole_at_the_end() {
+    let scratch = Scratch::new();
+    let daemon =
+        scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", max_line: \"16MiB\")"));
+    assert!(daemon.log().contains("runs everything that a client asks for"));
+    let mut ws = daemon.ws("x");
+    let mut request = call(
+        "id",
+        "execute",
+        json!({"command": "for i in 1 2 3; do echo line $i; sleep 0.05; done; echo oops >&2; printf tail"}),
+    );
+    request["params"]["_meta"] = json!({"progressToken": "tok"});
+    ws.send(&request.to_string());
+    let (mut text, mut last) = (String::new(), 0);
+    let answer = loop {
+        let message = ws.next().unwrap();
+        if message.get("method").is_none() {
+            break message;
+        }
+        assert_eq!(message["params"]["progressToken"], "tok");
+        let progress = message["params"]["progress"].as_u64().unwrap();
+        assert!(progress > last);
+        last = progress;
+        text += message["params"]["message"].as_str().unwrap();
+    };
+    assert_eq!((text.len() as u64, last), (30, 30), "{text}");
+    assert_eq!(out(&answer), "line 1\nline 2\nline 3\ntail");
+    // A line of 10 MB arrives whole; more than max_line is cut and said to be.
+    let long = run(&mut ws, "head -c 10000000 /dev/zero | tr '\\0' x", &[]);
+    assert_eq!(out(&long).len(), 10_000_000);
+    let cut = run(&mut ws, "head -c 20000000 /dev/zero | tr '\\0' x", &[]);
+    assert!(out(&cut).ends_with("max_line is 16777216 bytes]"), "{}", &out(&cut)[16_777_216..]);
+    // The arguments are the shell's $1, $2; nothing of them is evaluated.
+    assert_eq!(out(&run(&mut ws, "echo \"$2-$1\"", &["a;b", "$(c)"])), "$(c)-a;b\n");
+}
+
+#[test]
+fn a_command_ends_with_its_time_its_cancellation_and_its_client() {
+    let scratch = Scratch::new();
+    let servers = "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", timeout: \"30s\", stop: (term: \"100ms\"))";
+    let daemon = scratch.start(&scratch.instance("t", servers));
+    // A family that ignores SIGTERM and has a member in a session of its own.
+    let stubborn = "trap '' TERM; setsid sh -c \"trap '' TERM; sleep 601\" & sleep 602 & while :; do sleep 603; done";
+    let sleepers = || scratch.processes().iter().filter(|(_, l)| l.contains("sleep 60")).count();
+    let running = || wait("the command", || (sleepers() >= 3).then_some(()));
+    let over = || wait("the end of its processes", || (sleepers() == 0).then_some(()));
+    let mut ws = daemon.ws("x");
+    let late = ws.ask(&call(1, "execute", json!({"command": stubborn, "timeout": 0.3})));
+    let s = &late["result"]["structuredContent"];
+    assert_eq!(
+        (&s["timed_out"], &s["exit_code"], &late["result"]["isError"]),
+        (&json!(true), &Value::Null, &json!(true))
+    );
+    assert!(late["result"]["content"].to_string().contains("ended after 300ms: the time limit"), "{late}");
+    assert_eq!(sleepers(), 0, "gone before the answer");
+    // Cancelled: no answer, and the next command runs.
+    ws.send(&call("c", "execute", json!({"command": stubborn})).to_string());
+    running();
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"c"}}"#);
+    over();
+    assert_eq!(out(&run(&mut ws, "echo next", &[])), "next\n");
+    // Disconnected, by WebSocket and by HTTP.
+    ws.send(&call(2, "execute", json!({"command": stubborn})).to_string());
+    running();
+    drop(ws);
+    over();
+    let mut http = daemon.http("x");
+    http.send(&call(3, "execute", json!({"command": stubborn})).to_string());
+    running();
+    drop(http);
+    over();
+    // A daemon that is stopped while a command runs tells its client.
+    let mut ws = daemon.ws("x");
+    ws.send(&call(4, "execute", json!({"command": stubborn})).to_string());
+    running();
+    kill(daemon.pid, libc::SIGQUIT);
+    let told = ws.next().unwrap();
+    assert!(told["error"]["message"].as_str().unwrap().contains("the command was ended"), "{told}");
+    scratch.gone();
+}
+
+#[test]
+fn commands_run_side_by_side() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"sleep\", \"echo\"], sessions: 2)"));
+    let mut ws = daemon.ws("x");
+    ws.send(&call("slow", "execute", json!({"command": "sleep", "args": ["1"]})).to_string());
+    ws.send(&call("fast", "execute", json!({"command": "echo"})).to_string());
+    assert_eq!(ws.next().unwrap()["id"], "fast");
+    assert_eq!(ws.next().unwrap()["id"], "slow");
+    let _second = daemon.ws("x");
+    assert!(Ws::try_open(daemon.address(), "/servers/x/ws", &[]).is_err(), "sessions: 2");
+}

@@ -1,0 +1,198 @@
+//! PID file, status file and log: what they hold, who may trust them, what happens when somebody meddles.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+fn shell(scratch: &Scratch, script: &str) -> i32 {
+    code(&scratch.command("bash").args(["-c", script]).output().unwrap())
+}
+
+#[test]
+fn the_pid_file_is_one_number_that_every_tool_understands() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    assert_eq!(scratch.file("run/t.pid"), format!("{}\n", daemon.pid));
+    let mode = std::fs::metadata(scratch.path("run/t.pid")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
+    let pid = scratch.path("run/t.pid").display().to_string();
+    assert_eq!(shell(&scratch, &format!("kill -HUP $(cat {pid})")), 0);
+    wait("the reload", || (daemon.status()["reloads"] == 1).then_some(()));
+    assert_eq!(shell(&scratch, &format!("kill -HUP \"$(head -n1 {pid})\"")), 0);
+    wait("the reload", || (daemon.status()["reloads"] == 2).then_some(()));
+    // pkill -L looks for the lock.
+    assert_eq!(shell(&scratch, &format!("pkill -HUP -L -F {pid}")), 0);
+    wait("the reload", || (daemon.status()["reloads"] == 3).then_some(()));
+    daemon.stop();
+    assert!(!scratch.path("run/t.pid").exists() && !scratch.path("run/t.status").exists());
+}
+
+#[test]
+fn after_kill_9_nothing_is_left_and_the_next_start_works() {
+    let scratch = Scratch::new();
+    let servers = stdio("plain", &[], "")
+        + &stdio("stubborn", &["--ignore-eof", "--ignore-term"], "")
+        + &stdio("parent", &["--grandchild", "stubborn", "--ignore-eof"], "");
+    let file = scratch.instance("t", &servers);
+    let daemon = scratch.start(&file);
+    assert!(scratch.processes().len() >= 6, "{:?}", scratch.processes());
+    let killed = std::time::Instant::now();
+    kill(daemon.pid, libc::SIGKILL);
+    scratch.gone();
+    // Three seconds are promised; the rest is for a machine under load.
+    assert!(killed.elapsed().as_secs() < 10, "{:?}", killed.elapsed());
+    assert_eq!(scratch.file("run/t.pid"), format!("{}\n", daemon.pid), "a crash cleans up no files");
+    assert_eq!(code(&scratch.ctl(&["status", "t"])), 1);
+    std::mem::forget(daemon);
+    let daemon = scratch.start(&file);
+    assert_eq!(code(&scratch.ctl(&["status", "t"])), 0);
+    daemon.stop();
+}
+
+#[test]
+fn what_a_predecessor_left_is_ended_by_the_next_start() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &["--grandchild", "stubborn"], ""));
+    let daemon = scratch.start(&file);
+    // Killed together with its guard, so that nobody cleans up.
+    let processes = scratch.processes();
+    let guard = processes
+        .iter()
+        .find(|(pid, _)| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "mcpguard\n"));
+    kill(guard.expect("a guard").0, libc::SIGKILL);
+    kill(daemon.pid, libc::SIGKILL);
+    wait("the daemon's end", || (!alive(daemon.pid)).then_some(()));
+    std::mem::forget(daemon);
+    assert!(scratch.processes().iter().any(|(_, line)| line.contains("trap")), "the test needs a survivor");
+    let daemon = scratch.start(&file);
+    let survivors = scratch.processes().iter().filter(|(_, line)| line.contains("trap")).count();
+    assert_eq!(survivors, 1, "that of the new child alone");
+    assert!(daemon.log().contains("that a killed predecessor had left behind"));
+}
+
+#[test]
+fn a_pid_file_is_believed_only_while_its_lock_is_held() {
+    let scratch = Scratch::new();
+    // A stranger's number: never running, never signalled.
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    for content in
+        [format!("{}\n", stranger.id()), "0\n".into(), "-1\n".into(), "1\n".into(), "junk".into(), String::new()]
+    {
+        scratch.write("run/t.pid", &content);
+        assert_eq!(code(&scratch.ctl(&["status", "t"])), 1, "{content:?}");
+        for verb in ["stop", "reload"] {
+            let out = scratch.ctl(&[verb, "t"]);
+            assert_eq!(code(&out), 7, "{verb} {content:?}");
+            assert!(stderr(&out).contains("not running"), "{}", stderr(&out));
+        }
+    }
+    assert!(alive(stranger.id() as i32));
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    scratch.fake(&[]).stop();
+}
+
+#[test]
+fn a_pid_file_deleted_by_somebody_comes_back() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    std::fs::remove_file(scratch.path("run/t.pid")).unwrap();
+    kill(daemon.pid, libc::SIGUSR1);
+    wait("the PID file", || (scratch.file("run/t.pid") == format!("{}\n", daemon.pid)).then_some(()));
+    assert!(daemon.log().contains("the PID file was removed or replaced"));
+    let out = scratch.run(mcpdaemon(), &["-c", "t.ron"]);
+    assert_eq!((code(&out), stderr(&out)), (75, format!("t: already running (pid {})\n", daemon.pid)));
+}
+
+#[test]
+fn a_child_does_not_hold_the_lock() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--ignore-eof", "--ignore-term"]);
+    let child = daemon.child("fake");
+    let fds = std::fs::read_dir(format!("/proc/{child}/fd")).unwrap();
+    let held: Vec<_> = fds.filter_map(|e| std::fs::read_link(e.ok()?.path()).ok()).collect();
+    assert!(held.iter().all(|p| !p.to_string_lossy().contains("t.pid")), "{held:?}");
+}
+
+#[test]
+fn the_status_file_is_whole_at_every_moment_and_holds_no_secret() {
+    let scratch = Scratch::new();
+    let servers =
+        stdio("a", &["--flag", "hunter-args"], "env: {\"KEY\": \"hunter2\"}") + "\"b\": Exec(allow: [\"echo\"]),";
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let reader = s.spawn(|| {
+            let mut read = 0;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let text = std::fs::read_to_string(scratch.path("run/t.status")).unwrap();
+                let _: Value = serde_json::from_str(&text).unwrap();
+                read += 1;
+            }
+            read
+        });
+        for _ in 0..30 {
+            daemon.status();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 30);
+    });
+    let text = scratch.file("run/t.status");
+    assert!(!text.contains("hunter"), "{text}");
+    let mut http = daemon.http("a");
+    http.ask(&call(1, "echo", json!({"text": "x"})));
+    let status = daemon.status();
+    assert_eq!(status["pid"], daemon.pid);
+    assert_eq!((&status["state"], &status["generation"], &status["sessions"]), (&json!("ready"), &json!(1), &json!(1)));
+    assert_eq!(status["listen"][0], json!(daemon.url));
+    assert!(status["requests"]["total"].as_u64().unwrap() >= 2);
+    let server = daemon.server("a");
+    assert_eq!((&server["kind"], &server["state"], &server["restarts"]), (&json!("Stdio"), &json!("ready"), &json!(0)));
+    assert_eq!((&server["server_info"], &server["protocol"]), (&json!("fake 1"), &json!("2025-11-25")));
+    assert!(server["process"]["memory_bytes"].as_u64().unwrap() > 100_000);
+    // The same live, over HTTP.
+    let live = get(daemon.address(), "/status").json();
+    assert_eq!((&live["pid"], &live["servers"][0]["pids"]), (&status["pid"], &server["pids"]));
+    let leftovers: Vec<_> = std::fs::read_dir(scratch.path("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(leftovers.len(), 2, "{leftovers:?}");
+}
+
+#[test]
+fn the_log_is_appended_to_reopened_and_never_broken_by_what_it_tells() {
+    let scratch = Scratch::new();
+    scratch.write("t.log", "an old line\n");
+    let daemon = scratch.fake(&["--stderr", "evil\u{1b}[31m\u{7}\tline"]);
+    wait("stderr", || daemon.log().contains("evil").then_some(()));
+    let log = daemon.log();
+    assert!(log.starts_with("an old line\n"), "{log}");
+    assert!(log.contains("[fake] evil\\u{1b}[31m\\u{7} line\n"), "{log}");
+    for line in log.lines().skip(1) {
+        let stamp = line.split(' ').next().unwrap();
+        assert_eq!((stamp.len(), &stamp[10..11], &stamp[23..]), (24, "T", "Z"), "{line}");
+        assert!(line.chars().all(|c| !c.is_control()), "{line:?}");
+    }
+    // Moved away: still written there until a HUP, then anew by the old name.
+    std::fs::rename(scratch.path("t.log"), scratch.path("t.log.1")).unwrap();
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    assert!(scratch.file("t.log").contains("reloaded: "));
+    let moved = scratch.file("t.log.1");
+    assert!(moved.contains("ready on") && !moved.contains("reloaded: "));
+    let before = scratch.file("t.log").len();
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    assert!(scratch.file("t.log").len() > before, "a HUP without a rename truncates nothing");
+    let mode = std::fs::metadata(scratch.path("t.log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o007, 0, "others may not read a log");
+}
+
+#[test]
+fn a_flood_on_standard_error_neither_blocks_the_child_nor_fills_the_log() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    assert_eq!(said(&ws.ask(&call(1, "stderr", json!({"n": 50_000})))), "written");
+    wait("the count", || (daemon.dropped("stderr_lines") > 40_000).then_some(()));
+    let lines = daemon.log().lines().filter(|l| l.contains("[fake] line")).count();
+    assert!((1000..5000).contains(&lines), "{lines}");
+}

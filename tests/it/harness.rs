@@ -1,0 +1,518 @@
+//! What all tests share: a scratch folder with its own run directory, the programs, and small clients.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Only a hang is slower.
+pub const LONG: Duration = Duration::from_secs(30);
+
+pub fn mcpdaemon() -> &'static str {
+    env!("CARGO_BIN_EXE_mcpdaemon")
+}
+
+pub fn mcpctl() -> &'static str {
+    env!("CARGO_BIN_EXE_mcpctl")
+}
+
+/// A program of tests/fake, built beside the tests.
+pub fn example(name: &str) -> String {
+    let bin = Path::new(mcpdaemon()).parent().unwrap().join("examples").join(name);
+    assert!(bin.exists(), "{} is not built: run `cargo test`, which builds it", bin.display());
+    bin.display().to_string()
+}
+
+pub fn fake() -> String {
+    example("fake-server")
+}
+
+/// Waits until `check` gives something; fails loudly after [`LONG`].
+pub fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(start.elapsed() < LONG, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A folder of its own for one test, with a run directory; at its end nothing of it may still run.
+pub struct Scratch {
+    pub dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    pub fn new() -> Scratch {
+        Scratch { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// An instance file: listens on a free port, logs beside it, and has these servers.
+    pub fn instance(&self, name: &str, servers: &str) -> PathBuf {
+        self.instance_with(name, "", servers)
+    }
+
+    pub fn instance_with(&self, name: &str, more: &str, servers: &str) -> PathBuf {
+        let log = self.path(&format!("{name}.log"));
+        let listen = if more.contains("listen:") { "" } else { "listen: [\"127.0.0.1:0\"]," };
+        let log = if more.contains("log:") { String::new() } else { format!("log: (file: {log:?}, level: Debug),") };
+        self.write(&format!("{name}.ron"), &format!("({listen}\n{log}\n{more}\nservers: {{{servers}}})"))
+    }
+
+    /// A program with this scratch folder's surroundings.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("MCP_RUN_DIR", self.path("run")).env("MCP_LOG_DIR", self.path("logs")).env("HOME", self.dir.path());
+        for name in ["WS_PING_INTERVAL", "WS_PING_TIMEOUT", "WS_MAX_SIZE", "MCP_LISTEN", "MCP_NAME", "MCP_LOG_LEVEL"] {
+            command.env_remove(name);
+        }
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, program: &str, args: &[&str]) -> Output {
+        self.command(program).args(args).output().unwrap()
+    }
+
+    pub fn ctl(&self, args: &[&str]) -> Output {
+        self.run(mcpctl(), args)
+    }
+
+    /// Starts an instance in the background and expects it to be ready.
+    pub fn start(&self, file: &Path) -> Daemon<'_> {
+        let out = self.run(mcpdaemon(), &["-c", &file.display().to_string()]);
+        assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
+        self.started(&stdout(&out))
+    }
+
+    /// The instance that a start line speaks of.
+    pub fn started(&self, line: &str) -> Daemon<'_> {
+        let (name, rest) = line.split_once(": ready on ").unwrap_or_else(|| panic!("no start line: {line}"));
+        let (urls, rest) = rest.split_once(" (pid ").unwrap();
+        let pid = rest.split([',', ')']).next().unwrap().parse().unwrap();
+        let url = urls.split(", ").next().unwrap().to_owned();
+        Daemon { scratch: self, name: name.to_owned(), pid, url }
+    }
+
+    /// One server `fake` with these flags, started.
+    pub fn fake(&self, flags: &[&str]) -> Daemon<'_> {
+        self.start(&self.instance("t", &stdio("fake", flags, "")))
+    }
+
+    pub fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Processes whose environment shows that they belong to this scratch folder.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let mark = format!("{}", self.dir.path().display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+            let Ok(environ) = std::fs::read(entry.path().join("environ")) else { continue };
+            if pid != std::process::id() as i32 && String::from_utf8_lossy(&environ).contains(&mark) {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
+            }
+        }
+        found
+    }
+
+    /// Waits until nothing of this folder runs any more.
+    pub fn gone(&self) {
+        let start = Instant::now();
+        while !self.processes().is_empty() {
+            assert!(start.elapsed() < LONG, "still running: {:?}", self.processes());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let left = self.processes();
+        for (pid, _) in &left {
+            // SAFETY: a plain system call; the process was started by this test, as its environment shows.
+            unsafe { libc::kill(*pid, libc::SIGKILL) };
+        }
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "left running: {left:?}\n{}", self.file("t.log"));
+        } else {
+            eprintln!("--- log\n{}", self.file("t.log"));
+        }
+    }
+}
+
+/// `"name": Stdio(command: [fake, flags...], more)`.
+pub fn stdio(name: &str, flags: &[&str], more: &str) -> String {
+    let words: Vec<String> =
+        std::iter::once(fake().as_str()).chain(flags.iter().copied()).map(|w| format!("{w:?}")).collect();
+    format!("\"{name}\": Stdio(command: [{}], {more}),", words.join(", "))
+}
+
+pub fn stdout(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+pub fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+pub fn code(out: &Output) -> i32 {
+    out.status.code().unwrap_or(-1)
+}
+
+pub fn alive(pid: i32) -> bool {
+    // A zombie is not alive: a container's first process may never reap it.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
+}
+
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: a plain system call on a process that the test started.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0, "kill {pid} {signal}");
+}
+
+/// A started instance; stopped at the end if the test has not done so.
+pub struct Daemon<'s> {
+    pub scratch: &'s Scratch,
+    pub name: String,
+    pub pid: i32,
+    pub url: String,
+}
+
+impl Daemon<'_> {
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    pub fn status(&self) -> Value {
+        let out = self.scratch.ctl(&["status", "--json", &self.name]);
+        let all: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+        all["instances"][0]["status"].clone()
+    }
+
+    pub fn server(&self, name: &str) -> Value {
+        let status = self.status();
+        let found = status["servers"].as_array().and_then(|all| all.iter().find(|s| s["name"] == name).cloned());
+        found.unwrap_or_else(|| panic!("no server {name} in {status}"))
+    }
+
+    pub fn child(&self, name: &str) -> i32 {
+        self.server(name)["pids"][0].as_i64().map_or(0, |p| p as i32)
+    }
+
+    pub fn dropped(&self, what: &str) -> u64 {
+        self.status()["dropped"][what].as_u64().unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        self.scratch.file(&format!("{}.log", self.name))
+    }
+
+    pub fn stop(&self) {
+        let out = self.scratch.ctl(&["stop", &self.name]);
+        assert!(out.status.success(), "{}{}", stderr(&out), self.log());
+        self.scratch.gone();
+    }
+
+    pub fn http(&self, server: &str) -> Http {
+        Http::open(self.address(), server)
+    }
+
+    pub fn ws(&self, server: &str) -> Ws {
+        Ws::open(self.address(), &format!("/servers/{server}/ws"))
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if alive(self.pid) && !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
+
+/// One HTTP response.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        })
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The messages of an event stream, or the one of a plain body.
+    pub fn messages(&self) -> Vec<Value> {
+        if self.header("content-type").as_deref() == Some("text/event-stream") {
+            let data = self.body.lines().filter_map(|l| l.strip_prefix("data: "));
+            return data.map(|d| serde_json::from_str(d).unwrap()).collect();
+        }
+        vec![self.json()]
+    }
+}
+
+/// A raw connection, for requests that no client library would send.
+pub struct Raw {
+    pub reader: BufReader<TcpStream>,
+}
+
+impl Raw {
+    pub fn open(address: &str) -> Raw {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Raw { reader: BufReader::new(stream) }
+    }
+
+    pub fn send(&mut self, text: &[u8]) {
+        let _ = self.reader.get_mut().write_all(text);
+    }
+
+    /// The head of the next response.
+    pub fn head(&mut self) -> Response {
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            let n = self.reader.read_line(&mut line).unwrap_or(0);
+            if n == 0 || line == "\r\n" {
+                break;
+            }
+            head.push_str(&line);
+        }
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        Response { status, head, body: String::new() }
+    }
+
+    pub fn response(&mut self) -> Response {
+        let mut response = self.head();
+        if let Some(length) = response.header("content-length").and_then(|l| l.parse::<usize>().ok()) {
+            let mut body = vec![0; length];
+            self.reader.read_exact(&mut body).unwrap();
+            response.body = String::from_utf8(body).unwrap();
+        } else if response.header("transfer-encoding").as_deref() == Some("chunked") {
+            while let Some(chunk) = self.chunk() {
+                response.body.push_str(&chunk);
+            }
+        }
+        response
+    }
+
+    /// The next chunk of a chunked body; None at its end.
+    pub fn chunk(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).unwrap();
+        let length = usize::from_str_radix(line.trim(), 16).ok()?;
+        let mut chunk = vec![0; length + 2];
+        self.reader.read_exact(&mut chunk).unwrap();
+        chunk.truncate(length);
+        (length > 0).then(|| String::from_utf8(chunk).unwrap())
+    }
+
+    /// The rest until the peer closes.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+
+    /// The next message of an event stream that was opened by GET.
+    pub fn event(&mut self) -> Option<Value> {
+        loop {
+            let chunk = self.chunk()?;
+            if let Some(data) = chunk.lines().find_map(|l| l.strip_prefix("data: ")) {
+                return Some(serde_json::from_str(data).unwrap());
+            }
+        }
+    }
+}
+
+pub const ACCEPT: &str = "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n";
+
+pub fn get(address: &str, path: &str) -> Response {
+    let mut raw = Raw::open(address);
+    raw.send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes());
+    raw.response()
+}
+
+pub fn initialize(id: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "initialize", "params": {"protocolVersion": "2025-11-25",
+        "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}})
+}
+
+pub fn call(id: impl Into<Value>, tool: &str, args: Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": {"name": tool, "arguments": args}})
+}
+
+/// The text of a tool result.
+pub fn said(message: &Value) -> &str {
+    message["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("no text in {message}"))
+}
+
+/// A Streamable HTTP session on one connection.
+pub struct Http {
+    pub address: String,
+    pub path: String,
+    pub session: String,
+    pub raw: Raw,
+}
+
+impl Http {
+    pub fn open(address: &str, server: &str) -> Http {
+        let mut http = Http {
+            address: address.to_owned(),
+            path: format!("/servers/{server}/mcp"),
+            session: String::new(),
+            raw: Raw::open(address),
+        };
+        let answer = http.post(&initialize(json!(0)).to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        http.session = answer.header("mcp-session-id").expect("a session id");
+        let done = http.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        assert_eq!((done.status, done.body.as_str()), (202, ""));
+        http
+    }
+
+    /// Another connection of the same session.
+    pub fn again(&self) -> Http {
+        Http {
+            address: self.address.clone(),
+            path: self.path.clone(),
+            session: self.session.clone(),
+            raw: Raw::open(&self.address),
+        }
+    }
+
+    pub fn send(&mut self, body: &str) {
+        let session = match self.session.as_str() {
+            "" => String::new(),
+            id => format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"),
+        };
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{session}Content-Length: {}\r\n\r\n",
+            self.path,
+            self.address,
+            body.len()
+        );
+        self.raw.send(&[head.as_bytes(), body.as_bytes()].concat());
+    }
+
+    pub fn post(&mut self, body: &str) -> Response {
+        self.send(body);
+        self.raw.response()
+    }
+
+    /// A request and its answer.
+    pub fn ask(&mut self, request: &Value) -> Value {
+        let answer = self.post(&request.to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.messages().pop().unwrap()
+    }
+
+    /// A request without a body, on a connection of its own.
+    pub fn bare(&self, method: &str) -> Raw {
+        let mut raw = Raw::open(&self.address);
+        let head = format!(
+            "{method} {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\nMcp-Session-Id: {}\r\n\r\n",
+            self.path, self.address, self.session
+        );
+        raw.send(head.as_bytes());
+        raw
+    }
+
+    /// The stream for messages that answer no request.
+    pub fn stream(&self) -> Raw {
+        let mut raw = self.bare("GET");
+        let head = raw.head();
+        assert_eq!(head.status, 200, "{head:?}");
+        raw
+    }
+}
+
+/// A WebSocket client.
+pub struct Ws {
+    pub socket: tungstenite::WebSocket<TcpStream>,
+    pub response: tungstenite::http::Response<Option<Vec<u8>>>,
+}
+
+impl Ws {
+    pub fn open(address: &str, path: &str) -> Ws {
+        Ws::try_open(address, path, &[("Sec-WebSocket-Protocol", "mcp")]).unwrap()
+    }
+
+    pub fn try_open(address: &str, path: &str, headers: &[(&'static str, &str)]) -> Result<Ws, tungstenite::Error> {
+        use tungstenite::client::IntoClientRequest;
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        for (key, value) in headers {
+            request.headers_mut().insert(*key, value.parse().unwrap());
+        }
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut config = tungstenite::protocol::WebSocketConfig::default();
+        (config.max_message_size, config.max_frame_size) = (None, None);
+        let (socket, response) =
+            tungstenite::client::client_with_config(request, stream, Some(config)).map_err(|e| match e {
+                tungstenite::HandshakeError::Failure(e) => e,
+                other => panic!("{other}"),
+            })?;
+        Ok(Ws { socket, response })
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.socket.send(tungstenite::Message::text(text)).unwrap();
+    }
+
+    /// The next text message; None once the connection is closed.
+    pub fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.socket.read() {
+                Ok(tungstenite::Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).unwrap()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    pub fn ask(&mut self, request: &Value) -> Value {
+        self.send(&request.to_string());
+        self.next().expect("an answer")
+    }
+
+    /// The code of the close frame that ends the connection.
+    pub fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match self.socket.read() {
+                Ok(tungstenite::Message::Close(frame)) => return frame.map(|f| f.code.into()),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Tests over the real programs, one file a topic. They run in temporary folders on ports that the kernel chooses,
+//! wait for conditions and never for time, and leave no process behind (checked at the end of each).
+
+mod harness;
+
+mod children;
+mod ctl;
+mod exec;
+mod files;
+mod http;
+mod reload;
+mod start;
+mod stop;
+mod supervision;
+mod websocket;

@@ -1,0 +1,335 @@
+//! Starting: success means that it serves, failure says why and leaves nothing.
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Output, Stdio};
+use std::time::Instant;
+
+use crate::harness::*;
+
+/// A start that must fail: its exit status, what it printed, and that nothing is left.
+fn fails(scratch: &Scratch, args: &[&str]) -> (i32, String) {
+    let out = scratch.run(mcpdaemon(), args);
+    scratch.gone();
+    assert!(!scratch.path("run/t.pid").exists(), "a PID file is left");
+    assert!(!scratch.path("run/t.status").exists(), "a status file is left");
+    assert_eq!(stdout(&out), "");
+    (code(&out), stderr(&out))
+}
+
+fn start(scratch: &Scratch, file: &std::path::Path) -> Output {
+    scratch.run(mcpdaemon(), &["-c", &file.display().to_string()])
+}
+
+#[test]
+fn it_returns_when_it_serves_and_not_before() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("slow", &["--slow-init", "700"], ""));
+    let begun = Instant::now();
+    let out = start(&scratch, &file);
+    assert!(begun.elapsed().as_millis() >= 700);
+    let line = stdout(&out);
+    let daemon = scratch.started(&line);
+    assert_eq!(line, format!("t: ready on {} (pid {}, 1 server)\n", daemon.url, daemon.pid));
+    assert_eq!(stderr(&out), "");
+    TcpStream::connect(daemon.address()).unwrap();
+    assert_eq!(get(daemon.address(), "/readyz").status, 200);
+    assert_eq!(said(&daemon.ws("slow").ask(&call(1, "echo", serde_json::json!({"text": "up"})))), "up");
+    // Away from the caller: another session, no terminal, /dev/null, the root directory.
+    let fd = |n: u8| std::fs::read_link(format!("/proc/{}/fd/{n}", daemon.pid)).unwrap();
+    assert!((0..3).all(|n| fd(n) == std::path::Path::new("/dev/null")));
+    assert_eq!(std::fs::read_link(format!("/proc/{}/cwd", daemon.pid)).unwrap(), std::path::Path::new("/"));
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid)).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_ne!(fields[3], daemon.pid.to_string(), "a session leader could get a terminal");
+    assert_eq!(fields[4], "0", "a controlling terminal");
+}
+
+#[test]
+fn an_address_in_use_names_its_holder() {
+    let scratch = Scratch::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let file = scratch.instance_with("t", &format!("listen: [\"{address}\"],"), &stdio("a", &[], ""));
+    let (code, text) = fails(&scratch, &["-c", &file.display().to_string()]);
+    assert_eq!(code, 69, "{text}");
+    let pid = std::process::id();
+    assert!(
+        text.starts_with(&format!("t: cannot listen on {address}: the address is in use by pid {pid}, ")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_come_up_is_explained() {
+    for (servers, exit, wanted) in [
+        (
+            "\"x\": Stdio(command: [\"no-such-program-here\"])".to_owned(),
+            78,
+            &["t.ron:4:", "'no-such-program-here' was not found in PATH"][..],
+        ),
+        (
+            stdio("x", &["--exit", "5"], ""),
+            70,
+            &["t: server 'x': exited with status 5 before it answered 'initialize'", "fatal: no database"],
+        ),
+        (
+            stdio("x", &["--never-answer", "--die-after", "300"], ""),
+            70,
+            &["exited with status 3 before it answered 'initialize'", "fatal: dying as I was told"],
+        ),
+        (
+            stdio("x", &["--never-answer", "--stderr", "waiting for the moon"], "start_timeout: \"300ms\""),
+            70,
+            &["it did not answer 'initialize' within 300ms (start_timeout)", "waiting for the moon"],
+        ),
+        (
+            stdio(
+                "x",
+                &["--deaf", "--ignore-term"],
+                "start_timeout: \"100ms\", stop: (stdin: \"50ms\", term: \"50ms\")",
+            ),
+            70,
+            &["it did not answer 'initialize' within 100ms", "it wrote nothing to standard error"],
+        ),
+        (
+            stdio("x", &["--revision", "2031-01-01"], ""),
+            70,
+            &["its handshake failed: it speaks revision '2031-01-01', which is not supported"],
+        ),
+        ("\"x\": Stdio(command: [\"./bad\"])".to_owned(), 70, &["cannot start", "/bad: "]),
+    ] {
+        let scratch = Scratch::new();
+        let bad = scratch.write("bad", "#!/no/such/interpreter\n");
+        std::fs::set_permissions(bad, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let file = scratch.instance("t", &servers);
+        let (code, text) = fails(&scratch, &["-c", &file.display().to_string()]);
+        assert_eq!(code, exit, "{text}");
+        for one in wanted {
+            assert!(text.contains(one), "no '{one}' in: {text}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_not_required_may_fail() {
+    let scratch = Scratch::new();
+    let servers = stdio("good", &[], "") + &stdio("bad", &["--exit", "1"], "required: false");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    assert_eq!(get(daemon.address(), "/readyz").status, 200);
+    assert_eq!(daemon.status()["state"], "ready");
+    let answer = daemon.ws("bad").ask(&call(1, "echo", serde_json::json!({})));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("server 'bad' is"), "{answer}");
+}
+
+#[test]
+fn wrong_usage_and_wrong_places_have_their_own_exit_status() {
+    let scratch = Scratch::new();
+    let ok = scratch.instance("t", &stdio("a", &[], ""));
+    let ok = ok.display().to_string();
+    let blocked = scratch.write("blocked", "");
+    let log = scratch.write(
+        "log.ron",
+        &format!(
+            "(listen: [\"127.0.0.1:0\"], name: \"t\", log: (file: \"{}/x.log\"), servers: {{{}}})",
+            blocked.display(),
+            stdio("a", &[], "")
+        ),
+    );
+    for (args, exit, wanted) in [
+        (&[][..], 64, "what shall it run?"),
+        (&["--confg", &ok], 64, "did you mean '--config'?"),
+        (&["-c", &ok, "--", "true"], 64, "exclude each other"),
+        (&["-c", "/nonexistent.ron"], 78, "/nonexistent.ron: cannot read it: No such file or directory"),
+        (&["-c", &ok, "--listen", "8003"], 78, "--listen: '8003' is no address"),
+        (&["-c", &log.display().to_string()], 73, "cannot open the log: "),
+        (&["-c", &ok, "--run-dir", &blocked.display().to_string()], 73, "blocked: cannot make the run directory: "),
+        (&["-c", &ok, "--run-dir", "/tmp"], 77, "/tmp: everybody may write here"),
+    ] {
+        let (code, text) = fails(&scratch, args);
+        assert_eq!(code, exit, "{args:?}: {text}");
+        assert!(text.contains(wanted), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_configuration_is_tested_and_shown_without_a_trace() {
+    let scratch = Scratch::new();
+    let file = scratch.instance(
+        "t",
+        "\"a\": Stdio(command: [\"cat\"], env: {\"KEY\": \"hunter2\"}), \"b\": Exec(allow: [\"*\"], sell: \"x\")",
+    );
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", "t.ron"]);
+    assert_eq!(code(&out), 78);
+    assert_eq!(stderr(&out).lines().count(), 1);
+    assert!(stderr(&out).contains("t.ron:4:90: unknown key 'sell', did you mean 'shell'?"), "{}", stderr(&out));
+    let fixed = std::fs::read_to_string(&file).unwrap().replace("sell", "shell").replace("\"x\"", "\"/bin/sh\"");
+    std::fs::write(&file, &fixed).unwrap();
+    let out = scratch.run(mcpdaemon(), &["-tc", "t.ron"]);
+    assert_eq!((code(&out), stdout(&out).as_str()), (0, "t: configuration OK\n"));
+    let out = scratch.run(mcpdaemon(), &["-T", "-c", "t.ron", "--log-level", "warn"]);
+    let text = stdout(&out);
+    assert!(text.contains("level: Warn, // flag --log-level") && text.contains("\"KEY\": \"***\""), "{text}");
+    assert!(!text.contains("hunter2"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), fixed);
+    assert!(!scratch.path("run").exists() && !scratch.path("t.log").exists());
+}
+
+#[test]
+fn it_starts_in_every_surrounding() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &[], ""));
+    let file = file.display().to_string();
+    let check = |line: String| {
+        let daemon = scratch.started(&line);
+        assert_eq!(get(daemon.address(), "/healthz").body, "ok\n");
+        daemon.stop();
+    };
+    // Captured pipes: output() returns only once nobody holds them any more.
+    check(stdout(&scratch.run(mcpdaemon(), &["-c", &file])));
+    for prefix in ["nohup", "setsid -w", "nice"] {
+        let out = scratch.command("sh").args(["-c", &format!("{prefix} {} -c {file}", mcpdaemon())]).output().unwrap();
+        check(stdout(&out));
+    }
+    // Standard streams closed by the caller.
+    let script = format!("{} -c {file} <&- >{}/out 2>&-", mcpdaemon(), scratch.dir.path().display());
+    assert!(scratch.command("sh").args(["-c", &script]).status().unwrap().success());
+    check(scratch.file("out"));
+    // In the background of a shell that then ends.
+    let script = format!("{} -c {file} >{}/out2 2>&1 & wait $!", mcpdaemon(), scratch.dir.path().display());
+    assert!(scratch.command("sh").args(["-c", &script]).status().unwrap().success());
+    check(scratch.file("out2"));
+    // From a folder that is then deleted.
+    let folder = scratch.path("doomed");
+    std::fs::create_dir(&folder).unwrap();
+    let out = scratch.command(mcpdaemon()).args(["-c", &file]).current_dir(&folder).output().unwrap();
+    std::fs::remove_dir(&folder).unwrap();
+    check(stdout(&out));
+    // With a mask and ignored signals, as nohup and cron leave them.
+    let mut command = scratch.command(mcpdaemon());
+    command.args(["-c", &file]);
+    // SAFETY: only async-signal-safe calls.
+    unsafe {
+        command.pre_exec(|| {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut());
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    check(stdout(&command.output().unwrap()));
+}
+
+#[test]
+fn of_twenty_starts_one_wins() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &["--slow-init", "200"], ""));
+    let starts: Vec<_> = (0..20)
+        .map(|_| {
+            let mut command = scratch.command(mcpdaemon());
+            command.arg("-c").arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let outs: Vec<Output> = starts.into_iter().map(|c| c.wait_with_output().unwrap()).collect();
+    let winners: Vec<&Output> = outs.iter().filter(|o| o.status.success()).collect();
+    assert_eq!(winners.len(), 1, "{outs:?}");
+    let daemon = scratch.started(&stdout(winners[0]));
+    let refusal = format!("t: already running (pid {})\n", daemon.pid);
+    for loser in outs.iter().filter(|o| !o.status.success()) {
+        assert_eq!((code(loser), stderr(loser).as_str()), (75, refusal.as_str()));
+    }
+    // The refused starts have done no harm.
+    assert_eq!(daemon.server("a")["state"], "ready");
+}
+
+#[test]
+fn a_daemon_killed_while_it_starts_is_reported() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &["--never-answer"], ""));
+    let mut command = scratch.command(mcpdaemon());
+    let child = command.arg("-c").arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = wait("the PID file", || scratch.file("run/t.pid").trim().parse::<i32>().ok());
+    wait("the child", || (scratch.processes().len() >= 4).then_some(()));
+    kill(pid, libc::SIGKILL);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((code(&out), stdout(&out).as_str()), (70, ""));
+    assert!(stderr(&out).starts_with("t: it died before it was ready"), "{}", stderr(&out));
+    scratch.gone();
+}
+
+#[test]
+fn a_start_that_is_interrupted_leaves_nothing() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &["--never-answer"], ""));
+    let mut command = scratch.command(mcpdaemon());
+    let child = command.arg("-c").arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = wait("the PID file", || scratch.file("run/t.pid").trim().parse::<i32>().ok());
+    wait("the child", || (scratch.processes().len() >= 4).then_some(()));
+    kill(pid, libc::SIGTERM);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(code(&out), 70);
+    assert!(stderr(&out).contains("interrupted by a signal"), "{}", stderr(&out));
+    scratch.gone();
+    assert!(!scratch.path("run/t.pid").exists());
+}
+
+#[test]
+fn in_front_it_logs_to_standard_error_and_ends_with_0() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &[], ""));
+    let mut command = scratch.command(mcpdaemon());
+    let child = command.args(["-f", "-c"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id() as i32;
+    wait("ready", || scratch.file("run/t.status").contains("\"state\": \"ready\"").then_some(()));
+    assert_eq!(scratch.file("run/t.pid"), format!("{pid}\n"));
+    kill(pid, libc::SIGINT);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((code(&out), stdout(&out).as_str()), (0, ""));
+    assert!(stderr(&out).contains("[INFO] t: ready on http://127.0.0.1:"), "{}", stderr(&out));
+    assert!(!scratch.path("t.log").exists());
+    scratch.gone();
+}
+
+#[test]
+fn in_front_a_failure_is_on_standard_error_too() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &["--exit", "9"], ""));
+    let (code, text) = fails(&scratch, &["-f", "-c", &file.display().to_string()]);
+    assert_eq!(code, 70);
+    assert!(text.lines().last().unwrap().contains("fatal: no database"), "{text}");
+}
+
+#[test]
+fn one_server_needs_no_file() {
+    let scratch = Scratch::new();
+    let args = ["--listen", "127.0.0.1:0", "--name", "solo", "--", &fake(), "--tool", "${NOT_EXPANDED} ~/x"];
+    let out = scratch.run(mcpdaemon(), &args);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let daemon = scratch.started(&stdout(&out));
+    let tools = daemon.ws("solo").ask(&serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+    assert_eq!(tools["result"]["tools"][0]["name"], "${NOT_EXPANDED} ~/x");
+    assert_eq!(daemon.name, "solo");
+    assert!(scratch.path("logs/solo.log").exists());
+}
+
+#[test]
+fn the_demo_works_word_for_word() {
+    let scratch = Scratch::new();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/config/demo.ron");
+    let out = scratch.run(mcpdaemon(), &["-c", demo, "--listen", "127.0.0.1:0"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let text = stdout(&out);
+    let daemon = scratch.started(text.lines().next().unwrap());
+    let commands: Vec<&str> = text
+        .lines()
+        .filter_map(|l| l.strip_prefix("  "))
+        .filter(|l| !l.contains("/servers/") || l.contains("curl"))
+        .collect();
+    let script = format!("set -e\n{}", commands.join("\n"));
+    let out = scratch.command("bash").args(["-c", &script]).output().unwrap();
+    assert!(out.status.success(), "{script}\n{}{}", stdout(&out), stderr(&out));
+    assert!(stdout(&out).contains("\"stdout\":\"hello\\n\""), "{}", stdout(&out));
+    assert!(!alive(daemon.pid), "the last command ends it");
+}

@@ -1,0 +1,234 @@
+//! Children that end, hang and talk nonsense, and the clients that must not notice more than they have to.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const QUICK: &str = "restart: (delay: \"50ms\", max_delay: \"200ms\", burst: 100)";
+
+#[test]
+fn a_request_in_flight_fails_at_once_and_the_session_lives_on() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    let mut ws = daemon.ws("fake");
+    let mut http = daemon.http("fake");
+    http.send(&call("slow", "sleep", json!({"n": 60_000})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    ws.send(&call(1, "die", json!({"n": 7})).to_string());
+    let gone = "server 'fake' exited with status 7: fatal: asked to die";
+    let answer = ws.next().unwrap();
+    assert_eq!((&answer["id"], &answer["error"]["message"]), (&json!(1), &json!(gone)));
+    let answer = http.raw.response().json();
+    assert_eq!(
+        (&answer["id"], &answer["error"]["message"], &answer["error"]["code"]),
+        (&json!("slow"), &json!(gone), &json!(-32603))
+    );
+    // Both sessions go on with the next child; a request that comes while there is none waits for it.
+    assert_eq!(said(&http.ask(&call(2, "echo", json!({"text": "back"})))), "back");
+    let mut answer = ws.ask(&call(3, "count", json!({})));
+    while answer.get("method").is_some() {
+        answer = ws.next().unwrap();
+    }
+    assert_eq!(said(&answer), "1", "a new process");
+    let server = daemon.server("fake");
+    assert_eq!((&server["restarts"], &server["last_exit"]), (&json!(1), &json!("exited with status 7")));
+}
+
+#[test]
+fn a_killed_child_is_noticed_at_once_and_replaced() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    let mut http = daemon.http("fake");
+    let first = daemon.child("fake");
+    kill(first, libc::SIGKILL);
+    // No poll, no timer: at most the request that was written to the dying child fails, and says why.
+    let mut answer = http.ask(&call(1, "count", json!({})));
+    if let Some(why) = answer["error"]["message"].as_str() {
+        assert_eq!(why, "server 'fake' was ended by SIGKILL");
+        answer = http.ask(&call(2, "count", json!({})));
+    }
+    assert_eq!(said(&answer), "1");
+    let second = daemon.child("fake");
+    assert!(second != first && second != 0);
+    assert_eq!(daemon.server("fake")["last_exit"], "was ended by SIGKILL");
+}
+
+#[test]
+fn while_a_required_child_is_down_the_instance_says_so() {
+    let scratch = Scratch::new();
+    let flag = scratch.path("flag");
+    let file = scratch.instance("t", &stdio("fake", &["--exit-while", flag.to_str().unwrap()], QUICK));
+    let daemon = scratch.start(&file);
+    std::fs::write(&flag, "").unwrap();
+    kill(daemon.child("fake"), libc::SIGKILL);
+    let ready = || get(daemon.address(), "/readyz");
+    let down = wait("not ready", || Some(ready()).filter(|r| r.status == 503));
+    assert!(down.body.contains("server 'fake' is "), "{down:?}");
+    wait("degraded", || (daemon.status()["state"] == "degraded").then_some(()));
+    wait("several tries", || (daemon.server("fake")["restarts"].as_u64() > Some(2)).then_some(()));
+    let reason = wait("a reason", || daemon.server("fake")["reason"].as_str().map(str::to_owned));
+    assert!(reason.contains("exited with status 1") || reason.contains("SIGKILL"), "{reason}");
+    std::fs::remove_file(&flag).unwrap();
+    wait("ready again", || (ready().status == 200).then_some(()));
+    assert_eq!(daemon.status()["state"], "ready");
+}
+
+#[test]
+fn a_child_that_ends_for_good_is_not_started_again() {
+    let scratch = Scratch::new();
+    let servers = stdio("never", &[], "restart: (policy: Never)") + &stdio("config", &[], QUICK);
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let mut ws = daemon.ws("never");
+    ws.ask(&call(1, "die", json!({"n": 1})));
+    wait("failed", || (daemon.server("never")["state"] == "failed").then_some(()));
+    let answer = ws.ask(&call(2, "echo", json!({})));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("restart policy Never"), "{answer}");
+    daemon.ws("config").ask(&call(1, "die", json!({"n": 78})));
+    wait("failed", || (daemon.server("config")["state"] == "failed").then_some(()));
+}
+
+#[test]
+fn nonsense_on_standard_output_is_survived_and_counted() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--banner", "24", "--unsolicited", "--reply-to-notification"]);
+    let mut ws = daemon.ws("fake");
+    assert_eq!(said(&ws.ask(&call(1, "invalid_utf8", json!({})))), "after invalid UTF-8");
+    assert_eq!(said(&ws.ask(&call(2, "twice", json!({})))), "first");
+    assert_eq!(said(&ws.ask(&call(3, "log", json!({})))), "said");
+    assert_eq!(said(&ws.ask(&call(4, "ask", json!({})))), "asked");
+    wait("the counts", || {
+        let dropped = &daemon.status()["dropped"];
+        let n = |k: &str| dropped[k].as_u64().unwrap();
+        // 24 lines of banner, a batch, a line of broken UTF-8.
+        let all = n("garbage_lines") == 26 && n("unowned_replies") >= 4 && n("unowned_notifications") >= 2;
+        (all && n("refused_server_requests") == 1).then_some(())
+    });
+    // The child heard what became of its requests.
+    wait("the refusal", || {
+        let log = daemon.log();
+        (log.contains("reply") && log.contains("shared by several clients") && log.contains(r#""id":2,"result":{}"#))
+            .then_some(())
+    });
+}
+
+#[test]
+fn long_lines_have_a_limit_and_a_clear_error() {
+    let scratch = Scratch::new();
+    let file =
+        scratch.instance_with("t", "limits: (reply: \"1MiB\"),", &stdio("fake", &[], "request_timeout: \"60s\""));
+    let daemon = scratch.start(&file);
+    let mut ws = daemon.ws("fake");
+    let fits = ws.ask(&call(1, "big", json!({"n": 1_000_000})));
+    assert_eq!(said(&fits).len(), 1_000_000);
+    for tool in ["big", "big_id_last"] {
+        let answer = ws.ask(&call(2, tool, json!({"n": 3_000_000})));
+        let text = answer["error"]["message"].as_str().unwrap();
+        assert!(text.starts_with("the reply of server 'fake' has 30") && text.contains("limits.reply"), "{text}");
+    }
+    assert_eq!(said(&ws.ask(&call(3, "endless_line", json!({"n": 40})))), "after the line");
+    assert_eq!(daemon.dropped("long_lines"), 3);
+    // Nothing of it stays in memory.
+    let memory = daemon.status()["process"]["memory_bytes"].as_u64().unwrap();
+    assert!(memory < 60 << 20, "{memory}");
+}
+
+#[test]
+fn a_request_without_an_answer_times_out_and_progress_holds_it_open() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("fake", &[], "request_timeout: \"400ms\", request_max: \"2s\""));
+    let daemon = scratch.start(&file);
+    let mut ws = daemon.ws("fake");
+    let answer = ws.ask(&call(1, "never", json!({})));
+    assert_eq!(
+        (&answer["error"]["code"], &answer["error"]["message"]),
+        (&json!(-32001), &json!("server 'fake' did not answer within 400ms"))
+    );
+    wait("the cancellation", || daemon.log().contains("[fake] cancelled").then_some(()));
+    let mut long = call(2, "progress", json!({"n": 10, "ms": 100}));
+    long["params"]["_meta"] = json!({"progressToken": "p"});
+    ws.send(&long.to_string());
+    let mut steps = 0;
+    let last = loop {
+        let message = ws.next().unwrap();
+        if message.get("method").is_none() {
+            break message;
+        }
+        assert_eq!(message["params"]["progressToken"], "p");
+        steps += 1;
+    };
+    assert_eq!((steps, said(&last)), (10, "done"));
+    // The hard limit ends even what makes progress.
+    let mut endless = call(3, "progress", json!({"n": 1000, "ms": 100}));
+    endless["params"]["_meta"] = json!({"progressToken": 3});
+    ws.send(&endless.to_string());
+    let error = loop {
+        let message = ws.next().unwrap();
+        if message.get("method").is_none() {
+            break message;
+        }
+    };
+    assert_eq!(error["error"]["code"], -32001);
+}
+
+#[test]
+fn a_child_that_stops_reading_stalls_nobody_else() {
+    let scratch = Scratch::new();
+    let servers = stdio("stuck", &[], "") + &stdio("well", &[], "");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let mut stuck = daemon.ws("stuck");
+    stuck.send(&call(0, "stop_reading", json!({})).to_string());
+    let load = "x".repeat(4 << 20);
+    let mut refused: Option<Value> = None;
+    for i in 1..=16 {
+        stuck.send(&call(i, "echo", json!({"text": load})).to_string());
+        assert_eq!(said(&daemon.ws("well").ask(&call(1, "echo", json!({"text": "fine"})))), "fine");
+    }
+    wait("an overflow", || (daemon.dropped("child_queue_full") > 0).then_some(()));
+    while refused.is_none() {
+        refused = stuck.next().filter(|m| m["error"]["code"] == -32000);
+    }
+    let text = refused.unwrap()["error"]["message"].to_string();
+    assert!(text.contains("server 'stuck' does not read its input"), "{text}");
+    // It does not react to the end of its input either.
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_closes_its_output_is_replaced() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--ignore-eof"], QUICK)));
+    let first = daemon.child("fake");
+    let mut ws = daemon.ws("fake");
+    let answer = ws.ask(&call(1, "close_output", json!({})));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("SIGTERM"), "{answer}");
+    let mut http = daemon.http("fake");
+    assert_eq!(said(&http.ask(&call(2, "echo", json!({"text": "new"})))), "new");
+    assert_ne!(daemon.child("fake"), first);
+}
+
+#[test]
+fn subscriptions_are_counted_and_brought_to_the_next_child() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    let subscribe = |id: i32, what: &str| json!({"jsonrpc": "2.0", "id": id, "method": format!("resources/{what}"), "params": {"uri": "test://a"}});
+    let (mut one, mut two, mut other) = (daemon.ws("fake"), daemon.ws("fake"), daemon.ws("fake"));
+    for ws in [&mut one, &mut two] {
+        assert_eq!(ws.ask(&subscribe(1, "subscribe"))["result"], json!({}));
+    }
+    let heard = |text: &str| daemon.log().matches(text).count();
+    wait("one subscription", || (heard("[fake] resources/subscribe test://a") == 1).then_some(()));
+    other.ask(&call(2, "updated", json!({"uri": "test://a"})));
+    for ws in [&mut one, &mut two] {
+        assert_eq!(ws.next().unwrap()["params"]["uri"], "test://a");
+    }
+    assert_eq!(one.ask(&subscribe(3, "unsubscribe"))["result"], json!({}));
+    assert_eq!(heard("resources/unsubscribe"), 0, "the other still wants it");
+    kill(daemon.child("fake"), libc::SIGKILL);
+    wait("the new child's subscription", || (heard("[fake] resources/subscribe test://a") == 2).then_some(()));
+    // list_changed, because the new child may offer something else; then the update.
+    let two_hears = |two: &mut Ws| two.next().unwrap()["method"].as_str().unwrap().to_owned();
+    assert_eq!(two_hears(&mut two), "notifications/tools/list_changed");
+    assert_eq!(two_hears(&mut two), "notifications/resources/list_changed");
+    drop(two);
+    wait("the last leave", || (heard("resources/unsubscribe test://a") == 1).then_some(()));
+}
