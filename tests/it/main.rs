@@ -5,6 +5,7 @@ mod harness;
 
 mod children;
 mod ctl;
+mod docs;
 mod exec;
 mod files;
 mod http;

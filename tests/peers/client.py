@@ -380,7 +380,7 @@ def how_closed():
     if o.transport == "http":
         return None if Seen.deleted in (200, 202, 204, 405) else f"closing: DELETE was answered {Seen.deleted}"
     code = Seen.websocket.close_code
-    return None if code in (1000, 1005) else f"closing: WebSocket not closed cleanly: {code}"
+    return None if code in (1000, 1001, 1005, 1012) else f"closing: WebSocket not closed cleanly: {code}"
 
 
 async def main():
@@ -408,9 +408,10 @@ async def main():
     except Exception as error:
         if info is None:
             raise
-        fail(f"the connection failed: {says(error)}")
-    if Seen.lost:
-        fail(f"the connection was lost {Seen.websocket.close_code if Seen.websocket else ''}")
+        fail(f"the connection was lost: {says(error)}")
+    else:
+        if Seen.lost:
+            fail(f"the connection was lost {Seen.websocket.close_code if Seen.websocket else ''}")
     close_error = how_closed()
     # A daemon that was told to stop may be gone when the slow call has its answer.
     if close_error and not o.slow:

@@ -297,10 +297,10 @@ impl<'a> Section<'_, 'a> {
 
     /// A setting that may be absent.
     pub fn opt<T: Setting>(&mut self, key: &'static str) -> Option<T> {
-        let node = self.node(key)?;
-        let value = if node.0 == "None" { None } else { T::read(self.reader, node) };
+        let node = self.node(key);
+        let value = node.filter(|n| n.0 != "None").and_then(|n| T::read(self.reader, n));
         let text = value.as_ref().map_or("None".to_owned(), T::show);
-        self.show(key, text, self.line(node));
+        self.show(key, text, node.map_or(Origin::Default, |n| self.line(n)));
         value
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::check_name;
+use super::{Origin, check_name};
 use super::read::{Node, Reader, Section, Setting, Shown};
 use super::setting::{Size, quoted};
 use crate::model::restart::{Mode as RestartMode, Policy};
@@ -162,11 +162,9 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         s.show("allow", names.show(), s.line(node));
     }
     let shell = s.node("shell").filter(|n| n.0 != "None");
-    let shell_program = shell.and_then(|n| {
-        let text = String::read(s.reader, n)?;
-        s.show("shell", quoted(&text), s.line(n));
-        program(s.reader, n, &text, None)
-    });
+    let shell_program = shell.and_then(|n| program(s.reader, n, &String::read(s.reader, n)?, None));
+    let text = shell_program.as_ref().map_or("None".to_owned(), |p| quoted(&p.to_string_lossy()));
+    s.show("shell", text, shell.map_or(Origin::Default, |n| s.line(n)));
     let Secrets(env) = s.get("env", Secrets::default());
     let pass_env = s.get("pass_env", Vec::new());
     let cwd = folder(s);
