@@ -53,12 +53,18 @@ fn main() {
         rows.push(sockets("HTTP", &address, sessions, time, pid));
         rows.push(sockets("WebSocket", &address, sessions, time, pid));
     }
-    println!("\n{:10} {:>8} {:>12} {:>9} {:>9} {:>11} {:>9}", "", "sessions", "messages/s", "p50 µs", "p99 µs", "CPU µs/msg", "of pipe");
+    println!(
+        "\n{:10} {:>8} {:>12} {:>9} {:>9} {:>11} {:>9}",
+        "", "sessions", "messages/s", "p50 µs", "p99 µs", "CPU µs/msg", "of pipe"
+    );
     let pipes: HashMap<usize, f64> = rows.iter().filter(|r| r.what == "pipe").map(|r| (r.sessions, r.rate)).collect();
     for r in &rows {
         let cpu = r.cpu.map_or("-".to_owned(), |c| format!("{c:.1}"));
         let ratio = r.rate / pipes[&r.sessions];
-        println!("{:10} {:>8} {:>12.0} {:>9.1} {:>9.1} {cpu:>11} {ratio:>8.2}x", r.what, r.sessions, r.rate, r.p50, r.p99);
+        println!(
+            "{:10} {:>8} {:>12.0} {:>9.1} {:>9.1} {cpu:>11} {ratio:>8.2}x",
+            r.what, r.sessions, r.rate, r.p50, r.p99
+        );
     }
     let with = |n: usize| {
         let held: Vec<TcpStream> = (0..n).map(|_| open("WebSocket", &address).0).collect();
@@ -68,7 +74,11 @@ fn main() {
     };
     let before = memory(pid);
     let held = with(500);
-    println!("\nidle memory: {:.1} MiB; per idle WebSocket session: {:.1} KiB", mib(idle), (held - before) as f64 / 500.0 / 1024.0);
+    println!(
+        "\nidle memory: {:.1} MiB; per idle WebSocket session: {:.1} KiB",
+        mib(idle),
+        (held - before) as f64 / 500.0 / 1024.0
+    );
     let _ = Command::new(bin.with_file_name("mcpctl")).args(["stop", "bench"]).env("MCP_RUN_DIR", &dir).output();
     let _ = std::fs::remove_dir_all(&dir);
 }
@@ -152,7 +162,9 @@ fn open(what: &str, address: &str) -> (TcpStream, Vec<u8>) {
     let mut buffer = vec![0; 1 << 16];
     if what == "HTTP" {
         let head = |session: &str, length: usize| {
-            format!("POST /servers/echo/mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}Content-Length: {length}\r\n\r\n")
+            format!(
+                "POST /servers/echo/mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}Content-Length: {length}\r\n\r\n"
+            )
         };
         stream.write_all((head("", HELLO.len()) + HELLO).as_bytes()).expect("write");
         let mut read = String::new();
@@ -161,10 +173,13 @@ fn open(what: &str, address: &str) -> (TcpStream, Vec<u8>) {
             read.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
         let id = between(&read, "mcp-session-id: ", "\r\n");
-        let request = head(&format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"), REQUEST.len()) + REQUEST;
+        let request =
+            head(&format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"), REQUEST.len()) + REQUEST;
         return (stream, request.into_bytes());
     }
-    let head = format!("GET /servers/echo/ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mcp\r\n\r\n");
+    let head = format!(
+        "GET /servers/echo/ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mcp\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).expect("write");
     let mut read = Vec::new();
     while !read.ends_with(b"\r\n\r\n") {

@@ -51,7 +51,7 @@ pub struct Daemon {
     pub version: bool,
 
     /// the command behind "--"
-    #[argh(positional, greedy)]
+    #[argh(positional, hidden_help)]
     pub command: Vec<String>,
 }
 
@@ -173,6 +173,34 @@ pub enum Parsed<T> {
     Say(String),
 }
 
+/// Parses the command line of mcpdaemon. What stands behind `--` is a command and none of argh's business.
+pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
+    let behind = args.iter().position(|a| a == "--").map(|at| args.split_off(at));
+    let parsed = parse::<Daemon>("mcpdaemon", args, Exit::Usage)?;
+    let Parsed::Args(mut daemon) = parsed else { return Ok(parsed) };
+    let usage = |what: &str| Failure::new(Exit::Usage, format!("mcpdaemon: {what}\n{}", hint("mcpdaemon")));
+    if let Some(word) = daemon.command.first() {
+        return Err(usage(&format!("unexpected '{word}': a file goes behind -c, a command behind --")));
+    }
+    if let Some(behind) = behind {
+        daemon.command = behind.into_iter().skip(1).collect();
+        if daemon.command.is_empty() {
+            return Err(usage("there is no command behind --"));
+        }
+    }
+    match (&daemon.config, daemon.command.is_empty()) {
+        _ if daemon.version => Ok(Parsed::Args(daemon)),
+        (None, true) => Err(usage("what shall it run? Give -c FILE, or a command behind --")),
+        (Some(_), false) => Err(usage("-c FILE and a command behind -- exclude each other")),
+        _ => Ok(Parsed::Args(daemon)),
+    }
+}
+
+/// Where usage is explained.
+fn hint(program: &str) -> String {
+    format!("Try '{program} --help', or man {program}.")
+}
+
 /// Parses a command line: `args` without the program's own name. `usage` is the status for wrong usage.
 pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Result<Parsed<T>, Failure> {
     let args = normal(args);
@@ -193,7 +221,7 @@ pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Resu
                 let near = suggest(typed, known.iter().copied()).map(|k| format!(", did you mean '{k}'?"));
                 text = format!("unrecognized argument '{typed}'{}", near.unwrap_or_default());
             }
-            let text = format!("{program}: {text}\nTry '{program} --help', or man {program}.");
+            let text = format!("{program}: {text}\n{}", hint(program));
             Err(Failure::new(usage, text))
         }
     }
@@ -203,19 +231,15 @@ fn known_verb(word: &str) -> bool {
     ["list", "status", "stop", "reload", "logs"].contains(&word)
 }
 
-/// Brings what getopt_long(3) allows to what argh understands: `--key=value`, `-ft`, `-cPATH`. Nothing behind `--` is
-/// touched.
+/// Brings what getopt_long(3) allows to what argh understands: `--key=value`, `-ft`, `-cPATH`, `-h`, and mcpctl's
+/// `--run-dir` behind a verb.
 fn normal(args: Vec<String>) -> Vec<String> {
     const SWITCHES: &str = "ftTV";
     let mut out = Vec::with_capacity(args.len());
-    let mut args = args.into_iter();
-    for arg in args.by_ref() {
-        if arg == "--" {
-            out.push(arg);
-            break;
-        }
+    for arg in args {
         match arg.strip_prefix("--").and_then(|rest| rest.split_once('=')) {
             Some((key, value)) => out.extend([format!("--{key}"), value.to_owned()]),
+            None if arg == "-h" => out.push("--help".to_owned()),
             None if arg.len() > 2 && arg.starts_with('-') && !arg.starts_with("--") => {
                 let mut rest = &arg[1..];
                 while let Some(c) = rest.chars().next().filter(|c| SWITCHES.contains(*c)) {
@@ -234,7 +258,10 @@ fn normal(args: Vec<String>) -> Vec<String> {
             None => out.push(arg),
         }
     }
-    out.extend(args);
+    if let Some(at) = out.iter().position(|a| a == "--run-dir").filter(|at| *at > 0 && at + 1 < out.len()) {
+        let pair: Vec<String> = out.drain(at..at + 2).collect();
+        out.splice(0..0, pair);
+    }
     out
 }
 
@@ -243,7 +270,7 @@ mod tests {
     use super::*;
 
     fn daemon(args: &[&str]) -> Result<Daemon, String> {
-        match parse::<Daemon>("mcpdaemon", args.iter().map(|a| (*a).to_owned()).collect(), Exit::Usage) {
+        match super::daemon(args.iter().map(|a| (*a).to_owned()).collect()) {
             Ok(Parsed::Args(d)) => Ok(d),
             Ok(Parsed::Say(text)) => Err(text),
             Err(failure) => Err(failure.text),

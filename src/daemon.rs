@@ -43,7 +43,7 @@ fn say(text: &str) {
 
 /// Steps that need nothing but the caller's terminal.
 fn begin(args: Vec<String>) -> Result<Exit, Failure> {
-    let args = match cli::parse::<cli::Daemon>("mcpdaemon", args, Exit::Usage)? {
+    let args = match cli::daemon(args)? {
         Parsed::Say(help) => {
             say(&help);
             return Ok(Exit::Ok);
@@ -54,7 +54,6 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         say(concat!("mcpdaemon ", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
     }
-    check_usage(&args)?;
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let source = Source::new(&args, &cwd);
     let loaded = source.load().map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
@@ -76,22 +75,10 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     start(source, loaded, run_dir, foreground)
 }
 
-fn check_usage(args: &cli::Daemon) -> Result<(), Failure> {
-    let usage = |what: &str| {
-        Err(Failure::new(Exit::Usage, format!("mcpdaemon: {what}\nTry 'mcpdaemon --help', or man mcpdaemon.")))
-    };
-    match (&args.config, args.command.is_empty()) {
-        (None, true) => usage("what shall it run? Give -c FILE, or a command behind --"),
-        (Some(_), false) => usage("-c FILE and a command behind -- exclude each other"),
-        (Some(path), true) if path.is_dir() => usage(&format!("{} is a folder; -c takes a file", path.display())),
-        _ => Ok(()),
-    }
-}
-
 /// Lock and fork. From here on there is something to undo.
 fn start(source: Source, loaded: Loaded, run_dir: PathBuf, foreground: bool) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    let lock = lock(&name, &run_dir)?;
+    let (lock, run_dir) = lock(&name, &run_dir)?;
     let mut readiness = Readiness::foreground();
     if !foreground {
         match become_daemon::fork_away() {
@@ -126,7 +113,8 @@ fn hear(name: &str, code: u8, text: &str) -> Result<Exit, Failure> {
     Err(Failure::new(exit, format!("{name}: {text}")))
 }
 
-fn lock(name: &str, run_dir: &Path) -> Result<PidFile, Failure> {
+/// Takes the lock; also gives the run directory by its one real name, which is part of the mark of all children.
+fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
     let io = |doing: &str, path: &Path, e: &std::io::Error| Failure::io(Exit::CannotCreate, doing, path, e);
     paths::make_dir(run_dir).map_err(|e| io("make the run directory", run_dir, &e))?;
     if paths::world_writable(run_dir).map_err(|e| io("look at the run directory", run_dir, &e))? {
@@ -136,9 +124,10 @@ fn lock(name: &str, run_dir: &Path) -> Result<PidFile, Failure> {
         );
         return Err(Failure::new(Exit::NoPermission, text));
     }
-    let path = run_dir.join(format!("{name}.pid"));
+    let real = run_dir.canonicalize().map_err(|e| io("look at the run directory", run_dir, &e))?;
+    let path = real.join(format!("{name}.pid"));
     match PidFile::lock(&path) {
-        Ok(lock) => Ok(lock),
+        Ok(lock) => Ok((lock, real)),
         Err(Refused::Running(Some(pid))) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid})")))
         }
@@ -159,7 +148,7 @@ fn settle(
     foreground: bool,
 ) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    let prepared = prepare(&loaded.config, run_dir, &lock, foreground);
+    let prepared = prepare(&loaded.config, run_dir, foreground);
     let (log, sockets, guard, nofile, mark) = match prepared {
         Ok(all) => all,
         Err(failure) => {
@@ -169,10 +158,16 @@ fn settle(
         }
     };
     become_daemon::choose_threads();
-    let signals = match instance::signals() {
+    // The number is published once its signals are ours to handle, and not before.
+    let signals = instance::signals()
+        .map_err(|e| Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e))))
+        .and_then(|signals| match lock.write(Pid::this()) {
+            Ok(()) => Ok(signals),
+            Err(e) => Err(Failure::new(Exit::CannotCreate, format!("cannot write the PID file: {}", plain(&e)))),
+        });
+    let signals = match signals {
         Ok(signals) => signals,
-        Err(e) => {
-            let failure = Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e)));
+        Err(failure) => {
             lock.remove();
             readiness.failed(&failure);
             return Err(failure);
@@ -206,7 +201,7 @@ fn settle(
 
 type Prepared = (LogFile, Vec<(Listen, Socket)>, Guard, u64, String);
 
-fn prepare(config: &Config, run_dir: &Path, lock: &PidFile, foreground: bool) -> Result<Prepared, Failure> {
+fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared, Failure> {
     let os =
         |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
     become_daemon::settle(config.umask.0, foreground).map_err(os("change to /"))?;
@@ -232,8 +227,6 @@ fn prepare(config: &Config, run_dir: &Path, lock: &PidFile, foreground: bool) ->
     let this = Pid::this();
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
-    lock.write(this)
-        .map_err(|e| Failure::new(Exit::CannotCreate, format!("cannot write the PID file: {}", plain(&e))))?;
     Ok((log, sockets, guard, nofile, mark))
 }
 

@@ -19,7 +19,8 @@ use crate::daemon::open_socket;
 use crate::hub::wait::{sleep, until};
 use crate::hub::{Hub, reload};
 use crate::logging::{self, LogFile};
-use crate::model::config::{Config, Listen};
+use crate::model::config::server::Allow;
+use crate::model::config::{Config, Kind, Listen};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload, Status};
@@ -31,7 +32,7 @@ use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::PidFile;
-use crate::sys::{fds, process, reap};
+use crate::sys::{fds, paths, process, reap};
 
 /// How often the PID file is looked at: somebody may have deleted it.
 const WATCH: Duration = Duration::from_secs(60);
@@ -49,6 +50,7 @@ pub struct Instance {
     net: OnceLock<Weak<Net>>,
     source: Source,
     log: LogFile,
+    run_dir: PathBuf,
     status_path: PathBuf,
     pid_path: PathBuf,
     lock: Mutex<Option<PidFile>>,
@@ -77,6 +79,7 @@ impl Instance {
             net: OnceLock::new(),
             source,
             log,
+            run_dir: run_dir.to_owned(),
             status_path: run_dir.join(format!("{name}.status")),
             pid_path: run_dir.join(format!("{name}.pid")),
             lock: Mutex::new(Some(lock)),
@@ -194,7 +197,7 @@ impl Instance {
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
         }
-        let text = if config.hints { format!("{text}\n{}", hints(&config, &net.urls())) } else { text };
+        let text = if config.hints { format!("{text}\n{}", hints(&config, &net.urls(), &self.run_dir)) } else { text };
         if readiness.is_background() {
             let _ = fds::null_standard_streams();
             if !readiness.ready(&text) {
@@ -259,7 +262,7 @@ impl Instance {
         };
         if !net.drained(config.drain_timeout).or(hurry).await {
             let left = self.hub.in_flight.load(SeqCst);
-            warn!("the drain time is over: {} are ended", count(left as usize, "open request"));
+            warn!("the drain time is over, {} still open", count(left as usize, "request"));
             self.hub.hurry.set();
             self.hub.fail_open("the daemon is shutting down");
             net.drained(Duration::from_secs(3)).await;
@@ -505,30 +508,47 @@ fn rfc3339(at: SystemTime) -> String {
 }
 
 /// Commands to paste after a start with `hints: true`.
-fn hints(config: &Config, urls: &[String]) -> String {
-    let url = urls.iter().find(|u| u.starts_with("http://")).map_or("http://127.0.0.1:8003", String::as_str);
+fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("mcpctl")));
-    let ctl = beside.filter(|p| p.exists()).map_or("mcpctl".to_owned(), |p| p.display().to_string());
-    let name = &config.name;
-    let mut out = String::from("\nThe servers, as MCP clients reach them:\n");
-    for server in config.servers.keys() {
-        out.push_str(&format!("  {url}/servers/{server}/mcp   (Streamable HTTP)\n"));
-        let ws = url.replacen("http", "ws", 1);
-        out.push_str(&format!("  {ws}/servers/{server}/ws     (WebSocket)\n"));
+    let mut ctl = beside.filter(|p| p.exists()).map_or("mcpctl".to_owned(), |p| p.display().to_string());
+    if paths::run_dir().canonicalize().ok().as_deref() != Some(run_dir) {
+        ctl.push_str(&format!(" --run-dir {}", run_dir.display()));
     }
-    out.push_str(&format!("\nTry:\n  {ctl} status {name}\n  {ctl} logs {name}\n  curl {url}/readyz\n"));
-    let exec = config.servers.iter().find(|(_, s)| matches!(s.kind, crate::model::config::Kind::Exec(_)));
-    if let Some((server, _)) = exec {
-        let head = "-H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream'";
-        out.push_str(&format!(
-            "\nRun a command through MCP, in two steps:\n  \
-             SESSION=$(curl -s -D - -o /dev/null {head} {url}/servers/{server}/mcp -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\
-             \"params\":{{\"protocolVersion\":\"2025-11-25\",\"capabilities\":{{}},\"clientInfo\":{{\"name\":\"curl\",\"version\":\"1\"}}}}}}' \
-             | sed -n 's/^mcp-session-id: //p' | tr -d '\\r')\n  \
-             curl -s {head} -H \"Mcp-Session-Id: $SESSION\" {url}/servers/{server}/mcp -d '{{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"tools/call\",\
-             \"params\":{{\"name\":\"execute\",\"arguments\":{{\"command\":\"echo\",\"args\":[\"hello\"]}}}}}}'\n"
-        ));
+    let name = &config.name;
+    let mut out = String::new();
+    let url = urls.iter().find(|u| u.starts_with("http://"));
+    if let Some(url) = url {
+        out.push_str("\nThe servers, as MCP clients reach them:\n");
+        for server in config.servers.keys() {
+            out.push_str(&format!("  {url}/servers/{server}/mcp   (Streamable HTTP)\n"));
+            out.push_str(&format!("  {}/servers/{server}/ws      (WebSocket)\n", url.replacen("http", "ws", 1)));
+        }
+    }
+    out.push_str(&format!("\nTry:\n  {ctl} status {name}\n  {ctl} logs {name}\n"));
+    if let Some(url) = url {
+        out.push_str(&format!("  curl {url}/readyz\n"));
+        out.push_str(&config.servers.iter().find_map(|(n, s)| run_hint(url, n, s)).unwrap_or_default());
     }
     out.push_str(&format!("\nEnd it:\n  {ctl} stop {name}\n"));
     out
+}
+
+/// How to run a command of an executor by curl(1).
+fn run_hint(url: &str, server: &str, config: &crate::model::config::Server) -> Option<String> {
+    let Kind::Exec(exec) = &config.kind else { return None };
+    let command = match &exec.allow {
+        Allow::These(all) if !all.contains_key("echo") => return None,
+        _ => "echo",
+    };
+    let head = "-H 'Content-Type: application/json' -H 'Accept: application/json, text/event-stream'";
+    let at = format!("{url}/servers/{server}/mcp");
+    let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"curl","version":"1"}}}"#;
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{{"name":"execute","arguments":{{"command":"{command}","args":["hello"]}}}}}}"#
+    );
+    Some(format!(
+        "\nRun a command through MCP, in two steps:\n  \
+         SESSION=$(curl -s -D - -o /dev/null {head} {at} -d '{hello}' | sed -n 's/^mcp-session-id: //p' | tr -d '\\r')\n  \
+         curl -s {head} -H \"Mcp-Session-Id: $SESSION\" {at} -d '{call}'\n"
+    ))
 }

@@ -16,6 +16,8 @@ pub struct Source {
     name: Option<String>,
     listen: Vec<String>,
     log_level: Option<String>,
+    /// Where the program was started: the daemon itself is in / later.
+    cwd: PathBuf,
 }
 
 impl Source {
@@ -27,6 +29,7 @@ impl Source {
             name: args.name.clone(),
             listen: args.listen.clone(),
             log_level: args.log_level.clone(),
+            cwd: cwd.to_owned(),
         }
     }
 
@@ -35,6 +38,9 @@ impl Source {
         let (text, stem, dir) = match &self.file {
             Some(path) => {
                 let problem = |what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
+                if path.is_dir() {
+                    return Err(problem("it is a folder; -c takes a file".to_owned()));
+                }
                 let bytes = std::fs::read(path).map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
                 let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -51,20 +57,28 @@ impl Source {
                 let stem = clean.trim_start_matches(['-', '.']).chars().take(64).collect::<String>();
                 let stem = if stem.is_empty() { "server".to_owned() } else { stem };
                 let words: Vec<String> = self.command.iter().map(|w| config::setting::quoted(w)).collect();
-                let name = self.name.clone().unwrap_or_else(|| stem.clone());
+                let name = self.given().name.map_or_else(|| stem.clone(), |(name, _)| name);
                 let text = format!(
                     "(servers: {{{}: Stdio(command: [{}])}})",
                     config::setting::quoted(&name),
                     words.join(", ")
                 );
-                (text, stem, std::env::current_dir().unwrap_or_else(|_| "/".into()))
+                (text, stem, self.cwd.clone())
             }
         };
         let var = |name: &str| std::env::var(name).ok();
         let find_program = |name: &str, path: Option<&str>| spawn::find_program(name, path);
-        let around = Surroundings { var: &var, find_program: &find_program };
+        let around = Surroundings { var: &var, find_program: &find_program, is_dir: &Path::is_dir };
         let input = Input { file: self.file.clone(), stem, dir, text: &text, log_dir: paths::log_dir() };
         config::load(&input, &self.given(), &around)
+    }
+
+    /// A Unix socket's path from where the program was started.
+    fn absolute(&self, listen: &str) -> String {
+        match listen.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            Some(path) => format!("unix:{}", self.cwd.join(path).display()),
+            None => listen.to_owned(),
+        }
     }
 
     fn given(&self) -> Given {
@@ -80,6 +94,7 @@ impl Source {
                 (list, Origin::Environment("MCP_LISTEN"))
             }),
         };
+        let listen = listen.map(|(list, origin)| (list.iter().map(|l| self.absolute(l)).collect(), origin));
         Given {
             name: choose(self.name.clone(), "--name", "MCP_NAME"),
             listen,

@@ -47,7 +47,9 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
         say(concat!("mcpctl ", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
     }
-    let place = Place(args.run_dir.unwrap_or_else(paths::run_dir));
+    let dir = args.run_dir.unwrap_or_else(paths::run_dir);
+    // By its one real name, which is part of the mark of all children.
+    let place = Place(dir.canonicalize().unwrap_or(dir));
     match args.verb {
         None => Err(Failure::new(
             Exit::CtlUsage,
@@ -132,7 +134,13 @@ impl Place {
         crate::model::config::check_name(name).map_err(|why| Failure::new(Exit::CtlUsage, format!("mcpctl: {why}")))?;
         let path = self.pid_file(name);
         let probe = probe(&path).map_err(|e| self.unreadable(&path, &e))?;
-        Ok(Found { name: name.to_owned(), probe, status: self.status(name) })
+        // What a predecessor wrote is not the status of this one.
+        let status = self.status(name).filter(|s| match &probe {
+            Probe::Running(pid, _) | Probe::Elsewhere(pid) => s.pid == pid.as_raw(),
+            Probe::Starting => false,
+            Probe::Absent | Probe::Stale => true,
+        });
+        Ok(Found { name: name.to_owned(), probe, status })
     }
 
     /// The status file, if it can be read and understood.

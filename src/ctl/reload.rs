@@ -12,7 +12,11 @@ use crate::model::text::duration;
 
 pub fn run(place: &Place, args: &Reload) -> Result<Exit, Failure> {
     let names = place.chosen("reload", &args.names, args.all)?;
-    Ok(each(&names, |name| reload(place, name, args.timeout)))
+    Ok(each(&names, |name| match reload(place, name, args.timeout) {
+        // With --all, what does not run has nothing to reload.
+        Err(failure) if args.all && failure.exit == Exit::CtlNotRunning => Ok(()),
+        outcome => outcome,
+    }))
 }
 
 fn reload(place: &Place, name: &str, timeout: Duration) -> Result<(), Failure> {

@@ -14,9 +14,8 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let names = if args.names.is_empty() { place.names()? } else { args.names.clone() };
     if names.is_empty() && !args.json {
         say(&format!("no instances in {}", place.0.display()));
-        return Ok(Exit::NotRunning);
     }
-    let mut worst = Exit::Ok;
+    let mut worst = if names.is_empty() { Exit::NotRunning } else { Exit::Ok };
     let mut documents = Vec::new();
     for (i, name) in names.iter().enumerate() {
         let mut found = match place.find(name) {

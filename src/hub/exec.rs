@@ -354,19 +354,17 @@ async fn attend(
     limit: Duration,
     end: &Flag,
 ) -> Result<Outcome, String> {
-    let reading = futures_lite::future::zip(out.read(), err.read());
-    let mut reading = std::pin::pin!(reading);
     let finished = async {
-        // Its output is read until it has ended; a grandchild that holds a pipe open does not hold us.
+        let reading = async {
+            futures_lite::future::zip(out.read(), err.read()).await;
+        };
         let exit = async {
             let _ = handle.readable().await;
+            // A grandchild that holds a pipe open does not hold us.
+            super::wait::sleep(PIPE_GRACE).await;
         };
-        let all = async {
-            (&mut reading).await;
-            let _ = handle.readable().await;
-        };
-        all.or(exit).await;
-        within(PIPE_GRACE, &mut reading).await;
+        reading.or(exit).await;
+        let _ = handle.readable().await;
         let ended = handle.get_ref().reap().ok().flatten();
         Outcome::Ended(ended.unwrap_or(Ended::NotReady))
     };
@@ -384,7 +382,7 @@ async fn attend(
         let down = async {
             let _ = handle.readable().await;
         };
-        if within(config.stop.term, down).await.is_none() {
+        if within(config.stop_after, down).await.is_none() {
             signal_group(pid, Signal::SIGKILL);
             let _ = handle.readable().await;
         }

@@ -75,7 +75,7 @@ struct Pending {
     next: u64,
     waiting: HashMap<u64, Waiting>,
     /// Why no request is taken any more.
-    closed: Option<String>,
+    closed: Option<(i32, String)>,
 }
 
 enum Waiting {
@@ -139,14 +139,23 @@ impl Link {
         self.pending().waiting.len()
     }
 
-    /// Forwards a client's request.
-    pub fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) {
+    /// The process has ended: whoever has a request should ask for the next child.
+    pub fn is_dead(&self) -> bool {
+        self.exited.is_set()
+    }
+
+    /// Forwards a client's request. Given back if the child is dead: it can wait for the next one, because it was never
+    /// sent.
+    pub fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
         let now = Instant::now();
         let mut pending = self.pending();
-        if let Some(why) = &pending.closed {
-            let why = why.clone();
+        if self.is_dead() {
+            return Some(call);
+        }
+        if let Some((code, why)) = pending.closed.clone() {
             drop(pending);
-            return call.error(jsonrpc::INTERNAL_ERROR, &why);
+            call.error(code, &why);
+            return None;
         }
         pending.next += 1;
         let number = pending.next;
@@ -159,7 +168,8 @@ impl Link {
         let queued = self.stdin.push(|buffer| append(buffer, e, &changes));
         if let Err(why) = queued {
             drop(pending);
-            return self.not_queued(call, why);
+            self.not_queued(call, why);
+            return None;
         }
         let config = self.config();
         let deadline = now + config.request_timeout;
@@ -167,6 +177,7 @@ impl Link {
         pending.waiting.insert(number, Waiting::Client { call, deadline, latest });
         drop(pending);
         self.tick();
+        None
     }
 
     fn not_queued(&self, call: Call, why: NotQueued) {
@@ -201,7 +212,7 @@ impl Link {
         let (sender, receiver) = async_channel::bounded(1);
         {
             let mut pending = self.pending();
-            if let Some(why) = &pending.closed {
+            if let Some((_, why)) = &pending.closed {
                 return Err(why.clone());
             }
             pending.next += 1;
@@ -250,7 +261,7 @@ impl Link {
         let params = mcp::initialize_params(env!("CARGO_PKG_VERSION"));
         let result = self.ask("initialize", Some(&params)).await?;
         let learnt = mcp::learn(&result)?;
-        debug!("{}: speaks {}, is {}", self.name, learnt.revision, learnt.name());
+        debug!("server '{}': speaks {}, is {}", self.name, learnt.revision, learnt.name());
         let _ = self.learnt.set(learnt);
         self.say(&jsonrpc::notification("notifications/initialized", None));
         Ok(())
@@ -262,7 +273,7 @@ impl Link {
         let mut buffer = Vec::new();
         while self.stdin.take(&mut buffer).await {
             if let Err(e) = pipe.write_all(&buffer).await {
-                debug!("{}: its input is closed: {e}", self.name);
+                debug!("server '{}': its input is closed: {e}", self.name);
                 self.stdin.close();
                 return;
             }
@@ -339,7 +350,7 @@ impl Link {
             false
         };
         if ended.or(quiet).await {
-            warn!("{}: closed its output but did not end; it is ended", self.name);
+            warn!("server '{}' closed its output but did not end; it is ended", self.name);
             signal_group(self.pid, Signal::SIGTERM);
             if within(self.config().stop.term, handle.readable()).await.is_none() {
                 signal_group(self.pid, Signal::SIGKILL);
@@ -361,15 +372,15 @@ impl Link {
         if !self.stopping.load(SeqCst) {
             warn!("{why}");
         }
-        self.fail_all(&why);
+        self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
         let mark = self.mark.clone();
         let sweep = move || process::end_marked(|m| m == mark, STRAY_GRACE, STRAY_LIMIT);
         let (strays, left) = async_std::task::spawn_blocking(sweep).await;
         if strays > 0 {
-            info!("{}: ended {strays} processes that it left behind", self.name);
+            info!("server '{}': ended {strays} processes that it left behind", self.name);
         }
         if !left.is_empty() {
-            warn!("{}: these processes cannot be ended: {left:?}", self.name);
+            warn!("server '{}': these processes cannot be ended: {left:?}", self.name);
         }
         reap::sweep();
         // Whoever holds its pipes now took them along where nobody can follow.
@@ -380,15 +391,15 @@ impl Link {
     }
 
     /// Answers every open request with an error; none is taken any more.
-    pub fn fail_all(&self, why: &str) {
+    pub fn fail_all(&self, code: i32, why: &str) {
         let waiting = {
             let mut pending = self.pending();
-            pending.closed = Some(why.to_owned());
+            pending.closed = Some((code, why.to_owned()));
             std::mem::take(&mut pending.waiting)
         };
         for one in waiting.into_values() {
             match one {
-                Waiting::Client { call, .. } => call.error(jsonrpc::INTERNAL_ERROR, why),
+                Waiting::Client { call, .. } => call.error(code, why),
                 Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
             }
         }
@@ -562,7 +573,7 @@ impl Link {
             if within(grace, self.exited()).await.is_some() {
                 break;
             }
-            debug!("{}: {next} to its process group", self.name);
+            debug!("server '{}': {next} to its process group", self.name);
             signal_group(self.pid, next);
         }
         self.gone.wait().await;

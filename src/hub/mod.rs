@@ -33,6 +33,7 @@ use wait::{Flag, sleep, within};
 use crate::model::config::{self, Config, Kind};
 use crate::model::meter::Meter;
 use crate::model::status::ServerState;
+use crate::model::text::count;
 
 /// What is fixed at the start of the process.
 pub struct Boot {
@@ -157,13 +158,15 @@ impl Hub {
         let limit = u64::from(config.limits.sessions);
         if self.session_count.load(SeqCst) >= limit {
             self.counters.count(Dropped::Sessions);
-            return Err(format!("there are {limit} sessions already (limits.sessions); try again later"));
+            let many = count(limit as usize, "session");
+            return Err(format!("{many} at a time is the limit (limits.sessions); try again later"));
         }
         if let Kind::Exec(exec) = server.config().kind
             && server.session_count() >= exec.sessions as usize
         {
             self.counters.count(Dropped::Sessions);
-            return Err(format!("server '{}' has {} sessions already; try again later", server.name, exec.sessions));
+            let many = count(exec.sessions as usize, "session");
+            return Err(format!("{many} at a time is the limit of server '{}'; try again later", server.name));
         }
         let id = match transport {
             Transport::Http => random_id()?,
@@ -247,7 +250,7 @@ impl Hub {
     pub fn fail_open(&self, why: &str) {
         for server in self.servers() {
             match server.engine() {
-                Engine::Child { link: Some(link), .. } => link.fail_all(why),
+                Engine::Child { link: Some(link), .. } => link.fail_all(crate::model::jsonrpc::REFUSED, why),
                 Engine::Exec(exec) => exec.stop_all(),
                 _ => {}
             }

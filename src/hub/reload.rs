@@ -1,6 +1,7 @@
 //! Carrying out a plan: new children are started first, then everything is switched at once, then the old drains.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use log::warn;
 
@@ -9,6 +10,7 @@ use super::exec::Executor;
 use super::link::Link;
 use super::server::{Engine, Server};
 use super::supervisor::{self, Supervisor};
+use super::wait::within;
 use crate::model::config::{self, Config, Kind};
 use crate::model::plan::Plan;
 use crate::model::status::ServerState;
@@ -107,8 +109,18 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
     };
     match before {
         Engine::Child { supervisor, .. } => supervisor.retire(),
-        Engine::Exec(exec) => exec.stop_all(),
+        Engine::Exec(exec) => {
+            let limit = server.hub.config().drain_timeout;
+            async_std::task::spawn(async move { drain(&exec, limit).await });
+        }
         Engine::None => {}
+    }
+}
+
+/// Lets commands finish within the drain time, then ends them.
+async fn drain(exec: &Executor, limit: Duration) {
+    if within(limit, exec.idle()).await.is_none() {
+        exec.stop_all();
     }
 }
 
@@ -125,6 +137,7 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
         (Engine::Exec(exec), Kind::Exec(new)) => {
             exec.adjust((**new).clone());
             server.set_engine(Engine::Exec(exec), config);
+            server.lists_changed();
         }
         _ => {}
     }
@@ -136,7 +149,7 @@ async fn retire(server: Arc<Server>) {
             supervisor.retire();
             supervisor.done().await;
         }
-        Engine::Exec(exec) => exec.stop_all(),
+        Engine::Exec(exec) => drain(&exec, server.hub.config().drain_timeout).await,
         Engine::None => {}
     }
     server.enter(ServerState::Stopped, None);

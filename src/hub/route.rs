@@ -20,7 +20,7 @@ pub fn fault_text(fault: &Fault<'_>) -> String {
     match fault {
         Fault::Json(at, what) => jsonrpc::error(None, jsonrpc::PARSE_ERROR, &format!("not JSON at byte {at}: {what}")),
         Fault::Batch => {
-            jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not part of this protocol revision")
+            jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not supported: send one message at a time")
         }
         Fault::Message(id, what) => jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, what),
     }
@@ -82,6 +82,15 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
             call.error(jsonrpc::METHOD_NOT_FOUND, text);
             None
         }
+        // Tasks outlive their request and are listed by whoever asks: on a shared child, one client could read what
+        // another started.
+        method if method.starts_with("tasks/") || e.task.is_some() => {
+            call.error(
+                jsonrpc::METHOD_NOT_FOUND,
+                "tasks are not possible here: this server is shared by several clients",
+            );
+            None
+        }
         "resources/subscribe" | "resources/unsubscribe" if e.uri.is_some() => subscription(call, e),
         _ => forward(call, e),
     }
@@ -89,28 +98,30 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
 
 /// Passes a request to the server, waiting for its child where there is none at the moment.
 fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
-    match call.session.server.engine() {
-        Engine::Child { link: Some(link), .. } => {
-            link.request(call, e);
-            None
-        }
+    let call = match call.session.server.engine() {
+        Engine::Child { link: Some(link), .. } => link.request(call, e)?,
         Engine::Exec(exec) => {
             exec.request(call, e);
-            None
+            return None;
         }
-        Engine::Child { link: None, .. } | Engine::None => {
-            let text = e.text().to_owned();
-            Some(Box::pin(async move {
-                let server = call.session.server.clone();
-                let link = server.ready_link().await;
-                match (link, envelope::scan(&text)) {
-                    (Ok(link), Ok(e)) => link.request(call, &e),
-                    (Err(why), _) => call.error(jsonrpc::INTERNAL_ERROR, &why),
-                    (_, Err(_)) => call.error(jsonrpc::INTERNAL_ERROR, "the request changed while it waited"),
-                }
-            }))
+        Engine::Child { link: None, .. } | Engine::None => call,
+    };
+    let text = e.text().to_owned();
+    Some(Box::pin(async move {
+        let server = call.session.server.clone();
+        let mut call = call;
+        loop {
+            let link = match server.ready_link().await {
+                Ok(link) => link,
+                Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
+            };
+            let Ok(e) = envelope::scan(&text) else { return };
+            match link.request(call, &e) {
+                None => return,
+                Some(back) => call = back,
+            }
         }
-    }
+    }))
 }
 
 /// Answers the handshake from what the child said in its own.

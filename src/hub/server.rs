@@ -117,7 +117,7 @@ impl Server {
     /// The living child, if it is ready.
     pub fn link(&self) -> Option<Arc<Link>> {
         match &self.state().engine {
-            Engine::Child { link, .. } => link.clone(),
+            Engine::Child { link, .. } => link.clone().filter(|l| !l.is_dead()),
             _ => None,
         }
     }

@@ -105,8 +105,8 @@ impl Supervisor {
             let next = history.ended(&policy, failure.how, Instant::now(), chance());
             let delay = match next {
                 Next::After(delay) => {
-                    let why = format!("{}; next start in {}", failure.text, duration(round(delay)));
-                    self.tell(server, ServerState::Backoff, Some(why));
+                    self.tell(server, ServerState::Backoff, Some(failure.text));
+                    info!("server '{}': next start in {}", server.name, duration(round(delay)));
                     Some(delay)
                 }
                 Next::Slow(delay) => {
@@ -163,7 +163,7 @@ impl Supervisor {
             let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
             if let Some(Err(e)) = within(Duration::from_secs(10), link.ask("resources/subscribe", Some(&params))).await
             {
-                debug!("{}: cannot subscribe again to {uri}: {e}", server.name);
+                debug!("server '{}': cannot subscribe again to {uri}: {e}", server.name);
             }
         }
         server.lists_changed();
@@ -211,7 +211,10 @@ pub async fn start(server: &Arc<Server>, config: Arc<Stdio>) -> Result<Arc<Link>
     let started = match server.hub.boot.spawner.spawn(spec).await {
         Ok(started) => started,
         Err(e) => {
-            let why = crate::model::exit::plain(&e);
+            let why = match &config.cwd {
+                Some(cwd) if !cwd.is_dir() => format!("there is no folder {}", cwd.display()),
+                _ => crate::model::exit::plain(&e),
+            };
             return fail(Ended::NotReady, format!("cannot start {}: {why}", config.program.display()));
         }
     };

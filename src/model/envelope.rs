@@ -47,6 +47,8 @@ pub struct Envelope<'a> {
     pub uri: Option<Span>,
     /// `params.protocolVersion`, as `initialize` has it.
     pub protocol_version: Option<Span>,
+    /// `params.task`: the request asks to be run as a task (2025-11-25 basic/utilities/tasks).
+    pub task: Option<Span>,
     /// There is a line break between tokens: the text must be put on one line before it goes down a pipe.
     pub multiline: bool,
 }
@@ -164,6 +166,7 @@ struct Found {
     token: Option<Span>,
     request_id: Option<Span>,
     uri: Option<Span>,
+    task: Option<Span>,
     protocol_version: Option<Span>,
     meta: bool,
 }
@@ -215,6 +218,7 @@ impl Found {
             progress_token: plain(token),
             request_id: plain(self.request_id),
             uri: plain(self.uri),
+            task: self.task,
             protocol_version: plain(self.protocol_version),
             multiline,
         })
@@ -287,6 +291,7 @@ impl<'a> Scanner<'a> {
             "requestId" => s.note(&mut found.request_id),
             "progressToken" => s.note(&mut found.token),
             "uri" => s.note(&mut found.uri),
+            "task" => s.note(&mut found.task),
             "protocolVersion" => s.note(&mut found.protocol_version),
             "_meta" => {
                 s.doubled |= std::mem::replace(&mut found.meta, true);

@@ -70,7 +70,10 @@ impl Learnt {
             .capabilities
             .iter()
             .filter(|(k, _)| !matches!(k.as_str(), "logging" | "tasks"))
-            .map(|(k, v)| format!("{}:{v}", crate::model::envelope::quote(k)))
+            .map(|(k, v)| match k.as_str() {
+                "tools" | "prompts" | "resources" => format!("\"{k}\":{}", with_list_changed(v)),
+                _ => format!("{}:{v}", crate::model::envelope::quote(k)),
+            })
             .collect();
         let instructions = self.instructions.as_ref().map_or(String::new(), |t| format!(",\"instructions\":{t}"));
         let result = format!(
@@ -81,6 +84,7 @@ impl Learnt {
         (revision.to_owned(), result)
     }
 
+    /// Whether the server has this capability.
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.contains_key(capability)
     }
@@ -99,11 +103,19 @@ impl Learnt {
     }
 }
 
+/// A capability that says that its list may change: through the daemon it may, because a reload can replace the child.
+fn with_list_changed(capability: &str) -> String {
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(capability).unwrap_or_default();
+    members.remove("listChanged");
+    let others = members.iter().map(|(k, v)| format!(",{}:{v}", crate::model::envelope::quote(k)));
+    format!("{{\"listChanged\":true{}}}", others.collect::<String>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RESULT: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"logging":{},"x":9007199254740993},
+    const RESULT: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":false,"n":1.0},"prompts":{},"logging":{},"x":9007199254740993},
         "serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#;
 
     #[test]
@@ -125,7 +137,7 @@ mod tests {
         let (_, answer) = learn(RESULT).unwrap().answer_shared(None);
         assert_eq!(
             answer,
-            r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":true},"x":9007199254740993},"serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#
+            r#"{"protocolVersion":"2025-06-18","capabilities":{"prompts":{"listChanged":true},"tools":{"listChanged":true,"n":1.0},"x":9007199254740993},"serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#
         );
         assert_eq!(learn(RESULT).unwrap().name(), "s 1");
     }

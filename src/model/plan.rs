@@ -91,7 +91,8 @@ mod tests {
     use crate::model::config::{Given, Input, Surroundings, load};
 
     fn config(text: &str) -> Config {
-        let around = Surroundings { var: &|_| None, find_program: &|n, _| Some(format!("/bin/{n}").into()) };
+        let around =
+            Surroundings { var: &|_| None, find_program: &|n, _| Some(format!("/bin/{n}").into()), is_dir: &|_| true };
         let input = Input { file: None, stem: "t".into(), dir: "/".into(), text, log_dir: "/log".into() };
         load(&input, &Given::default(), &around).unwrap().config
     }

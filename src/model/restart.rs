@@ -61,6 +61,8 @@ pub struct History {
     row: u32,
     recent: VecDeque<Instant>,
     ready: Option<Instant>,
+    /// The burst limit was reached, and no child has been stable since.
+    slow: bool,
 }
 
 impl History {
@@ -75,6 +77,7 @@ impl History {
         if stable {
             self.row = 0;
             self.recent.clear();
+            self.slow = false;
         }
         match (how, policy.mode) {
             (Ended::Exited(78), _) => return Next::Never("exit status 78: its configuration is wrong"),
@@ -87,7 +90,8 @@ impl History {
         while self.recent.front().is_some_and(|t| now.saturating_duration_since(*t) > policy.window) {
             self.recent.pop_front();
         }
-        if self.recent.len() > policy.burst as usize {
+        self.slow |= self.recent.len() > policy.burst as usize;
+        if self.slow {
             return Next::Slow(SLOW.max(policy.max_delay));
         }
         let ceiling = policy.delay.saturating_mul(1 << self.row.min(20)).min(policy.max_delay);
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_leads_to_slow_retries_and_an_old_end_is_forgotten() {
+    fn a_burst_leads_to_slow_retries_until_a_child_is_stable() {
         let policy = policy(Mode::Always);
         let (mut h, start) = (History::default(), Instant::now());
         for i in 0..5 {
@@ -168,6 +172,8 @@ mod tests {
         }
         let sixth = start + Duration::from_secs(6);
         assert_eq!(h.ended(&policy, Ended::Exited(1), sixth, 0.0), Next::Slow(SLOW));
-        assert!(matches!(h.ended(&policy, Ended::Exited(1), sixth + SLOW, 0.0), Next::After(_)));
+        assert_eq!(h.ended(&policy, Ended::Exited(1), sixth + SLOW, 0.0), Next::Slow(SLOW));
+        h.ready(sixth + SLOW);
+        assert!(matches!(h.ended(&policy, Ended::Exited(1), sixth + SLOW + STABLE, 0.0), Next::After(_)));
     }
 }

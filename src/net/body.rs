@@ -12,6 +12,7 @@ use async_io::Timer;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
+use crate::hub::counters::Dropped;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::session::{Session, StreamGuard};
@@ -121,6 +122,9 @@ impl hyper::body::Body for Body {
             }
         };
         if !more && events.queue.is_empty() {
+            if outbox.overflowed() {
+                events.reply.session.hub.counters.count(Dropped::SlowClients);
+            }
             events.reply.answered = true;
             events.done = true;
             return Poll::Ready(None);

@@ -56,6 +56,20 @@ enum Door {
 }
 
 impl Door {
+    /// A connection that waits already.
+    fn waiting(&self) -> Option<Conn> {
+        match self {
+            Door::Tcp(listener) => {
+                let (stream, _) = listener.get_ref().accept().ok()?;
+                Conn::tcp(Async::new(stream).ok()?).ok()
+            }
+            Door::Unix(listener) => {
+                let (stream, _) = listener.get_ref().accept().ok()?;
+                Some(Conn::unix(Async::new(stream).ok()?))
+            }
+        }
+    }
+
     async fn accept(&self) -> io::Result<Conn> {
         match self {
             Door::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
@@ -117,7 +131,13 @@ impl Net {
                 stop.wait().await;
                 None
             };
-            let Some(accepted) = stopped.or(async { Some(door.accept().await) }).await else { return };
+            let Some(accepted) = stopped.or(async { Some(door.accept().await) }).await else {
+                // Whoever is connected as the kernel sees it would get a reset: it is heard first.
+                while let Some(conn) = door.waiting() {
+                    self.admit(conn);
+                }
+                return;
+            };
             match accepted {
                 Ok(conn) => {
                     failing = None;

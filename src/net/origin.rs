@@ -29,10 +29,8 @@ pub fn refuse(
 }
 
 fn origin_listed(origin: &str, allowed: &[String]) -> bool {
-    if allowed.iter().any(|a| a == "*" || a.eq_ignore_ascii_case(origin)) {
-        return true;
-    }
-    origin.split_once("://").is_some_and(|(_, authority)| listed(authority, allowed))
+    let whole = |a: &String| a == "*" || (a.contains("://") && a.eq_ignore_ascii_case(origin));
+    allowed.iter().any(whole) || origin.split_once("://").is_some_and(|(_, authority)| listed(authority, allowed))
 }
 
 /// `name` or `name:port` is allowed by its name, or with just this port.

@@ -113,7 +113,7 @@ fn number(file: &File) -> Option<Pid> {
     let mut text = String::new();
     file.take(32).read_to_string(&mut text).ok()?;
     let n: i32 = text.lines().next()?.trim().parse().ok()?;
-    (n > 1).then(|| Pid::from_raw(n))
+    (n > 0).then(|| Pid::from_raw(n))
 }
 
 /// What a PID file says of its instance.
@@ -127,7 +127,7 @@ pub enum Probe {
     Starting,
     /// The lock is held by the process with this number, opened before the lock was looked at.
     Running(Pid, PidFd),
-    /// The lock is held, but no process with the number can be seen: another PID namespace.
+    /// The lock is held, but not by the process that has the number here: another PID namespace.
     Elsewhere(Pid),
 }
 
@@ -150,11 +150,26 @@ pub fn probe(path: &Path) -> io::Result<Probe> {
     let n = file.read_at(&mut again, 0)?;
     let now = std::str::from_utf8(&again[..n]).ok().and_then(|t| t.trim().parse().ok()).map(Pid::from_raw);
     match (pid, handle) {
+        (Some(pid), Some(Ok(_))) if now == Some(pid) && !holds(pid, &file) => Ok(Probe::Elsewhere(pid)),
         (Some(pid), Some(Ok(handle))) if now == Some(pid) => Ok(Probe::Running(pid, handle)),
         (Some(pid), Some(Err(e))) if now == Some(pid) && e.raw_os_error() == Some(libc::ESRCH) => {
             Ok(Probe::Elsewhere(pid))
         }
         _ => Ok(Probe::Starting),
+    }
+}
+
+/// Whether a process has the PID file open. In another PID namespace (a container with a shared run directory) the
+/// number means somebody else, who must not be signalled. A process that we may not look into we may not signal
+/// either; only the first process is never believed unseen.
+fn holds(pid: Pid, file: &File) -> bool {
+    let Ok(wanted) = file.metadata() else { return false };
+    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(mut fds) => fds.any(|fd| {
+            let meta = fd.and_then(|fd| std::fs::metadata(fd.path()));
+            meta.is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
+        }),
+        Err(_) => pid.as_raw() != 1,
     }
 }
 

@@ -52,7 +52,8 @@ fn every_key_is_in_the_manual_and_in_the_shipped_example_and_no_other() {
     let described: BTreeSet<String> = items.map(str::to_owned).collect();
     let missing: Vec<_> = keys.difference(&described).collect();
     assert!(missing.is_empty(), "not in mcpdaemon.ron.5: {missing:?}");
-    let strange: Vec<_> = described.difference(&keys).filter(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect();
+    let strange: Vec<_> =
+        described.difference(&keys).filter(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect();
     assert!(strange.is_empty(), "in mcpdaemon.ron.5, but no key: {strange:?}");
     let example = read("config/prod.ron");
     let missing: Vec<_> = keys.iter().filter(|k| !example.contains(&format!("{k}:"))).collect();

@@ -9,6 +9,7 @@ mod docs;
 mod exec;
 mod files;
 mod http;
+mod real;
 mod reload;
 mod start;
 mod stop;

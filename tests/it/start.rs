@@ -333,3 +333,56 @@ fn the_demo_works_word_for_word() {
     assert!(stdout(&out).contains("\"stdout\":\"hello\\n\""), "{}", stdout(&out));
     assert!(!alive(daemon.pid), "the last command ends it");
 }
+
+#[test]
+fn as_the_first_process_of_a_container_it_stays_in_front_and_reaps() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")");
+    let mut command = scratch.command("unshare");
+    // SAFETY: geteuid(2) only reads.
+    if unsafe { libc::geteuid() } != 0 {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--pid", "--fork", "--mount-proc", mcpdaemon(), "-c"]).arg(&file);
+    let mut container = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let status = || serde_json::from_str::<serde_json::Value>(&scratch.file("run/t.status")).ok();
+    let url = wait("ready", || {
+        assert!(container.try_wait().unwrap().is_none(), "it ended: is unshare(1) allowed here?");
+        status().filter(|s| s["state"] == "ready")?["listen"][0].as_str().map(str::to_owned)
+    });
+    assert_eq!(scratch.file("run/t.pid"), "1\n");
+    let inside = || {
+        let all = scratch.processes();
+        all.into_iter().find(|(pid, line)| line.starts_with(mcpdaemon()) && namespaced(*pid) == "1").unwrap().0
+    };
+    let pid = inside();
+    let mut ws = Ws::open(url.strip_prefix("http://").unwrap(), "/servers/x/ws");
+    for i in 0..5 {
+        ws.ask(&call(
+            i,
+            "execute",
+            serde_json::json!({"command": "setsid sh -c 'sleep 0.05' >/dev/null 2>&1 & exit 0"}),
+        ));
+    }
+    let zombies = || {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().filter(|p| !alive(p.parse().unwrap())).count()
+    };
+    wait("no zombies", || (zombies() == 0).then_some(()));
+    // From outside, number 1 is another process: it is neither shown as this one nor signalled.
+    let out = scratch.ctl(&["stop", "t"]);
+    assert_eq!(code(&out), 1);
+    assert!(stderr(&out).contains("it runs in another PID namespace (as pid 1 there)"), "{}", stderr(&out));
+    kill(pid, libc::SIGTERM);
+    let out = container.wait_with_output().unwrap();
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert!(stderr(&out).contains("[INFO] t: ready on "), "{}", stderr(&out));
+    scratch.gone();
+}
+
+/// A process's number in its own PID namespace.
+fn namespaced(pid: i32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|l| l.starts_with("NSpid:")).unwrap_or("");
+    line.split_whitespace().last().unwrap_or("").to_owned()
+}

@@ -60,6 +60,7 @@ fn after_the_drain_time_the_rest_is_told_and_ended() {
     assert!(out.status.success(), "{out:?}");
     for message in [http.raw.response().json(), ws.next().unwrap()] {
         assert_eq!(message["error"]["message"], "the daemon is shutting down", "{message}");
+        assert_eq!(message["error"]["code"], -32000);
     }
     assert_eq!(ws.close_code(), Some(1001));
     scratch.gone();

@@ -112,6 +112,19 @@ fn nonsense_on_standard_output_is_survived_and_counted() {
 }
 
 #[test]
+fn tasks_of_one_client_are_not_for_another() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    let mut task = call(1, "echo", json!({"text": "x"}));
+    task["params"]["task"] = json!({"ttl": 60_000});
+    for request in [task, json!({"jsonrpc": "2.0", "id": 1, "method": "tasks/list"})] {
+        let answer = ws.ask(&request);
+        assert_eq!(answer["error"]["code"], -32601, "{answer}");
+    }
+}
+
+#[test]
 fn long_lines_have_a_limit_and_a_clear_error() {
     let scratch = Scratch::new();
     let file =

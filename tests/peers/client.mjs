@@ -10,20 +10,23 @@
 //
 // Every call carries a value that no other call of any client has, and its answer must show that value again, so
 // that an answer which went astray is noticed. Without --tool the client uses what it finds first of these: `echo`
-// (server-everything), `convert_time` (server-time), `write_file` (server-filesystem), `create_entities` (server-memory),
-// `daa_agent_create` (ruv-swarm). With --tool, @UNIQUE@ in the arguments stands for the value; the answer must contain
-// --expect (where @UNIQUE@ may stand too), or else the value if the arguments have it. Several tools take turns.
+// (server-everything), `convert_time` (server-time), `write_file` (server-filesystem), `create_entities`
+// (server-memory), `daa_agent_create` (ruv-swarm). With --tool, @UNIQUE@ in the arguments stands for the value; the
+// answer must contain --expect (where @UNIQUE@ may stand too), or else the value if the arguments have it. Several
+// tools take turns.
 //
-// Plain: N calls, K at a time, then one line: {"label","transport","protocol","server","tools","ok","notifications",...}.
+// Plain: N calls, K at a time, then one line, the summary:
+//     {"label","transport","protocol","server","tools":[names],"ok":N,"failures":0,"first_failures":[texts],
+//      "list_changed":{"tools":1,...},"notifications":{method:count},"transport_errors":[texts],"closed":how}
 //
-// --until-stdin-closes: calls without end. The first line, {"event":"ready"}, comes when the first call has been
-// answered; a line {"event":"list_changed","of":"tools","count":1,"tools":[...]} for each such notification; and for each
-// line read from stdin, {"event":"mark","line":...,"ok":...,"failures":...} once a call begun after that line was read
-// has been answered, so that a test need not guess when. When stdin closes: the line of the plain mode, with
-// "failures", "first_failures" and "list_changed" added.
+// --until-stdin-closes: calls without end. {"event":"ready"} comes when the first call has been answered; a line
+// {"event":"list_changed","of":"tools","count":1,"tools":[names]} for each such notification; and for each line read
+// from stdin, {"event":"mark","line":...,"ok":...,"failures":...} once a call begun after that line was read has been
+// answered, so that a test need not guess when. When stdin closes, the summary with "event":"end".
 //
-// --slow: one trigger-long-running-operation. {"event":"calling"}, then {"event":"progress","progress":1,"total":5} as they
-// come, then {"event":"result",...} or {"event":"error",...}.
+// --slow: one trigger-long-running-operation. {"event":"calling"}, then {"event":"progress","progress":1,"total":5} as
+// they come, then {"event":"result","text",...} or {"event":"error","code","message",...}, then the summary with
+// "event":"end"; here the daemon may be gone before the session is closed, so "closed" is told and not counted.
 
 import { randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
@@ -32,15 +35,16 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
 // The SDK is where tests/install put it, not beside this file.
-const require = createRequire(fileURLToPath(new URL("../../target/test-deps/package.json", import.meta.url)));
+const deps = new URL("../../target/test-deps/package.json", import.meta.url);
+const require = createRequire(fileURLToPath(deps));
 const { Client } = require("@modelcontextprotocol/sdk/client/index.js");
 const { StreamableHTTPClientTransport } = require("@modelcontextprotocol/sdk/client/streamableHttp.js");
 const { WebSocketClientTransport } = require("@modelcontextprotocol/sdk/client/websocket.js");
 const types = require("@modelcontextprotocol/sdk/types.js");
 
-// Node 20 has no WebSocket of its own. The last one made is kept, to see how it closes. As in a browser, each message is
-// an event of its own turn: the SDK loses a progress notification that comes in the same turn as the answer after it
-// (over stdio it always does, where both are in one read).
+// Node 20 has no WebSocket of its own. The last one made is kept, to see how it closes. As in a browser, each message
+// is an event of its own turn: the SDK loses a progress notification that comes in the same turn as the answer after
+// it (over stdio it always does, where both are in one read).
 let socket;
 globalThis.WebSocket = class extends require("ws") {
   constructor(url, protocols) {
@@ -116,7 +120,7 @@ const o = options();
 const emit = (line) => process.stdout.write(`${JSON.stringify({ label: o.label, ...line })}\n`);
 
 // What the connection does besides answering.
-const seen = { notifications: {}, listChanged: 0, transportErrors: [], lost: false, closing: false };
+const seen = { notifications: {}, listChanged: {}, transportErrors: [], lost: false, closing: false };
 const failures = { count: 0, inARow: 0, first: [] };
 let ok = 0;
 
@@ -129,8 +133,10 @@ function fail(what) {
 // --- what is called -------------------------------------------------------------------------------------------------
 
 // A minute of the day and a place, from the random part of the value: the nearest to unique that a clock allows.
-const ZONES = ["Asia/Tokyo", "Asia/Kolkata", "Europe/London", "Europe/Athens", "America/New_York", "America/Lima", "Africa/Lagos",
-  "Africa/Nairobi", "Australia/Darwin", "Pacific/Auckland", "Pacific/Honolulu", "Asia/Kathmandu", "Atlantic/Azores"];
+const ZONES = [
+  "Asia/Tokyo", "Asia/Kolkata", "Europe/London", "Europe/Athens", "America/New_York", "America/Lima", "Africa/Lagos",
+  "Africa/Nairobi", "Australia/Darwin", "Pacific/Auckland", "Pacific/Honolulu", "Asia/Kathmandu", "Atlantic/Azores",
+];
 function moment(unique) {
   const random = parseInt(unique.slice(-12), 16);
   const minute = random % 1440;
@@ -186,7 +192,9 @@ async function plan(client, names) {
   return [{ ...known, tool: shownAs(names, known.tool) }];
 }
 
-const textOf = (result) => (result.content ?? []).filter(({ type }) => type === "text").map(({ text }) => text).join("\n");
+function textOf({ content = [] }) {
+  return content.filter(({ type }) => type === "text").map(({ text }) => text).join("\n");
+}
 
 let calls = 0;
 async function call(client, plans) {
@@ -195,7 +203,8 @@ async function call(client, plans) {
   const unique = `${o.label}-${n}-${randomBytes(6).toString("hex")}`;
   const what = `call ${n} (${tool}, ${unique})`;
   try {
-    const result = await client.callTool({ name: tool, arguments: args(unique) }, undefined, { timeout: o.timeout });
+    const asked = { name: tool, arguments: args(unique) };
+    const result = await client.callTool(asked, undefined, { timeout: o.timeout });
     const text = textOf(result);
     if (result.isError) return fail(`${what}: the tool says: ${text.slice(0, 300)}`);
     if (!right(text, unique)) return fail(`${what}: not its own answer: ${text.slice(0, 300)}`);
@@ -229,7 +238,7 @@ function countNotifications(client) {
   for (const [of, schema] of Object.entries(kinds)) {
     client.setNotificationHandler(schema, async ({ method }) => {
       count(method);
-      const number = ++seen.listChanged;
+      const number = (seen.listChanged[of] = (seen.listChanged[of] ?? 0) + 1);
       if (!o.untilStdinCloses || seen.closing) return;
       // As a real client would, it asks for the new list.
       try {
@@ -243,7 +252,8 @@ function countNotifications(client) {
 }
 
 async function connect() {
-  const transport = o.transport === "ws" ? new WebSocketClientTransport(o.url) : new StreamableHTTPClientTransport(o.url);
+  const Transport = o.transport === "ws" ? WebSocketClientTransport : StreamableHTTPClientTransport;
+  const transport = new Transport(o.url);
   const client = new Client({ name: `tests-${o.label}`, version: "1.0.0" }, { capabilities: {} });
   countNotifications(client);
   client.onerror = (error) => seen.closing || seen.transportErrors.push(String(error.message ?? error));
@@ -319,7 +329,8 @@ async function slow({ client }, names) {
   const progress = [];
   emit({ event: "calling", tool });
   try {
-    const result = await client.callTool({ name: tool, arguments: { duration: o.duration, steps: o.steps } }, undefined, {
+    const asked = { name: tool, arguments: { duration: o.duration, steps: o.steps } };
+    const result = await client.callTool(asked, undefined, {
       timeout: o.timeout,
       resetTimeoutOnProgress: true,
       onprogress: (p) => {
@@ -328,8 +339,10 @@ async function slow({ client }, names) {
       },
     });
     const text = textOf(result);
-    if (result.isError || !text.includes(`Duration: ${o.duration} seconds, Steps: ${o.steps}.`)) fail(`not its own answer: ${text}`);
-    else if (progress.join() !== Array.from({ length: o.steps }, (_, i) => i + 1).join()) fail(`progress was ${progress.join()}`);
+    const own = !result.isError && text.includes(`Duration: ${o.duration} seconds, Steps: ${o.steps}.`);
+    const inOrder = progress.length === o.steps && progress.every((value, i) => value === i + 1);
+    if (!own) fail(`not its own answer: ${text}`);
+    else if (!inOrder) fail(`progress was ${progress.join()}`);
     else ok += 1;
     emit({ event: "result", text, progress: progress.length });
   } catch (error) {
@@ -359,7 +372,7 @@ async function main() {
   if (!o.untilStdinCloses && !o.slow) seen.transportErrors.forEach((error) => fail(`transport: ${error}`));
   const { name, version } = client.getServerVersion() ?? {};
   emit({
-    ...(o.slow && { event: "end" }), ...(o.untilStdinCloses && { event: "end" }),
+    ...((o.slow || o.untilStdinCloses) && { event: "end" }),
     transport: o.transport, protocol: connection.protocol(), server: `${name} ${version}`, tools, ok,
     failures: failures.count, first_failures: failures.first, list_changed: seen.listChanged,
     notifications: seen.notifications, transport_errors: seen.transportErrors.slice(0, 5),

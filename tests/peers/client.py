@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A real MCP client for the tests: the official Python SDK (1.x) over Streamable HTTP or WebSocket.
 
     target/test-deps/client/bin/python client.py URL [--transport http|ws] [--label X] [--calls N] [--in-flight K]
@@ -83,7 +82,7 @@ class Seen:
     """What the connection does besides answering, and what went wrong."""
 
     notifications: dict[str, int] = {}
-    list_changed = 0
+    list_changed: dict[str, int] = {}
     transport_errors: list[str] = []
     lost = False
     closing = False
@@ -277,10 +276,11 @@ class Listener:
             return  # the session hands these to the call they belong to
         Seen.notifications[method] = Seen.notifications.get(method, 0) + 1
         if method.endswith("/list_changed"):
-            Seen.list_changed += 1
+            of = method.split("/")[1]
+            Seen.list_changed[of] = Seen.list_changed.get(of, 0) + 1
             if o.until_stdin_closes and not Seen.closing:
                 # Not here: the session reads nothing further before this returns.
-                task = asyncio.ensure_future(self.changed(method.split("/")[1], Seen.list_changed))
+                task = asyncio.ensure_future(self.changed(of, Seen.list_changed[of]))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
@@ -421,8 +421,9 @@ async def main():
             fail(f"transport: {error}")
     emit(
         **({"event": "end"} if o.slow or o.until_stdin_closes else {}),
-        transport=o.transport, protocol=info.protocolVersion, server=f"{info.serverInfo.name} {info.serverInfo.version}",
-        tools=tools, ok=Seen.ok, failures=Seen.failures, first_failures=Seen.first_failures,
+        transport=o.transport, protocol=info.protocolVersion,
+        server=f"{info.serverInfo.name} {info.serverInfo.version}", tools=tools, ok=Seen.ok,
+        failures=Seen.failures, first_failures=Seen.first_failures,
         list_changed=Seen.list_changed, notifications=Seen.notifications,
         transport_errors=Seen.transport_errors[:5],
         closed=close_error or (f"code {Seen.websocket.close_code}" if o.transport == "ws" else "ok"),

@@ -261,8 +261,8 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         sessions: s.get("sessions", 1000),
         connections: s.get("connections", 4096),
         header: s.get("header", Size(16 << 10)),
-        header_timeout: s.get("header_timeout", Duration::from_secs(10)),
-        idle_session: s.get("idle_session", Duration::from_secs(30 * 60)),
+        header_timeout: s.time("header_timeout", Duration::from_secs(10)),
+        idle_session: s.time("idle_session", Duration::from_secs(30 * 60)),
         in_flight: s.get("in_flight", 256),
     }
 }
@@ -274,12 +274,12 @@ fn websocket(s: &mut Section<'_, '_>, limits: &Limits, given: &Given) -> WebSock
     };
     let size = given.ws_max_size.as_deref().and_then(|t| bytes(t).ok());
     WebSocket {
-        ping_interval: s.get_or(
+        ping_interval: s.time_or(
             "ping_interval",
             time(&given.ws_ping_interval, "WS_PING_INTERVAL"),
             Duration::from_secs(20),
         ),
-        ping_timeout: s.get_or(
+        ping_timeout: s.time_or(
             "ping_timeout",
             time(&given.ws_ping_timeout, "WS_PING_TIMEOUT"),
             Duration::from_secs(30),

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ron::extensions::Extensions;
 use ron::value::RawValue;
@@ -61,6 +62,7 @@ pub struct Surroundings<'e> {
     pub var: &'e dyn Fn(&str) -> Option<String>,
     /// Finds a program as execvp(3) would, with the given PATH (or the daemon's own).
     pub find_program: &'e dyn Fn(&str, Option<&str>) -> Option<PathBuf>,
+    pub is_dir: &'e dyn Fn(&Path) -> bool,
 }
 
 /// One file being read.
@@ -271,6 +273,8 @@ pub struct Section<'r, 'a> {
 
 /// A type that a setting can have.
 pub trait Setting: Sized {
+    /// Never shown as written.
+    const MASKED: bool = false;
     /// Reads it; a problem has been reported where this is None.
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self>;
     /// Writes it as RON.
@@ -295,13 +299,31 @@ impl<'a> Section<'_, 'a> {
         self.reader.show(Shown::Value { key: key.to_owned(), text, origin });
     }
 
+    /// The raw value of a key that may be absent: `None` is absent, `Some(x)` is x.
+    pub fn optional(&mut self, key: &'static str) -> Option<Node<'a>> {
+        let node = self.node(key)?;
+        match self.reader.variant(node) {
+            Some(("None", None)) => None,
+            Some(("Some", Some(inner))) => self.reader.only(inner, "Some(value)"),
+            _ => Some(node),
+        }
+    }
+
     /// A setting that may be absent.
     pub fn opt<T: Setting>(&mut self, key: &'static str) -> Option<T> {
-        let node = self.node(key);
-        let value = node.filter(|n| n.0 != "None").and_then(|n| T::read(self.reader, n));
-        let text = value.as_ref().map_or("None".to_owned(), T::show);
-        self.show(key, text, node.map_or(Origin::Default, |n| self.line(n)));
+        let node = self.optional(key);
+        let value = node.and_then(|n| T::read(self.reader, n));
+        match node {
+            Some(node) => self.show_given(key, node, value.as_ref().map_or(String::new(), T::show)),
+            None => self.show(key, "None".to_owned(), Origin::Default),
+        }
         value
+    }
+
+    /// Shows a value of the file. What comes from the environment is shown as it was written, because it may be secret.
+    pub fn show_given(&self, key: &str, node: Node<'a>, text: String) {
+        let text = if node.0.contains('$') { node.0.to_owned() } else { text };
+        self.show(key, text, self.line(node));
     }
 
     /// A setting with a default.
@@ -312,9 +334,39 @@ impl<'a> Section<'_, 'a> {
     /// A setting that a flag or the environment may override: flag > environment > file > default.
     pub fn get_or<T: Setting>(&mut self, key: &'static str, over: Option<(T, Origin)>, default: T) -> T {
         let node = self.node(key);
-        let given = node.and_then(|n| T::read(self.reader, n).map(|value| (value, self.line(n))));
-        let (value, origin) = over.or(given).unwrap_or((default, Origin::Default));
-        self.show(key, value.show(), origin);
+        let given = node.and_then(|n| T::read(self.reader, n));
+        match (over, given, node) {
+            (Some((value, origin)), ..) => {
+                self.show(key, value.show(), origin);
+                value
+            }
+            (None, Some(value), Some(node)) => {
+                match T::MASKED {
+                    true => self.show(key, value.show(), self.line(node)),
+                    false => self.show_given(key, node, value.show()),
+                }
+                value
+            }
+            _ => {
+                self.show(key, default.show(), Origin::Default);
+                default
+            }
+        }
+    }
+
+    /// A time that must not be zero.
+    pub fn time(&mut self, key: &'static str, default: Duration) -> Duration {
+        self.time_or(key, None, default)
+    }
+
+    /// [`Section::time`] that the environment may override.
+    pub fn time_or(&mut self, key: &'static str, over: Option<(Duration, Origin)>, default: Duration) -> Duration {
+        let value = self.get_or(key, over, default);
+        if value.is_zero()
+            && let Some(entry) = self.entries.iter().find(|e| e.key == key)
+        {
+            self.reader.problem(entry.node, format!("'{key}' must be more than 0"));
+        }
         value
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Origin, check_name};
 use super::read::{Node, Reader, Section, Setting, Shown};
 use super::setting::{Size, quoted};
+use super::{Origin, check_name};
 use crate::model::restart::{Mode as RestartMode, Policy};
 
 /// One named server.
@@ -66,7 +66,8 @@ pub struct Exec {
     pub max_line: Size,
     /// Sessions at a time.
     pub sessions: u32,
-    pub stop: Stop,
+    /// Time for a command to end after SIGTERM, before SIGKILL.
+    pub stop_after: Duration,
 }
 
 /// The programs of an executor.
@@ -129,7 +130,7 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
     let command = s.node("command");
     let words: Option<Words> = command.and_then(|n| Words::read(s.reader, n));
     if let (Some(node), Some(words)) = (command, &words) {
-        s.show("command", words.show(), s.line(node));
+        s.show_given("command", node, words.show());
     }
     let more: Vec<String> = s.get("args", Vec::new());
     let Secrets(env) = s.get("env", Secrets::default());
@@ -141,9 +142,9 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         env,
         pass_env,
         cwd,
-        start_timeout: s.get("start_timeout", Duration::from_secs(30)),
-        request_timeout: s.get("request_timeout", Duration::from_secs(5 * 60)),
-        request_max: s.get("request_max", Duration::from_secs(60 * 60)),
+        start_timeout: s.time("start_timeout", Duration::from_secs(30)),
+        request_timeout: s.time("request_timeout", Duration::from_secs(5 * 60)),
+        request_max: s.time("request_max", Duration::from_secs(60 * 60)),
         restart: s.nested("restart", restart),
         stop: s.nested("stop", stop),
     };
@@ -159,19 +160,21 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
     let allow = s.node("allow");
     let names: Option<Vec<String>> = allow.and_then(|n| Vec::read(s.reader, n));
     if let (Some(node), Some(names)) = (allow, &names) {
-        s.show("allow", names.show(), s.line(node));
+        s.show_given("allow", node, names.show());
     }
-    let shell = s.node("shell").filter(|n| n.0 != "None");
+    let shell = s.optional("shell");
     let shell_program = shell.and_then(|n| program(s.reader, n, &String::read(s.reader, n)?, None));
-    let text = shell_program.as_ref().map_or("None".to_owned(), |p| quoted(&p.to_string_lossy()));
-    s.show("shell", text, shell.map_or(Origin::Default, |n| s.line(n)));
+    match shell {
+        Some(node) => s.show_given("shell", node, shell_program.as_ref().map_or(String::new(), Setting::show)),
+        None => s.show("shell", "None".to_owned(), Origin::Default),
+    }
     let Secrets(env) = s.get("env", Secrets::default());
     let pass_env = s.get("pass_env", Vec::new());
     let cwd = folder(s);
-    let timeout = s.get("timeout", Duration::from_secs(10 * 60));
+    let timeout = s.time("timeout", Duration::from_secs(10 * 60));
     let max_line = s.get("max_line", Size::mib(64));
     let sessions = s.get("sessions", 100);
-    let stop = s.nested("stop", stop);
+    let stop_after = s.nested("stop", |s| s.get("term", Duration::from_secs(5)));
     let Some(at) = allow else {
         s.reader.problem(whole, "'allow' is missing: which programs may clients run? (allow: [\"*\"] allows all)");
         return None;
@@ -195,11 +198,18 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         let found: Vec<_> = found.collect();
         Allow::These(found.into_iter().collect::<Option<_>>()?)
     };
-    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop })
+    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop_after })
 }
 
 fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {
-    s.opt("cwd")
+    let folder: Option<PathBuf> = s.opt("cwd");
+    if let Some(path) = &folder
+        && !(s.reader.around().is_dir)(path)
+        && let Some(node) = s.optional("cwd")
+    {
+        s.reader.problem(node, format!("there is no folder '{}'", path.display()));
+    }
+    folder
 }
 
 /// The absolute path of a program: as it stands if it has a slash (relative to the file's folder), else from PATH.
@@ -234,7 +244,7 @@ fn restart(s: &mut Section<'_, '_>) -> Policy {
         delay: s.get("delay", Duration::from_millis(500)),
         max_delay: s.get("max_delay", Duration::from_secs(60)),
         burst: s.get("burst", 5),
-        window: s.get("window", Duration::from_secs(60)),
+        window: s.time("window", Duration::from_secs(60)),
     };
     // A zero delay would let a crash loop spin.
     Policy { delay: policy.delay.max(Duration::from_millis(10)), ..policy }
@@ -269,6 +279,8 @@ impl Setting for Words {
 struct Secrets(BTreeMap<String, String>);
 
 impl Setting for Secrets {
+    const MASKED: bool = true;
+
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
         let mut env = BTreeMap::new();
         for (key, value) in reader.map(node, "{\"NAME\": \"value\", ...}")? {

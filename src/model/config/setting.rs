@@ -129,9 +129,11 @@ pub struct Mode(pub u32);
 
 impl Setting for Mode {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
-        let mode: u32 = reader.plain(node, "mode bits, such as 0o027")?;
-        if mode > 0o777 {
-            reader.problem(node, format!("mode bits are 0o000 to 0o777 (octal numbers begin with 0o), found {mode}"));
+        const EXPECTED: &str = "mode bits in octal, 0o000 to 0o777";
+        let mode: u32 = reader.plain(node, EXPECTED)?;
+        // Without the prefix it would be decimal, which nobody means.
+        if mode > 0o777 || !(node.0.starts_with("0o") || mode == 0) {
+            reader.problem(node, format!("expected {EXPECTED}, found {}", node.0));
             return None;
         }
         Some(Mode(mode))

@@ -13,7 +13,8 @@ fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         name if name.starts_with('/') && !name.contains("missing") => Some(name.into()),
         _ => None,
     };
-    let around = Surroundings { var: &var, find_program: &find_program };
+    let is_dir = |path: &std::path::Path| !path.ends_with("nodir");
+    let around = Surroundings { var: &var, find_program: &find_program, is_dir: &is_dir };
     let input = Input {
         file: Some("prod.ron".into()),
         stem: "prod".to_owned(),
@@ -68,7 +69,7 @@ fn all_problems_at_once_each_with_its_place() {
         [
             "prod.ron:3:5: unknown key 'lisen', did you mean 'listen'?",
             "prod.ron:4:20: expected a duration in quotes, such as \"500ms\", \"30s\" or \"10m\", found \"10 parsecs\"",
-            "prod.ron:5:12: mode bits are 0o000 to 0o777 (octal numbers begin with 0o), found 27000",
+            "prod.ron:5:12: expected mode bits in octal, 0o000 to 0o777, found 27000",
             "prod.ron:6:32: unknown key 'sesions', did you mean 'sessions'?",
             "prod.ron:8:9: 'a b' cannot be a name: 1 to 64 letters, digits, '-', '_' and '.', not beginning with '.' or '-'",
             "prod.ron:9:14: 'command' is missing: which program is the server?",
@@ -92,7 +93,7 @@ fn broken_ron_has_its_position() {
     assert!(problems("")[0].starts_with("prod.ron:1:1: "));
     assert!(problems("[1]")[0].starts_with("prod.ron:1:1: expected (key: value, ...)"));
     assert_eq!(
-        problems("(servers: {\"a\": Exec(allow: [\"*\"])}, umask: 1, umask: 2)"),
+        problems("(servers: {\"a\": Exec(allow: [\"*\"])}, umask: 0, umask: 0)"),
         ["prod.ron:1:48: 'umask' is given twice"]
     );
     assert_eq!(problems("()"), ["prod.ron:1:1: 'servers' is missing: an instance needs at least one server"]);
@@ -164,6 +165,33 @@ fn an_open_address_needs_a_word() {
     let with = |more: &str| format!("(listen: [\"0.0.0.0:1\"], {more} servers: {{\"a\": Exec(allow: [\"echo\"])}})");
     assert!(problems(&with(""))[0].starts_with("prod.ron:1:10: '0.0.0.0:1' can be reached from other machines"));
     assert!(read(&with("insecure: true,"), &Given::default()).is_ok());
+}
+
+#[test]
+fn small_slips_are_caught_too() {
+    for (text, wanted) in [
+        ("umask: 027", "1:9: expected mode bits in octal, 0o000 to 0o777, found 027"),
+        ("websocket: (ping_interval: \"0s\")", "1:29: 'ping_interval' must be more than 0"),
+        ("servers: {\"b\": Stdio(command: \"uvx\", cwd: \"nodir\")}", "1:44: there is no folder '/etc/mcp/nodir'"),
+    ] {
+        let more = if text.starts_with("servers") { "" } else { ", servers: {\"a\": Exec(allow: [\"echo\"])}" };
+        assert_eq!(problems(&format!("({text}{more})")), [format!("prod.ron:{wanted}")]);
+    }
+    // Both ways of writing an option.
+    for cwd in ["\"x\"", "Some(\"x\")", "None"] {
+        let c = read(&format!("(servers: {{\"b\": Exec(allow: [\"echo\"], cwd: {cwd})}})"), &Given::default()).unwrap();
+        let Kind::Exec(exec) = &c.config.servers["b"].kind else { panic!() };
+        assert_eq!(exec.cwd.is_some(), cwd != "None");
+    }
+}
+
+#[test]
+fn what_comes_from_the_environment_is_shown_as_it_was_written() {
+    let text = r#"(servers: {"a": Stdio(command: ["uvx", "--token=${TOKEN}", "$${X}"], args: ["${TOKEN}"])})"#;
+    let loaded = read(text, &Given::default()).unwrap();
+    let dump = dump(&loaded.shown);
+    assert!(!dump.contains("s3cret"), "{dump}");
+    assert_eq!(read(&dump, &Given::default()).unwrap().config, loaded.config);
 }
 
 #[test]
