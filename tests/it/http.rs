@@ -333,6 +333,23 @@ fn limits_hold_and_say_so() {
 }
 
 #[test]
+fn running_out_of_descriptors_is_survived() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("fake", &[], ""));
+    let script = format!("ulimit -n 40; exec {} -c {}", mcpdaemon(), file.display());
+    let out = scratch.command("sh").args(["-c", &script]).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    let mut ws = daemon.ws("fake");
+    let held: Vec<Raw> = (0..60).map(|_| Raw::open(daemon.address())).collect();
+    wait("the shortage", || daemon.log().contains("cannot accept connections at the moment: ").then_some(()));
+    assert_eq!(said(&ws.ask(&call(1, "echo", json!({"text": "still here"})))), "still here");
+    assert!(daemon.log().matches("cannot accept connections").count() == 1, "once, not at every try");
+    drop(held);
+    wait("room again", || (get(daemon.address(), "/healthz").status == 200).then_some(()));
+    assert!(daemon.dropped("accept_failures") > 0);
+}
+
+#[test]
 fn http_itself_is_spoken_well() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
