@@ -116,7 +116,11 @@ fn hear(name: &str, code: u8, text: &str) -> Result<Exit, Failure> {
 /// Takes the lock; also gives the run directory by its one real name, which is part of the mark of all children.
 fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
     let io = |doing: &str, path: &Path, e: &std::io::Error| Failure::io(Exit::CannotCreate, doing, path, e);
-    paths::make_dir(run_dir).map_err(|e| io("make the run directory", run_dir, &e))?;
+    paths::make_dir(run_dir).map_err(|e| {
+        let mut failure = io("make the run directory", run_dir, &e);
+        failure.text.push_str(" (choose another by --run-dir or MCP_RUN_DIR)");
+        failure
+    })?;
     if paths::world_writable(run_dir).map_err(|e| io("look at the run directory", run_dir, &e))? {
         let text = format!(
             "{}: everybody may write here, so it is no place for a PID file; choose another --run-dir",

@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod ctl;
 pub mod daemon;
+mod hints;
 pub mod hub;
 mod instance;
 mod logging;

@@ -172,7 +172,9 @@ fn running(found: &Found) -> Result<(Pid, &PidFd), Failure> {
     let name = &found.name;
     match &found.probe {
         Probe::Running(pid, handle) => Ok((*pid, handle)),
-        Probe::Absent => Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running"))),
+        Probe::Absent => {
+            Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running ('mcpctl list' shows what does)")))
+        }
         Probe::Stale => Err(Failure::new(
             Exit::CtlNotRunning,
             format!("{name}: not running (its PID file is left from a daemon that was killed)"),

@@ -3,9 +3,9 @@
 //! Without `shell` no shell is ever involved: the program is looked up in the allow-list as a whole word and its
 //! arguments are handed over as they are, so `;`, `$()`, line feeds and path tricks have no meaning.
 
+mod command;
+
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,27 +13,20 @@ use std::time::{Duration, Instant};
 
 use async_io::Async;
 use event_listener::Event;
-use futures_lite::FutureExt;
 use log::{debug, info, warn};
-use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use super::outbox::{Out, Outbox};
 use super::session::Call;
 use super::supervisor::environment;
-use super::wait::{Flag, until, within};
+use super::wait::{Flag, until};
 use crate::model::config::server::{Allow, Exec};
 use crate::model::envelope::{Envelope, quote};
 use crate::model::jsonrpc;
 use crate::model::mcp::{LATEST, Learnt};
-use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
-use crate::sys::spawn::{Spec, signal_group};
+use crate::sys::spawn::Spec;
 use crate::sys::{process, reap};
-
-/// The most of the output that one progress notification carries, in bytes.
-const PROGRESS_CHUNK: usize = 64 << 10;
-const PIPE_GRACE: Duration = Duration::from_millis(300);
+use command::{Progress, Stream, attend, report};
 
 /// The executor of one server.
 pub struct Executor {
@@ -67,14 +60,6 @@ struct CallParams {
     name: String,
     #[serde(default)]
     arguments: serde_json::Value,
-}
-
-/// How a command came to its end.
-enum Outcome {
-    Ended(Ended),
-    TimedOut(Duration),
-    /// Nobody wants the answer.
-    Cancelled,
 }
 
 impl Executor {
@@ -342,190 +327,6 @@ fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), S
         }
     };
     Ok((program, asked.args.clone()))
-}
-
-/// Waits for a command's end, its time limit, or somebody who no longer wants it; then nothing of its group is left.
-async fn attend(
-    config: &Exec,
-    pid: nix::unistd::Pid,
-    handle: Async<crate::sys::pidfd::PidFd>,
-    out: &Stream,
-    err: &Stream,
-    limit: Duration,
-    end: &Flag,
-) -> Result<Outcome, String> {
-    let finished = async {
-        let reading = async {
-            futures_lite::future::zip(out.read(), err.read()).await;
-        };
-        let exit = async {
-            let _ = handle.readable().await;
-            // A grandchild that holds a pipe open does not hold us.
-            super::wait::sleep(PIPE_GRACE).await;
-        };
-        reading.or(exit).await;
-        let _ = handle.readable().await;
-        let ended = handle.get_ref().reap().ok().flatten();
-        Outcome::Ended(ended.unwrap_or(Ended::NotReady))
-    };
-    let late = async {
-        super::wait::sleep(limit).await;
-        Outcome::TimedOut(limit)
-    };
-    let unwanted = async {
-        end.wait().await;
-        Outcome::Cancelled
-    };
-    let outcome = finished.or(unwanted).or(late).await;
-    if !matches!(outcome, Outcome::Ended(_)) {
-        signal_group(pid, Signal::SIGTERM);
-        let down = async {
-            let _ = handle.readable().await;
-        };
-        if within(config.stop_after, down).await.is_none() {
-            signal_group(pid, Signal::SIGKILL);
-            let _ = handle.readable().await;
-        }
-        let _ = handle.get_ref().reap();
-        within(PIPE_GRACE, async {
-            out.read().await;
-            err.read().await;
-        })
-        .await;
-    }
-    Ok(outcome)
-}
-
-/// Where output is reported while the command runs.
-#[derive(Clone)]
-struct Progress {
-    token: Box<str>,
-    reply: Arc<Outbox>,
-    /// Of both streams: progress must increase with each notification (2025-11-25 basic/utilities/progress).
-    bytes: Arc<AtomicU64>,
-}
-
-/// One output stream of a command.
-struct Stream {
-    pipe: Async<File>,
-    limit: usize,
-    progress: Option<Progress>,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    cut: u64,
-    /// Up to here it was sent as progress.
-    sent: usize,
-    at_end: bool,
-}
-
-impl Stream {
-    fn new(fd: std::os::fd::OwnedFd, limit: usize, progress: Option<Progress>) -> std::io::Result<Stream> {
-        Ok(Stream { pipe: Async::new(File::from(fd))?, limit, progress, kept: Mutex::default() })
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads to the end.
-    async fn read(&self) {
-        let mut buffer = vec![0; 64 << 10];
-        let mut slice = Instant::now();
-        while !self.kept().at_end {
-            match self.pipe.get_ref().read(&mut buffer) {
-                Ok(n) => {
-                    self.keep(&buffer[..n]);
-                    if slice.elapsed() > Duration::from_micros(500) {
-                        let _ = within(Duration::from_millis(1), self.pipe.readable()).await;
-                        slice = Instant::now();
-                    }
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                    if self.pipe.readable().await.is_err() {
-                        return;
-                    }
-                    slice = Instant::now();
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn keep(&self, bytes: &[u8]) {
-        let mut kept = self.kept();
-        kept.at_end = bytes.is_empty();
-        let room = self.limit.saturating_sub(kept.bytes.len()).min(bytes.len());
-        kept.bytes.extend_from_slice(&bytes[..room]);
-        kept.cut += (bytes.len() - room) as u64;
-        let Some(progress) = &self.progress else { return };
-        // Whole lines, unless one is longer than a chunk or the stream has ended.
-        let unsent = &kept.bytes[kept.sent..];
-        let ready = match memchr::memrchr(b'\n', unsent) {
-            Some(at) => at + 1,
-            None if kept.at_end || unsent.len() >= PROGRESS_CHUNK => unsent.len(),
-            None => 0,
-        };
-        let mut from = kept.sent;
-        let to = kept.sent + ready;
-        while from < to {
-            let until = (from + PROGRESS_CHUNK).min(to);
-            let text = quote(&String::from_utf8_lossy(&kept.bytes[from..until]));
-            let total = progress.bytes.fetch_add((until - from) as u64, SeqCst) + (until - from) as u64;
-            let token = &progress.token;
-            let params = format!(r#"{{"progressToken":{token},"progress":{total},"message":{text}}}"#);
-            let text = jsonrpc::notification("notifications/progress", Some(&params));
-            progress.reply.push(Out { text, answer: false, failed: false });
-            from = until;
-        }
-        kept.sent = to;
-    }
-
-    fn text(&self) -> String {
-        let kept = self.kept();
-        let mut text = String::from_utf8_lossy(&kept.bytes).into_owned();
-        if kept.cut > 0 {
-            text.push_str(&format!("\n[{} more bytes were cut: max_line is {} bytes]", kept.cut, self.limit));
-        }
-        text
-    }
-}
-
-/// The result of a tool call that ran.
-fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duration) -> String {
-    let (stdout, stderr) = (out.text(), err.text());
-    let (code, signal) = match outcome {
-        Outcome::Ended(Ended::Exited(code)) => (Some(code), None),
-        Outcome::Ended(Ended::Signaled(signal)) => (None, Some(signal)),
-        _ => (None, None),
-    };
-    let mut content = Vec::new();
-    let mut say = |text: &str| {
-        if !text.is_empty() {
-            content.push(serde_json::json!({"type": "text", "text": text}));
-        }
-    };
-    say(&stdout);
-    say(&stderr);
-    match outcome {
-        Outcome::Ended(Ended::Exited(0)) => {}
-        Outcome::Ended(ended) => say(&super::link::exit_text(ended)),
-        Outcome::TimedOut(limit) => say(&format!("ended after {}: the time limit", duration(limit))),
-        Outcome::Cancelled => say("cancelled"),
-    }
-    serde_json::json!({
-        "content": content,
-        "structuredContent": {
-            "stdout": stdout, "stderr": stderr, "exit_code": code, "signal": signal,
-            "timed_out": matches!(outcome, Outcome::TimedOut(_)), "duration_ms": took.as_millis() as u64,
-        },
-        "isError": code != Some(0),
-    })
-    .to_string()
 }
 
 /// The result of a tool call that did not run.

@@ -1,0 +1,175 @@
+//! What a child says, on both of its outputs, and to whom it goes.
+
+use std::fs::File;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use async_io::Async;
+use log::{debug, info, warn};
+
+use super::{Link, Waiting};
+use crate::hub::counters::Dropped;
+use crate::hub::lines::{self, Line, Lines};
+use crate::hub::outbox::Out;
+use crate::hub::server::Server;
+use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::jsonrpc;
+use crate::model::text::printable;
+
+impl Link {
+    /// Reads standard output to its end.
+    pub(super) async fn read(self: Arc<Self>, pipe: Async<File>) {
+        let Some(hub) = self.server.upgrade().map(|s| s.hub.clone()) else { return };
+        let mut input = Lines::new(hub.config().limits.reply.bytes());
+        loop {
+            if !matches!(input.fill(&pipe).await, Ok(n) if n > 0) {
+                break;
+            }
+            let Some(server) = self.server.upgrade() else { break };
+            while let Some(line) = input.take() {
+                match line {
+                    Line::Whole(bytes) => self.line(&server, bytes),
+                    Line::Cut { head, tail, length } => self.long_line(&server, &head, &tail, length),
+                }
+            }
+        }
+        self.silent.set();
+    }
+
+    /// Standard error is always read, or the child would block on it; what is logged of it is bounded.
+    pub(super) async fn listen(self: Arc<Self>, pipe: Async<File>) {
+        let mut input = Lines::new(64 << 10);
+        let mut budget = lines::Budget::default();
+        loop {
+            let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
+            while let Some(line) = if last { input.rest() } else { input.take() } {
+                let text = match line {
+                    Line::Whole(bytes) => printable(&String::from_utf8_lossy(bytes), lines::LOGGED),
+                    Line::Cut { head, length, .. } => {
+                        format!(
+                            "{} [a line of {length} bytes]",
+                            printable(&String::from_utf8_lossy(&head), lines::LOGGED)
+                        )
+                    }
+                };
+                self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(&text);
+                match budget.take(Instant::now()) {
+                    lines::Take::Log { skipped } => {
+                        if skipped > 0 {
+                            warn!("[{}] ... {skipped} lines of standard error were not logged", self.name);
+                        }
+                        info!("[{}] {text}", self.name);
+                    }
+                    lines::Take::Skip => {
+                        if let Some(server) = self.server.upgrade() {
+                            server.hub.counters.count(Dropped::StderrLines);
+                        }
+                    }
+                }
+            }
+            if last {
+                self.heard.set();
+                return;
+            }
+        }
+    }
+
+    fn line(&self, server: &Arc<Server>, bytes: &[u8]) {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let message = std::str::from_utf8(bytes).ok().and_then(|text| scan(text).ok());
+        let Some(e) = message else {
+            server.hub.counters.count(Dropped::Garbage);
+            let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
+            debug!("[{}] not a message on its standard output: {text}", self.name);
+            return;
+        };
+        match e.kind {
+            Kind::Response => self.reply(server, &e),
+            Kind::Notification => self.notification(server, &e),
+            Kind::Request => self.server_request(server, &e),
+        }
+    }
+
+    fn reply(&self, server: &Server, e: &Envelope<'_>) {
+        let number = e.get(&e.id).and_then(|id| id.parse::<u64>().ok());
+        let waiting = number.and_then(|n| self.pending().waiting.remove(&n));
+        match (waiting, e.id.clone()) {
+            (Some(Waiting::Client { call, .. }), Some(span)) => {
+                let text = spliced(e.text(), &[(span, &call.id)]);
+                call.answer(text, e.error.is_some());
+            }
+            (Some(Waiting::Daemon(sender)), _) => {
+                let answer = match (e.get(&e.result), e.get(&e.error)) {
+                    (Some(result), _) => Ok(result.to_owned()),
+                    (None, error) => Err(printable(error.unwrap_or(""), 500)),
+                };
+                let _ = sender.try_send(answer);
+            }
+            _ => {
+                server.hub.counters.count(Dropped::UnownedReplies);
+                debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
+            }
+        }
+    }
+
+    fn notification(&self, server: &Server, e: &Envelope<'_>) {
+        match e.method.as_ref() {
+            "notifications/progress" => self.progress(e),
+            "notifications/tools/list_changed"
+            | "notifications/prompts/list_changed"
+            | "notifications/resources/list_changed" => server.broadcast(e.text()),
+            "notifications/resources/updated" => match e.get(&e.uri) {
+                Some(uri) => server.publish(&envelope::decode(uri), e.text()),
+                None => server.hub.counters.count(Dropped::UnownedNotifications),
+            },
+            method => {
+                server.hub.counters.count(Dropped::UnownedNotifications);
+                debug!("[{}] '{}' has no owner on a shared child", self.name, printable(method, 100));
+            }
+        }
+    }
+
+    fn progress(&self, e: &Envelope<'_>) {
+        let (Some(span), Some(token)) = (e.progress_token.clone(), e.get(&e.progress_token)) else { return };
+        let mut pending = self.pending();
+        let waiting = token.parse().ok().and_then(|n: u64| pending.waiting.get_mut(&n));
+        if let Some(Waiting::Client { call, deadline, .. }) = waiting
+            && let Some(own) = &call.token
+        {
+            *deadline = Instant::now() + self.config().request_timeout;
+            let text = spliced(e.text(), &[(span, own)]);
+            let reply = call.reply.clone();
+            drop(pending);
+            reply.push(Out { text, answer: false, failed: false });
+        }
+    }
+
+    /// A shared child cannot say which client it means, so nobody but us may answer.
+    fn server_request(&self, server: &Server, e: &Envelope<'_>) {
+        let Some(id) = e.get(&e.id) else { return };
+        if e.method == "ping" {
+            return self.say(&jsonrpc::result(id, "{}"));
+        }
+        server.hub.counters.count(Dropped::RefusedServerRequests);
+        debug!("[{}] its request '{}' is refused: the child is shared", self.name, printable(&e.method, 100));
+        let text = format!("'{}' is not possible here: this server is shared by several clients", e.method);
+        self.say(&jsonrpc::error(Some(id), jsonrpc::METHOD_NOT_FOUND, &text));
+    }
+
+    /// A line beyond the limit was thrown away. If its beginning or its end shows which request it answered, that
+    /// request fails now and not at its timeout.
+    fn long_line(&self, server: &Server, head: &[u8], tail: &[u8], length: usize) {
+        server.hub.counters.count(Dropped::LongLines);
+        warn!("[{}] a line of {length} bytes on its standard output is over limits.reply and was dropped", self.name);
+        let Some(number) = lines::id_in_pieces(head, tail) else { return };
+        let waiting = self.pending().waiting.remove(&number);
+        let text = format!("the reply of server '{}' has {length} bytes, more than limits.reply allows", self.name);
+        match waiting {
+            Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, &text),
+            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text))),
+            None => {}
+        }
+    }
+}

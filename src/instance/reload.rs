@@ -1,0 +1,107 @@
+//! Reloading: single-flight, never lost, and all or nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use log::{error, info};
+
+use super::Instance;
+use super::status::now;
+use crate::daemon::open_socket;
+use crate::hub::reload;
+use crate::hub::wait::until;
+use crate::logging;
+use crate::model::config::Listen;
+use crate::model::exit::{Failure, plain};
+use crate::model::plan::diff;
+use crate::model::status::{InstanceState, Reload};
+use crate::net::Net;
+use crate::source::lines;
+
+impl Instance {
+    pub(super) fn want_reload(&self) {
+        self.wanted.store(true, SeqCst);
+        self.wake.notify(usize::MAX);
+    }
+
+    /// Carries out reloads, one at a time; one that is asked for meanwhile follows.
+    pub(super) async fn reloads(self: Arc<Self>, net: Arc<Net>) {
+        loop {
+            until(&self.wake, || self.wanted.swap(false, SeqCst).then_some(())).await;
+            if self.hub.draining.is_set() {
+                return;
+            }
+            self.enter(InstanceState::Reloading);
+            let outcome = self.reload(&net).await;
+            {
+                let mut life = self.life();
+                let (ok, text) = match outcome {
+                    Ok(text) => {
+                        info!("reloaded: {text}");
+                        life.generation += 1;
+                        (true, text)
+                    }
+                    Err(text) => {
+                        error!("reload refused, still running the old configuration: {text}");
+                        (false, text)
+                    }
+                };
+                life.reloads += 1;
+                life.last_reload = Some(Reload { at: now(), ok, text });
+                if life.state == InstanceState::Reloading {
+                    life.state = InstanceState::Ready;
+                }
+            }
+            self.hub.changed();
+        }
+    }
+
+    /// Reads and checks everything, opens what is new, starts what is new; only then changes anything.
+    pub(super) async fn reload(&self, net: &Arc<Net>) -> Result<String, String> {
+        if let Some(path) = self.log.path()
+            && let Err(e) = self.log.reopen(&path)
+        {
+            error!("{}: cannot reopen the log, going on with the old one: {}", path.display(), plain(&e));
+        }
+        let source = self.source.clone();
+        let loaded = async_std::task::spawn_blocking(move || source.load()).await;
+        let mut new = loaded.map_err(|problems| lines(&problems))?.config;
+        let old = self.hub.config();
+        let plan = diff(&old, &new);
+        new.name.clone_from(&old.name);
+        let opened: Result<Vec<_>, Failure> = plan.open.iter().map(open_socket).collect();
+        let opened = opened.map_err(|failure| failure.text)?;
+        if self.log.path().is_some_and(|path| path != new.log.file) {
+            logging::open(&new.log.file)
+                .map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
+        }
+        let prepared = match reload::prepare(&self.hub, &plan, &new).await {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                for (at, socket) in opened {
+                    drop(socket);
+                    if let Listen::Unix(path) = at {
+                        let _ = std::fs::remove_file(path);
+                    }
+                }
+                return Err(why);
+            }
+        };
+        if self.log.path().is_some()
+            && let Err(e) = self.log.reopen(&new.log.file)
+        {
+            error!("{}: cannot open the log: {}", new.log.file.display(), plain(&e));
+        }
+        log::set_max_level(new.log.level);
+        prepared.apply(&self.hub, &plan, Arc::new(new));
+        for (at, socket) in opened {
+            if let Err(e) = net.listen(at.clone(), socket) {
+                error!("cannot listen on {at}: {}", plain(&e));
+            }
+        }
+        for at in &plan.close {
+            net.unlisten(at);
+        }
+        Ok(plan.summary())
+    }
+}

@@ -1,0 +1,144 @@
+//! What the instance says of itself: the status document, as a file and live.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use log::warn;
+use nix::unistd::Pid;
+
+use super::Instance;
+use crate::hub::wait::sleep;
+use crate::model::exit::plain;
+use crate::model::status::{InstanceState, Status};
+use crate::model::text::count;
+use crate::net::admin::Admin;
+use crate::sys::process;
+
+/// Changes of state within this time become one write of the status file.
+const SETTLE: Duration = Duration::from_millis(10);
+
+impl Instance {
+    pub(super) fn admin(self: &Arc<Self>) -> Admin {
+        let (me, hub) = (Arc::downgrade(self), self.hub.clone());
+        Admin {
+            status: Arc::new(move || {
+                let status = me.upgrade().map(|me| me.status());
+                status.and_then(|s| serde_json::to_string_pretty(&s).ok()).unwrap_or_default()
+            }),
+            not_ready: Arc::new(move || match hub.draining.is_set() {
+                true => vec!["the daemon is shutting down".to_owned()],
+                false => hub.not_ready(),
+            }),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
+        let (hub, config) = (&self.hub, self.hub.config());
+        let second = hub.seconds();
+        let in_flight = hub.in_flight.load(SeqCst);
+        let connections = hub.connections.load(SeqCst);
+        let (state, generation, reloads, last_reload) = {
+            let life = self.life();
+            (life.state, life.generation, life.reloads, life.last_reload.clone())
+        };
+        let degraded = state == InstanceState::Ready && !hub.not_ready().is_empty();
+        let servers: Vec<_> = hub.servers().iter().map(|s| s.status(second)).collect();
+        let mut waiting_for = Vec::new();
+        if state == InstanceState::Draining {
+            let busy = servers.iter().filter(|s| s.requests.in_flight > 0);
+            waiting_for.extend(
+                busy.map(|s| format!("{} of server '{}'", count(s.requests.in_flight as usize, "request"), s.name)),
+            );
+            if connections > 0 {
+                waiting_for.push(count(connections as usize, "connection"));
+            }
+        }
+        let mut dropped = hub.counters.read();
+        dropped.insert("log_lines".to_owned(), self.log.lost());
+        let this = Pid::this();
+        Status {
+            name: config.name.clone(),
+            pid: this.as_raw(),
+            start_time: process::start_time(this).unwrap_or(0),
+            state: if degraded { InstanceState::Degraded } else { state },
+            generation,
+            reloads,
+            last_reload,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: self.source.file.as_ref().map(|p| p.display().to_string()),
+            log: self.log.path().map(|p| p.display().to_string()),
+            listen: urls,
+            started: rfc3339(self.started),
+            written: now(),
+            uptime_seconds: second,
+            connections,
+            sessions: hub.session_count(),
+            waiting_for,
+            requests: hub.meter.read(second, in_flight),
+            dropped,
+            process: process::usage(&[this.as_raw()]),
+            servers,
+        }
+    }
+
+    pub(super) async fn write_status(self: Arc<Self>) {
+        let mut seen = 0;
+        let mut failed = false;
+        loop {
+            seen = self.hub.change_after(seen).await;
+            if !self.write_now.swap(false, SeqCst) {
+                sleep(SETTLE).await;
+            }
+            let me = self.clone();
+            match async_std::task::spawn_blocking(move || me.write_file()).await {
+                Ok(()) => failed = false,
+                // Once, until it works again: a full disk must not fill the log as well.
+                Err(e) if !failed => {
+                    failed = true;
+                    warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Replaces the status file as a whole: a reader sees the old one or the new one.
+    pub(super) fn write_file(&self) -> io::Result<()> {
+        let status = self.status();
+        let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)?;
+        let number = self.written.fetch_add(1, SeqCst);
+        let temporary = self.status_path.with_extension(format!("status.{number}"));
+        let written = std::fs::write(&temporary, text + "\n")
+            .and_then(|()| std::fs::set_permissions(&temporary, Permissions::from_mode(0o644)))
+            .and_then(|()| std::fs::rename(&temporary, &self.status_path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written
+    }
+
+    /// Removes the status file; the PID file goes with the lock.
+    pub fn remove_files(&self) {
+        let _ = std::fs::remove_file(&self.status_path);
+    }
+
+    /// Gives up the lock and removes the PID file: from now on the instance is not running.
+    pub fn unlock(&self) {
+        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            lock.remove();
+        }
+    }
+}
+
+pub(super) fn now() -> String {
+    rfc3339(SystemTime::now())
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}
