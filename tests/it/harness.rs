@@ -335,10 +335,12 @@ impl Raw {
         (length > 0).then(|| String::from_utf8(chunk).unwrap())
     }
 
-    /// The rest until the peer closes.
+    /// The rest until the peer closes, which it must.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
-        let _ = self.reader.read_to_end(&mut rest);
+        if let Err(e) = self.reader.read_to_end(&mut rest) {
+            assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset, "the peer did not close");
+        }
         String::from_utf8_lossy(&rest).into_owned()
     }
 
