@@ -166,6 +166,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("'{text}' is no duration; write 500ms, 30s or 5m"))
 }
 
+/// The program's arguments, without its name. What is not UTF-8 becomes U+FFFD, and is then refused by name.
+pub fn args() -> Vec<String> {
+    std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect()
+}
+
 /// What came of parsing.
 pub enum Parsed<T> {
     Args(T),

@@ -184,12 +184,16 @@ fn settle(
     let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     async_std::task::spawn(async move {
-        let failure = instance.live(sockets, signals, readiness).await.err();
+        let failure = instance.live(sockets, signals, &mut readiness).await.err();
         let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);
-        *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
         instance.remove_files();
         guard.release();
         instance.unlock();
+        if let Some(failure) = &failure {
+            // Last of all: whoever tries again at once finds nothing in the way.
+            readiness.failed(failure);
+        }
+        *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
         ending.exit(exit);
     });
     let exit = spawner::serve(&jobs);

@@ -58,6 +58,8 @@ pub struct Instance {
     /// The status file shall be written although nothing changed.
     write_now: AtomicBool,
     written: AtomicU64,
+    /// The instance is over: no status file is written any more.
+    files_closed: Mutex<bool>,
 }
 
 struct Life {
@@ -85,6 +87,7 @@ impl Instance {
             wake: Event::new(),
             write_now: AtomicBool::new(false),
             written: AtomicU64::new(0),
+            files_closed: Mutex::new(false),
         })
     }
 
@@ -97,16 +100,18 @@ impl Instance {
         self.hub.changed();
     }
 
-    /// The whole life. An error means that the instance never became ready.
+    /// The whole life. An error means that the instance never became ready; the caller is not told of it here, but once
+    /// nothing is left.
     pub async fn live(
         self: &Arc<Self>,
         sockets: Vec<(Listen, Socket)>,
         signals: Signals,
-        readiness: Readiness,
+        readiness: &mut Readiness,
     ) -> Result<(), Failure> {
         let net = Net::new(self.hub.clone(), self.admin());
         let _ = self.net.set(Arc::downgrade(&net));
         let writer = async_std::task::spawn(self.clone().write_status());
+        self.hub.changed();
         let outcome = self.serve(&net, sockets, signals, readiness).await;
         net.close_listeners();
         self.hub.begin_drain();
@@ -123,13 +128,11 @@ impl Instance {
         net: &Arc<Net>,
         sockets: Vec<(Listen, Socket)>,
         mut signals: Signals,
-        mut readiness: Readiness,
+        readiness: &mut Readiness,
     ) -> Result<(), Failure> {
         for (at, socket) in sockets {
             if let Err(e) = net.listen(at.clone(), socket) {
-                let failure = Failure::new(Exit::Os, format!("cannot listen on {at}: {}", plain(&e)));
-                readiness.failed(&failure);
-                return Err(failure);
+                return Err(Failure::new(Exit::Os, format!("cannot listen on {at}: {}", plain(&e))));
             }
         }
         let config = self.hub.config();
@@ -144,6 +147,7 @@ impl Instance {
                     // A reload that comes too early is not lost.
                     SIGHUP => self.wanted.store(true, SeqCst),
                     SIGCHLD => drop(reap::sweep()),
+                    SIGUSR1 => self.want_status(),
                     _ => {}
                 }
             }
@@ -153,13 +157,10 @@ impl Instance {
             Some(Ok(())) => {}
             Some(Err(failure)) => {
                 error!("the start failed: {failure}");
-                readiness.failed(&failure);
                 return Err(failure);
             }
             None => {
-                let failure = Failure::new(Exit::Software, "the start was interrupted by a signal");
-                readiness.failed(&failure);
-                return Err(failure);
+                return Err(Failure::new(Exit::Software, "the start was interrupted by a signal"));
             }
         }
         self.announce(net, readiness)?;
@@ -179,7 +180,7 @@ impl Instance {
     }
 
     /// Tells everybody that the instance serves: status file first, then the caller.
-    fn announce(&self, net: &Net, mut readiness: Readiness) -> Result<(), Failure> {
+    fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
         self.enter(InstanceState::Ready);
         let config = self.hub.config();
         let text = format!(
@@ -233,16 +234,15 @@ impl Instance {
                     }
                 }
                 Some(SIGUSR1) => {
-                    self.write_now.store(true, SeqCst);
-                    self.hub.changed();
+                    self.want_status();
+                    self.clone().watch_pid_file();
                 }
                 Some(SIGUSR2) => {
                     warn!("this version cannot be upgraded in place (SIGUSR2): stop and start it");
                 }
                 Some(SIGCHLD) => drop(reap::sweep()),
-                Some(_) => {}
+                Some(_) => self.clone().watch_pid_file(),
             }
-            self.watch_pid_file();
         }
     }
 
@@ -266,18 +266,33 @@ impl Instance {
         }
     }
 
-    /// Orphans without a mark that we inherited: no child of ours lives any more, so they are nobody's.
+    /// Orphans without a mark that we inherited: no child of ours lives any more, so they are nobody's. Their own
+    /// children become ours in turn, hence the loop; its bound is for what the kernel cannot end.
     fn end_strangers(&self) {
-        for pid in reap::sweep() {
-            if let Ok(handle) = PidFd::open(pid) {
+        for _ in 0..100 {
+            let strangers = reap::sweep();
+            if strangers.is_empty() {
+                return;
+            }
+            for handle in strangers.into_iter().filter_map(|pid| PidFd::open(pid).ok()) {
                 let _ = handle.send(nix::sys::signal::Signal::SIGKILL);
-                let _ = handle.wait_end(Duration::from_secs(1));
+                let _ = handle.wait_end(Duration::from_millis(100));
             }
         }
-        reap::sweep();
     }
 
-    fn watch_pid_file(&self) {
+    /// The status file shall be written although nothing changed.
+    fn want_status(&self) {
+        self.write_now.store(true, SeqCst);
+        self.hub.changed();
+    }
+
+    /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
+    fn watch_pid_file(self: Arc<Self>) {
+        async_std::task::spawn_blocking(move || self.mend_pid_file());
+    }
+
+    fn mend_pid_file(&self) {
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if lock.as_ref().is_some_and(PidFile::intact) {
             return;

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mcpdaemon::ctl::main(std::env::args().skip(1).collect())
+    mcpdaemon::ctl::main(mcpdaemon::cli::args())
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mcpdaemon::daemon::main(std::env::args().skip(1).collect())
+    mcpdaemon::daemon::main(mcpdaemon::cli::args())
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, say};
+use super::{Place, complain, say};
 use crate::cli::List;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::InstanceState;
@@ -23,7 +23,13 @@ struct Row {
 pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
     let mut rows = Vec::new();
     for name in place.names()? {
-        let found = place.find(&name)?;
+        let found = match place.find(&name) {
+            Ok(found) => found,
+            Err(failure) => {
+                complain(&failure.text);
+                continue;
+            }
+        };
         let pid = match &found.probe {
             Probe::Running(pid, _) | Probe::Elsewhere(pid) => Some(pid.as_raw()),
             _ => None,

@@ -11,7 +11,7 @@ use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::paths;
 
-/// How far back the last lines are looked for, in steps of this many bytes.
+/// How far back the last lines are looked for at first, in bytes; then further.
 const STEP: u64 = 64 << 10;
 
 pub fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
@@ -52,9 +52,10 @@ fn mentions(line: &str, server: &str) -> bool {
 /// The last lines that are wanted; the file is left at its end.
 fn last(file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<String>> {
     let end = file.seek(SeekFrom::End(0))?;
-    let mut from = end;
+    let mut back = STEP;
     loop {
-        from = from.saturating_sub(STEP);
+        let from = end.saturating_sub(back);
+        back *= 4;
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.take(end - from).read_to_end(&mut bytes)?;

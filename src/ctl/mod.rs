@@ -102,7 +102,9 @@ impl Place {
             Err(e) => return Err(self.unreadable(&self.0, &e)),
         };
         let name = |e: std::fs::DirEntry| e.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned);
-        let mut names: Vec<String> = entries.flatten().filter_map(name).collect();
+        // What cannot be a name is somebody else's file.
+        let ours = |name: &String| crate::model::config::check_name(name).is_ok();
+        let mut names: Vec<String> = entries.flatten().filter_map(name).filter(ours).collect();
         names.sort_unstable();
         Ok(names)
     }

@@ -234,19 +234,23 @@ impl Executor {
                     let kept = config.max_line.bytes();
                     let out = Stream::new(process.stdout, kept, progress.clone());
                     let err = Stream::new(process.stderr, kept, progress);
-                    let outcome = match (out, err, Async::new(process.handle)) {
+                    let handle = Async::new(process.handle);
+                    let outcome = match (out, err, &handle) {
                         (Ok(out), Ok(err), Ok(handle)) => {
-                            attend(&config, pid, handle, &out, &err, limit, &end).await.map(|how| (how, out, err))
+                            let how = attend(&config, pid, handle, &out, &err, limit, &end).await;
+                            Ok((how, out, err))
                         }
                         _ => Err("cannot read its output: no descriptors are left".to_owned()),
                     };
-                    reap::forget(pid);
-                    let sweep =
-                        move || process::end_marked(|m| m == mark, Duration::from_secs(1), Duration::from_secs(5));
+                    let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
                     let (strays, _) = async_std::task::spawn_blocking(sweep).await;
                     if strays > 0 {
                         debug!("server '{}': ended {strays} processes that a command left behind", me.name);
                     }
+                    if let Ok(handle) = &handle {
+                        let _ = handle.get_ref().reap();
+                    }
+                    reap::forget(pid);
                     reap::sweep();
                     outcome.map(|(how, out, err)| report(how, &out, &err, started.elapsed()))
                 }

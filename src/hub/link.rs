@@ -60,6 +60,8 @@ pub struct Link {
     stderr: Mutex<lines::Tail>,
     /// The reader saw the end of standard output.
     silent: Flag,
+    /// Its standard input is closed on its side.
+    deaf: Flag,
     /// The end of standard error was seen.
     heard: Flag,
     /// The process itself has ended; what it leaves behind may still be swept up.
@@ -78,6 +80,15 @@ struct Pending {
     waiting: HashMap<u64, Waiting>,
     /// Why no request is taken any more.
     closed: Option<(i32, String)>,
+}
+
+/// Removes a request of the daemon when nobody waits for it any more.
+struct Forget<'l>(&'l Link, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.pending().waiting.remove(&self.1);
+    }
 }
 
 enum Waiting {
@@ -99,6 +110,7 @@ impl Link {
             learnt: OnceLock::new(),
             stderr: Mutex::default(),
             silent: Flag::default(),
+            deaf: Flag::default(),
             heard: Flag::default(),
             exited: Flag::default(),
             gone: Flag::default(),
@@ -137,8 +149,9 @@ impl Link {
         self.learnt.get()
     }
 
+    /// Requests of clients that are unanswered.
     pub fn waiting(&self) -> usize {
-        self.pending().waiting.len()
+        self.pending().waiting.values().filter(|w| matches!(w, Waiting::Client { .. })).count()
     }
 
     /// The process has ended: whoever has a request should ask for the next child.
@@ -212,7 +225,7 @@ impl Link {
     /// A request of the daemon itself: the `result`, or why there is none.
     pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, String> {
         let (sender, receiver) = async_channel::bounded(1);
-        {
+        let number = {
             let mut pending = self.pending();
             if let Some((_, why)) = &pending.closed {
                 return Err(why.clone());
@@ -221,7 +234,10 @@ impl Link {
             let number = pending.next;
             pending.waiting.insert(number, Waiting::Daemon(sender));
             self.say(&jsonrpc::request(number, method, params));
-        }
+            number
+        };
+        // Given up by its caller, it must not stay behind.
+        let _forget = Forget(self, number);
         receiver.recv().await.unwrap_or_else(|_| Err("it ended".to_owned()))
     }
 
@@ -277,6 +293,7 @@ impl Link {
             if let Err(e) = pipe.write_all(&buffer).await {
                 debug!("server '{}': its input is closed: {e}", self.name);
                 self.stdin.close();
+                self.deaf.set();
                 return;
             }
         }
@@ -285,10 +302,13 @@ impl Link {
     /// Waits for the child's end, then sees to it that nothing of it is left and nobody waits for it.
     async fn attend(self: Arc<Self>, handle: Async<PidFd>, tasks: Vec<async_std::task::JoinHandle<()>>) {
         let quiet = async {
-            self.silent.wait().await;
-            // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it is
-            // of no use any more.
+            // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
+            // its input, is of no use any more. While it is being stopped, the ladder has its own times.
+            self.silent.wait().or(self.deaf.wait()).await;
             sleep(Duration::from_secs(1)).await;
+            if self.stopping.load(SeqCst) {
+                std::future::pending::<()>().await;
+            }
             true
         };
         let ended = async {
@@ -296,15 +316,14 @@ impl Link {
             false
         };
         if ended.or(quiet).await {
-            warn!("server '{}' closed its output but did not end; it is ended", self.name);
+            warn!("server '{}' closed its input or output but did not end; it is ended", self.name);
             signal_group(self.pid, Signal::SIGTERM);
             if within(self.config().stop.term, handle.readable()).await.is_none() {
                 signal_group(self.pid, Signal::SIGKILL);
                 let _ = handle.readable().await;
             }
         }
-        let how = handle.get_ref().reap().ok().flatten().unwrap_or(Ended::NotReady);
-        reap::forget(self.pid);
+        let how = handle.get_ref().peek().ok().flatten().unwrap_or(Ended::NotReady);
         let _ = self.ended.set(how);
         self.exited.set();
         self.stdin.close();
@@ -319,8 +338,8 @@ impl Link {
             warn!("{why}");
         }
         self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
-        let mark = self.mark.clone();
-        let sweep = move || process::end_marked(|m| m == mark, STRAY_GRACE, STRAY_LIMIT);
+        let (leader, mark) = (self.pid, self.mark.clone());
+        let sweep = move || process::end_family(leader, &mark, STRAY_GRACE, STRAY_LIMIT);
         let (strays, left) = async_std::task::spawn_blocking(sweep).await;
         if strays > 0 {
             info!("server '{}': ended {strays} processes that it left behind", self.name);
@@ -328,6 +347,8 @@ impl Link {
         if !left.is_empty() {
             warn!("server '{}': these processes cannot be ended: {left:?}", self.name);
         }
+        let _ = handle.get_ref().reap();
+        reap::forget(self.pid);
         reap::sweep();
         // Whoever holds its pipes now took them along where nobody can follow.
         for task in tasks {

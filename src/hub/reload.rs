@@ -30,7 +30,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
         let server = hub.server(name).unwrap_or_else(|| Server::new(name, config.clone(), hub.clone()));
         starts.push(async_std::task::spawn(async move {
             let outcome = match &config.kind {
-                Kind::Stdio(stdio) => supervisor::start(&server, Arc::new((**stdio).clone())).await.map(Some),
+                Kind::Stdio(stdio) => supervisor::start(&server, Arc::new((**stdio).clone()), None).await.map(Some),
                 Kind::Exec(_) => Ok(None),
             };
             (server, config, outcome)
@@ -78,6 +78,11 @@ impl Prepared {
         for name in &plan.adjust {
             if let (Some(server), Some(config)) = (hub.server(name), new.servers.get(name)) {
                 adjust(&server, config.clone());
+            }
+        }
+        for name in plan.keep.iter().chain(&plan.adjust) {
+            if let Some(Engine::Child { supervisor, link: None }) = hub.server(name).map(|s| s.engine()) {
+                supervisor.retry();
             }
         }
         for name in &plan.remove {

@@ -116,6 +116,10 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
                 Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
             };
             let Ok(e) = envelope::scan(&text) else { return };
+            // Its client left while it waited; nobody could hear the answer.
+            if call.session.is_ended() {
+                return;
+            }
             match link.request(call, &e) {
                 None => return,
                 Some(back) => call = back,
@@ -150,13 +154,17 @@ fn subscription(call: Call, e: &Envelope<'_>) -> Option<Later> {
     let uri = e.get(&e.uri).map(envelope::decode).unwrap_or(Cow::Borrowed("")).into_owned();
     let session = call.session.clone();
     let wanted = e.method == "resources/subscribe";
+    if wanted && !session.may_subscribe(&uri) {
+        call.error(jsonrpc::REFUSED, "this session has too many subscriptions, or the URI is too long");
+        return None;
+    }
     let had = session.subscribed(&uri);
     if wanted {
         session.subscribe(&uri);
     } else {
         session.unsubscribe(&uri);
     }
-    let others = session.server.subscribers(&uri) - usize::from(wanted);
+    let others = session.server.subscribers(&uri).saturating_sub(usize::from(wanted));
     if others > 0 || had == wanted {
         call.result("{}");
         return None;
@@ -220,6 +228,12 @@ pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
 impl Session {
     pub fn subscribed(&self, uri: &str) -> bool {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
+    }
+
+    /// What a session may hold of us: a thousand subscriptions of a length that URIs have.
+    fn may_subscribe(&self, uri: &str) -> bool {
+        let held = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).len();
+        uri.len() <= 8 << 10 && held < 1000
     }
 
     fn subscribe(&self, uri: &str) {

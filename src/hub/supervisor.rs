@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use event_listener::Event;
 use futures_lite::FutureExt;
 use log::{debug, info};
 
@@ -22,6 +23,9 @@ use crate::sys::spawn::Spec;
 /// What a child's environment may hold of ours without being named (design.md section 3).
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
+/// The most time that bringing a new child to the state of its sessions may take.
+const RESTORE: Duration = Duration::from_secs(10);
+
 /// The care for one server under one configuration. A reload that changes the command makes a new one.
 pub struct Supervisor {
     config: Mutex<Arc<Stdio>>,
@@ -29,6 +33,8 @@ pub struct Supervisor {
     retired: Flag,
     /// The last child is gone.
     done: Flag,
+    /// A reload: what failed may be tried again.
+    nudge: Event,
 }
 
 /// A child that did not become ready.
@@ -40,7 +46,12 @@ pub struct StartFailure {
 
 impl Supervisor {
     pub fn new(config: Stdio) -> Arc<Supervisor> {
-        Arc::new(Supervisor { config: Mutex::new(Arc::new(config)), retired: Flag::default(), done: Flag::default() })
+        Arc::new(Supervisor {
+            config: Mutex::new(Arc::new(config)),
+            retired: Flag::default(),
+            done: Flag::default(),
+            nudge: Event::new(),
+        })
     }
 
     fn config(&self) -> Arc<Stdio> {
@@ -50,6 +61,11 @@ impl Supervisor {
     /// Takes over settings that need no new child. Times of requests count from the next start on.
     pub fn adjust(&self, config: Stdio) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Tries again at once what waits for its next start, as if nothing had failed before.
+    pub fn retry(&self) {
+        self.nudge.notify(usize::MAX);
     }
 
     /// No more starts; the child is drained and stopped. Returns at once.
@@ -78,15 +94,7 @@ impl Supervisor {
                 Some(link) => Ok(link),
                 None => {
                     self.tell(server, ServerState::Starting, None);
-                    let start = async { Some(start(server, self.config()).await) };
-                    let retired = async {
-                        self.retired.wait().await;
-                        None
-                    };
-                    match start.or(retired).await {
-                        Some(outcome) => outcome,
-                        None => break,
-                    }
+                    start(server, self.config(), Some(&self.retired)).await
                 }
             };
             let failure = match started {
@@ -126,7 +134,22 @@ impl Supervisor {
                     None => std::future::pending().await,
                 }
             };
-            pause.or(self.retired.wait()).await;
+            let again = async {
+                self.nudge.listen().await;
+                // The configuration may have been what was wrong.
+                true
+            };
+            let nudged = async {
+                pause.or(self.retired.wait()).await;
+                false
+            };
+            if again.or(nudged).await {
+                history = History::default();
+            }
+        }
+        // A child that was handed over and never lived under this supervisor.
+        if let Some(link) = first {
+            self.finish(server, &link).await;
         }
     }
 
@@ -135,7 +158,8 @@ impl Supervisor {
         server.set_link(self, Some(link.clone()));
         self.tell(server, ServerState::Ready, None);
         if again {
-            self.restore(server, link).await;
+            let (server, link) = (server.clone(), link.clone());
+            async_std::task::spawn(async move { restore(&server, &link).await });
         }
         let ended = async { Some(link.exited().await) };
         let retired = async {
@@ -155,18 +179,6 @@ impl Supervisor {
                 None
             }
         }
-    }
-
-    /// Brings a new child to the state that its sessions expect.
-    async fn restore(&self, server: &Arc<Server>, link: &Link) {
-        for uri in server.subscriptions() {
-            let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
-            if let Some(Err(e)) = within(Duration::from_secs(10), link.ask("resources/subscribe", Some(&params))).await
-            {
-                debug!("server '{}': cannot subscribe again to {uri}: {e}", server.name);
-            }
-        }
-        server.lists_changed();
     }
 
     /// Lets open requests finish within the drain time, then stops the child.
@@ -195,8 +207,27 @@ impl Supervisor {
     }
 }
 
-/// Starts a child and waits for its answer to `initialize`; what fails leaves nothing behind.
-pub async fn start(server: &Arc<Server>, config: Arc<Stdio>) -> Result<Arc<Link>, StartFailure> {
+/// Brings a new child to the state that its sessions expect.
+async fn restore(server: &Arc<Server>, link: &Link) {
+    let all = async {
+        for uri in server.subscriptions() {
+            let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
+            if let Err(e) = link.ask("resources/subscribe", Some(&params)).await {
+                debug!("server '{}': cannot subscribe again to {uri}: {e}", server.name);
+            }
+        }
+    };
+    let _ = within(RESTORE, all).await;
+    server.lists_changed();
+}
+
+/// Starts a child and waits for its answer to `initialize`; what fails leaves nothing behind. A start that is `unwanted`
+/// meanwhile fails as well, in the same order.
+pub async fn start(
+    server: &Arc<Server>,
+    config: Arc<Stdio>,
+    unwanted: Option<&Flag>,
+) -> Result<Arc<Link>, StartFailure> {
     let fail = |how, text: String| Err(StartFailure { how, text });
     let mark = server.hub.next_mark();
     let spec = Spec {
@@ -227,7 +258,14 @@ pub async fn start(server: &Arc<Server>, config: Arc<Stdio>) -> Result<Arc<Link>
         [] => "; it wrote nothing to standard error".to_owned(),
         lines => format!("; its last words:\n    {}", lines.join("\n    ")),
     };
-    let outcome = within(config.start_timeout, link.handshake()).await;
+    let unwanted = async {
+        match unwanted {
+            Some(flag) => flag.wait().await,
+            None => std::future::pending().await,
+        }
+        Some(Err("it is not wanted any more".to_owned()))
+    };
+    let outcome = within(config.start_timeout, link.handshake()).or(unwanted).await;
     match outcome {
         Some(Ok(())) => Ok(link),
         Some(Err(why)) => {

@@ -87,6 +87,10 @@ impl Instance {
                 return Err(why);
             }
         };
+        if self.hub.draining.is_set() {
+            prepared.discard().await;
+            return Err("the daemon is shutting down".to_owned());
+        }
         if self.log.path().is_some()
             && let Err(e) = self.log.reopen(&new.log.file)
         {

@@ -109,6 +109,11 @@ impl Instance {
 
     /// Replaces the status file as a whole: a reader sees the old one or the new one.
     pub(super) fn write_file(&self) -> io::Result<()> {
+        // One write at a time, and none once the files are removed.
+        let closed = self.files_closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Ok(());
+        }
         let status = self.status();
         let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)?;
         let number = self.written.fetch_add(1, SeqCst);
@@ -124,6 +129,7 @@ impl Instance {
 
     /// Removes the status file; the PID file goes with the lock.
     pub fn remove_files(&self) {
+        *self.files_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let _ = std::fs::remove_file(&self.status_path);
     }
 

@@ -224,14 +224,26 @@ async fn initialize(net: &Arc<Net>, server: &Arc<Server>, e: &Envelope<'_>, acce
         Ok(session) => session,
         Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, e.get(&e.id), jsonrpc::REFUSED, &why),
     };
+    let mut unborn = Unborn(Some(session.clone()));
     let mut response = message(net, session.clone(), e, accept).await;
-    match HeaderValue::from_str(&session.id) {
-        Ok(id) if session.revision().is_some() || matches!(response.body(), Body::Events(_)) => {
+    if session.revision().is_some() || matches!(response.body(), Body::Events(_)) {
+        if let Ok(id) = HeaderValue::from_str(&session.id) {
             response.headers_mut().insert(SESSION, id);
+            unborn.0 = None;
         }
-        _ => net.hub.end_session(&session, "its handshake failed"),
     }
     response
+}
+
+/// A session whose client has not got its id: it ends with the attempt, also when the client leaves meanwhile.
+struct Unborn(Option<Arc<Session>>);
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if let Some(session) = &self.0 {
+            session.hub.end_session(session, "its handshake failed");
+        }
+    }
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
@@ -324,7 +336,8 @@ async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>
     if too_long && (expects || announced > SWALLOW) {
         return Err(Unread::TooLong);
     }
-    let mut read = Vec::with_capacity(if too_long { 0 } else { announced as usize });
+    // What a sender announces costs it nothing, so it reserves little.
+    let mut read = Vec::with_capacity(if too_long { 0 } else { announced.min(64 << 10) as usize });
     let mut swallowed = 0;
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));

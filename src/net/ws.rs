@@ -104,9 +104,9 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         queue: VecDeque::new(),
         flushing: false,
         times: config.websocket.clone(),
-        heard: now,
+        waits_since: None,
         next_ping: now + config.websocket.ping_interval,
-        timer: Timer::after(config.websocket.ping_interval.min(config.websocket.ping_timeout)),
+        timer: Timer::after(config.websocket.ping_interval),
         draining: false,
         closing: None,
     };
@@ -132,7 +132,8 @@ struct Connection {
     queue: VecDeque<Out>,
     flushing: bool,
     times: WebSocket,
-    heard: Instant,
+    /// The first ping that nothing has come after.
+    waits_since: Option<Instant>,
     next_ping: Instant,
     timer: Timer,
     draining: bool,
@@ -175,7 +176,7 @@ impl Connection {
                 Poll::Ready(Some(Err(e))) => return self.failed(e),
                 Poll::Ready(Some(Ok(message))) => message,
             };
-            self.heard = Instant::now();
+            self.waits_since = None;
             match message {
                 Message::Text(text) if self.closing.is_none() => {
                     if let Some(later) = route::receive(&self.session, text.as_str(), &self.outbox) {
@@ -234,7 +235,11 @@ impl Connection {
             match Pin::new(&mut self.ws).poll_flush(cx) {
                 Poll::Pending if self.outbox.poll_overflowed(cx).is_ready() => return Err(self.too_slow()),
                 Poll::Pending => return Ok(false),
-                Poll::Ready(Ok(())) => self.flushing = false,
+                Poll::Ready(Ok(())) => {
+                    // What was queued meanwhile has woken nobody: ask the outbox again.
+                    self.flushing = false;
+                    moved = true;
+                }
                 Poll::Ready(Err(Error::ConnectionClosed)) => return Err("closed"),
                 Poll::Ready(Err(_)) => return Err("the connection broke while writing"),
             }
@@ -279,16 +284,18 @@ impl Connection {
                 self.timer.set_at(until);
                 continue;
             }
-            if now.duration_since(self.heard) >= self.times.ping_timeout {
+            if self.waits_since.is_some_and(|since| now.duration_since(since) >= self.times.ping_timeout) {
                 return Err("silent for longer than websocket.ping_timeout");
             }
             if now >= self.next_ping {
                 self.next_ping = now + self.times.ping_interval;
+                self.waits_since.get_or_insert(now);
                 let _ = Pin::new(&mut self.ws).start_send(Message::Ping(Default::default()));
                 self.flushing = true;
                 let _ = self.poll_outgoing(cx)?;
             }
-            self.timer.set_at(self.next_ping.min(self.heard + self.times.ping_timeout));
+            let silent = self.waits_since.map(|since| since + self.times.ping_timeout);
+            self.timer.set_at(silent.map_or(self.next_ping, |at| at.min(self.next_ping)));
         }
         Ok(())
     }

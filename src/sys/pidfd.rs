@@ -53,9 +53,18 @@ impl PidFd {
         }
     }
 
+    /// The exit status of our own ended child, which stays a zombie and keeps its number; None while it runs.
+    pub fn peek(&self) -> io::Result<Option<Ended>> {
+        self.status(WaitPidFlag::WNOWAIT)
+    }
+
     /// Takes the exit status of our own ended child; None while it runs.
     pub fn reap(&self) -> io::Result<Option<Ended>> {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        self.status(WaitPidFlag::empty())
+    }
+
+    fn status(&self, more: WaitPidFlag) -> io::Result<Option<Ended>> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | more;
         match waitid(Id::PIDFd(self.0.as_fd()), flags)? {
             WaitStatus::Exited(_, code) => Ok(Some(Ended::Exited(code))),
             WaitStatus::Signaled(_, signal, _) => Ok(Some(Ended::Signaled(signal as i32))),

@@ -24,7 +24,7 @@ pub fn start_time(pid: Pid) -> Option<u64> {
 fn stat(pid: Pid) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
-    Some(rest.split_whitespace().map(str::to_owned).collect())
+    Some(rest.split_whitespace().map(str::to_owned).collect()).filter(|s: &Vec<String>| !s.is_empty())
 }
 
 /// The program's name and arguments, for messages.
@@ -86,27 +86,34 @@ fn mark(pid: Pid) -> Option<String> {
     String::from_utf8(entry.to_vec()).ok()
 }
 
-/// The living processes whose mark is wanted, other than this one.
-pub fn marked(wanted: impl Fn(&str) -> bool) -> Vec<Pid> {
-    all().filter(|pid| *pid != Pid::this() && mark(*pid).is_some_and(|m| wanted(&m))).collect()
+/// Ends every process whose mark is wanted; see [`end_all`].
+pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+    end_all(|pid| mark(pid).is_some_and(|m| wanted(&m)), grace, limit)
 }
 
-/// Ends every process whose mark is wanted: SIGTERM (and SIGCONT, for the stopped), SIGKILL after `grace`, until none
-/// is left or `limit` is over. Gives how many there were, and those that could not be ended.
-pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+/// Ends what a child left behind: what bears its mark, and what is still in its process group with its environment
+/// cleared. Its leader must not have been reaped yet, so that nobody else can have the group's number.
+pub fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+    let in_group = |pid| stat(pid).is_some_and(|s| s[0] != "Z" && s.get(2) == Some(&leader.to_string()));
+    end_all(|pid| in_group(pid) || mark(pid).as_deref() == Some(own), grace, limit)
+}
+
+/// Ends every process that is wanted: SIGTERM (and SIGCONT, for the stopped), SIGKILL after `grace`, until none is left
+/// or `limit` is over. Gives how many there were, and those that could not be ended.
+fn end_all(wanted: impl Fn(Pid) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     let start = Instant::now();
     let mut seen = BTreeSet::new();
     loop {
-        let left = marked(&wanted);
+        let left: Vec<Pid> = all().filter(|pid| *pid != Pid::this() && wanted(*pid)).collect();
         if left.is_empty() || start.elapsed() >= limit {
             return (seen.len(), left);
         }
         for pid in left {
             let new = seen.insert(pid);
             let kill = start.elapsed() >= grace;
-            // The handle is opened before the mark is looked at again, so that a reused number is never signalled.
+            // The handle is opened before the process is looked at again, so that a reused number is never signalled.
             let Ok(handle) = PidFd::open(pid) else { continue };
-            if !mark(pid).is_some_and(|m| wanted(&m)) {
+            if !wanted(pid) {
                 continue;
             }
             if kill {

@@ -92,3 +92,52 @@ fn orphans_are_reaped() {
     };
     wait("no zombies", || (zombies() == 0).then_some(()));
 }
+
+#[test]
+fn a_member_of_the_group_without_the_mark_is_ended_as_well() {
+    let scratch = Scratch::new();
+    let command = format!("env -i HOME={} sleep 7771 & exec {}", scratch.dir.path().display(), fake());
+    let daemon =
+        scratch.start(&scratch.instance("t", &format!("\"fake\": Stdio(command: [\"sh\", \"-c\", {command:?}])")));
+    let sleeper = || scratch.processes().iter().find(|(_, l)| l.contains("sleep 7771")).map(|(pid, _)| *pid);
+    let first = wait("the sleeper", sleeper);
+    kill(daemon.child("fake"), libc::SIGKILL);
+    wait("its end", || (!alive(first)).then_some(()));
+    wait("the next one", || sleeper().filter(|pid| *pid != first));
+    daemon.stop();
+}
+
+#[test]
+fn a_family_in_a_session_of_its_own_without_the_mark_does_not_outlive_the_daemon() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")"));
+    let home = scratch.dir.path().display();
+    let script =
+        format!("env -i HOME={home} PATH=$PATH setsid sh -c 'sleep 7772 & sleep 7773' >/dev/null 2>&1 </dev/null &");
+    daemon.ws("x").ask(&call(1, "execute", json!({"command": script})));
+    let family = || scratch.processes().iter().filter(|(_, l)| l.contains("sleep 777")).count();
+    wait("the family", || (family() == 3).then_some(()));
+    daemon.stop();
+    assert_eq!(family(), 0);
+}
+
+#[test]
+fn a_child_that_is_still_starting_ends_with_its_server() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("kept", &[], "")));
+    let slow = stdio(
+        "slow",
+        &["--never-answer", "--ignore-eof"],
+        "required: false, start_timeout: \"600s\", stop: (stdin: \"50ms\")",
+    );
+    // Not required, so that the reload does not wait for it longer than for its first try.
+    scratch.instance("t", &(stdio("kept", &[], "") + &slow.replace("600s", "100ms")));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    wait("a second try", || {
+        (daemon.child("slow") != 0 || scratch.processes().iter().any(|(_, l)| l.contains("--never-answer")))
+            .then_some(())
+    });
+    scratch.instance("t", &stdio("kept", &[], ""));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    wait("its end", || (!scratch.processes().iter().any(|(_, l)| l.contains("--never-answer"))).then_some(()));
+}

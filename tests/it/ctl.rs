@@ -47,6 +47,7 @@ fn every_verb_has_the_exit_codes_of_lsb() {
 #[test]
 fn several_instances_are_told_apart() {
     let scratch = Scratch::new();
+    scratch.write("run/some body's.pid", "1");
     let one = scratch.start(&scratch.instance("one", &stdio("a", &[], "")));
     let two = scratch.start(&scratch.instance("two", &stdio("b", &[], "")));
     let all: Value = serde_json::from_slice(&scratch.ctl(&["list", "--json"]).stdout).unwrap();

@@ -221,3 +221,14 @@ fn the_log_level_changes_with_a_reload() {
     assert_eq!(reload(&scratch).0, 0);
     assert!(daemon.log().contains("[INFO] reloaded: "), "{}", daemon.log());
 }
+
+#[test]
+fn a_reload_tries_again_what_had_failed_for_good() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], "restart: (policy: Never)")));
+    let mut ws = daemon.ws("fake");
+    ws.ask(&call(1, "die", json!({"n": 78})));
+    wait("failed", || (daemon.server("fake")["state"] == "failed").then_some(()));
+    assert_eq!(reload(&scratch).0, 0);
+    wait("ready", || (daemon.server("fake")["state"] == "ready").then_some(()));
+}

@@ -43,6 +43,7 @@ fn with_nothing_to_do_it_takes_no_time() {
     let (_idle, _ws) = (daemon.http("fake"), daemon.ws("fake"));
     let begun = Instant::now();
     daemon.stop();
+    assert!(!scratch.path("run/t.status").exists(), "a status file came back");
     // Milliseconds; the bound is for a machine under load, and far below every grace time.
     assert!(begun.elapsed().as_millis() < 1900, "{:?}", begun.elapsed());
 }

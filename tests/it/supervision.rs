@@ -246,3 +246,17 @@ fn subscriptions_are_counted_and_brought_to_the_next_child() {
     drop(two);
     wait("the last leave", || (heard("resources/unsubscribe test://a") == 1).then_some(()));
 }
+
+#[test]
+fn a_child_that_closes_its_input_is_replaced() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    let first = daemon.child("fake");
+    let mut ws = daemon.ws("fake");
+    ws.ask(&call(1, "close_input", json!({})));
+    // One that could not be written fails with words, and not after five minutes.
+    ws.send(&call(2, "echo", json!({"text": "x"})).to_string());
+    let answer = ws.next().unwrap();
+    assert!(answer["error"]["message"].as_str().unwrap().contains("server 'fake'"), "{answer}");
+    wait("the next child", || Some(daemon.child("fake")).filter(|pid| *pid != first && *pid != 0));
+}

@@ -171,3 +171,36 @@ fn a_flood_from_one_client_does_not_starve_another() {
         assert!(took.as_secs() < 10, "{took:?}");
     });
 }
+
+#[test]
+fn what_is_queued_while_a_reply_is_being_written_is_sent_after_it() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    // More than the socket takes, so that the daemon has to wait for us; meanwhile there is another answer.
+    ws.send(&call(1, "big", json!({"n": 30_000_000})).to_string());
+    wait("the big answer", || (daemon.server("fake")["requests"]["in_flight"] == 0).then_some(()));
+    ws.send(&call(2, "echo", json!({"text": "after"})).to_string());
+    wait("the small answer", || (daemon.server("fake")["requests"]["total"] == 2).then_some(()));
+    let begun = Instant::now();
+    assert_eq!(said(&ws.next().unwrap()).len(), 30_000_000);
+    assert_eq!(said(&ws.next().unwrap()), "after");
+    // The next ping, 20 s later, would have brought it along.
+    assert!(begun.elapsed().as_secs() < 15, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_timeout_shorter_than_the_interval_drops_nobody_who_answers() {
+    let scratch = Scratch::new();
+    let times = "websocket: (ping_interval: \"400ms\", ping_timeout: \"300ms\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", times, &stdio("fake", &[], "")));
+    let mut ws = daemon.ws("fake");
+    let mut pings = 0;
+    while pings < 4 {
+        if let Message::Ping(_) = ws.socket.read().unwrap() {
+            pings += 1;
+        }
+        ws.socket.flush().unwrap();
+    }
+    assert_eq!(said(&ws.ask(&call(1, "echo", json!({"text": "alive"})))), "alive");
+}

@@ -32,16 +32,17 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-/// Waits for a command's end, its time limit, or somebody who no longer wants it; then nothing of its group is left.
+/// Waits for a command's end, its time limit, or somebody who no longer wants it; then ends it. It is not reaped: that
+/// is for whoever sees to its family.
 pub(super) async fn attend(
     config: &Exec,
     pid: nix::unistd::Pid,
-    handle: Async<crate::sys::pidfd::PidFd>,
+    handle: &Async<crate::sys::pidfd::PidFd>,
     out: &Stream,
     err: &Stream,
     limit: Duration,
     end: &Flag,
-) -> Result<Outcome, String> {
+) -> Outcome {
     let finished = async {
         let reading = async {
             futures_lite::future::zip(out.read(), err.read()).await;
@@ -53,7 +54,7 @@ pub(super) async fn attend(
         };
         reading.or(exit).await;
         let _ = handle.readable().await;
-        let ended = handle.get_ref().reap().ok().flatten();
+        let ended = handle.get_ref().peek().ok().flatten();
         Outcome::Ended(ended.unwrap_or(Ended::NotReady))
     };
     let late = async {
@@ -74,14 +75,13 @@ pub(super) async fn attend(
             signal_group(pid, Signal::SIGKILL);
             let _ = handle.readable().await;
         }
-        let _ = handle.get_ref().reap();
         within(PIPE_GRACE, async {
             out.read().await;
             err.read().await;
         })
         .await;
     }
-    Ok(outcome)
+    outcome
 }
 
 /// Where output is reported while the command runs.

@@ -22,15 +22,16 @@ impl Link {
         let Some(hub) = self.server.upgrade().map(|s| s.hub.clone()) else { return };
         let mut input = Lines::new(hub.config().limits.reply.bytes());
         loop {
-            if !matches!(input.fill(&pipe).await, Ok(n) if n > 0) {
-                break;
-            }
+            let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
             let Some(server) = self.server.upgrade() else { break };
-            while let Some(line) = input.take() {
+            while let Some(line) = if last { input.rest() } else { input.take() } {
                 match line {
                     Line::Whole(bytes) => self.line(&server, bytes),
                     Line::Cut { head, tail, length } => self.long_line(&server, &head, &tail, length),
                 }
+            }
+            if last {
+                break;
             }
         }
         self.silent.set();

@@ -62,12 +62,15 @@ impl Setting for PathBuf {
     }
 }
 
+/// No duration is longer: a year.
+pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 impl Setting for Duration {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
         const EXPECTED: &str = "a duration in quotes, such as \"500ms\", \"30s\" or \"10m\"";
         let text = reader.string(node, EXPECTED)?;
         match humantime::parse_duration(&text) {
-            Ok(d) if d <= Duration::from_secs(366 * 86_400) => Some(d),
+            Ok(d) if d <= LONGEST => Some(d),
             Ok(_) => {
                 reader.problem(node, "a duration of more than a year");
                 None
