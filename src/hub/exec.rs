@@ -252,7 +252,14 @@ impl Executor {
                     }
                     reap::forget(pid);
                     reap::sweep();
-                    outcome.map(|(how, out, err)| report(how, &out, &err, started.elapsed()))
+                    match outcome {
+                        // A long output takes its time to be quoted: others must not wait for it.
+                        Ok((how, out, err)) => {
+                            let took = started.elapsed();
+                            Ok(async_std::task::spawn_blocking(move || report(how, &out, &err, took)).await)
+                        }
+                        Err(why) => Err(why),
+                    }
                 }
             };
             let call = me.running().remove(&number).and_then(|r| r.call);

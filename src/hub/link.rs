@@ -409,8 +409,11 @@ impl Link {
         for (number, call) in late {
             call.session.hub.counters.count(Dropped::Timeouts);
             self.say_cancelled(number, "the request timed out");
-            let text =
-                format!("server '{}' did not answer within {}", self.name, duration(self.config().request_timeout));
+            let config = self.config();
+            // Progress can hold a request open up to its hard limit.
+            let waited =
+                if call.opened.elapsed() >= config.request_max { config.request_max } else { config.request_timeout };
+            let text = format!("server '{}' did not answer within {}", self.name, duration(waited));
             warn!("{text}");
             call.error(TIMED_OUT, &text);
         }

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use async_io::Timer;
 use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::handshake::server::create_response;
-use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::frame::Frame;
+use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use async_tungstenite::tungstenite::{Error, Message};
 use futures_lite::Stream;
@@ -40,6 +41,8 @@ use crate::model::jsonrpc;
 const READ_BUFFER: usize = 16 << 10;
 /// Messages taken from one client before the others and the way back get their turn.
 const IN_A_ROW: usize = 64;
+/// The longest frame that is sent, in bytes.
+const PIECE: usize = 1 << 20;
 /// How long a peer may take to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -102,6 +105,7 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         session: session.clone(),
         outbox: outbox.clone(),
         queue: VecDeque::new(),
+        sent: 0,
         flushing: false,
         times: config.websocket.clone(),
         waits_since: None,
@@ -130,6 +134,8 @@ struct Connection {
     session: Arc<Session>,
     outbox: Arc<Outbox>,
     queue: VecDeque<Out>,
+    /// How much of the first message in the queue was sent.
+    sent: usize,
     flushing: bool,
     times: WebSocket,
     /// The first ping that nothing has come after.
@@ -215,21 +221,18 @@ impl Connection {
     /// Sends what is queued, in as few writes as possible; true if something was moved.
     fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Result<bool, &'static str> {
         let mut moved = false;
-        if !self.flushing && self.closing.is_none() {
+        if !self.flushing && self.closing.is_none() && self.queue.is_empty() {
             match self.outbox.poll_take(cx, &mut self.queue) {
                 Poll::Pending => {}
-                Poll::Ready(true) => {
-                    for out in self.queue.drain(..) {
-                        Pin::new(&mut self.ws)
-                            .start_send(Message::Text(out.text.into()))
-                            .map_err(|_| "the connection broke while writing")?;
-                    }
-                    self.flushing = true;
-                    moved = true;
-                }
+                Poll::Ready(true) => {}
                 Poll::Ready(false) if self.outbox.overflowed() => return Err(self.too_slow()),
                 Poll::Ready(false) => self.close(CloseCode::Away, "the server was removed"),
             }
+        }
+        if !self.flushing && self.closing.is_none() && !self.queue.is_empty() {
+            self.feed().map_err(|_| "the connection broke while writing")?;
+            self.flushing = true;
+            moved = true;
         }
         if self.flushing {
             match Pin::new(&mut self.ws).poll_flush(cx) {
@@ -245,6 +248,36 @@ impl Connection {
             }
         }
         Ok(moved)
+    }
+
+    /// Hands what is queued to the frame writer, up to about [`PIECE`] before the next flush.
+    ///
+    /// The writer's buffer never shrinks, so a long message goes in fragments (RFC 6455 section 5.4): a connection that
+    /// carried a huge answer once would otherwise hold its memory for ever.
+    fn feed(&mut self) -> Result<(), Error> {
+        let mut fed = 0;
+        while fed < PIECE
+            && let Some(out) = self.queue.front()
+        {
+            let left = out.text.len() - self.sent;
+            let message = if left <= PIECE && self.sent == 0 {
+                let Some(out) = self.queue.pop_front() else { break };
+                Message::Text(out.text.into())
+            } else {
+                let end = self.sent + left.min(PIECE);
+                let piece = out.text.as_bytes()[self.sent..end].to_vec();
+                let opcode = OpCode::Data(if self.sent == 0 { Data::Text } else { Data::Continue });
+                let last = end == out.text.len();
+                self.sent = if last { 0 } else { end };
+                if last {
+                    self.queue.pop_front();
+                }
+                Message::Frame(Frame::message(piece, opcode, last))
+            };
+            fed += left.min(PIECE);
+            Pin::new(&mut self.ws).start_send(message)?;
+        }
+        Ok(())
     }
 
     fn too_slow(&self) -> &'static str {
@@ -267,7 +300,8 @@ impl Connection {
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Result<(), &'static str> {
         if self.draining && self.closing.is_none() {
             // Everything asked for is answered and sent first.
-            let quiet = self.session.in_flight() == 0 && !self.flushing && !self.outbox.has_more();
+            let sent = !self.flushing && self.queue.is_empty() && !self.outbox.has_more();
+            let quiet = self.session.in_flight() == 0 && sent;
             if quiet || self.session.hub.hurry.is_set() {
                 self.close(CloseCode::Away, "the daemon is shutting down");
                 let _ = self.poll_outgoing(cx)?;

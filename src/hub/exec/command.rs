@@ -21,6 +21,8 @@ use crate::sys::spawn::signal_group;
 
 /// The most of the output that one progress notification carries, in bytes.
 const PROGRESS_CHUNK: usize = 64 << 10;
+/// The most of a stream that is repeated as text beside the structured result, in bytes.
+const SHOWN: usize = 1 << 20;
 /// After the command's end, how long its pipes may be held open by others before they are given up.
 const PIPE_GRACE: Duration = Duration::from_millis(300);
 
@@ -192,9 +194,14 @@ pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duratio
         _ => (None, None),
     };
     let mut content = Vec::new();
+    // What is too long to be read twice stands whole in structuredContent alone.
     let mut say = |text: &str| {
+        let shown = match text.char_indices().find(|(at, _)| *at >= SHOWN) {
+            Some((at, _)) => format!("{}\n[{} more bytes in structuredContent]", &text[..at], text.len() - at),
+            None => text.to_owned(),
+        };
         if !text.is_empty() {
-            content.push(serde_json::json!({"type": "text", "text": text}));
+            content.push(serde_json::json!({"type": "text", "text": shown}));
         }
     };
     say(&stdout);
