@@ -112,11 +112,24 @@ impl Instance {
         let _ = self.net.set(Arc::downgrade(&net));
         let writer = async_std::task::spawn(self.clone().write_status());
         self.hub.changed();
-        let outcome = self.serve(&net, sockets, signals, readiness).await;
+        let mut signals = signals;
+        let outcome = self.serve(&net, sockets, &mut signals, readiness).await;
         net.close_listeners();
         self.hub.begin_drain();
         self.hub.hurry.set();
-        self.hub.stop().await;
+        // Whoever asks again while children go down does not want to wait for their grace times.
+        let impatient = async {
+            while let Some(signal) = signals.next().await {
+                match signal {
+                    SIGTERM | SIGINT | SIGQUIT => drop(self.hub.cut.set()),
+                    SIGUSR1 => self.want_status(),
+                    SIGCHLD => drop(reap::sweep()),
+                    _ => {}
+                }
+            }
+            std::future::pending().await
+        };
+        self.hub.stop().or(impatient).await;
         self.end_strangers();
         self.enter(InstanceState::Stopped);
         writer.cancel().await;
@@ -127,7 +140,7 @@ impl Instance {
         self: &Arc<Self>,
         net: &Arc<Net>,
         sockets: Vec<(Listen, Socket)>,
-        mut signals: Signals,
+        signals: &mut Signals,
         readiness: &mut Readiness,
     ) -> Result<(), Failure> {
         for (at, socket) in sockets {
@@ -206,7 +219,7 @@ impl Instance {
     }
 
     /// Follows signals until the drain is over.
-    async fn follow(self: &Arc<Self>, net: &Arc<Net>, mut signals: Signals) {
+    async fn follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Signals) {
         let mut drain: Option<async_std::task::JoinHandle<()>> = None;
         loop {
             let signal = async { signals.next().await };
@@ -228,6 +241,9 @@ impl Instance {
                     if drain.is_some() || signal == SIGQUIT {
                         info!("asked again to stop: the drain is cut short");
                         self.hub.hurry.set();
+                    }
+                    if signal == SIGQUIT {
+                        self.hub.cut.set();
                     }
                     if drain.is_none() {
                         drain = Some(async_std::task::spawn(self.clone().drain(net.clone())));

@@ -438,10 +438,20 @@ impl Link {
     pub async fn stop(&self, ladder: &Stop) {
         self.stopping.store(true, SeqCst);
         self.stdin.close();
+        let hub = self.server.upgrade().map(|s| s.hub.clone());
+        let hurried = || hub.as_ref().is_some_and(|h| h.cut.is_set());
         for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
-            if within(grace, self.exited()).await.is_some() {
+            let cut = async {
+                match &hub {
+                    Some(hub) => hub.cut.wait().await,
+                    None => std::future::pending().await,
+                }
+                None
+            };
+            if within(grace, self.exited()).or(cut).await.is_some() {
                 break;
             }
+            let next = if hurried() { Signal::SIGKILL } else { next };
             debug!("server '{}': {next} to its process group", self.name);
             signal_group(self.pid, next);
         }

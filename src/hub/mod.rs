@@ -64,6 +64,8 @@ pub struct Hub {
     pub draining: Flag,
     /// The drain is cut short.
     pub hurry: Flag,
+    /// So is the ladder on which children go down: SIGKILL at once.
+    pub cut: Flag,
     /// The last open request was answered during a drain.
     pub quiet: Event,
     /// Open GET streams, which end when a drain begins.
@@ -89,6 +91,7 @@ impl Hub {
             connections: AtomicU64::new(0),
             draining: Flag::default(),
             hurry: Flag::default(),
+            cut: Flag::default(),
             quiet: Event::new(),
             streams: Mutex::default(),
             change: Event::new(),

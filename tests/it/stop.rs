@@ -118,3 +118,22 @@ fn mcpctl_waits_says_for_what_and_kills_when_told_to() {
     assert!(left.is_empty(), "{left:?}");
     scratch.gone();
 }
+
+#[test]
+fn whoever_asks_again_does_not_wait_for_grace_times() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &["--ignore-eof", "--ignore-term"], "stop: (stdin: \"10m\", term: \"10m\")");
+    for again in [Some(libc::SIGTERM), None] {
+        let daemon = scratch.start(&scratch.instance("t", &servers));
+        match again {
+            Some(signal) => {
+                kill(daemon.pid, libc::SIGTERM);
+                wait("the ladder", || (daemon.server("fake")["state"] == "stopping").then_some(()));
+                kill(daemon.pid, signal);
+            }
+            // SIGQUIT needs no second time.
+            None => kill(daemon.pid, libc::SIGQUIT),
+        }
+        scratch.gone();
+    }
+}
