@@ -22,6 +22,7 @@ use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
 use crate::sys::listen::{self, Socket};
+use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::{fds, paths, process};
 
@@ -70,7 +71,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     if !foreground && become_daemon::threads() != 1 {
         return Err(Failure::new(Exit::Software, "a second thread runs already: cannot fork"));
     }
-    become_daemon::clean_slate(foreground, &[])
+    become_daemon::clean_slate(foreground)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
     start(source, loaded, run_dir, foreground)
 }
@@ -183,8 +184,11 @@ fn settle(
     let instance = Instance::new(Hub::new(boot, config), source, log, run_dir, lock);
     let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
+    let watched = guard.handle();
     async_std::task::spawn(async move {
+        let guarded = async_std::task::spawn(watch_guard(watched));
         let failure = instance.live(sockets, signals, &mut readiness).await.err();
+        guarded.cancel().await;
         let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);
         instance.remove_files();
         guard.release();
@@ -236,6 +240,14 @@ fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
     Ok((log, sockets, guard, nofile, mark))
+}
+
+/// Without its guard, a daemon that is killed leaves processes behind: whoever killed the guard should know.
+async fn watch_guard(handle: std::io::Result<PidFd>) {
+    let Some(handle) = handle.and_then(async_io::Async::new).ok() else { return };
+    if handle.readable().await.is_ok() {
+        error!("the guard process has ended: if this daemon is killed now, nobody ends what it leaves behind");
+    }
 }
 
 /// Opens a listener, with an error that says what to do.

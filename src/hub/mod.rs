@@ -66,8 +66,6 @@ pub struct Hub {
     pub hurry: Flag,
     /// So is the ladder on which children go down: SIGKILL at once.
     pub cut: Flag,
-    /// The last open request was answered during a drain.
-    pub quiet: Event,
     /// Open GET streams, which end when a drain begins.
     streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
     change: Event,
@@ -92,7 +90,6 @@ impl Hub {
             draining: Flag::default(),
             hurry: Flag::default(),
             cut: Flag::default(),
-            quiet: Event::new(),
             streams: Mutex::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),

@@ -183,8 +183,6 @@ impl Drop for Call {
         let (took, second) = (self.opened.elapsed(), hub.seconds());
         session.server.meter.record(took, self.failed, second);
         hub.meter.record(took, self.failed, second);
-        if hub.in_flight.fetch_sub(1, SeqCst) == 1 && hub.draining.is_set() {
-            hub.quiet.notify(usize::MAX);
-        }
+        hub.in_flight.fetch_sub(1, SeqCst);
     }
 }

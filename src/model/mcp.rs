@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 pub const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// The newest revision with a handshake: what the daemon asks its children for.
 pub const LATEST: &str = "2025-11-25";
-/// What a client is assumed to speak that sends no version header (2025-11-25 basic/transports).
-pub const ASSUMED: &str = "2025-03-26";
 
 /// What a child said of itself in its `initialize` result; values are JSON text as it sent them.
 #[derive(Clone, Debug, PartialEq)]

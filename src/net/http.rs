@@ -226,11 +226,10 @@ async fn initialize(net: &Arc<Net>, server: &Arc<Server>, e: &Envelope<'_>, acce
     };
     let mut unborn = Unborn(Some(session.clone()));
     let mut response = message(net, session.clone(), e, accept).await;
-    if session.revision().is_some() || matches!(response.body(), Body::Events(_)) {
-        if let Ok(id) = HeaderValue::from_str(&session.id) {
-            response.headers_mut().insert(SESSION, id);
-            unborn.0 = None;
-        }
+    let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
+    if born && let Ok(id) = HeaderValue::from_str(&session.id) {
+        response.headers_mut().insert(SESSION, id);
+        unborn.0 = None;
     }
     response
 }

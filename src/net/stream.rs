@@ -17,11 +17,16 @@ use futures_lite::{AsyncRead, AsyncWrite};
 /// budget, and one flooding client would starve the others (stack.md 3.5).
 const SLICE: Duration = Duration::from_micros(200);
 
+/// A peer that takes nothing of what is written to it for this long is given up.
+const STUCK: Duration = Duration::from_secs(60);
+
 /// A connection that was accepted.
 pub struct Conn {
     io: Io,
     slice: Option<Instant>,
     heard: Arc<AtomicU64>,
+    /// Since when nothing could be written.
+    stuck: Option<Timer>,
 }
 
 enum Io {
@@ -41,7 +46,7 @@ impl Conn {
     }
 
     fn new(io: Io) -> Conn {
-        Conn { io, slice: None, heard: Arc::default() }
+        Conn { io, slice: None, heard: Arc::default(), stuck: None }
     }
 
     /// Our own address; None for a Unix socket.
@@ -79,12 +84,26 @@ impl Conn {
         }
     }
 
-    fn poll_writing(&self, cx: &mut Context<'_>, write: impl Fn(&Io) -> io::Result<usize>) -> Poll<io::Result<usize>> {
+    fn poll_writing(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&Io) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
             match write(&self.io) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_writable(cx))?,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.poll_writable(cx) {
+                    Poll::Ready(ready) => ready?,
+                    Poll::Pending => {
+                        // A peer that reads nothing at all must not hold its connection for ever.
+                        let stuck = self.stuck.get_or_insert_with(|| Timer::after(STUCK));
+                        return Pin::new(stuck).poll(cx).map(|_| Err(io::ErrorKind::TimedOut.into()));
+                    }
+                },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => return Poll::Ready(other),
+                other => {
+                    self.stuck = None;
+                    return Poll::Ready(other);
+                }
             }
         }
     }
@@ -121,7 +140,7 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_writing(cx, |io| match io {
             Io::Tcp(s) => s.get_ref().write(buf),
             Io::Unix(s) => s.get_ref().write(buf),
@@ -129,7 +148,7 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {

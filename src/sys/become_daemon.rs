@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
@@ -30,8 +30,8 @@ pub enum Side {
 /// Steps 1 to 3 for every start: standard streams open, inherited descriptors and signals put in order.
 ///
 /// Rust's runtime has opened 0 to 2 already where they were closed.
-pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
-    fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, keep)?;
+pub fn clean_slate(foreground: bool) -> io::Result<()> {
+    fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, &[])?;
     signals::reset(false)
 }
 
@@ -114,10 +114,6 @@ impl Readiness {
 
     pub fn is_background(&self) -> bool {
         self.0.is_some()
-    }
-
-    pub fn fd(&self) -> Option<RawFd> {
-        self.0.as_ref().map(AsRawFd::as_raw_fd)
     }
 }
 

@@ -47,8 +47,9 @@ impl Guard {
         }
     }
 
-    pub fn pid(&self) -> Pid {
-        self.pid
+    /// A handle that becomes readable when the guard has ended.
+    pub fn handle(&self) -> io::Result<PidFd> {
+        PidFd::open(self.pid)
     }
 
     /// Lets the guard go, after the daemon itself has ended everything, and waits for its end.

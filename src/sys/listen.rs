@@ -83,12 +83,4 @@ impl Socket {
             },
         }
     }
-
-    /// A second handle to the same socket.
-    pub fn try_clone(&self) -> io::Result<Socket> {
-        match self {
-            Socket::Tcp(l) => l.try_clone().map(Socket::Tcp),
-            Socket::Unix(l) => l.try_clone().map(Socket::Unix),
-        }
-    }
 }

@@ -6,7 +6,6 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -170,12 +169,6 @@ fn holds(pid: Pid, file: &File) -> bool {
             meta.is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
         }),
         Err(_) => pid.as_raw() != 1,
-    }
-}
-
-impl AsFd for PidFile {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 

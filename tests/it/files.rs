@@ -196,3 +196,14 @@ fn a_flood_on_standard_error_neither_blocks_the_child_nor_fills_the_log() {
     let lines = daemon.log().lines().filter(|l| l.contains("[fake] line")).count();
     assert!((1000..5000).contains(&lines), "{lines}");
 }
+
+#[test]
+fn the_guards_death_is_told() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let comm = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let guard = scratch.processes().into_iter().find(|(pid, _)| comm(*pid) == "mcpguard\n").unwrap().0;
+    kill(guard, libc::SIGKILL);
+    wait("the message", || daemon.log().contains("the guard process has ended").then_some(()));
+    daemon.stop();
+}
