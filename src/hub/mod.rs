@@ -24,10 +24,12 @@ use event_listener::Event;
 use log::debug;
 
 use counters::{Counters, Dropped};
+use link::Link;
 use outbox::Outbox;
 use server::{Engine, Server};
 use session::{Session, Transport};
 use spawner::Spawner;
+use supervisor::Supervisor;
 use wait::{Flag, sleep, within};
 
 use crate::model::config::{self, Config, Kind};
@@ -68,6 +70,8 @@ pub struct Hub {
     pub cut: Flag,
     /// Open GET streams, which end when a drain begins.
     streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
+    /// Children that were replaced or removed by a reload, and still have requests to finish.
+    retiring: Mutex<Vec<(Arc<Supervisor>, Option<Arc<Link>>)>>,
     change: Event,
     change_count: AtomicU64,
 }
@@ -91,6 +95,7 @@ impl Hub {
             hurry: Flag::default(),
             cut: Flag::default(),
             streams: Mutex::default(),
+            retiring: Mutex::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),
         })
@@ -246,8 +251,25 @@ impl Hub {
 
     // --- the end -----------------------------------------------------------------------------------------------------
 
+    /// Retires a supervisor whose child may have requests to finish; they stay in reach until it is done.
+    pub(super) fn retire(&self, supervisor: Arc<Supervisor>, link: Option<Arc<Link>>) {
+        supervisor.retire();
+        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        retiring.retain(|(supervisor, _)| !supervisor.is_done());
+        retiring.push((supervisor, link));
+    }
+
+    /// The children that are being retired.
+    pub fn retiring_links(&self) -> Vec<Arc<Link>> {
+        let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        retiring.iter().filter_map(|(_, link)| link.clone()).collect()
+    }
+
     /// Fails whatever is still open, with an error that says why.
     pub fn fail_open(&self, why: &str) {
+        for link in self.retiring_links() {
+            link.fail_all(crate::model::jsonrpc::REFUSED, why);
+        }
         for server in self.servers() {
             match server.engine() {
                 Engine::Child { link: Some(link), .. } => link.fail_all(crate::model::jsonrpc::REFUSED, why),
@@ -259,7 +281,8 @@ impl Hub {
 
     /// Stops every server and waits until no child is left.
     pub async fn stop(&self) {
-        let mut supervisors = Vec::new();
+        let retiring = std::mem::take(&mut *self.retiring.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut supervisors: Vec<_> = retiring.into_iter().map(|(supervisor, _)| supervisor).collect();
         for server in self.servers() {
             match server.engine() {
                 Engine::Child { supervisor, .. } => {

@@ -113,7 +113,7 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
         }
     };
     match before {
-        Engine::Child { supervisor, .. } => supervisor.retire(),
+        Engine::Child { supervisor, link } => server.hub.retire(supervisor, link),
         Engine::Exec(exec) => {
             let limit = server.hub.config().drain_timeout;
             async_std::task::spawn(async move { drain(&exec, limit).await });
@@ -150,8 +150,8 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
 
 async fn retire(server: Arc<Server>) {
     match server.engine() {
-        Engine::Child { supervisor, .. } => {
-            supervisor.retire();
+        Engine::Child { supervisor, link } => {
+            server.hub.retire(supervisor.clone(), link);
             supervisor.done().await;
         }
         Engine::Exec(exec) => drain(&exec, server.hub.config().drain_timeout).await,

@@ -192,6 +192,9 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
 
 fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
     let own = |call: &Call| call.session.number == session.number && wanted(call);
+    for link in session.hub.retiring_links() {
+        link.cancel(own, why);
+    }
     match session.server.engine() {
         Engine::Child { link: Some(link), .. } => {
             link.cancel(own, why);

@@ -73,6 +73,10 @@ impl Supervisor {
         self.retired.set();
     }
 
+    pub fn is_done(&self) -> bool {
+        self.done.is_set()
+    }
+
     pub async fn done(&self) {
         self.done.wait().await;
     }

@@ -232,3 +232,30 @@ fn a_reload_tries_again_what_had_failed_for_good() {
     assert_eq!(reload(&scratch).0, 0);
     wait("ready", || (daemon.server("fake")["state"] == "ready").then_some(()));
 }
+
+#[test]
+fn a_request_on_a_replaced_child_can_still_be_cancelled_and_is_told_of_a_stop() {
+    let scratch = Scratch::new();
+    let at = |n: u32| {
+        scratch.instance_with("t", "drain_timeout: \"400ms\",", &stdio("fake", &["--tool", &n.to_string()], ""))
+    };
+    let daemon = scratch.start(&at(1));
+    let mut ws = daemon.ws("fake");
+    ws.send(&call("c", "sleep", json!({"n": 300})).to_string());
+    ws.send(&call("k", "never", json!({})).to_string());
+    wait("both", || (daemon.server("fake")["requests"]["in_flight"] == 2).then_some(()));
+    at(2);
+    assert_eq!(reload(&scratch).0, 0);
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"c"}}"#);
+    wait("the cancellation", || daemon.log().contains("[fake] cancelled").then_some(()));
+    kill(daemon.pid, libc::SIGTERM);
+    let told = loop {
+        let message = ws.next().unwrap();
+        if message.get("method").is_none() {
+            break message;
+        }
+    };
+    assert_eq!(told["id"], "k", "{told}");
+    assert!(told["error"]["message"].is_string(), "{told}");
+    scratch.gone();
+}
