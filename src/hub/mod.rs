@@ -47,6 +47,9 @@ pub struct Boot {
     pub at: Instant,
 }
 
+/// A supervisor that was replaced, and the child that it still has.
+type Retiring = (Arc<Supervisor>, Option<Arc<Link>>);
+
 /// All servers and sessions of the instance.
 pub struct Hub {
     pub boot: Boot,
@@ -71,7 +74,7 @@ pub struct Hub {
     /// Open GET streams, which end when a drain begins.
     streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
     /// Children that were replaced or removed by a reload, and still have requests to finish.
-    retiring: Mutex<Vec<(Arc<Supervisor>, Option<Arc<Link>>)>>,
+    retiring: Mutex<Vec<Retiring>>,
     change: Event,
     change_count: AtomicU64,
 }
