@@ -86,7 +86,8 @@ fn mark(pid: Pid) -> Option<String> {
     String::from_utf8(entry.to_vec()).ok()
 }
 
-/// Ends every process whose mark is wanted; see [`end_all`].
+/// Ends every process whose mark is wanted: SIGTERM, SIGKILL after `grace`, until none is left or `limit` is over. Gives
+/// how many there were, and those that could not be ended.
 pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     end_all(|pid| mark(pid).is_some_and(|m| wanted(&m)), grace, limit)
 }
