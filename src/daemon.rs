@@ -18,13 +18,17 @@ use crate::instance::{self, Instance};
 use crate::logging::{self, LogFile};
 use crate::model::config::{self, Config, Listen, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
+use crate::net::door;
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
-use crate::sys::listen::{self, Socket};
+use crate::sys::listen::Socket;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::{fds, paths, process};
+
+/// How long the end waits for a log that cannot be written.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// `mcpdaemon`, with its arguments.
 pub fn main(args: Vec<String>) -> ExitCode {
@@ -163,6 +167,9 @@ fn settle(
         }
     };
     become_daemon::choose_threads();
+    if let Err(e) = log.detach() {
+        warn!("cannot start a thread for the log: {}", plain(&e));
+    }
     // The number is published once its signals are ours to handle, and not before.
     let signals = instance::signals()
         .map_err(|e| Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e))))
@@ -179,6 +186,7 @@ fn settle(
         }
     };
     let (spawner, jobs) = Spawner::new();
+    let ended = log.clone();
     let boot = Boot { spawner: spawner.clone(), nofile, mark, at: Instant::now() };
     let config = Arc::new(loaded.config);
     let instance = Instance::new(Hub::new(boot, config), source, log, run_dir, lock);
@@ -202,13 +210,11 @@ fn settle(
     });
     let exit = spawner::serve(&jobs);
     let failure = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    match failure {
-        Some(failure) => Err(failure),
-        None => {
-            info!("{name}: ended");
-            Ok(exit)
-        }
+    if failure.is_none() {
+        info!("{name}: ended");
     }
+    ended.flush(LAST_WORDS);
+    failure.map_or(Ok(exit), Err)
 }
 
 type Prepared = (LogFile, Vec<(Listen, Socket)>, Guard, u64, String);
@@ -228,7 +234,8 @@ fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared
     };
     let log = LogFile::start(file, config.log.level);
     info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
-    let sockets = config.listen.iter().map(open_socket).collect::<Result<Vec<_>, _>>()?;
+    let sockets =
+        config.listen.iter().map(|at| Ok((at.clone(), door::open(at, false)?))).collect::<Result<Vec<_>, _>>()?;
     become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
     let nofile = fds::raise_nofile().unwrap_or_else(|e| {
         warn!("cannot raise the limit of open files: {}", plain(&e));
@@ -247,24 +254,6 @@ async fn watch_guard(handle: std::io::Result<PidFd>) {
     let Some(handle) = handle.and_then(async_io::Async::new).ok() else { return };
     if handle.readable().await.is_ok() {
         error!("the guard process has ended: if this daemon is killed now, nobody ends what it leaves behind");
-    }
-}
-
-/// Opens a listener, with an error that says what to do.
-pub fn open_socket(at: &Listen) -> Result<(Listen, Socket), Failure> {
-    match listen::open(at) {
-        Ok(socket) => Ok((at.clone(), socket)),
-        Err(e) => {
-            let exit = match e.kind() {
-                std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
-                _ => Exit::Unavailable,
-            };
-            let hint = match (exit, at.port()) {
-                (Exit::NoPermission, Some(1..=1023)) => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
-                _ => "",
-            };
-            Err(Failure::new(exit, format!("cannot listen on {at}: {}{hint}", plain(&e))))
-        }
     }
 }
 

@@ -33,6 +33,11 @@ impl Source {
         }
     }
 
+    /// The same for an instance whose name is settled.
+    pub fn named(&self, name: &str) -> Source {
+        Source { name: Some(name.to_owned()), ..self.clone() }
+    }
+
     /// Reads and validates: a whole configuration or every problem.
     pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
         let (text, stem, dir) = match &self.file {

@@ -125,11 +125,15 @@ impl Place {
     }
 
     fn unreadable(&self, path: &Path, e: &std::io::Error) -> Failure {
+        Place::cannot("read", path, e)
+    }
+
+    fn cannot(doing: &str, path: &Path, e: &std::io::Error) -> Failure {
         let exit = match e.kind() {
             std::io::ErrorKind::PermissionDenied => Exit::CtlPermission,
             _ => Exit::Failed,
         };
-        Failure::new(exit, format!("{}: cannot read it: {}", path.display(), plain(e)))
+        Failure::new(exit, format!("{}: cannot {doing} it: {}", path.display(), plain(e)))
     }
 
     fn find(&self, name: &str) -> Result<Found, Failure> {

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::{Found, Place, complain, each, running, say, signal};
 use crate::cli::Stop;
 use crate::model::exit::{Exit, Failure};
 use crate::model::text::duration;
+use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::process;
 
 /// After SIGKILL, how long the kernel, the guard and we may take.
@@ -30,8 +32,10 @@ pub fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
     }))
 }
 
-fn mark_of(place: &Place, name: &str) -> String {
-    format!("{}:", place.0.join(name).display())
+/// The beginning of the marks of all that a daemon started, or any daemon of that name.
+fn mark_of(place: &Place, name: &str, pid: Option<Pid>) -> String {
+    let pid = pid.map_or(String::new(), |pid| format!("{pid}:"));
+    format!("{}:{pid}", place.0.join(name).display())
 }
 
 fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
@@ -39,9 +43,19 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
     match running(&found) {
         Ok((pid, handle)) => signal(name, pid, handle, Signal::SIGTERM)?,
         Err(failure) if failure.exit == Exit::CtlNotRunning && force => {
-            // Even then something may be left of a daemon that was killed.
-            let mark = mark_of(place, name);
+            // Even then something may be left of a daemon that was killed. With the lock, so that none of that name
+            // starts meanwhile and loses its children.
+            let lock = match PidFile::lock(&place.pid_file(name)) {
+                Ok(lock) => lock,
+                Err(Refused::Running(_)) => {
+                    return Err(Failure::new(Exit::Failed, format!("{name}: it is just starting; try again")));
+                }
+                Err(Refused::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(failure),
+                Err(Refused::Io(e)) => return Err(Place::cannot("lock", &place.pid_file(name), &e)),
+            };
+            let mark = mark_of(place, name, None);
             let (ended, _) = process::end_marked(|m| m.starts_with(&mark), Duration::from_secs(1), AFTER_KILL);
+            lock.remove();
             let more =
                 if ended > 0 { format!("; ended {ended} processes that it had left behind") } else { String::new() };
             return Err(Failure::new(failure.exit, failure.text + &more));
@@ -53,8 +67,8 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
 
 fn wait(place: &Place, mut found: Found, args: &Stop) -> Result<(), Failure> {
     let name = found.name.clone();
-    let (name, mark) = (name.as_str(), mark_of(place, &name));
     let (pid, _) = running(&found)?;
+    let (name, mark) = (name.as_str(), mark_of(place, &name, Some(pid)));
     let start = Instant::now();
     let mut shown = Vec::new();
     loop {

@@ -256,7 +256,8 @@ impl Executor {
                         // A long output takes its time to be quoted: others must not wait for it.
                         Ok((how, out, err)) => {
                             let took = started.elapsed();
-                            Ok(async_std::task::spawn_blocking(move || report(how, &out, &err, took)).await)
+                            let most = hub.config().limits.reply.bytes();
+                            Ok(async_std::task::spawn_blocking(move || report(how, &out, &err, took, most)).await)
                         }
                         Err(why) => Err(why),
                     }
@@ -283,9 +284,7 @@ impl Executor {
             }
         }
         for call in taken {
-            if call.session.transport == super::session::Transport::Http {
-                call.reply.end();
-            }
+            call.withdraw();
         }
     }
 

@@ -97,8 +97,13 @@ enum Waiting {
 }
 
 impl Link {
-    /// Takes over a started child and begins to talk with it.
+    /// Takes over a started child and begins to talk with it. On an error the child lives, and is the caller's.
     pub fn new(server: &Arc<Server>, config: Arc<Stdio>, started: Started, mark: String) -> io::Result<Arc<Link>> {
+        // All that can fail comes first.
+        let pipe = |fd: OwnedFd| Async::new(File::from(fd));
+        let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
+        let stdin = started.stdin.map(pipe).transpose()?;
+        let handle = Async::new(started.handle)?;
         let link = Arc::new(Link {
             pid: started.pid,
             mark,
@@ -118,12 +123,9 @@ impl Link {
             stopping: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
         });
-        let pipe = |fd: OwnedFd| Async::new(File::from(fd));
-        let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
-        let handle = Async::new(started.handle)?;
         let mut tasks = Vec::new();
-        if let Some(stdin) = started.stdin {
-            tasks.push(async_std::task::spawn(link.clone().write(pipe(stdin)?)));
+        if let Some(stdin) = stdin {
+            tasks.push(async_std::task::spawn(link.clone().write(stdin)));
         }
         tasks.push(async_std::task::spawn(link.clone().read(stdout)));
         tasks.push(async_std::task::spawn(link.clone().listen(stderr)));
@@ -258,11 +260,8 @@ impl Link {
             self.say_cancelled(*number, reason);
         }
         for waiting in taken {
-            if let Waiting::Client { call, .. } = waiting
-                && call.session.transport == super::session::Transport::Http
-            {
-                // The POST that carried it has nothing to wait for any more.
-                call.reply.end();
+            if let Waiting::Client { call, .. } = waiting {
+                call.withdraw();
             }
         }
         numbers.len()

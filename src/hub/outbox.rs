@@ -21,6 +21,8 @@ pub struct Out {
 pub struct Outbox {
     inner: Mutex<Messages>,
     limit: usize,
+    /// It was made for the answer to one request, and ends with it.
+    single: bool,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +40,16 @@ struct Messages {
 impl Outbox {
     /// Holds at most about `limit` bytes.
     pub fn new(limit: usize) -> Outbox {
-        Outbox { inner: Mutex::default(), limit }
+        Outbox { inner: Mutex::default(), limit, single: false }
+    }
+
+    /// The same for the answer to one request and what belongs to it.
+    pub fn single(limit: usize) -> Outbox {
+        Outbox { single: true, ..Outbox::new(limit) }
+    }
+
+    pub fn is_single(&self) -> bool {
+        self.single
     }
 
     fn lock(&self) -> MutexGuard<'_, Messages> {

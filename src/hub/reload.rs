@@ -27,10 +27,13 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
     let mut starts = Vec::new();
     for name in plan.add.iter().chain(&plan.replace) {
         let Some(config) = new.servers.get(name).cloned() else { continue };
+        let umask = new.umask;
         let server = hub.server(name).unwrap_or_else(|| Server::new(name, config.clone(), hub.clone()));
         starts.push(async_std::task::spawn(async move {
             let outcome = match &config.kind {
-                Kind::Stdio(stdio) => supervisor::start(&server, Arc::new((**stdio).clone()), None).await.map(Some),
+                Kind::Stdio(stdio) => {
+                    supervisor::start(&server, Arc::new((**stdio).clone()), umask, None).await.map(Some)
+                }
                 Kind::Exec(_) => Ok(None),
             };
             (server, config, outcome)

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
+use futures_lite::FutureExt;
+
 use super::counters::Dropped;
 use super::outbox::{Out, Outbox};
 use super::server::Engine;
@@ -107,22 +109,23 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
         Engine::Child { link: None, .. } | Engine::None => call,
     };
     let text = e.text().to_owned();
+    let session = call.session.clone();
+    let mut held = session.hold(call);
     Some(Box::pin(async move {
-        let server = call.session.server.clone();
-        let mut call = call;
         loop {
-            let link = match server.ready_link().await {
-                Ok(link) => link,
-                Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
+            let withdrawn = async {
+                held.withdrawn.wait().await;
+                Err(String::new())
             };
-            let Ok(e) = envelope::scan(&text) else { return };
-            // Its client left while it waited; nobody could hear the answer.
-            if call.session.is_ended() {
-                return;
-            }
-            match link.request(call, &e) {
-                None => return,
-                Some(back) => call = back,
+            let link = session.server.ready_link().or(withdrawn).await;
+            let Some(call) = session.release(&held) else { return };
+            match (link, envelope::scan(&text)) {
+                (Ok(link), Ok(e)) => match link.request(call, &e) {
+                    None => return,
+                    Some(back) => held = session.hold(back),
+                },
+                (Err(why), _) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
+                (Ok(_), Err(_)) => return,
             }
         }
     }))
@@ -158,16 +161,16 @@ fn subscription(call: Call, e: &Envelope<'_>) -> Option<Later> {
         call.error(jsonrpc::REFUSED, "this session has too many subscriptions, or the URI is too long");
         return None;
     }
-    let had = session.subscribed(&uri);
-    if wanted {
-        session.subscribe(&uri);
-    } else {
-        session.unsubscribe(&uri);
-    }
-    let others = session.server.subscribers(&uri).saturating_sub(usize::from(wanted));
-    if others > 0 || had == wanted {
+    let mut call = call;
+    if !wanted && !session.unsubscribe(&uri) || session.server.subscribers(&uri) > 0 {
+        if wanted {
+            session.subscribe(&uri);
+        }
         call.result("{}");
         return None;
+    }
+    if wanted {
+        call.subscribes = Some(uri.into());
     }
     forward(call, e)
 }
@@ -192,6 +195,7 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
 
 fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
     let own = |call: &Call| call.session.number == session.number && wanted(call);
+    session.withdraw_held(own).into_iter().for_each(Call::withdraw);
     for link in session.hub.retiring_links() {
         link.cancel(own, why);
     }
@@ -239,12 +243,13 @@ impl Session {
         uri.len() <= 8 << 10 && held < 1000
     }
 
-    fn subscribe(&self, uri: &str) {
+    pub(super) fn subscribe(&self, uri: &str) {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.to_owned());
     }
 
-    fn unsubscribe(&self, uri: &str) {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri);
+    /// True if it was subscribed.
+    fn unsubscribe(&self, uri: &str) -> bool {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
     }
 
     pub fn all_subscriptions(&self) -> Vec<String> {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::Hub;
 use super::outbox::{Out, Outbox};
 use super::server::Server;
+use super::wait::Flag;
 use crate::model::jsonrpc;
 
 /// How a session's client is connected.
@@ -31,6 +32,8 @@ pub struct Session {
     /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
     push: Mutex<Option<Arc<Outbox>>>,
     pub(super) subscriptions: Mutex<HashSet<String>>,
+    /// Requests that wait for a child to send them to.
+    held: Mutex<Vec<Arc<Held>>>,
     in_flight: AtomicUsize,
     /// Open response streams and GET streams.
     streams: AtomicUsize,
@@ -51,6 +54,7 @@ impl Session {
             revision: OnceLock::new(),
             push: Mutex::new(None),
             subscriptions: Mutex::default(),
+            held: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             last_used: AtomicU64::new(now),
@@ -132,7 +136,41 @@ impl Session {
             token: token.map(Into::into),
             opened: Instant::now(),
             failed: true,
+            subscribes: None,
         })
+    }
+
+    /// Keeps a request that waits, in reach of a cancellation.
+    pub(super) fn hold(&self, call: Call) -> Arc<Held> {
+        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default() });
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
+        held
+    }
+
+    /// The request goes on; None if it was cancelled meanwhile.
+    pub(super) fn release(&self, held: &Arc<Held>) -> Option<Call> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).retain(|h| !Arc::ptr_eq(h, held));
+        held.take()
+    }
+
+    /// Takes the waiting requests that fit.
+    pub(super) fn withdraw_held(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |h: &Held| h.call.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(&wanted);
+        held.iter().filter(|h| fits(h)).filter_map(|h| h.take()).collect()
+    }
+}
+
+/// See [`Session::hold`].
+pub(super) struct Held {
+    call: Mutex<Option<Call>>,
+    pub withdrawn: Flag,
+}
+
+impl Held {
+    fn take(&self) -> Option<Call> {
+        self.withdrawn.set();
+        self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -155,18 +193,30 @@ pub struct Call {
     pub token: Option<Box<str>>,
     pub opened: Instant,
     failed: bool,
+    /// The session subscribes to this resource if the server agrees.
+    pub(super) subscribes: Option<Box<str>>,
 }
 
 impl Call {
     /// Answers with a whole message that carries the client's id.
     pub fn answer(mut self, text: String, failed: bool) {
         self.failed = failed;
+        if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
+            self.session.subscribe(&uri);
+        }
         self.reply.push(Out { text, answer: true, failed });
     }
 
     pub fn result(self, result: &str) {
         let text = jsonrpc::result(&self.id, result);
         self.answer(text, false);
+    }
+
+    /// Nobody wants the answer any more: what was made to carry it ends without one.
+    pub fn withdraw(self) {
+        if self.reply.is_single() {
+            self.reply.end();
+        }
     }
 
     pub fn error(self, code: i32, message: &str) {

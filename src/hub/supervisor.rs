@@ -13,12 +13,13 @@ use log::{debug, info};
 use super::link::{Link, exit_text};
 use super::server::{Engine, Server};
 use super::wait::{Flag, sleep, within};
+use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::restart::{Ended, History, Next};
 use crate::model::status::ServerState;
 use crate::model::text::duration;
 use crate::sys::process::MARK;
-use crate::sys::spawn::Spec;
+use crate::sys::spawn::{Spec, end_unwatched};
 
 /// What a child's environment may hold of ours without being named (design.md section 3).
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
@@ -98,7 +99,7 @@ impl Supervisor {
                 Some(link) => Ok(link),
                 None => {
                     self.tell(server, ServerState::Starting, None);
-                    start(server, self.config(), Some(&self.retired)).await
+                    start(server, self.config(), server.hub.config().umask, Some(&self.retired)).await
                 }
             };
             let failure = match started {
@@ -230,6 +231,7 @@ async fn restore(server: &Arc<Server>, link: &Link) {
 pub async fn start(
     server: &Arc<Server>,
     config: Arc<Stdio>,
+    umask: Mode,
     unwanted: Option<&Flag>,
 ) -> Result<Arc<Link>, StartFailure> {
     let fail = |how, text: String| Err(StartFailure { how, text });
@@ -240,7 +242,7 @@ pub async fn start(
         env: environment(&config.pass_env, config.env.iter(), &mark),
         cwd: config.cwd.clone(),
         stdin: true,
-        umask: server.hub.config().umask.0,
+        umask: umask.0,
         nofile: server.hub.boot.nofile,
     };
     let started = match server.hub.boot.spawner.spawn(spec).await {
@@ -254,9 +256,13 @@ pub async fn start(
         }
     };
     debug!("server '{}': started pid {}", server.name, started.pid);
+    let pid = started.pid;
     let link = match Link::new(server, config.clone(), started, mark) {
         Ok(link) => link,
-        Err(e) => return fail(Ended::NotReady, format!("cannot talk with its pipes: {e}")),
+        Err(e) => {
+            end_unwatched(pid);
+            return fail(Ended::NotReady, format!("cannot talk with its pipes: {}", crate::model::exit::plain(&e)));
+        }
     };
     let tail = |link: &Link| match link.tail().as_slice() {
         [] => "; it wrote nothing to standard error".to_owned(),

@@ -7,16 +7,15 @@ use log::{error, info};
 
 use super::Instance;
 use super::status::now;
-use crate::daemon::open_socket;
 use crate::hub::reload;
 use crate::hub::wait::until;
 use crate::logging;
-use crate::model::config::Listen;
-use crate::model::exit::{Failure, plain};
+use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload};
 use crate::net::Net;
 use crate::source::lines;
+use crate::sys::become_daemon;
 
 impl Instance {
     pub(super) fn want_reload(&self) {
@@ -64,29 +63,28 @@ impl Instance {
             error!("{}: cannot reopen the log, going on with the old one: {}", path.display(), plain(&e));
         }
         let source = self.source.clone();
-        let loaded = async_std::task::spawn_blocking(move || source.load()).await;
-        let mut new = loaded.map_err(|problems| lines(&problems))?.config;
         let old = self.hub.config();
-        let plan = diff(&old, &new);
-        new.name.clone_from(&old.name);
-        let opened: Result<Vec<_>, Failure> = plan.open.iter().map(open_socket).collect();
-        let opened = opened.map_err(|failure| failure.text)?;
+        let name = old.name.clone();
+        let loaded = async_std::task::spawn_blocking(move || {
+            let loaded = source.load()?;
+            match loaded.config.name == name {
+                true => Ok((loaded, false)),
+                // A running instance keeps its name, and all that follows from it, such as the path of its log.
+                false => source.named(&name).load().map(|loaded| (loaded, true)),
+            }
+        });
+        let (loaded, renamed) = loaded.await.map_err(|problems| lines(&problems))?;
+        let new = loaded.config;
+        let mut plan = diff(&old, &new);
+        if renamed {
+            plan.restart_needed.push("name");
+        }
+        let opened = net.open(&plan.open, &plan.close).await.map_err(|failure| failure.text)?;
         if self.log.path().is_some_and(|path| path != new.log.file) {
             logging::open(&new.log.file)
                 .map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
         }
-        let prepared = match reload::prepare(&self.hub, &plan, &new).await {
-            Ok(prepared) => prepared,
-            Err(why) => {
-                for (at, socket) in opened {
-                    drop(socket);
-                    if let Listen::Unix(path) = at {
-                        let _ = std::fs::remove_file(path);
-                    }
-                }
-                return Err(why);
-            }
-        };
+        let prepared = reload::prepare(&self.hub, &plan, &new).await?;
         if self.hub.draining.is_set() {
             prepared.discard().await;
             return Err("the daemon is shutting down".to_owned());
@@ -97,6 +95,7 @@ impl Instance {
             error!("{}: cannot open the log: {}", new.log.file.display(), plain(&e));
         }
         log::set_max_level(new.log.level);
+        become_daemon::set_umask(new.umask.0);
         prepared.apply(&self.hub, &plan, Arc::new(new));
         for (at, socket) in opened {
             if let Err(e) = net.listen(at.clone(), socket) {

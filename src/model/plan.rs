@@ -1,6 +1,6 @@
 //! What a reload changes: the difference of two configurations, as data.
 //!
-//! [`diff`] is pure. It decides what has to be done, [`crate::daemon`] and [`crate::hub`] do it.
+//! [`diff`] is pure. It decides what has to be done, [`crate::instance`] and [`crate::hub`] do it.
 
 use std::collections::BTreeSet;
 
@@ -42,9 +42,6 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
     let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.listen.iter().collect(), new.listen.iter().collect());
     plan.open = is.difference(&was).map(|l| (*l).clone()).collect();
     plan.close = was.difference(&is).map(|l| (*l).clone()).collect();
-    if old.name != new.name {
-        plan.restart_needed.push("name");
-    }
     plan
 }
 

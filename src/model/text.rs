@@ -71,6 +71,15 @@ pub fn printable(text: &str, limit: usize) -> String {
     out
 }
 
+/// The beginning of a text: whole characters, `limit` bytes at most.
+pub fn head(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

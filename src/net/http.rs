@@ -248,7 +248,7 @@ impl Drop for Unborn {
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
 async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, (json, events): (bool, bool)) -> Answer {
     let limit = net.hub.config().limits.reply.bytes();
-    let outbox = Arc::new(Outbox::new(limit.saturating_mul(2)));
+    let outbox = Arc::new(Outbox::single(limit.saturating_mul(2)));
     if e.kind != Kind::Request {
         route::message(&session, e, &outbox);
         return empty(StatusCode::ACCEPTED);
@@ -277,6 +277,8 @@ async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, (json,
             reply.answered = true;
             plain(StatusCode::OK, "application/json", out.text)
         }
+        // Cancelled, and its client takes no event stream, where there could be nothing.
+        Ok(None) if !events => empty(StatusCode::ACCEPTED),
         Ok(first) => stream(Events::new(reply, first, true)),
         Err(()) => stream(Events::new(reply, None, true)),
     }

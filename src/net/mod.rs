@@ -4,19 +4,17 @@
 
 pub mod admin;
 pub mod body;
+pub mod door;
 pub mod http;
 pub mod origin;
 pub mod stream;
 pub mod ws;
 
 use std::io;
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use event_listener::Event;
 use futures_lite::FutureExt;
 use hyper::server::conn::http1;
@@ -28,8 +26,9 @@ use crate::hub::Hub;
 use crate::hub::counters::Dropped;
 use crate::hub::wait::{Flag, sleep, until, within};
 use crate::model::config::Listen;
-use crate::model::exit::plain;
+use crate::model::exit::{Failure, plain};
 use crate::sys::listen::Socket;
+use door::Door;
 use stream::{Conn, HeadTimer};
 
 /// An idle connection is kept this long for its next request.
@@ -46,35 +45,15 @@ pub struct Net {
 struct Listener {
     at: Listen,
     url: String,
+    door: Arc<Door>,
     stop: Arc<Flag>,
 }
 
-/// A listening socket on the reactor.
-enum Door {
-    Tcp(Async<TcpListener>),
-    Unix(Async<UnixListener>),
-}
-
-impl Door {
-    /// A connection that waits already.
-    fn waiting(&self) -> Option<Conn> {
-        match self {
-            Door::Tcp(listener) => {
-                let (stream, _) = listener.get_ref().accept().ok()?;
-                Conn::tcp(Async::new(stream).ok()?).ok()
-            }
-            Door::Unix(listener) => {
-                let (stream, _) = listener.get_ref().accept().ok()?;
-                Some(Conn::unix(Async::new(stream).ok()?))
-            }
-        }
-    }
-
-    async fn accept(&self) -> io::Result<Conn> {
-        match self {
-            Door::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
-            Door::Unix(listener) => Ok(Conn::unix(listener.accept().await?.0)),
-        }
+impl Listener {
+    /// Whoever is connected by now is still heard.
+    fn close(&self) {
+        self.stop.set();
+        self.door.close();
     }
 }
 
@@ -97,12 +76,9 @@ impl Net {
     pub fn listen(self: &Arc<Self>, at: Listen, socket: Socket) -> io::Result<()> {
         let (url, stop) = (socket.url(), Arc::new(Flag::default()));
         info!("listening on {url}");
-        let door = match socket {
-            Socket::Tcp(listener) => Door::Tcp(Async::new(listener)?),
-            Socket::Unix(listener) => Door::Unix(Async::new(listener)?),
-        };
-        async_std::task::spawn(self.clone().accept(door, stop.clone()));
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Listener { at, url, stop });
+        let door = Arc::new(Door::new(socket)?);
+        async_std::task::spawn(self.clone().accept(door.clone(), stop.clone()));
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Listener { at, url, door, stop });
         Ok(())
     }
 
@@ -112,11 +88,33 @@ impl Net {
         listeners.retain(|l| {
             if l.at == *at {
                 info!("no longer listening on {}", l.url);
-                l.stop.set();
-                remove_socket(&l.at);
+                l.close();
             }
             l.at != *at
         });
+    }
+
+    /// Opens the sockets of a new configuration while those of the old one are still open, and nothing if one of them
+    /// cannot be. The addresses that are about to be closed are in nobody's way, also where they overlap.
+    pub async fn open(&self, new: &[Listen], closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
+        let leaving: Vec<_> = {
+            let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            listeners.iter().filter(|l| closing.contains(&l.at)).map(|l| l.door.clone()).collect()
+        };
+        let new = new.to_vec();
+        // Names are looked up, and whoever holds a port is searched for: that takes its time.
+        async_std::task::spawn_blocking(move || {
+            let open = |at: &Listen| {
+                let own: Vec<_> =
+                    leaving.iter().filter(|door| door.port().is_some() && door.port() == at.port()).collect();
+                own.iter().for_each(|door| door.share_port(true));
+                let socket = door::open(at, !own.is_empty());
+                own.iter().for_each(|door| door.share_port(false));
+                Ok((at.clone(), socket?))
+            };
+            new.iter().map(open).collect()
+        })
+        .await
     }
 
     /// Where clients connect, as URLs.
@@ -124,7 +122,7 @@ impl Net {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|l| l.url.clone()).collect()
     }
 
-    async fn accept(self: Arc<Self>, door: Door, stop: Arc<Flag>) {
+    async fn accept(self: Arc<Self>, door: Arc<Door>, stop: Arc<Flag>) {
         let mut failing: Option<Instant> = None;
         loop {
             let stopped = async {
@@ -216,8 +214,7 @@ impl Net {
     pub fn close_listeners(&self) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.drain(..) {
-            listener.stop.set();
-            remove_socket(&listener.at);
+            listener.close();
         }
     }
 
@@ -225,12 +222,5 @@ impl Net {
     pub async fn drained(&self, limit: Duration) -> bool {
         let none = || (self.hub.connections.load(SeqCst) == 0).then_some(());
         within(limit, until(&self.closed, none)).await.is_some()
-    }
-}
-
-/// The file of a Unix socket goes with its listener.
-fn remove_socket(at: &Listen) {
-    if let Listen::Unix(path) = at {
-        let _ = std::fs::remove_file(path);
     }
 }

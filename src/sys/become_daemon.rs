@@ -86,11 +86,16 @@ fn hear(pipe: OwnedFd) -> Side {
 
 /// umask and working directory: away from a mount that somebody may want to unmount.
 pub fn settle(mask: u32, foreground: bool) -> io::Result<()> {
-    umask(Mode::from_bits_truncate(mask));
+    set_umask(mask);
     if !foreground {
         nix::unistd::chdir("/")?;
     }
     Ok(())
+}
+
+/// For the files that the daemon makes from now on.
+pub fn set_umask(mask: u32) {
+    umask(Mode::from_bits_truncate(mask));
 }
 
 impl Readiness {
@@ -139,12 +144,9 @@ pub fn is_init() -> bool {
     Pid::this().as_raw() == 1
 }
 
-/// One executor thread is fastest on two cores, and one is enough for a pipe (stack.md 3.4); a user's own choice in
-/// the environment stands.
+/// One executor thread is fastest on two cores, and one is enough for a pipe (stack.md 3.4). It is also part of the
+/// design: tasks that do not wait in between are not interrupted by others, whatever the environment says.
 pub fn choose_threads() {
-    const NAME: &str = "ASYNC_STD_THREAD_COUNT";
-    if std::env::var_os(NAME).is_none() {
-        // SAFETY: the process has a single thread.
-        unsafe { std::env::set_var(NAME, "1") };
-    }
+    // SAFETY: the process has a single thread.
+    unsafe { std::env::set_var("ASYNC_STD_THREAD_COUNT", "1") };
 }

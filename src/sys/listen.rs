@@ -2,16 +2,18 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind as bind_fd, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind as bind_fd, connect, listen,
+    setsockopt, socket, sockopt,
 };
 
 use super::process;
-use crate::model::config::Listen;
 use crate::model::exit::plain;
 
 /// Connections that may wait for us, also while an upgrade is under way. The kernel's own limit is net.core.somaxconn.
@@ -21,18 +23,29 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, SocketFile),
 }
 
-/// Binds and listens. The error says who holds a taken address.
-pub fn open(at: &Listen) -> Result<Socket, io::Error> {
-    match at {
-        Listen::Tcp { host, port } => tcp(host, *port).map(Socket::Tcp),
-        Listen::Unix(path) => unix(path).map(Socket::Unix),
+/// The file of a Unix socket, which goes with its listener.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: a file that somebody else has put in its place is not ours.
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
-fn tcp(host: &str, port: u16) -> io::Result<TcpListener> {
+/// Binds and listens; port 0 lets the kernel choose. The error says who holds a taken address.
+///
+/// With `share`, a socket of our own that was told to [`share_port`] is not in the way.
+pub fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
     let address: SocketAddr =
         (host, port).to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -41,10 +54,15 @@ fn tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
-    let bound = bind_fd(std::os::fd::AsRawFd::as_raw_fd(&fd), &SockaddrStorage::from(address));
+    setsockopt(&fd, sockopt::ReusePort, &share)?;
+    let bound = bind_fd(fd.as_raw_fd(), &SockaddrStorage::from(address));
     match bound.and_then(|()| listen(&fd, Backlog::new(BACKLOG)?)) {
-        Ok(()) => Ok(TcpListener::from(fd)),
-        Err(nix::errno::Errno::EADDRINUSE) => {
+        Ok(()) => {
+            // Its purpose is served.
+            setsockopt(&fd, sockopt::ReusePort, &false)?;
+            Ok(Socket::Tcp(TcpListener::from(fd)))
+        }
+        Err(Errno::EADDRINUSE) => {
             let holder = process::port_holder(port).unwrap_or_else(|| "a process of another user".to_owned());
             Err(io::Error::new(io::ErrorKind::AddrInUse, format!("the address is in use by {holder}")))
         }
@@ -52,21 +70,35 @@ fn tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     }
 }
 
+/// Whether a second socket of this user may be bound to the port of one that listens, for the moment in which that
+/// happens (socket(7), SO_REUSEPORT; Linux, inet_bind_conflict). The kernel asks it of both; but where both have
+/// SO_REUSEADDR, a listening one is always in the way, so the old one gives that up meanwhile. The new one cannot, or
+/// the connections that the old one accepted would be in the way.
+pub fn share_port(listening: &impl AsFd, share: bool) -> io::Result<()> {
+    setsockopt(listening, sockopt::ReuseAddr, &!share)?;
+    Ok(setsockopt(listening, sockopt::ReusePort, &share)?)
+}
+
 /// A socket file that a dead process left is replaced; one that somebody serves is not.
-fn unix(path: &Path) -> io::Result<UnixListener> {
+pub fn unix(path: &Path) -> io::Result<Socket> {
     if let Ok(meta) = std::fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file of another kind at this path"));
         }
-        if UnixStream::connect(path).is_ok() {
+        // Without waiting: whoever serves it may be too busy to accept (unix(7): EAGAIN).
+        let probe =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+        if connect(probe.as_raw_fd(), &UnixAddr::new(path)?) != Err(Errno::ECONNREFUSED) {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket"));
         }
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    let meta = std::fs::symlink_metadata(path)?;
+    let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
     listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    Ok(Socket::Unix(listener, file))
 }
 
 impl Socket {
@@ -77,7 +109,7 @@ impl Socket {
                 Ok(address) => format!("http://{address}"),
                 Err(e) => format!("tcp ({})", plain(&e)),
             },
-            Socket::Unix(l) => match l.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)) {
+            Socket::Unix(l, _) => match l.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned)) {
                 Some(path) => format!("unix:{}", path.display()),
                 None => "unix socket".to_owned(),
             },

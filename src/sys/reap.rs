@@ -4,7 +4,8 @@
 //! blind waitpid(-1) would steal the statuses that a supervisor waits for, so known children are left alone.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -17,12 +18,23 @@ fn known() -> MutexGuard<'static, Option<HashSet<Pid>>> {
     KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A sweep came while a process was being started.
+static PUT_OFF: AtomicBool = AtomicBool::new(false);
+
 /// Starts a process and notes it, as one step for [`sweep`].
 pub fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid, T), E> {
-    let mut known = known();
-    let started = start()?;
-    known.get_or_insert_default().insert(started.0);
-    Ok(started)
+    let started = {
+        let mut known = known();
+        let started = start();
+        if let Ok((pid, _)) = &started {
+            known.get_or_insert_default().insert(*pid);
+        }
+        started
+    };
+    if PUT_OFF.swap(false, SeqCst) {
+        sweep();
+    }
+    started
 }
 
 /// Notes a child that somebody waits for.
@@ -36,8 +48,17 @@ pub fn forget(pid: Pid) {
 }
 
 /// Reaps ended children that nobody waits for. Gives the adopted ones that still live.
+///
+/// While a process is being started, which takes its time where memory is short, the sweep is put off and nobody waits.
 pub fn sweep() -> Vec<Pid> {
-    let mut known = known();
+    let mut known = match KNOWN.try_lock() {
+        Ok(known) => known,
+        Err(TryLockError::Poisoned(known)) => known.into_inner(),
+        Err(TryLockError::WouldBlock) => {
+            PUT_OFF.store(true, SeqCst);
+            return Vec::new();
+        }
+    };
     let known = known.get_or_insert_default();
     let strangers = process::children().into_iter().filter(|pid| !known.contains(pid));
     strangers.filter(|pid| matches!(waitpid(*pid, Some(WaitPidFlag::WNOHANG)), Ok(s) if s.pid().is_none())).collect()

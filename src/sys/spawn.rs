@@ -55,12 +55,25 @@ pub fn spawn(spec: &Spec) -> io::Result<Started> {
         let child = command.spawn()?;
         Ok::<_, io::Error>((Pid::from_raw(child.id() as i32), child))
     })?;
-    let handle = PidFd::open(pid)?;
+    let handle = match PidFd::open(pid) {
+        Ok(handle) => handle,
+        Err(e) => {
+            end_unwatched(pid);
+            return Err(e);
+        }
+    };
     let stdin = child.stdin.take().map(OwnedFd::from);
     let gone = || io::Error::other("the child has no pipe");
     let stdout = child.stdout.take().map(OwnedFd::from).ok_or_else(gone)?;
     let stderr = child.stderr.take().map(OwnedFd::from).ok_or_else(gone)?;
     Ok(Started { pid, handle, stdin, stdout, stderr })
+}
+
+/// Ends a child that nobody can watch, for lack of descriptors: it has done nothing yet.
+pub fn end_unwatched(pid: Pid) {
+    let _ = killpg(pid, Signal::SIGKILL);
+    let _ = nix::sys::wait::waitpid(pid, None);
+    reap::forget(pid);
 }
 
 /// Runs in the child between fork and exec.

@@ -149,7 +149,7 @@ fn answer(message: &Value, line: &str) {
             "inputSchema": {"type": "object"}}]}),
         ),
         Some("tools/call") => call(id, &message["params"], line),
-        Some("resources/subscribe" | "resources/unsubscribe") => {
+        Some("resources/subscribe" | "resources/unsubscribe") if flag("--no-subscribe").is_none() => {
             eprintln!("{} {}", message["method"].as_str().unwrap(), message["params"]["uri"].as_str().unwrap());
             result(id, json!({}));
         }
@@ -253,6 +253,14 @@ fn call(id: &Value, params: &Value, line: &str) {
                 id
             ));
         }
+        // Carriage returns between tokens: valid JSON, and line ends of an event stream.
+        "carriage" => {
+            say(&format!(
+                "{{\"jsonrpc\":\"2.0\",\r\"method\":\"notifications/progress\",\"params\":{{\"progressToken\":{token},\r\"progress\":1}}}}"
+            ));
+            say("{\"jsonrpc\":\"2.0\",\r\"method\":\"notifications/tools/list_changed\"}");
+            say(&format!("{{\"jsonrpc\":\"2.0\",\r\"id\":{id},\r\"result\":{{\"content\":[]}}}}"));
+        }
         "list_changed" => {
             say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
             text(id, "said");
@@ -301,7 +309,7 @@ fn call(id: &Value, params: &Value, line: &str) {
         "count" => text(id, &(CALLS.fetch_add(1, SeqCst) + 1).to_string()),
         "stderr" => {
             for i in 0..n {
-                eprintln!("line {i}");
+                eprintln!("{} {i}", args["text"].as_str().unwrap_or("line"));
             }
             text(id, "written");
         }

@@ -111,7 +111,8 @@ fn output_is_progress_while_it_runs_and_whole_at_the_end() {
     let long = run(&mut ws, "head -c 10000000 /dev/zero | tr '\\0' x", &[]);
     assert_eq!(out(&long).len(), 10_000_000);
     let cut = run(&mut ws, "head -c 20000000 /dev/zero | tr '\\0' x", &[]);
-    assert!(out(&cut).ends_with("max_line is 16777216 bytes]"), "{}", &out(&cut)[16_777_216..]);
+    assert!(out(&cut).starts_with(&"x".repeat(16 << 20)));
+    assert_eq!(&out(&cut)[16 << 20..], "\n[3222784 more bytes were cut: max_line or limits.reply is reached]");
     // The arguments are the shell's $1, $2; nothing of them is evaluated.
     assert_eq!(out(&run(&mut ws, "echo \"$2-$1\"", &["a;b", "$(c)"])), "$(c)-a;b\n");
 }
@@ -172,4 +173,18 @@ fn commands_run_side_by_side() {
     assert_eq!(ws.next().unwrap()["id"], "slow");
     let _second = daemon.ws("x");
     assert!(Ws::try_open(daemon.address(), "/servers/x/ws", &[]).is_err(), "sessions: 2");
+}
+
+#[test]
+fn a_result_is_bounded_however_long_it_becomes_when_it_is_quoted() {
+    let scratch = Scratch::new();
+    let servers = "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", max_line: \"8MiB\")";
+    let daemon = scratch.start(&scratch.instance_with("t", "limits: (reply: \"2MiB\"),", servers));
+    let mut ws = daemon.ws("x");
+    // A control character is six bytes in JSON.
+    let answer = run(&mut ws, "head -c 4000000 /dev/zero | tr '\\0' '\\001'; echo end >&2", &[]);
+    let length = answer["result"]["structuredContent"].to_string().len();
+    assert!((900_000..1_100_000).contains(&length), "{length}");
+    assert!(out(&answer).contains("more bytes were cut"));
+    assert_eq!(answer["result"]["structuredContent"]["stderr"], "end\n");
 }

@@ -207,3 +207,32 @@ fn the_guards_death_is_told() {
     wait("the message", || daemon.log().contains("the guard process has ended").then_some(()));
     daemon.stop();
 }
+
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("fake", &[], ""));
+    let mut front = scratch
+        .command(mcpdaemon())
+        .args(["-f", "--log-level", "debug", "-c", file.to_str().unwrap()])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The pipe is full after a page, and nobody reads on.
+    let pipe = front.stderr.take().unwrap();
+    nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let line = wait("ready", || {
+        let text = stdout(&scratch.ctl(&["list"]));
+        text.lines().nth(1).filter(|l| l.contains("ready")).map(|l| l.split_whitespace().last().unwrap().to_owned())
+    });
+    let daemon = Daemon { scratch: &scratch, name: "t".into(), pid: front.id() as i32, url: line };
+    let mut ws = daemon.ws("fake");
+    for round in 0..5 {
+        assert_eq!(said(&ws.ask(&call(round, "stderr", json!({"n": 5_000})))), "written");
+    }
+    wait("lost lines", || (daemon.dropped("log_lines") + daemon.dropped("stderr_lines") > 20_000).then_some(()));
+    drop(ws);
+    daemon.stop();
+    assert!(front.wait().unwrap().success());
+    drop(pipe);
+}

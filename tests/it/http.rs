@@ -430,3 +430,38 @@ fn a_unix_socket_serves_as_well() {
     daemon.stop();
     assert!(!path.exists());
 }
+
+#[test]
+fn a_carriage_return_of_a_server_breaks_no_event_stream() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut http = daemon.http("fake");
+    let mut stream = http.stream();
+    let mut request = call("a", "carriage", json!({}));
+    request["params"]["_meta"] = json!({"progressToken": "t"});
+    let answer = http.post(&request.to_string());
+    assert!(!answer.body.contains('\r'), "{answer:?}");
+    let ids: Vec<Value> = answer.messages().iter().map(|m| m["id"].clone()).collect();
+    assert_eq!(ids, [Value::Null, json!("a")]);
+    assert_eq!(stream.event().unwrap()["method"], "notifications/tools/list_changed");
+}
+
+#[test]
+fn a_cancelled_request_of_a_client_without_event_streams_gets_none() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut http = daemon.http("fake");
+    let mut other = http.again();
+    let body = call(7, "never", json!({})).to_string();
+    let (address, path, session) = (&http.address, &http.path, &http.session);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nMcp-Session-Id: {session}\r\nContent-Type: application/json\r\n\
+         Accept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    http.raw.send(head.as_bytes());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    other.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
+    let answer = http.raw.response();
+    assert_eq!((answer.status, answer.header("content-type"), answer.body.as_str()), (202, None, ""));
+}

@@ -1,5 +1,6 @@
 //! Reload: all or nothing, and nobody who is not concerned notices.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::json;
@@ -258,4 +259,80 @@ fn a_request_on_a_replaced_child_can_still_be_cancelled_and_is_told_of_a_stop() 
     assert_eq!(told["id"], "k", "{told}");
     assert!(told["error"]["message"].is_string(), "{told}");
     scratch.gone();
+}
+
+#[test]
+fn a_listener_moves_between_addresses_that_overlap_and_nobody_is_refused() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let port = daemon.address().rsplit_once(':').unwrap().1;
+    let servers = stdio("fake", &[], "");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                assert_eq!(get(daemon.address(), "/healthz").status, 200);
+            }
+        });
+        let moves = [("localhost", ""), ("0.0.0.0", "insecure: true,"), ("127.0.0.1", "")].map(|(host, more)| {
+            scratch.instance_with("t", &format!("listen: [\"{host}:{port}\"], {more}"), &servers);
+            reload(&scratch)
+        });
+        stop.store(true, Relaxed);
+        client.join().unwrap();
+        for moved in moves {
+            assert_eq!(moved, (0, "t: reloaded (1 unchanged, 1 listener opened, 1 closed)\n".into()));
+        }
+    });
+    // What made it possible is over: the address is taken for everybody else.
+    let other = std::net::TcpListener::bind(daemon.address());
+    assert_eq!(other.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn a_socket_file_that_was_made_in_vain_is_taken_away() {
+    let scratch = Scratch::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (socket, at) = (scratch.path("s.sock"), taken.local_addr().unwrap());
+    // Sorted before the address that is taken, so it is made first.
+    let both = format!("listen: [\"unix:{}\", \"{at}\"],", socket.display());
+    let file = scratch.instance_with("t", &both, &stdio("fake", &[], ""));
+    let out = scratch.run(mcpdaemon(), &["-c", file.to_str().unwrap()]);
+    assert!(code(&out) == 69 && !socket.exists(), "{}", stderr(&out));
+    let daemon = scratch.fake(&[]);
+    scratch.instance_with(
+        "t",
+        &format!("listen: [\"unix:{}\"],", socket.display()),
+        &stdio("fake", &["--exit", "1"], ""),
+    );
+    let (code, text) = reload(&scratch);
+    assert!(code == 1 && text.contains("cannot start") && !socket.exists(), "{text}");
+    scratch.instance_with("t", &format!("listen: [\"unix:{}\"],", socket.display()), &stdio("fake", &[], ""));
+    assert_eq!(reload(&scratch).0, 0);
+    assert!(socket.exists());
+    // Somebody else's by now.
+    std::fs::remove_file(&socket).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    daemon.stop();
+    assert!(socket.exists());
+    drop(other);
+}
+
+#[test]
+fn a_new_name_is_not_applied_and_a_new_umask_is() {
+    let scratch = Scratch::new();
+    let at = |more: &str| {
+        let servers = stdio("fake", &[], "");
+        scratch.write("t.ron", &format!("(listen: [\"127.0.0.1:0\"], {more} servers: {{{servers}}})"))
+    };
+    let _daemon = scratch.start(&at(""));
+    let mode = || scratch.path("logs/t.log").metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o640);
+    at("name: \"other\", umask: 0o077,");
+    let text = "t: reloaded (1 unchanged, name not applied: needs a stop and a start)\n";
+    assert_eq!(reload(&scratch), (0, text.into()));
+    assert!(scratch.file("logs/t.log").contains("reloaded: ") && !scratch.path("logs/other.log").exists());
+    std::fs::remove_file(scratch.path("logs/t.log")).unwrap();
+    assert_eq!(reload(&scratch).0, 0);
+    assert_eq!(mode(), 0o600);
 }

@@ -260,3 +260,42 @@ fn a_child_that_closes_its_input_is_replaced() {
     assert!(answer["error"]["message"].as_str().unwrap().contains("server 'fake'"), "{answer}");
     wait("the next child", || Some(daemon.child("fake")).filter(|pid| *pid != first && *pid != 0));
 }
+
+#[test]
+fn a_request_that_waits_for_a_child_can_be_cancelled() {
+    let scratch = Scratch::new();
+    let flag = scratch.path("flag");
+    let daemon =
+        scratch.start(&scratch.instance("t", &stdio("fake", &["--exit-while", flag.to_str().unwrap()], QUICK)));
+    let (mut ws, mut http) = (daemon.ws("fake"), daemon.http("fake"));
+    std::fs::write(&flag, "").unwrap();
+    kill(daemon.child("fake"), libc::SIGKILL);
+    wait("the child's end", || (daemon.server("fake")["state"] != "ready").then_some(()));
+    let mut other = http.again();
+    for id in ["kept", "dropped"] {
+        ws.send(&call(id, "stderr", json!({"n": 1, "text": format!("ran {id}")})).to_string());
+    }
+    http.send(&call(1, "stderr", json!({"n": 1, "text": "ran over HTTP"})).to_string());
+    let in_flight = |n: u64| daemon.server("fake")["requests"]["in_flight"] == n;
+    wait("the requests", || in_flight(3).then_some(()));
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"dropped"}}"#);
+    other.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#);
+    assert_eq!(http.raw.response().body, "");
+    wait("the cancellations", || in_flight(1).then_some(()));
+    std::fs::remove_file(&flag).unwrap();
+    // Before it, perhaps, that lists may have changed.
+    wait("its answer", || ws.next().filter(|m| m["id"] == "kept"));
+    wait("its line", || daemon.log().contains("ran kept").then_some(()));
+    assert!(!daemon.log().contains("ran dropped") && !daemon.log().contains("ran over HTTP"));
+}
+
+#[test]
+fn a_subscription_counts_once_the_server_has_agreed() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--no-subscribe"]);
+    let (mut one, mut two) = (daemon.ws("fake"), daemon.ws("fake"));
+    let subscribe = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": "test://a"}});
+    for ws in [&mut one, &mut two] {
+        assert_eq!(ws.ask(&subscribe)["error"]["code"], -32601);
+    }
+}

@@ -16,7 +16,7 @@ use crate::model::config::server::Exec;
 use crate::model::envelope::quote;
 use crate::model::jsonrpc;
 use crate::model::restart::Ended;
-use crate::model::text::duration;
+use crate::model::text::{duration, head};
 use crate::sys::spawn::signal_group;
 
 /// The most of the output that one progress notification carries, in bytes.
@@ -175,33 +175,40 @@ impl Stream {
         kept.sent = to;
     }
 
-    fn text(&self) -> String {
+    /// What was kept, as a JSON string of at most `limit` bytes: control characters can make it six times as long.
+    fn quoted(&self, limit: usize) -> (String, String) {
         let kept = self.kept();
         let mut text = String::from_utf8_lossy(&kept.bytes).into_owned();
-        if kept.cut > 0 {
-            text.push_str(&format!("\n[{} more bytes were cut: max_line is {} bytes]", kept.cut, self.limit));
+        let mut quoted = quote(&text);
+        let mut cut = kept.cut;
+        while quoted.len() > limit && !text.is_empty() {
+            let share = (text.len() as u128 * limit as u128 / quoted.len() as u128) as usize;
+            let keep = head(&text, share.min(text.len() - 1)).len();
+            cut += (text.len() - keep) as u64;
+            text.truncate(keep);
+            quoted = quote(&text);
         }
-        text
+        if cut > 0 {
+            text.push_str(&format!("\n[{cut} more bytes were cut: max_line or limits.reply is reached]"));
+            quoted = quote(&text);
+        }
+        (text, quoted)
     }
 }
 
-/// The result of a tool call that ran.
-pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duration) -> String {
-    let (stdout, stderr) = (out.text(), err.text());
+/// The result of a tool call that ran, of about `limit` bytes at most.
+pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duration, limit: usize) -> String {
+    // Each stream stands in the result whole, and its beginning a second time.
+    let ((stdout, stdout_json), (stderr, stderr_json)) = (out.quoted(limit / 2), err.quoted(limit / 2));
     let (code, signal) = match outcome {
         Outcome::Ended(Ended::Exited(code)) => (Some(code), None),
         Outcome::Ended(Ended::Signaled(signal)) => (None, Some(signal)),
         _ => (None, None),
     };
-    let mut content = Vec::new();
-    // What is too long to be read twice stands whole in structuredContent alone.
+    let mut content: Vec<String> = Vec::new();
     let mut say = |text: &str| {
-        let shown = match text.char_indices().find(|(at, _)| *at >= SHOWN) {
-            Some((at, _)) => format!("{}\n[{} more bytes in structuredContent]", &text[..at], text.len() - at),
-            None => text.to_owned(),
-        };
         if !text.is_empty() {
-            content.push(serde_json::json!({"type": "text", "text": shown}));
+            content.push(format!(r#"{{"type":"text","text":{}}}"#, shown(text)));
         }
     };
     say(&stdout);
@@ -212,13 +219,26 @@ pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duratio
         Outcome::TimedOut(limit) => say(&format!("ended after {}: the time limit", duration(limit))),
         Outcome::Cancelled => say("cancelled"),
     }
-    serde_json::json!({
-        "content": content,
-        "structuredContent": {
-            "stdout": stdout, "stderr": stderr, "exit_code": code, "signal": signal,
-            "timed_out": matches!(outcome, Outcome::TimedOut(_)), "duration_ms": took.as_millis() as u64,
-        },
-        "isError": code != Some(0),
-    })
-    .to_string()
+    let number = |n: Option<i32>| n.map_or("null".to_owned(), |n| n.to_string());
+    format!(
+        r#"{{"content":[{}],"structuredContent":{{"stdout":{stdout_json},"stderr":{stderr_json},"exit_code":{},"signal":{},"timed_out":{},"duration_ms":{}}},"isError":{}}}"#,
+        content.join(","),
+        number(code),
+        number(signal),
+        matches!(outcome, Outcome::TimedOut(_)),
+        took.as_millis(),
+        code != Some(0),
+    )
+}
+
+/// The text of a stream for those who read `content` alone; what is too long to be read twice stands whole in
+/// `structuredContent`.
+fn shown(text: &str) -> String {
+    match text.len() > SHOWN {
+        true => {
+            let shown = head(text, SHOWN);
+            quote(&format!("{shown}\n[{} more bytes in structuredContent]", text.len() - shown.len()))
+        }
+        false => quote(text),
+    }
 }

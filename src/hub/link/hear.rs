@@ -98,7 +98,7 @@ impl Link {
         let waiting = number.and_then(|n| self.pending().waiting.remove(&n));
         match (waiting, e.id.clone()) {
             (Some(Waiting::Client { call, .. }), Some(span)) => {
-                let text = spliced(e.text(), &[(span, &call.id)]);
+                let text = one_line(e, spliced(e.text(), &[(span, &call.id)]));
                 call.answer(text, e.error.is_some());
             }
             (Some(Waiting::Daemon(sender)), _) => {
@@ -120,9 +120,9 @@ impl Link {
             "notifications/progress" => self.progress(e),
             "notifications/tools/list_changed"
             | "notifications/prompts/list_changed"
-            | "notifications/resources/list_changed" => server.broadcast(e.text()),
+            | "notifications/resources/list_changed" => server.broadcast(&one_line(e, e.text().to_owned())),
             "notifications/resources/updated" => match e.get(&e.uri) {
-                Some(uri) => server.publish(&envelope::decode(uri), e.text()),
+                Some(uri) => server.publish(&envelope::decode(uri), &one_line(e, e.text().to_owned())),
                 None => server.hub.counters.count(Dropped::UnownedNotifications),
             },
             method => {
@@ -140,7 +140,7 @@ impl Link {
             && let Some(own) = &call.token
         {
             *deadline = Instant::now() + self.config().request_timeout;
-            let text = spliced(e.text(), &[(span, own)]);
+            let text = one_line(e, spliced(e.text(), &[(span, own)]));
             let reply = call.reply.clone();
             drop(pending);
             reply.push(Out { text, answer: false, failed: false });
@@ -173,4 +173,12 @@ impl Link {
             None => {}
         }
     }
+}
+
+/// A carriage return between tokens would end a line of an event stream.
+fn one_line(e: &Envelope<'_>, text: String) -> String {
+    if !e.multiline {
+        return text;
+    }
+    text.replace(['\r', '\n'], " ")
 }

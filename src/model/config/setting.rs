@@ -91,6 +91,9 @@ impl Setting for Duration {
 pub struct Size(pub u64);
 
 impl Size {
+    /// What one message may take of the memory at the very most; "16EiB" is a mistake, not a wish.
+    pub const MOST: Size = Size(4 << 30);
+
     pub const fn mib(n: u64) -> Size {
         Size(n << 20)
     }
@@ -114,7 +117,11 @@ impl Setting for Size {
         const EXPECTED: &str = "a size in quotes, such as \"64KiB\" or \"10MiB\"";
         let text = reader.string(node, EXPECTED)?;
         match text.parse::<bytesize::ByteSize>() {
-            Ok(size) => Some(Size(size.as_u64())),
+            Ok(size) if size.as_u64() <= Size::MOST.0 => Some(Size(size.as_u64())),
+            Ok(_) => {
+                reader.problem(node, format!("{} is more than {}, the most there can be", quoted(&text), Size::MOST));
+                None
+            }
             Err(_) => {
                 reader.problem(node, format!("expected {EXPECTED}, found {}", quoted(&text)));
                 None

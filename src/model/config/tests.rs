@@ -201,3 +201,10 @@ fn sizes_print_as_they_are_written() {
         assert_eq!(text.parse::<bytesize::ByteSize>().unwrap().as_u64(), n);
     }
 }
+
+#[test]
+fn a_size_beyond_all_memory_is_a_mistake() {
+    let problems = read("(limits: (message: \"8EiB\"), servers: {\"a\": Stdio(command: \"x\")})", &Given::default());
+    let text = problems.unwrap_err()[0].to_string();
+    assert!(text.ends_with("\"8EiB\" is more than 4GiB, the most there can be"), "{text}");
+}
