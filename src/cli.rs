@@ -55,6 +55,10 @@ pub struct Daemon {
     pub command: Vec<String>,
 }
 
+fn lines(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("'{text}' is no number of lines"))
+}
+
 /// Looks after instances of mcpdaemon(8): reads their PID and status files and sends signals, nothing else.
 #[derive(FromArgs, Debug)]
 pub struct Ctl {
@@ -150,7 +154,7 @@ pub struct Logs {
     pub follow: bool,
 
     /// how many lines from the end (20)
-    #[argh(option, short = 'n', arg_name = "lines", default = "20")]
+    #[argh(option, short = 'n', arg_name = "lines", default = "20", from_str_fn(lines))]
     pub lines: usize,
 
     /// only lines of one server

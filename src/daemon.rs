@@ -89,8 +89,12 @@ fn start(source: Source, loaded: Loaded, run_dir: PathBuf, foreground: bool) -> 
         match become_daemon::fork_away() {
             Ok(Side::Daemon(pipe)) => readiness = pipe,
             Ok(Side::Caller(code, text)) => {
-                // The lock is the daemon's: dropping our copy would release it for both.
-                std::mem::forget(lock);
+                match code {
+                    // The lock is the daemon's: dropping our copy would release it for both.
+                    0 => std::mem::forget(lock),
+                    // It is over, and may have had no chance to clean up.
+                    _ => lock.remove(),
+                }
                 return hear(&name, code, &text);
             }
             Err(failure) => {
@@ -139,6 +143,11 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
         Ok(lock) => Ok((lock, real)),
         Err(Refused::Running(Some(pid))) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid})")))
+        }
+        Err(Refused::Locked(by)) => {
+            let by = by.unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
+            let text = format!("{}: locked by {by}, which is no mcpdaemon: end it first", path.display());
+            Err(Failure::new(Exit::AlreadyRunning, text))
         }
         Err(Refused::Running(None)) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (another start is under way)")))
@@ -242,6 +251,10 @@ fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared
         1024
     });
     let key = format!("{}:", run_dir.join(&config.name).display());
+    if let Some(pid) = process::living_owner(&key) {
+        let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
+        return Err(Failure::new(Exit::AlreadyRunning, text));
+    }
     end_predecessor(&key);
     let this = Pid::this();
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));

@@ -27,7 +27,9 @@ pub fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let wanted = |line: &str| args.server.as_ref().is_none_or(|server| mentions(line, server));
     let mut file = File::open(&path).map_err(|e| cannot_read(&path, &e))?;
     for line in last(&mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
-        say(&line);
+        if !say(&line) {
+            return Ok(Exit::Ok);
+        }
     }
     if !args.follow {
         return Ok(Exit::Ok);
@@ -73,20 +75,27 @@ fn last(file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Res
 fn follow(path: &Path, file: File, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
+    // After a rename the daemon writes to the old file until it has opened the new one, so that is read to its end.
+    let mut next: Option<BufReader<File>> = None;
     loop {
         while reader.read_until(b'\n', &mut line)? > 0 && line.last() == Some(&b'\n') {
             let text = String::from_utf8_lossy(&line);
-            if wanted(text.trim_end()) {
-                say(&text);
+            if wanted(text.trim_end()) && !say(&text) {
+                return Ok(());
             }
             line.clear();
+        }
+        if let Some(new) = next.take() {
+            reader = new;
+            line.clear();
+            continue;
         }
         std::thread::sleep(Duration::from_millis(100));
         let open = reader.get_ref().metadata()?;
         if let Ok(there) = std::fs::metadata(path) {
             if (there.dev(), there.ino()) != (open.dev(), open.ino()) {
-                reader = BufReader::new(File::open(path)?);
-                line.clear();
+                // It may be gone again, and there the next time.
+                next = File::open(path).ok().map(BufReader::new);
             } else if there.len() < reader.stream_position()? {
                 reader.seek(SeekFrom::Start(0))?;
                 line.clear();

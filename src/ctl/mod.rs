@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -26,14 +27,21 @@ use crate::sys::pidfile::{Probe, probe};
 
 /// `mcpctl`, with its arguments.
 pub fn main(args: Vec<String>) -> ExitCode {
-    match run(args) {
-        Ok(exit) => exit.into(),
+    let exit = match run(args) {
+        Ok(exit) => exit,
         Err(failure) => {
             complain(&failure.text);
-            failure.exit.into()
+            failure.exit
         }
+    };
+    match (exit, UNSAID.load(Relaxed)) {
+        (Exit::Ok, true) => Exit::Failed.into(),
+        (exit, _) => exit.into(),
     }
 }
+
+/// Standard output could not be written, for another reason than that nobody reads it.
+static UNSAID: AtomicBool = AtomicBool::new(false);
 
 fn run(args: Vec<String>) -> Result<Exit, Failure> {
     let args = match cli::parse::<Ctl>("mcpctl", args, Exit::CtlUsage)? {
@@ -63,10 +71,17 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
     }
 }
 
-fn say(text: &str) {
-    // A closed pipe is no error: whoever read it has seen enough.
-    if writeln!(std::io::stdout(), "{}", text.trim_end()).is_err() {
-        std::process::exit(0);
+/// Prints a text. False once there is no use in it: whoever read it has seen enough, which is no error, or it cannot be
+/// written. What a verb does for its instances goes on all the same.
+fn say(text: &str) -> bool {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Ok(()) => true,
+        Err(e) => {
+            if e.kind() != std::io::ErrorKind::BrokenPipe && !UNSAID.swap(true, Relaxed) {
+                complain(&format!("mcpctl: cannot write to standard output: {}", plain(&e)));
+            }
+            false
+        }
     }
 }
 

@@ -47,7 +47,7 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
             // starts meanwhile and loses its children.
             let lock = match PidFile::lock(&place.pid_file(name)) {
                 Ok(lock) => lock,
-                Err(Refused::Running(_)) => {
+                Err(Refused::Running(_) | Refused::Locked(_)) => {
                     return Err(Failure::new(Exit::Failed, format!("{name}: it is just starting; try again")));
                 }
                 Err(Refused::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(failure),

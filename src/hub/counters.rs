@@ -42,13 +42,15 @@ counters! {
     Timeouts = "timeouts",
     /// Requests refused because a child does not read its input.
     ChildBusy = "child_queue_full",
+    /// Requests refused because too much waits for a child that is being started.
+    Waiting = "waiting_for_child",
     /// Failures to accept a connection, such as no descriptors being left.
     Accept = "accept_failures",
 }
 
 /// One count each.
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; 15]);
+pub struct Counters([AtomicU64; 16]);
 
 impl Counters {
     pub fn count(&self, what: Dropped) {
@@ -65,4 +67,4 @@ impl Counters {
     }
 }
 
-const _: () = assert!(NAMES.len() == 15);
+const _: () = assert!(NAMES.len() == 16);

@@ -237,7 +237,7 @@ impl Executor {
                     let handle = Async::new(process.handle);
                     let outcome = match (out, err, &handle) {
                         (Ok(out), Ok(err), Ok(handle)) => {
-                            let how = attend(&config, pid, handle, &out, &err, limit, &end).await;
+                            let how = attend(&config, pid, handle, (&out, &err), limit, (&end, &hub.cut)).await;
                             Ok((how, out, err))
                         }
                         _ => Err("cannot read its output: no descriptors are left".to_owned()),
@@ -300,9 +300,18 @@ impl Executor {
         }
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.running().is_empty()
+    }
+
+    /// How long a command may take to end after SIGTERM.
+    pub fn grace(&self) -> Duration {
+        self.config().stop_after
+    }
+
     /// Waits until no command runs.
     pub async fn idle(&self) {
-        until(&self.finished, || self.running().is_empty().then_some(())).await;
+        until(&self.finished, || self.is_idle().then_some(())).await;
     }
 }
 

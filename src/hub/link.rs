@@ -92,8 +92,14 @@ impl Drop for Forget<'_> {
 }
 
 enum Waiting {
-    Client { call: Call, deadline: Instant, latest: Instant },
+    Client {
+        call: Call,
+        deadline: Instant,
+        latest: Instant,
+    },
     Daemon(async_channel::Sender<Result<String, String>>),
+    /// Asked by the daemon, which does not care for the answer.
+    Nobody,
 }
 
 impl Link {
@@ -156,9 +162,10 @@ impl Link {
         self.pending().waiting.values().filter(|w| matches!(w, Waiting::Client { .. })).count()
     }
 
-    /// The process has ended: whoever has a request should ask for the next child.
+    /// The process has ended, or has closed its input and is about to: whoever has a request should ask for the next
+    /// child.
     pub fn is_dead(&self) -> bool {
-        self.exited.is_set()
+        self.exited.is_set() || self.stdin.is_closed()
     }
 
     /// Forwards a client's request. Given back if the child is dead: it can wait for the next one, because it was never
@@ -222,6 +229,17 @@ impl Link {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(b'\n');
         });
+    }
+
+    /// A request of the daemon itself whose answer does not matter. It is queued at once, in order with others.
+    pub fn tell(&self, method: &str, params: &str) {
+        let mut pending = self.pending();
+        if pending.closed.is_none() {
+            pending.next += 1;
+            let number = pending.next;
+            pending.waiting.insert(number, Waiting::Nobody);
+            self.say(&jsonrpc::request(number, method, Some(params)));
+        }
     }
 
     /// A request of the daemon itself: the `result`, or why there is none.
@@ -367,6 +385,7 @@ impl Link {
             match one {
                 Waiting::Client { call, .. } => call.error(code, why),
                 Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
+                Waiting::Nobody => {}
             }
         }
     }

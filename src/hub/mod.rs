@@ -24,6 +24,7 @@ use event_listener::Event;
 use log::debug;
 
 use counters::{Counters, Dropped};
+use exec::Executor;
 use link::Link;
 use outbox::Outbox;
 use server::{Engine, Server};
@@ -47,8 +48,25 @@ pub struct Boot {
     pub at: Instant,
 }
 
-/// A supervisor that was replaced, and the child that it still has.
-type Retiring = (Arc<Supervisor>, Option<Arc<Link>>);
+/// A session that is opened and not used gets this many seconds before it has to make room.
+const UNUSED: u64 = 10;
+/// Beyond its own grace time, how long an executor may take to end its commands.
+const EXECUTOR_GRACE: Duration = Duration::from_secs(10);
+
+/// What a reload replaced or removed, while it still has requests to finish.
+enum Retiring {
+    Child(Arc<Supervisor>, Option<Arc<Link>>),
+    Executor(Arc<Executor>),
+}
+
+impl Retiring {
+    fn is_done(&self) -> bool {
+        match self {
+            Retiring::Child(supervisor, _) => supervisor.is_done(),
+            Retiring::Executor(exec) => exec.is_idle(),
+        }
+    }
+}
 
 /// All servers and sessions of the instance.
 pub struct Hub {
@@ -164,7 +182,7 @@ impl Hub {
     pub fn open_session(self: &Arc<Self>, server: &Arc<Server>, transport: Transport) -> Result<Arc<Session>, String> {
         let config = self.config();
         let limit = u64::from(config.limits.sessions);
-        if self.session_count.load(SeqCst) >= limit {
+        if self.session_count.load(SeqCst) >= limit && !self.make_room() {
             self.counters.count(Dropped::Sessions);
             let many = count(limit as usize, "session");
             return Err(format!("{many} at a time is the limit (limits.sessions); try again later"));
@@ -189,6 +207,16 @@ impl Hub {
             self.expire_sessions();
         }
         Ok(session)
+    }
+
+    /// Ends the session that was opened longest ago and never used. False if there is none: whoever uses a session keeps
+    /// it.
+    fn make_room(&self) -> bool {
+        let oldest = {
+            let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.values().filter(|s| s.is_unused() && s.idle() >= UNUSED).min_by_key(|s| s.number).cloned()
+        };
+        oldest.inspect(|session| self.end_session(session, "it was never used, and another needs its place")).is_some()
     }
 
     pub fn session(&self, id: &str) -> Option<Arc<Session>> {
@@ -257,21 +285,53 @@ impl Hub {
     /// Retires a supervisor whose child may have requests to finish; they stay in reach until it is done.
     pub(super) fn retire(&self, supervisor: Arc<Supervisor>, link: Option<Arc<Link>>) {
         supervisor.retire();
+        self.note_retiring(Retiring::Child(supervisor, link));
+    }
+
+    /// Lets an executor finish its commands within the drain time, then ends them.
+    pub(super) fn retire_executor(&self, exec: Arc<Executor>) {
+        let limit = self.config().drain_timeout;
+        self.note_retiring(Retiring::Executor(exec.clone()));
+        async_std::task::spawn(async move {
+            if within(limit, exec.idle()).await.is_none() {
+                exec.stop_all();
+            }
+        });
+    }
+
+    fn note_retiring(&self, one: Retiring) {
         let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
-        retiring.retain(|(supervisor, _)| !supervisor.is_done());
-        retiring.push((supervisor, link));
+        retiring.retain(|one| !one.is_done());
+        retiring.push(one);
     }
 
     /// The children that are being retired.
     pub fn retiring_links(&self) -> Vec<Arc<Link>> {
         let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
-        retiring.iter().filter_map(|(_, link)| link.clone()).collect()
+        let link = |one: &Retiring| match one {
+            Retiring::Child(_, link) => link.clone(),
+            Retiring::Executor(_) => None,
+        };
+        retiring.iter().filter_map(link).collect()
+    }
+
+    /// The executors that are being retired.
+    pub fn retiring_executors(&self) -> Vec<Arc<Executor>> {
+        let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let executor = |one: &Retiring| match one {
+            Retiring::Executor(exec) => Some(exec.clone()),
+            Retiring::Child(..) => None,
+        };
+        retiring.iter().filter_map(executor).collect()
     }
 
     /// Fails whatever is still open, with an error that says why.
     pub fn fail_open(&self, why: &str) {
         for link in self.retiring_links() {
             link.fail_all(crate::model::jsonrpc::REFUSED, why);
+        }
+        for exec in self.retiring_executors() {
+            exec.stop_all();
         }
         for server in self.servers() {
             match server.engine() {
@@ -284,24 +344,29 @@ impl Hub {
 
     /// Stops every server and waits until no child is left.
     pub async fn stop(&self) {
-        let retiring = std::mem::take(&mut *self.retiring.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut supervisors: Vec<_> = retiring.into_iter().map(|(supervisor, _)| supervisor).collect();
+        let mut all = std::mem::take(&mut *self.retiring.lock().unwrap_or_else(PoisonError::into_inner));
         for server in self.servers() {
             match server.engine() {
-                Engine::Child { supervisor, .. } => {
-                    supervisor.retire();
-                    supervisors.push(supervisor);
-                }
+                Engine::Child { supervisor, link } => all.push(Retiring::Child(supervisor, link)),
                 Engine::Exec(exec) => {
-                    exec.stop_all();
-                    within(Duration::from_secs(10), exec.idle()).await;
+                    all.push(Retiring::Executor(exec));
                     server.enter(ServerState::Stopped, None);
                 }
                 Engine::None => {}
             }
         }
-        for supervisor in supervisors {
-            supervisor.done().await;
+        // All are told first, so that they go down side by side.
+        for one in &all {
+            match one {
+                Retiring::Child(supervisor, _) => supervisor.retire(),
+                Retiring::Executor(exec) => exec.stop_all(),
+            }
+        }
+        for one in all {
+            match one {
+                Retiring::Child(supervisor, _) => supervisor.done().await,
+                Retiring::Executor(exec) => drop(within(exec.grace() + EXECUTOR_GRACE, exec.idle()).await),
+            }
         }
     }
 }

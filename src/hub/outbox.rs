@@ -215,6 +215,10 @@ impl ByteQueue {
         Ok(())
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// What is queued is still written, then the writer ends.
     pub fn close(&self) {
         let waker = {

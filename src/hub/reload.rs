@@ -1,7 +1,6 @@
 //! Carrying out a plan: new children are started first, then everything is switched at once, then the old drains.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use log::warn;
 
@@ -10,7 +9,6 @@ use super::exec::Executor;
 use super::link::Link;
 use super::server::{Engine, Server};
 use super::supervisor::{self, Supervisor};
-use super::wait::within;
 use crate::model::config::{self, Config, Kind};
 use crate::model::plan::Plan;
 use crate::model::status::ServerState;
@@ -117,18 +115,8 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
     };
     match before {
         Engine::Child { supervisor, link } => server.hub.retire(supervisor, link),
-        Engine::Exec(exec) => {
-            let limit = server.hub.config().drain_timeout;
-            async_std::task::spawn(async move { drain(&exec, limit).await });
-        }
+        Engine::Exec(exec) => server.hub.retire_executor(exec),
         Engine::None => {}
-    }
-}
-
-/// Lets commands finish within the drain time, then ends them.
-async fn drain(exec: &Executor, limit: Duration) {
-    if within(limit, exec.idle()).await.is_none() {
-        exec.stop_all();
     }
 }
 
@@ -157,7 +145,10 @@ async fn retire(server: Arc<Server>) {
             server.hub.retire(supervisor.clone(), link);
             supervisor.done().await;
         }
-        Engine::Exec(exec) => drain(&exec, server.hub.config().drain_timeout).await,
+        Engine::Exec(exec) => {
+            server.hub.retire_executor(exec.clone());
+            exec.idle().await;
+        }
         Engine::None => {}
     }
     server.enter(ServerState::Stopped, None);

@@ -8,11 +8,16 @@ use std::sync::{Arc, PoisonError};
 use futures_lite::FutureExt;
 
 use super::counters::Dropped;
+use super::exec::Executor;
 use super::outbox::{Out, Outbox};
 use super::server::Engine;
 use super::session::{Call, Session};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
 use crate::model::jsonrpc;
+use crate::model::text::printable;
+
+/// What requests that wait for a child of one server may take of our memory, in bytes.
+pub(super) const HELD: usize = 32 << 20;
 
 /// Work that has to wait for a child; run it as a task.
 pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -42,6 +47,9 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
 /// Takes a message from a client. Its answer, if it is a request, goes to `reply`.
 pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     session.touch();
+    if e.method != "initialize" {
+        session.note_use();
+    }
     match e.kind {
         Kind::Request => request(session, e, reply),
         Kind::Notification => {
@@ -94,6 +102,14 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
             None
         }
         "resources/subscribe" | "resources/unsubscribe" if e.uri.is_some() => subscription(call, e),
+        // A child that tells messages apart by their names alone would act on it, with ids that are not its sender's.
+        method if method.starts_with("notifications/") => {
+            call.error(
+                jsonrpc::INVALID_REQUEST,
+                &format!("'{}' is a notification: it has no id", printable(method, 100)),
+            );
+            None
+        }
         _ => forward(call, e),
     }
 }
@@ -110,7 +126,16 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
     };
     let text = e.text().to_owned();
     let session = call.session.clone();
-    let mut held = session.hold(call);
+    let mut held = match session.hold(call, text.len()) {
+        Ok(held) => held,
+        Err(call) => {
+            session.hub.counters.count(Dropped::Waiting);
+            let (name, limit) = (&session.server.name, HELD >> 20);
+            let why = format!("server '{name}' has no child at the moment, and {limit} MiB wait for the next already");
+            call.error(jsonrpc::REFUSED, &why);
+            return None;
+        }
+    };
     Some(Box::pin(async move {
         loop {
             let withdrawn = async {
@@ -122,7 +147,10 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
             match (link, envelope::scan(&text)) {
                 (Ok(link), Ok(e)) => match link.request(call, &e) {
                     None => return,
-                    Some(back) => held = session.hold(back),
+                    Some(back) => match session.hold(back, text.len()) {
+                        Ok(again) => held = again,
+                        Err(call) => return call.error(jsonrpc::REFUSED, "its child ended again"),
+                    },
                 },
                 (Err(why), _) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
                 (Ok(_), Err(_)) => return,
@@ -186,8 +214,9 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
         }
         // Progress of a client on a request of the server: a shared server has none.
         "notifications/progress" => session.hub.counters.count(Dropped::UnownedNotifications),
-        _ => match session.server.engine() {
-            Engine::Child { link: Some(link), .. } => link.notify(e),
+        // Anything else is a request without an id, which nobody could answer, limit or count.
+        method => match session.server.engine() {
+            Engine::Child { link: Some(link), .. } if method.starts_with("notifications/") => link.notify(e),
             _ => session.hub.counters.count(Dropped::UnownedNotifications),
         },
     }
@@ -199,19 +228,27 @@ fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
     for link in session.hub.retiring_links() {
         link.cancel(own, why);
     }
-    match session.server.engine() {
-        Engine::Child { link: Some(link), .. } => {
-            link.cancel(own, why);
-        }
-        Engine::Exec(exec) => exec.cancel(own),
-        _ => {}
+    if let Engine::Child { link: Some(link), .. } = session.server.engine() {
+        link.cancel(own, why);
     }
+    for exec in executors(session) {
+        exec.cancel(own);
+    }
+}
+
+/// The executor of a session's server, and those that a reload has replaced and still have commands to finish.
+fn executors(session: &Session) -> Vec<Arc<Executor>> {
+    let mut all = session.hub.retiring_executors();
+    if let Engine::Exec(exec) = session.server.engine() {
+        all.push(exec);
+    }
+    all
 }
 
 /// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
 /// basic/transports), but a command of the executor ends with the only one who could hear of it.
 pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
-    if let Engine::Exec(exec) = session.server.engine() {
+    for exec in executors(session) {
         exec.cancel(|call| Arc::ptr_eq(&call.reply, reply));
     }
 }
@@ -224,10 +261,7 @@ pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
         if session.server.subscribers(&uri) == 0
             && let Some(link) = session.server.link()
         {
-            let params = format!(r#"{{"uri":{}}}"#, envelope::quote(&uri));
-            async_std::task::spawn(async move {
-                let _ = link.ask("resources/unsubscribe", Some(&params)).await;
-            });
+            link.tell("resources/unsubscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(&uri)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One named server: its configuration in force, its state, and who uses it.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Server {
     pub hub: Arc<Hub>,
     pub meter: crate::model::meter::Meter,
     pub in_flight: AtomicU64,
+    /// Bytes of requests that wait for a child.
+    pub(super) held: AtomicUsize,
     state: Mutex<State>,
     changed: Event,
     sessions: Mutex<Vec<Weak<Session>>>,
@@ -59,6 +61,7 @@ impl Server {
             hub,
             meter: Default::default(),
             in_flight: AtomicU64::new(0),
+            held: AtomicUsize::new(0),
             state: Mutex::new(State {
                 config,
                 phase: ServerState::Starting,

@@ -39,6 +39,8 @@ pub struct Session {
     streams: AtomicUsize,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
+    /// Something came after the handshake.
+    used: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -58,6 +60,7 @@ impl Session {
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             last_used: AtomicU64::new(now),
+            used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
     }
@@ -87,6 +90,15 @@ impl Session {
 
     pub fn touch(&self) {
         self.last_used.store(self.hub.seconds(), SeqCst);
+    }
+
+    /// A client that has only opened it so far, as scanners and broken probes do.
+    pub fn is_unused(&self) -> bool {
+        !self.used.load(SeqCst)
+    }
+
+    pub(super) fn note_use(&self) {
+        self.used.store(true, SeqCst);
     }
 
     /// Seconds since the last sign of life; 0 while a stream or a request is open.
@@ -140,11 +152,16 @@ impl Session {
         })
     }
 
-    /// Keeps a request that waits, in reach of a cancellation.
-    pub(super) fn hold(&self, call: Call) -> Arc<Held> {
-        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default() });
+    /// Keeps a request of so many bytes that waits, in reach of a cancellation. Given back if too much waits already.
+    pub(super) fn hold(&self, call: Call, size: usize) -> Result<Arc<Held>, Call> {
+        let server = self.server.clone();
+        if server.held.fetch_add(size, SeqCst) > super::route::HELD {
+            server.held.fetch_sub(size, SeqCst);
+            return Err(call);
+        }
+        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), server, size });
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
-        held
+        Ok(held)
     }
 
     /// The request goes on; None if it was cancelled meanwhile.
@@ -164,7 +181,16 @@ impl Session {
 /// See [`Session::hold`].
 pub(super) struct Held {
     call: Mutex<Option<Call>>,
+    /// The call was taken: whoever waits has nothing to wait for.
     pub withdrawn: Flag,
+    server: Arc<Server>,
+    size: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.server.held.fetch_sub(self.size, SeqCst);
+    }
 }
 
 impl Held {

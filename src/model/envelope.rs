@@ -182,7 +182,14 @@ impl Found {
         if get(&self.jsonrpc) != Some("\"2.0\"") {
             return Err(Fault::Message(usable, "\"jsonrpc\" must be \"2.0\""));
         }
-        let answer = self.result.is_some() || self.error.is_some();
+        // Some servers write the member that does not apply as null.
+        let null = |span: &Option<Span>| get(span) == Some("null");
+        let (result, error) = match (self.result, self.error) {
+            (Some(result), error) if null(&error) => (Some(result), None),
+            (result, error @ Some(_)) if null(&result) => (None, error),
+            both => both,
+        };
+        let answer = result.is_some() || error.is_some();
         let kind = match (&self.method, answer) {
             (Some(_), true) => return Err(Fault::Message(usable, "a message has either a method or a result")),
             (Some(_), false) if id.is_some() && usable.is_none() => {
@@ -190,7 +197,7 @@ impl Found {
             }
             (Some(_), false) if id.is_some() => Kind::Request,
             (Some(_), false) => Kind::Notification,
-            (None, true) if self.result.is_some() && self.error.is_some() => {
+            (None, true) if result.is_some() && error.is_some() => {
                 return Err(Fault::Message(usable, "a response has either a result or an error"));
             }
             (None, true) => Kind::Response,
@@ -213,8 +220,8 @@ impl Found {
             id: usable.and(self.id),
             method,
             params: self.params,
-            result: self.result,
-            error: self.error,
+            result,
+            error,
             progress_token: plain(token),
             request_id: plain(self.request_id),
             uri: plain(self.uri),

@@ -39,8 +39,13 @@ pub async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let config = net.hub.config();
-    let host = text(request.headers(), &header::HOST).or_else(|| request.uri().authority().map(|a| a.as_str()));
-    let origin = text(request.headers(), &header::ORIGIN);
+    let (host, origin) = match named(&request) {
+        Ok(both) => both,
+        Err(why) => {
+            net.hub.counters.count(Dropped::ForeignOrigin);
+            return Ok(error(StatusCode::BAD_REQUEST, None, jsonrpc::INVALID_REQUEST, why));
+        }
+    };
     if let Some(why) = origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
         net.hub.counters.count(Dropped::ForeignOrigin);
         let status = if host.is_none() && local.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
@@ -59,6 +64,22 @@ pub async fn serve(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
+/// what is named twice, or not in ASCII, cannot be checked.
+fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'static str> {
+    let one = |name: &HeaderName, why| {
+        let mut all = request.headers().get_all(name).iter();
+        match (all.next(), all.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => value.to_str().map(Some).map_err(|_| why),
+            (Some(_), Some(_)) => Err(why),
+        }
+    };
+    let host = one(&header::HOST, "there must be one Host header, in ASCII")?;
+    let origin = one(&header::ORIGIN, "there must be one Origin header at most, in ASCII")?;
+    Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
 }
 
 async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incoming>) -> Answer {

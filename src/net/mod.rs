@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod body;
 pub mod door;
+pub mod frames;
 pub mod http;
 pub mod origin;
 pub mod stream;

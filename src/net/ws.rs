@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +18,8 @@ use async_tungstenite::tungstenite::protocol::frame::Frame;
 use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use async_tungstenite::tungstenite::{Error, Message};
-use futures_lite::Stream;
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use futures_lite::{Stream, ready};
 use futures_sink::Sink;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -26,6 +28,7 @@ use log::debug;
 use smol_hyper::rt::FuturesIo;
 
 use super::body::Body;
+use super::frames::Frames;
 use super::http::{Answer, error};
 use super::stream::Conn;
 use super::{Net, Tracked};
@@ -96,7 +99,10 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(limit))
         .max_frame_size(Some(limit));
-    let ws = WebSocketStream::from_partially_read(conn, early, Role::Server, Some(tuning)).await;
+    let mut frames = Frames::default();
+    frames.feed(&early);
+    let watched = Watched { conn, frames };
+    let ws = WebSocketStream::from_partially_read(watched, early, Role::Server, Some(tuning)).await;
     let outbox = Arc::new(Outbox::new(config.limits.reply.bytes().saturating_mul(2)));
     session.attach(outbox.clone());
     let now = Instant::now();
@@ -118,19 +124,66 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         net.hub.draining.wait().await;
     };
     let mut draining = std::pin::pin!(draining);
-    let why = std::future::poll_fn(|cx| {
-        if !connection.draining && draining.as_mut().poll(cx).is_ready() {
-            connection.draining = true;
+    let why = loop {
+        let end = std::future::poll_fn(|cx| {
+            if !connection.draining && draining.as_mut().poll(cx).is_ready() {
+                connection.draining = true;
+            }
+            connection.poll(cx)
+        })
+        .await;
+        match end {
+            End::Closed(why) => break why,
+            // The library's read buffer never shrinks: a connection that brought one huge message would hold its
+            // memory for ever.
+            End::Bloated => {
+                let conn = connection.ws.into_inner().conn;
+                let watched = Watched { conn, frames: Frames::default() };
+                connection.ws = WebSocketStream::from_raw_socket(watched, Role::Server, Some(tuning)).await;
+            }
         }
-        connection.poll(cx)
-    })
-    .await;
+    };
     outbox.close();
     debug!("a WebSocket of server '{}' closed: {why}", session.server.name);
 }
 
+/// Why a connection is no longer polled.
+enum End {
+    Closed(&'static str),
+    /// It is between two messages, with nothing to send, and holds the memory of a long one.
+    Bloated,
+}
+
+/// A connection whose incoming frames are followed.
+struct Watched {
+    conn: Conn,
+    frames: Frames,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.conn).poll_read(cx, buf))?;
+        self.frames.feed(&buf[..n]);
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_close(cx)
+    }
+}
+
 struct Connection {
-    ws: WebSocketStream<Conn>,
+    ws: WebSocketStream<Watched>,
     session: Arc<Session>,
     outbox: Arc<Outbox>,
     queue: VecDeque<Out>,
@@ -148,19 +201,22 @@ struct Connection {
 }
 
 impl Connection {
-    /// Ready with the reason once the connection is at its end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    /// Ready once the connection is at its end.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let incoming = match self.poll_incoming(cx) {
                 Ok(busy) => busy,
-                Err(why) => return Poll::Ready(why),
+                Err(why) => return Poll::Ready(End::Closed(why)),
             };
             let outgoing = match self.poll_outgoing(cx) {
                 Ok(busy) => busy,
-                Err(why) => return Poll::Ready(why),
+                Err(why) => return Poll::Ready(End::Closed(why)),
             };
             if let Err(why) = self.poll_time(cx) {
-                return Poll::Ready(why);
+                return Poll::Ready(End::Closed(why));
+            }
+            if !incoming && !outgoing && self.is_bloated() {
+                return Poll::Ready(End::Bloated);
             }
             if incoming {
                 // There may be more; the others have their turn first.
@@ -171,6 +227,12 @@ impl Connection {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Everything that was read has been taken, or there would be more to take.
+    fn is_bloated(&self) -> bool {
+        let frames = &self.ws.get_ref().frames;
+        frames.longest() > PIECE as u64 && frames.between_messages() && !self.flushing && self.closing.is_none()
     }
 
     /// Takes what has come; true if there may be more.

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
 use super::pidfd::PidFd;
+use super::process;
 
 /// A PID file whose lock this process holds. Dropping it releases the lock and leaves the file.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct PidFile {
 pub enum Refused {
     /// Somebody holds it; with the number in the file, once there is one.
     Running(Option<Pid>),
+    /// The process with the number in the file is dead, and somebody else holds the lock: whoever may read the file can.
+    Locked(Option<String>),
     Io(io::Error),
 }
 
@@ -61,7 +64,12 @@ impl PidFile {
                 }
                 // It was removed or replaced between open and lock: we hold the lock of nothing.
                 Ok(_) => {}
-                Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => return Err(Refused::Running(holder(path))),
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() >= until => {
+                    return Err(match holder(path) {
+                        Some(pid) if !process::lives(pid) => Refused::Locked(locker(&file)),
+                        pid => Refused::Running(pid),
+                    });
+                }
                 Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(Duration::from_millis(10)),
                 Err((_, e)) => return Err(Refused::Io(e.into())),
             }
@@ -94,6 +102,18 @@ fn same_file(file: &File, path: &Path) -> bool {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     }
+}
+
+/// Who has taken a lock on a file, as /proc/locks (proc(5)) shows it, for a message.
+fn locker(file: &File) -> Option<String> {
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let at = fields.iter().position(|f| *f == "FLOCK")?;
+        let pid = Pid::from_raw(fields.get(at + 3)?.parse().ok()?);
+        fields.get(at + 4)?.ends_with(&inode).then(|| Some(format!("pid {pid}, {}", process::command_line(pid)?)))?
+    })
 }
 
 fn holder(path: &Path) -> Option<Pid> {

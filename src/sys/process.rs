@@ -20,6 +20,11 @@ pub fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }
 
+/// Whether a process is there and not just waiting to be reaped.
+pub fn lives(pid: Pid) -> bool {
+    stat(pid).is_some_and(|s| s[0] != "Z")
+}
+
 /// The fields of /proc/PID/stat behind the name, which may itself hold spaces and brackets; index 0 is the state.
 fn stat(pid: Pid) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -86,6 +91,16 @@ fn mark(pid: Pid) -> Option<String> {
     String::from_utf8(entry.to_vec()).ok()
 }
 
+/// A daemon that still lives, found by the marks of its children. `key` is what its marks begin with.
+pub fn living_owner(key: &str) -> Option<Pid> {
+    all().filter_map(mark).find_map(|mark| {
+        let mut parts = mark.strip_prefix(key)?.split(':');
+        let (pid, start) = (parts.next()?.parse().ok().map(Pid::from_raw)?, parts.next()?.parse().ok()?);
+        let lives = pid != Pid::this() && lives(pid) && start_time(pid) == Some(start);
+        lives.then_some(pid)
+    })
+}
+
 /// Ends every process whose mark is wanted: SIGTERM, SIGKILL after `grace`, until none is left or `limit` is over. Gives
 /// how many there were, and those that could not be ended.
 pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
@@ -99,14 +114,20 @@ pub fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (
     end_all(|pid| in_group(pid) || mark(pid).as_deref() == Some(own), grace, limit)
 }
 
+/// So many looks in a row must find nothing before what was found at first counts as gone.
+const LOOKS: u32 = 3;
+
 /// Ends every process that is wanted: SIGTERM (and SIGCONT, for the stopped), SIGKILL after `grace`, until none is left
 /// or `limit` is over. Gives how many there were, and those that could not be ended.
 fn end_all(wanted: impl Fn(Pid) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     let start = Instant::now();
     let mut seen = BTreeSet::new();
+    let mut empty = 0;
     loop {
         let left: Vec<Pid> = all().filter(|pid| *pid != Pid::this() && wanted(*pid)).collect();
-        if left.is_empty() || start.elapsed() >= limit {
+        // What forks on and on may be missed by one look.
+        empty = if left.is_empty() { empty + 1 } else { 0 };
+        if empty > LOOKS || (empty > 0 && seen.is_empty()) || start.elapsed() >= limit {
             return (seen.len(), left);
         }
         for pid in left {

@@ -91,6 +91,11 @@ fn main() {
                 std::thread::park();
             }
         }
+        // What changes its state, in order.
+        if message["method"].as_str().is_some_and(|m| m.starts_with("resources/")) {
+            answer(&message, &line);
+            continue;
+        }
         std::thread::spawn(move || answer(&message, &line));
     }
     while IGNORE_EOF.load(SeqCst) {
@@ -261,6 +266,8 @@ fn call(id: &Value, params: &Value, line: &str) {
             say("{\"jsonrpc\":\"2.0\",\r\"method\":\"notifications/tools/list_changed\"}");
             say(&format!("{{\"jsonrpc\":\"2.0\",\r\"id\":{id},\r\"result\":{{\"content\":[]}}}}"));
         }
+        "malformed" => say(&format!(r#"{{"id":{id},"result":{{"content":[]}}}}"#)),
+        "null_error" => say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}},"error":null}}"#)),
         "list_changed" => {
             say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
             text(id, "said");

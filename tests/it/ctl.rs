@@ -103,7 +103,7 @@ fn logs_shows_the_end_and_follows() {
         std::fs::read_dir(&fds)
             .ok()?
             .flatten()
-            .find(|e| std::fs::read_link(e.path()).is_ok_and(|l| l.ends_with("t.log")))
+            .find(|e| std::fs::read_link(e.path()).is_ok_and(|l| l == scratch.path("t.log")))
     };
     wait("it to read the log", reads);
     std::fs::rename(scratch.path("t.log"), scratch.path("t.log.1")).unwrap();
@@ -160,4 +160,73 @@ fn it_links_no_runtime_and_opens_no_socket() {
     let calls: Vec<&str> = trace.lines().filter_map(|l| l.split_whitespace().nth(1)?.split('(').next()).collect();
     let made = |call: &str| calls.iter().any(|c| c.starts_with(call));
     assert!(made("pidfd_open") && !made("socket") && !made("clone") && !made("fork"), "{trace}");
+}
+
+#[test]
+fn a_full_disk_keeps_no_verb_from_its_work() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &[], "");
+    let (one, two) = (scratch.start(&scratch.instance("a", &servers)), scratch.start(&scratch.instance("b", &servers)));
+    let into = |sink: &str, args: &[&str]| {
+        let sink = std::fs::OpenOptions::new().write(true).open(sink).unwrap();
+        scratch.command(mcpctl()).args(args).stdout(sink).output().unwrap()
+    };
+    let out = into("/dev/full", &["reload", "a", "b"]);
+    assert_eq!(code(&out), 1);
+    assert_eq!(stderr(&out), "mcpctl: cannot write to standard output: No space left on device\n");
+    assert_eq!((&one.status()["reloads"], &two.status()["reloads"]), (&json!(1), &json!(1)));
+    assert_eq!(code(&into("/dev/full", &["status", "nosuch"])), 3);
+    // Nobody who reads is no error.
+    let sh = format!("{} reload a b | true; exit ${{PIPESTATUS[0]}}", mcpctl());
+    assert_eq!(code(&scratch.run("bash", &["-c", &sh])), 0);
+    assert_eq!(two.status()["reloads"], 2);
+    assert!(scratch.ctl(&["stop", "--all"]).status.success());
+}
+
+#[test]
+fn following_a_log_loses_nothing_over_rotation() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut follow = scratch.command(mcpctl());
+    let mut follow = follow.args(["logs", "t", "-f", "-n1000"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let pipe = follow.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || std::io::read_to_string(pipe).unwrap());
+    let mut ws = daemon.ws("fake");
+    let id = follow.id();
+    let caught_up = || {
+        wait("it to read", || {
+            let file = scratch.path("t.log");
+            let fd = std::fs::read_dir(format!("/proc/{id}/fd"))
+                .ok()?
+                .flatten()
+                .find(|e| std::fs::read_link(e.path()).is_ok_and(|l| l == file))?;
+            let at = std::fs::read_to_string(format!("/proc/{id}/fdinfo/{}", fd.file_name().display())).ok()?;
+            let position: u64 = at.lines().next()?.split_whitespace().nth(1)?.parse().ok()?;
+            (position == std::fs::metadata(file).ok()?.len()).then_some(())
+        });
+    };
+    caught_up();
+    for round in 0..3 {
+        for n in 0..20 {
+            ws.ask(&call(n, "stderr", json!({"n": 3, "text": format!("mark {round}/{n}")})));
+        }
+        // Lines that are written between the rename and the reload are in the old file, after its end was seen.
+        std::fs::rename(scratch.path("t.log"), scratch.path(&format!("t.log.{round}"))).unwrap();
+        for n in 20..40 {
+            ws.ask(&call(n, "stderr", json!({"n": 3, "text": format!("mark {round}/{n}")})));
+        }
+        assert!(scratch.ctl(&["reload", "t"]).status.success());
+        // It looks ten times a second; what comes and goes in between it cannot see.
+        caught_up();
+    }
+    ws.ask(&call(0, "stderr", json!({"n": 1, "text": "the end"})));
+    let files = || (0..3).map(|n| scratch.file(&format!("t.log.{n}"))).collect::<String>() + &daemon.log();
+    wait("the end", || files().contains("the end 0").then_some(()));
+    caught_up();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    let (shown, all) = (reader.join().unwrap(), files());
+    let marks = |text: &str| text.lines().filter(|l| l.contains("mark ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(marks(&all).len(), 360);
+    assert_eq!(marks(&shown), marks(&all));
 }

@@ -188,3 +188,76 @@ fn a_result_is_bounded_however_long_it_becomes_when_it_is_quoted() {
     assert!(out(&answer).contains("more bytes were cut"));
     assert_eq!(answer["result"]["structuredContent"]["stderr"], "end\n");
 }
+
+#[test]
+fn commands_of_a_server_that_was_replaced_stay_in_reach() {
+    let scratch = Scratch::new();
+    let exec = "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")";
+    let daemon = scratch.start(&scratch.instance("t", exec));
+    let sleepers = |what: &str| scratch.processes().iter().filter(|(_, l)| l.contains(what)).count();
+    let (mut ws, mut http) = (daemon.ws("x"), daemon.http("x"));
+    ws.send(&call("a", "execute", json!({"command": "sleep 6001"})).to_string());
+    ws.send(&call("b", "execute", json!({"command": "sleep 6002"})).to_string());
+    http.send(&call(1, "execute", json!({"command": "sleep 6003"})).to_string());
+    wait("the commands", || (["6001", "6002", "6003"].iter().all(|n| sleepers(n) > 0)).then_some(()));
+    scratch.instance("t", &stdio("x", &[], ""));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"a"}}"#);
+    wait("its end", || (sleepers("6001") == 0).then_some(()));
+    drop(http);
+    wait("the end of what nobody waits for", || (sleepers("6003") == 0).then_some(()));
+    assert!(sleepers("6002") > 0);
+    for _ in 0..2 {
+        kill(daemon.pid, libc::SIGTERM);
+    }
+    let told = wait("the error", || ws.next().filter(|m| m["id"] == "b"));
+    assert!(told["error"]["message"].as_str().unwrap().contains("the command was ended"), "{told}");
+    scratch.gone();
+}
+
+#[test]
+fn a_stop_does_not_leave_a_stubborn_command_behind() {
+    let scratch = Scratch::new();
+    let servers = "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", stop: (term: \"13s\"))";
+    let daemon = scratch.start(&scratch.instance("t", servers));
+    let mut ws = daemon.ws("x");
+    // Without our mark in its environment, only its parent knows it.
+    let number = format!("{}", 700_000_000 + u64::from(std::process::id()));
+    let stubborn = format!("exec env -i /bin/sh -c 'trap \"\" TERM; sleep {number}; sleep {number}'");
+    ws.send(&call(1, "execute", json!({"command": stubborn})).to_string());
+    let running = || {
+        let all = std::process::Command::new("ps").args(["-eo", "stat,args"]).output().unwrap();
+        stdout(&all).lines().any(|l| l.contains(&number) && !l.starts_with('Z'))
+    };
+    wait("the command", || running().then_some(()));
+    // As long as it is told to wait, and no longer, and not shorter either.
+    kill(daemon.pid, libc::SIGTERM);
+    kill(daemon.pid, libc::SIGTERM);
+    wait("the end", || (!alive(daemon.pid)).then_some(()));
+    assert!(!running());
+    scratch.gone();
+}
+
+#[test]
+fn progress_cuts_no_character() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")"));
+    let mut ws = daemon.ws("x");
+    let mut request = call(1, "execute", json!({"command": "yes € | head -n 100000 | tr -d '\\n'"}));
+    request["params"]["_meta"] = json!({"progressToken": "t"});
+    ws.send(&request.to_string());
+    let mut text = String::new();
+    loop {
+        let message = ws.next().unwrap();
+        match message["params"]["message"].as_str() {
+            Some(piece) => text += piece,
+            None => break,
+        }
+    }
+    assert!(
+        text == "€".repeat(100_000),
+        "{} characters, {} lost",
+        text.chars().count(),
+        text.matches('\u{fffd}').count()
+    );
+}

@@ -236,3 +236,34 @@ fn a_log_that_nobody_reads_stops_nobody() {
     assert!(front.wait().unwrap().success());
     drop(pipe);
 }
+
+#[test]
+fn without_its_pid_file_an_instance_is_not_started_twice() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let child = daemon.child("fake");
+    std::fs::remove_file(scratch.path("run/t.pid")).unwrap();
+    let out = scratch.run(mcpdaemon(), &["-c", scratch.path("t.ron").to_str().unwrap()]);
+    let wanted =
+        format!("t: already running (pid {0}); somebody removed its PID file: 'kill {0}' ends it\n", daemon.pid);
+    assert_eq!((code(&out), stderr(&out)), (75, wanted));
+    assert!(alive(child));
+    kill(daemon.pid, libc::SIGTERM);
+    wait("the end", || (!alive(daemon.pid)).then_some(()));
+}
+
+#[test]
+fn a_lock_that_is_not_a_daemons_is_told_apart() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    // Whoever may read the file can take a lock of it.
+    let file = std::fs::File::open(scratch.path("run/t.pid")).unwrap();
+    kill(daemon.pid, libc::SIGKILL);
+    let _lock = wait("the lock", || {
+        nix::fcntl::Flock::lock(file.try_clone().unwrap(), nix::fcntl::FlockArg::LockSharedNonblock).ok()
+    });
+    wait("the end", || (scratch.processes().is_empty()).then_some(()));
+    let out = scratch.run(mcpdaemon(), &["-c", scratch.path("t.ron").to_str().unwrap()]);
+    let wanted = format!("run/t.pid: locked by pid {}, ", std::process::id());
+    assert!(code(&out) == 75 && stderr(&out).contains(&wanted), "{}", stderr(&out));
+}

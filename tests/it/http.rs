@@ -170,9 +170,21 @@ fn host_and_origin_are_checked_on_every_path() {
             }
         }
     }
-    let mut raw = Raw::open(daemon.address());
-    raw.send(b"GET /healthz HTTP/1.1\r\n\r\n");
-    assert_eq!(raw.response().status, 400, "HTTP/1.1 without Host");
+    for (head, status) in [
+        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n", 400),
+        (
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example\r\n",
+            400,
+        ),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil\u{e9}.example\r\n", 400),
+        ("GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\n", 403),
+        ("GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\n", 200),
+    ] {
+        let mut raw = Raw::open(daemon.address());
+        raw.send(format!("{head}\r\n").as_bytes());
+        assert_eq!(raw.response().status, status, "{head}");
+    }
 }
 
 #[test]
@@ -464,4 +476,17 @@ fn a_cancelled_request_of_a_client_without_event_streams_gets_none() {
     other.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
     let answer = http.raw.response();
     assert_eq!((answer.status, answer.header("content-type"), answer.body.as_str()), (202, None, ""));
+}
+
+#[test]
+fn sessions_that_nobody_uses_make_room() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "limits: (sessions: 3),", &stdio("fake", &[], "")));
+    let address = daemon.address();
+    let mut used = daemon.http("fake");
+    let open = || post(address, "/servers/fake/mcp", ACCEPT, &initialize(json!(0)).to_string()).status;
+    assert_eq!((open(), open()), (200, 200));
+    assert_eq!(open(), 503, "those who have just come are given time");
+    wait("room", || (open() == 200).then_some(()));
+    assert_eq!(said(&used.ask(&call(1, "echo", json!({"text": "kept"})))), "kept");
 }

@@ -254,10 +254,15 @@ fn a_child_that_closes_its_input_is_replaced() {
     let first = daemon.child("fake");
     let mut ws = daemon.ws("fake");
     ws.ask(&call(1, "close_input", json!({})));
-    // One that could not be written fails with words, and not after five minutes.
+    // One that is taken and not answered fails with words, and not after five minutes; one that could not be written
+    // goes to the next child.
     ws.send(&call(2, "echo", json!({"text": "x"})).to_string());
-    let answer = ws.next().unwrap();
-    assert!(answer["error"]["message"].as_str().unwrap().contains("server 'fake'"), "{answer}");
+    ws.send(&call(3, "echo", json!({"text": "x"})).to_string());
+    let answers = [ws.next().unwrap(), ws.next().unwrap()];
+    for answer in answers.iter().filter(|a| a.get("id").is_some()) {
+        let failed = answer["error"]["message"].as_str().is_some_and(|m| m.starts_with("server 'fake' "));
+        assert!(failed || said(answer) == "x", "{answer}");
+    }
     wait("the next child", || Some(daemon.child("fake")).filter(|pid| *pid != first && *pid != 0));
 }
 
@@ -298,4 +303,89 @@ fn a_subscription_counts_once_the_server_has_agreed() {
     for ws in [&mut one, &mut two] {
         assert_eq!(ws.ask(&subscribe)["error"]["code"], -32601);
     }
+}
+
+#[test]
+fn a_subscription_outlives_the_leave_of_another() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut stays = daemon.ws("fake");
+    let subscribe = |n: i32| json!({"jsonrpc": "2.0", "id": n, "method": "resources/subscribe", "params": {"uri": format!("test://{n}")}});
+    for n in 0..60 {
+        let mut leaves = daemon.ws("fake");
+        leaves.ask(&subscribe(n));
+        // At the same moment as the last one leaves, another comes.
+        drop(leaves);
+        stays.ask(&subscribe(n));
+    }
+    let said = |n: i32| {
+        let log = daemon.log();
+        let ends = format!("scribe test://{n}");
+        log.lines().filter(|l| l.ends_with(&ends)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait("the last of it", || said(59).last().is_some_and(|l| l.contains("/subscribe")).then_some(()));
+    stays.ask(&call("x", "echo", json!({})));
+    for n in 0..60 {
+        assert!(said(n).last().unwrap().contains("/subscribe"), "{:?}", said(n));
+    }
+}
+
+#[test]
+fn what_waits_for_a_child_is_bounded() {
+    let scratch = Scratch::new();
+    let flag = scratch.path("flag");
+    let daemon =
+        scratch.start(&scratch.instance("t", &stdio("fake", &["--exit-while", flag.to_str().unwrap()], QUICK)));
+    let mut ws = daemon.ws("fake");
+    std::fs::write(&flag, "").unwrap();
+    kill(daemon.child("fake"), libc::SIGKILL);
+    wait("the child's end", || (daemon.server("fake")["state"] != "ready").then_some(()));
+    let text = "x".repeat(9 << 20);
+    for n in 0..6 {
+        ws.send(&call(n, "sleep", json!({"n": 0, "long": text, "text": "whole"})).to_string());
+    }
+    let refused = ws.next().unwrap();
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(4), &json!(-32000)), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("32 MiB wait"), "{refused}");
+    wait("the other", || (daemon.dropped("waiting_for_child") == 2).then_some(()));
+    std::fs::remove_file(&flag).unwrap();
+    let mut answered = 0;
+    wait("the others", || {
+        let message = ws.next().unwrap();
+        answered += i32::from(message["result"]["content"][0]["text"] == "whole");
+        (answered == 4).then_some(())
+    });
+}
+
+#[test]
+fn nothing_reaches_a_child_under_a_wrong_name() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let (mut ws, mut other) = (daemon.ws("fake"), daemon.ws("fake"));
+    other.send(&call(1, "sleep", json!({"n": 300, "text": "undisturbed"})).to_string());
+    // A request named like a notification, whose ids would be those of somebody else's requests.
+    for n in 1..4 {
+        let request =
+            json!({"jsonrpc": "2.0", "id": n, "method": "notifications/cancelled", "params": {"requestId": n}});
+        assert_eq!(ws.ask(&request)["error"]["code"], -32600);
+    }
+    // Requests without an id.
+    ws.send(r#"{"jsonrpc":"2.0","method":"resources/unsubscribe","params":{"uri":"test://of another"}}"#);
+    ws.send(r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"stderr","arguments":{"n":1}}}"#);
+    assert_eq!(said(&ws.ask(&call(9, "echo", json!({"text": "on"})))), "on");
+    assert_eq!(said(&other.next().unwrap()), "undisturbed");
+    let log = daemon.log();
+    assert!(!log.contains("cancelled") && !log.contains("unsubscribe") && !log.contains("[fake] line"), "{log}");
+    assert_eq!(daemon.dropped("unowned_notifications"), 2);
+}
+
+#[test]
+fn a_reply_that_is_not_valid_fails_its_request_at_once() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    let answer = ws.ask(&call(1, "malformed", json!({})));
+    assert!(answer["error"]["message"].as_str().unwrap().contains("is not valid"), "{answer}");
+    // The member that does not apply, written as null.
+    assert_eq!(ws.ask(&call(2, "null_error", json!({})))["result"], json!({"content": []}));
 }

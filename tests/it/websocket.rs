@@ -217,3 +217,23 @@ fn a_huge_answer_does_not_hold_its_memory_for_ever() {
     // Four times 30 MB passed through; what stays is buffers of their usual size.
     wait("the memory's return", || (memory() < 100 << 20).then_some(()));
 }
+
+#[test]
+fn a_huge_message_does_not_hold_its_memory_for_ever() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid)).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let text = "x".repeat(9 << 20);
+    let mut all: Vec<Ws> = (0..20).map(|_| daemon.ws("fake")).collect();
+    for ws in &mut all {
+        ws.ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": text}}));
+        for n in 0..3 {
+            assert_eq!(ws.ask(&json!({"jsonrpc": "2.0", "id": n, "method": "ping"}))["id"], n);
+        }
+    }
+    assert!(memory() < 100, "{} MiB for 20 idle connections", memory());
+}

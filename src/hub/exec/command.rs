@@ -34,16 +34,16 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-/// Waits for a command's end, its time limit, or somebody who no longer wants it; then ends it. It is not reaped: that
+/// Waits for a command's end, its time limit, or somebody who no longer wants it (`end`); then ends it, without grace
+/// once `cut` is set. It is not reaped: that
 /// is for whoever sees to its family.
 pub(super) async fn attend(
     config: &Exec,
     pid: nix::unistd::Pid,
     handle: &Async<crate::sys::pidfd::PidFd>,
-    out: &Stream,
-    err: &Stream,
+    (out, err): (&Stream, &Stream),
     limit: Duration,
-    end: &Flag,
+    (end, cut): (&Flag, &Flag),
 ) -> Outcome {
     let finished = async {
         let reading = async {
@@ -72,8 +72,13 @@ pub(super) async fn attend(
         signal_group(pid, Signal::SIGTERM);
         let down = async {
             let _ = handle.readable().await;
+            Some(())
         };
-        if within(config.stop_after, down).await.is_none() {
+        let late = async {
+            sleep(config.stop_after).or(cut.wait()).await;
+            None
+        };
+        if down.or(late).await.is_none() {
             signal_group(pid, Signal::SIGKILL);
             let _ = handle.readable().await;
         }
@@ -157,13 +162,19 @@ impl Stream {
         let unsent = &kept.bytes[kept.sent..];
         let ready = match memchr::memrchr(b'\n', unsent) {
             Some(at) => at + 1,
-            None if kept.at_end || unsent.len() >= PROGRESS_CHUNK => unsent.len(),
+            None if kept.at_end => unsent.len(),
+            None if unsent.len() >= PROGRESS_CHUNK => {
+                whole_characters(&kept.bytes, kept.sent, kept.bytes.len()) - kept.sent
+            }
             None => 0,
         };
         let mut from = kept.sent;
         let to = kept.sent + ready;
         while from < to {
-            let until = (from + PROGRESS_CHUNK).min(to);
+            let until = match from + PROGRESS_CHUNK < to {
+                true => whole_characters(&kept.bytes, from, from + PROGRESS_CHUNK),
+                false => to,
+            };
             let text = quote(&String::from_utf8_lossy(&kept.bytes[from..until]));
             let total = progress.bytes.fetch_add((until - from) as u64, SeqCst) + (until - from) as u64;
             let token = &progress.token;
@@ -194,6 +205,20 @@ impl Stream {
         }
         (text, quoted)
     }
+}
+
+/// Where a piece of UTF-8 that begins at `from` and may reach up to `until` ends, so that no character is cut. Bytes
+/// that are no UTF-8 are cut anywhere.
+fn whole_characters(bytes: &[u8], from: usize, until: usize) -> usize {
+    let lead = (from + 1..until).rev().take(4).find(|at| bytes[*at] & 0xc0 != 0x80);
+    let Some(at) = lead else { return until };
+    let length = match bytes[at] {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xf7 => 4,
+        _ => 1,
+    };
+    if at + length > until { at } else { until }
 }
 
 /// The result of a tool call that ran, of about `limit` bytes at most.

@@ -84,6 +84,10 @@ impl Link {
             server.hub.counters.count(Dropped::Garbage);
             let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
             debug!("[{}] not a message on its standard output: {text}", self.name);
+            // A reply for all that: who waits for it is told now and not at the timeout.
+            if let Some(number) = lines::id_in_pieces(bytes, bytes) {
+                self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.name));
+            }
             return;
         };
         match e.kind {
@@ -108,6 +112,7 @@ impl Link {
                 };
                 let _ = sender.try_send(answer);
             }
+            (Some(Waiting::Nobody), _) => {}
             _ => {
                 server.hub.counters.count(Dropped::UnownedReplies);
                 debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
@@ -165,12 +170,17 @@ impl Link {
         server.hub.counters.count(Dropped::LongLines);
         warn!("[{}] a line of {length} bytes on its standard output is over limits.reply and was dropped", self.name);
         let Some(number) = lines::id_in_pieces(head, tail) else { return };
-        let waiting = self.pending().waiting.remove(&number);
         let text = format!("the reply of server '{}' has {length} bytes, more than limits.reply allows", self.name);
+        self.unusable(number, &text);
+    }
+
+    /// A request whose answer cannot be passed on.
+    fn unusable(&self, number: u64, text: &str) {
+        let waiting = self.pending().waiting.remove(&number);
         match waiting {
-            Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, &text),
-            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text))),
-            None => {}
+            Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, text),
+            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text.to_owned()))),
+            Some(Waiting::Nobody) | None => {}
         }
     }
 }

@@ -158,7 +158,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
         .and_then(|s| Duration::try_from_secs_f64(s).ok())
-        .filter(|d| !d.is_zero() && *d <= setting::LONGEST)
+        .filter(|d| !d.is_zero() && *d <= setting::LONGEST && *d >= setting::SHORTEST)
         .ok_or_else(|| format!("expected a number of seconds, found '{text}'"))
 }
 

@@ -284,7 +284,9 @@ pub trait Setting: Sized {
 impl<'a> Section<'_, 'a> {
     /// The raw value of a key.
     pub fn node(&mut self, key: &'static str) -> Option<Node<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let entry = self.entries.iter_mut().find(|e| e.key == key)?;
         entry.used = true;
         Some(entry.node)

@@ -62,6 +62,8 @@ impl Setting for PathBuf {
     }
 }
 
+/// No duration but zero is shorter.
+pub const SHORTEST: Duration = Duration::from_millis(1);
 /// No duration is longer: a year.
 pub const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
@@ -70,6 +72,10 @@ impl Setting for Duration {
         const EXPECTED: &str = "a duration in quotes, such as \"500ms\", \"30s\" or \"10m\"";
         let text = reader.string(node, EXPECTED)?;
         match humantime::parse_duration(&text) {
+            Ok(d) if d < SHORTEST && !d.is_zero() => {
+                reader.problem(node, "a duration of less than a millisecond");
+                None
+            }
             Ok(d) if d <= LONGEST => Some(d),
             Ok(_) => {
                 reader.problem(node, "a duration of more than a year");

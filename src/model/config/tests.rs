@@ -208,3 +208,10 @@ fn a_size_beyond_all_memory_is_a_mistake() {
     let text = problems.unwrap_err()[0].to_string();
     assert!(text.ends_with("\"8EiB\" is more than 4GiB, the most there can be"), "{text}");
 }
+
+#[test]
+fn a_duration_too_short_to_be_meant_is_refused() {
+    let text = "(websocket: (ping_interval: \"1ns\"), servers: {\"a\": Stdio(command: \"x\")})";
+    let text = read(text, &Given::default()).unwrap_err()[0].to_string();
+    assert!(text.ends_with("a duration of less than a millisecond"), "{text}");
+}

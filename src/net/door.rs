@@ -1,0 +1,91 @@
+//! A listening socket: opened with an error that says what to do, then a place where connections arrive.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::{Mutex, PoisonError};
+
+use async_io::Async;
+
+use super::stream::Conn;
+use crate::model::config::Listen;
+use crate::model::exit::{Exit, Failure, plain};
+use crate::sys::listen::{self, Socket, SocketFile};
+
+/// Opens a listener. `share` lets it overlap with one of our own, see [`listen::share_port`].
+pub fn open(at: &Listen, share: bool) -> Result<Socket, Failure> {
+    let opened = match at {
+        Listen::Tcp { host, port } => listen::tcp(host, *port, share),
+        Listen::Unix(path) => listen::unix(path),
+    };
+    opened.map_err(|e| {
+        let exit = match e.kind() {
+            io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            _ => Exit::Unavailable,
+        };
+        let hint = match (exit, at.port()) {
+            (Exit::NoPermission, Some(1..=1023)) => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+            _ => "",
+        };
+        Failure::new(exit, format!("cannot listen on {at}: {}{hint}", plain(&e)))
+    })
+}
+
+/// A listening socket on the reactor.
+pub enum Door {
+    Tcp(Async<TcpListener>),
+    Unix(Async<UnixListener>, Mutex<Option<SocketFile>>),
+}
+
+impl Door {
+    pub fn new(socket: Socket) -> io::Result<Door> {
+        Ok(match socket {
+            Socket::Tcp(listener) => Door::Tcp(Async::new(listener)?),
+            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Mutex::new(Some(file))),
+        })
+    }
+
+    /// A connection that waits already.
+    pub fn waiting(&self) -> Option<Conn> {
+        match self {
+            Door::Tcp(listener) => {
+                let (stream, _) = listener.get_ref().accept().ok()?;
+                Conn::tcp(Async::new(stream).ok()?).ok()
+            }
+            Door::Unix(listener, _) => {
+                let (stream, _) = listener.get_ref().accept().ok()?;
+                Some(Conn::unix(Async::new(stream).ok()?))
+            }
+        }
+    }
+
+    pub async fn accept(&self) -> io::Result<Conn> {
+        match self {
+            Door::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
+            Door::Unix(listener, _) => Ok(Conn::unix(listener.accept().await?.0)),
+        }
+    }
+
+    /// The real one, also where 0 was asked for; None for a Unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Door::Tcp(listener) => listener.get_ref().local_addr().ok().map(|a| a.port()),
+            Door::Unix(..) => None,
+        }
+    }
+
+    /// See [`listen::share_port`].
+    pub fn share_port(&self, share: bool) {
+        if let Door::Tcp(listener) = self {
+            // If it fails, so does the bind that asked for it, with an error of its own.
+            let _ = listen::share_port(listener.get_ref(), share);
+        }
+    }
+
+    /// Nobody finds it any more.
+    pub fn close(&self) {
+        if let Door::Unix(_, file) = self {
+            file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
+}
