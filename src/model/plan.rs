@@ -1,6 +1,6 @@
 //! What a reload changes: the difference of two configurations, as data.
 //!
-//! [`diff`] is pure. It decides what has to be done, [`crate::instance`] and [`crate::hub`] do it.
+//! [`diff`] is pure. It decides what has to be done; the instance and the hub do it.
 
 use std::collections::BTreeSet;
 
