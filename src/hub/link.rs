@@ -22,16 +22,17 @@ use nix::unistd::Pid;
 
 use super::counters::Dropped;
 use super::lines::{self};
-use super::outbox::{ByteQueue, NotQueued};
+use super::outbox::{ByteQueue, NotQueued, Outbox};
 use super::server::Server;
-use super::session::Call;
+use super::session::{Call, Listen, Session};
 use super::wait::{Flag, sleep, within};
 use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
+use crate::model::modern::ParamHeaders;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
-use crate::model::{jsonrpc, mcp};
+use crate::model::{jsonrpc, mcp, modern};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 use crate::sys::{process, reap};
@@ -57,6 +58,10 @@ pub struct Link {
     stdin: ByteQueue,
     pending: Mutex<Pending>,
     learnt: OnceLock<Learnt>,
+    /// The session that it serves alone.
+    owner: OnceLock<Weak<Session>>,
+    /// See [`Link::param_headers`].
+    headers: Mutex<Option<Arc<ParamHeaders>>>,
     stderr: Mutex<lines::Tail>,
     /// The reader saw the end of standard output.
     silent: Flag,
@@ -100,6 +105,10 @@ enum Waiting {
     Daemon(async_channel::Sender<Result<String, String>>),
     /// Asked by the daemon, which does not care for the answer.
     Nobody,
+    /// A subscription of the modern era, open until somebody ends it.
+    Listen(Arc<Listen>),
+    /// The daemon's own subscription to changes of the tools.
+    Watch,
 }
 
 impl Link {
@@ -119,6 +128,8 @@ impl Link {
             stdin: ByteQueue::new(STDIN_LIMIT),
             pending: Mutex::default(),
             learnt: OnceLock::new(),
+            owner: OnceLock::new(),
+            headers: Mutex::default(),
             stderr: Mutex::default(),
             silent: Flag::default(),
             deaf: Flag::default(),
@@ -134,7 +145,7 @@ impl Link {
             tasks.push(async_std::task::spawn(link.clone().write(stdin)));
         }
         tasks.push(async_std::task::spawn(link.clone().read(stdout)));
-        tasks.push(async_std::task::spawn(link.clone().listen(stderr)));
+        tasks.push(async_std::task::spawn(link.clone().overhear(stderr)));
         async_std::task::spawn(link.clone().attend(handle, tasks));
         Ok(link)
     }
@@ -187,7 +198,17 @@ impl Link {
         // The token of a request is its id, also towards the child: unique among active requests, as it must be.
         let mut changes: Vec<(envelope::Span, &str)> = Vec::with_capacity(2);
         changes.extend(e.id.clone().map(|s| (s, digits.as_str())));
-        changes.extend(e.progress_token.clone().map(|s| (s, digits.as_str())));
+        let meta = call
+            .translated
+            .as_ref()
+            .and_then(|_| e.get(&e.meta))
+            .map(|meta| modern::legacy_meta(meta, call.token.as_ref().map(|_| digits.as_str())));
+        match &meta {
+            // A token is its client's own where there is no other client.
+            _ if self.owner.get().is_some() => {}
+            Some(meta) => changes.extend(e.meta.clone().map(|s| (s, meta.as_str()))),
+            None => changes.extend(e.progress_token.clone().map(|s| (s, digits.as_str()))),
+        }
         changes.sort_by_key(|(s, _)| s.start);
         let queued = self.stdin.push(|buffer| append(buffer, e, &changes));
         if let Err(why) = queued {
@@ -224,7 +245,7 @@ impl Link {
     }
 
     /// Sends a line of our own.
-    fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         let _ = self.stdin.push(|buffer| {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(b'\n');
@@ -283,6 +304,104 @@ impl Link {
             }
         }
         numbers.len()
+    }
+
+    /// From now on it serves this session and no other.
+    pub fn give_to(&self, session: Weak<Session>) {
+        let _ = self.owner.set(session);
+    }
+
+    /// Where the newest open request waits for its answer.
+    pub fn newest_reply(&self) -> Option<Arc<Outbox>> {
+        let pending = self.pending();
+        let newest = pending.waiting.iter().filter_map(|(n, w)| match w {
+            Waiting::Client { call, .. } => Some((n, call.reply.clone())),
+            _ => None,
+        });
+        newest.max_by_key(|(n, _)| **n).map(|(_, reply)| reply)
+    }
+
+    /// The first step of [`Link::stop`], without waiting.
+    pub fn stop_soon(&self) {
+        self.stopping.store(true, SeqCst);
+        self.stdin.close();
+    }
+
+    /// Opens a subscription of a client at a child of the modern era, with an id of ours.
+    pub fn listen(&self, listen: &Arc<Listen>) {
+        let Some(request) = &listen.request else { return };
+        let Ok(e) = envelope::scan(request) else { return };
+        let mut pending = self.pending();
+        pending.next += 1;
+        let digits = pending.next.to_string();
+        let changes: Vec<_> = e.id.clone().map(|s| (s, digits.as_str())).into_iter().collect();
+        if self.stdin.push(|buffer| append(buffer, &e, &changes)).is_ok() {
+            let number = pending.next;
+            pending.waiting.insert(number, Waiting::Listen(listen.clone()));
+        }
+    }
+
+    /// Ends a subscription at the child.
+    pub fn unlisten(&self, listen: &Arc<Listen>) {
+        let number = {
+            let mut pending = self.pending();
+            let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
+            let number = pending.waiting.iter().find(|(_, w)| ours(w)).map(|(n, _)| *n);
+            number.inspect(|n| drop(pending.waiting.remove(n)))
+        };
+        if let Some(number) = number {
+            self.say_cancelled(number, "its client has left");
+        }
+    }
+
+    /// It speaks the modern era.
+    pub fn is_modern(&self) -> bool {
+        self.learnt.get().is_some_and(|l| l.revision == modern::VERSION)
+    }
+
+    /// The opening of the modern era (2026-07-28 server/discover). False if the child does not speak it.
+    pub async fn discover(&self) -> Result<bool, String> {
+        let params = modern::own_meta(env!("CARGO_PKG_VERSION"));
+        let Ok(result) = self.ask("server/discover", Some(&params)).await else { return Ok(false) };
+        let Some(learnt) = modern::discovered(&result) else { return Ok(false) };
+        debug!("server '{}': speaks {}, is {}", self.name, learnt.revision, learnt.name());
+        let watches = learnt.capabilities.get("tools").and_then(|t| envelope::member(t, "listChanged")) == Some("true");
+        let _ = self.learnt.set(learnt);
+        if watches {
+            let meta = params.trim_start_matches('{');
+            let params = format!("{{\"notifications\":{{\"toolsListChanged\":true}},{meta}");
+            let mut pending = self.pending();
+            pending.next += 1;
+            let number = pending.next;
+            pending.waiting.insert(number, Waiting::Watch);
+            self.say(&jsonrpc::request(number, "subscriptions/listen", Some(&params)));
+        }
+        Ok(true)
+    }
+
+    /// Which arguments of which tools are repeated in headers; asked of the child, and again after its tools changed.
+    pub async fn param_headers(&self) -> Arc<ParamHeaders> {
+        if let Some(known) = self.headers.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return known;
+        }
+        let mut all = ParamHeaders::new();
+        let mut cursor = None::<String>;
+        let meta = modern::own_meta(env!("CARGO_PKG_VERSION"));
+        for _ in 0..100 {
+            let params = match &cursor {
+                Some(cursor) => format!("{{\"cursor\":{cursor},{}", meta.trim_start_matches('{')),
+                None => meta.clone(),
+            };
+            let Ok(result) = self.ask("tools/list", Some(&params)).await else { break };
+            modern::param_headers(&result, &mut all);
+            cursor = envelope::member(&result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let all = Arc::new(all);
+        *self.headers.lock().unwrap_or_else(PoisonError::into_inner) = Some(all.clone());
+        all
     }
 
     fn say_cancelled(&self, number: u64, reason: &str) {
@@ -385,7 +504,8 @@ impl Link {
             match one {
                 Waiting::Client { call, .. } => call.error(code, why),
                 Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
-                Waiting::Nobody => {}
+                // Subscriptions go on with the next child.
+                Waiting::Nobody | Waiting::Listen(_) | Waiting::Watch => {}
             }
         }
     }

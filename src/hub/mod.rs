@@ -3,14 +3,18 @@
 //! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
 
 pub mod counters;
+pub mod exclusive;
 pub mod exec;
 pub mod lines;
 pub mod link;
+pub mod modern;
 pub mod outbox;
 pub mod reload;
+pub mod replay;
 pub mod route;
 pub mod server;
 pub mod session;
+pub mod slot;
 pub mod spawner;
 pub mod supervisor;
 pub mod wait;
@@ -24,10 +28,11 @@ use event_listener::Event;
 use log::debug;
 
 use counters::{Counters, Dropped};
+use exclusive::{Exclusive, Nest};
 use exec::Executor;
 use link::Link;
 use outbox::Outbox;
-use server::{Engine, Server};
+use server::{Children, Engine, Server};
 use session::{Session, Transport};
 use spawner::Spawner;
 use supervisor::Supervisor;
@@ -57,6 +62,10 @@ const EXECUTOR_GRACE: Duration = Duration::from_secs(10);
 enum Retiring {
     Child(Arc<Supervisor>, Option<Arc<Link>>),
     Executor(Arc<Executor>),
+    /// The child of one session; in this list from its start on.
+    Exclusive(Arc<Exclusive>),
+    /// Its spares go down.
+    Nest(Arc<Flag>),
 }
 
 impl Retiring {
@@ -64,6 +73,8 @@ impl Retiring {
         match self {
             Retiring::Child(supervisor, _) => supervisor.is_done(),
             Retiring::Executor(exec) => exec.is_idle(),
+            Retiring::Exclusive(own) => own.is_done(),
+            Retiring::Nest(closed) => closed.is_set(),
         }
     }
 }
@@ -169,9 +180,9 @@ impl Hub {
     pub fn not_ready(&self) -> Vec<String> {
         let servers = self.servers();
         let missing = servers.iter().filter(|s| s.required() && s.phase() != ServerState::Ready);
-        let say = |s: &Arc<Server>| match s.reason() {
-            Some(why) => format!("server '{}' is {}: {why}", s.name, s.phase()),
-            None => format!("server '{}' is {}", s.name, s.phase()),
+        let say = |s: &Arc<Server>| match s.condition() {
+            (phase, Some(why)) => format!("server '{}' is {phase}: {why}", s.name),
+            (phase, None) => format!("server '{}' is {phase}", s.name),
         };
         missing.map(say).collect()
     }
@@ -194,15 +205,26 @@ impl Hub {
             let many = count(exec.sessions as usize, "session");
             return Err(format!("{many} at a time is the limit of server '{}'; try again later", server.name));
         }
+        let nest = server.children().and_then(|c| c.nest.clone());
+        if let Some(nest) = &nest
+            && server.session_count() >= nest.max as usize
+        {
+            self.counters.count(Dropped::Sessions);
+            let many = count(nest.max as usize, "session");
+            return Err(format!("{many} at a time is the limit of server '{}'; try again later", server.name));
+        }
         let id = match transport {
-            Transport::Http => random_id()?,
-            Transport::WebSocket => String::new(),
+            Transport::Http | Transport::Sse => random_id()?,
+            Transport::WebSocket | Transport::Stateless => String::new(),
         };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let session = Arc::new(Session::new(number, id.clone(), transport, server.clone(), self.clone()));
+        if let Some(nest) = &nest {
+            session.own(nest);
+        }
         server.join(&session);
         self.session_count.fetch_add(1, SeqCst);
-        if transport == Transport::Http {
+        if matches!(transport, Transport::Http | Transport::Sse) {
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session.clone());
             self.expire_sessions();
         }
@@ -233,8 +255,10 @@ impl Hub {
             return;
         }
         debug!("a session of server '{}' ended: {why}", session.server.name);
-        self.session_count.fetch_sub(1, SeqCst);
-        if session.transport == Transport::Http {
+        if session.transport != Transport::Stateless {
+            self.session_count.fetch_sub(1, SeqCst);
+        }
+        if matches!(session.transport, Transport::Http | Transport::Sse) {
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
         }
         route::session_ended(session, why);
@@ -249,10 +273,15 @@ impl Hub {
         async_std::task::spawn(async move {
             loop {
                 let limit = hub.config().limits.idle_session;
-                sleep((limit / 10).clamp(Duration::from_millis(100), Duration::from_secs(60))).await;
+                let nests = hub.servers().into_iter().filter_map(|s| s.children()?.nest.as_ref().map(|n| n.idle)).min();
+                sleep(
+                    (nests.map_or(limit, |n| n.min(limit)) / 10)
+                        .clamp(Duration::from_millis(100), Duration::from_secs(60)),
+                )
+                .await;
                 let all: Vec<_> =
                     hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-                for session in all.iter().filter(|s| s.idle() > limit.as_secs()) {
+                for session in all.iter().filter(|s| s.idle() > s.idle_limit(limit).as_secs()) {
                     hub.end_session(session, "idle for longer than limits.idle_session");
                 }
                 if hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
@@ -273,6 +302,12 @@ impl Hub {
     /// No new requests from now on, and no streams that wait for nothing.
     pub fn begin_drain(&self) {
         self.draining.set();
+        for server in self.servers() {
+            server.end_listens();
+            for session in server.sessions().into_iter().filter(|s| s.transport == Transport::Sse) {
+                async_std::task::spawn(session.end_stream_when_quiet());
+            }
+        }
         for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             if let Some(outbox) = stream.upgrade() {
                 outbox.end();
@@ -282,10 +317,15 @@ impl Hub {
 
     // --- the end -----------------------------------------------------------------------------------------------------
 
-    /// Retires a supervisor whose child may have requests to finish; they stay in reach until it is done.
-    pub(super) fn retire(&self, supervisor: Arc<Supervisor>, link: Option<Arc<Link>>) {
-        supervisor.retire();
-        self.note_retiring(Retiring::Child(supervisor, link));
+    /// Retires supervisors whose children may have requests to finish; they stay in reach until that is done.
+    pub(super) fn retire(&self, children: &Children) {
+        for slot in children.all() {
+            slot.supervisor.retire();
+            self.note_retiring(Retiring::Child(slot.supervisor.clone(), slot.any_link()));
+        }
+        if let Some(nest) = &children.nest {
+            self.note_retiring(Retiring::Nest(close(nest)));
+        }
     }
 
     /// Lets an executor finish its commands within the drain time, then ends them.
@@ -305,12 +345,18 @@ impl Hub {
         retiring.push(one);
     }
 
+    /// The child of a session, from its start on.
+    pub(super) fn note_exclusive(&self, own: &Arc<Exclusive>) {
+        self.note_retiring(Retiring::Exclusive(own.clone()));
+    }
+
     /// The children that are being retired.
     pub fn retiring_links(&self) -> Vec<Arc<Link>> {
         let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let link = |one: &Retiring| match one {
             Retiring::Child(_, link) => link.clone(),
-            Retiring::Executor(_) => None,
+            Retiring::Exclusive(own) => own.any_link(),
+            Retiring::Executor(_) | Retiring::Nest(_) => None,
         };
         retiring.iter().filter_map(link).collect()
     }
@@ -320,7 +366,7 @@ impl Hub {
         let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let executor = |one: &Retiring| match one {
             Retiring::Executor(exec) => Some(exec.clone()),
-            Retiring::Child(..) => None,
+            _ => None,
         };
         retiring.iter().filter_map(executor).collect()
     }
@@ -335,9 +381,11 @@ impl Hub {
         }
         for server in self.servers() {
             match server.engine() {
-                Engine::Child { link: Some(link), .. } => link.fail_all(crate::model::jsonrpc::REFUSED, why),
+                Engine::Children(children) => {
+                    children.links().iter().for_each(|link| link.fail_all(crate::model::jsonrpc::REFUSED, why));
+                }
                 Engine::Exec(exec) => exec.stop_all(),
-                _ => {}
+                Engine::None => {}
             }
         }
     }
@@ -347,10 +395,13 @@ impl Hub {
         let mut all = std::mem::take(&mut *self.retiring.lock().unwrap_or_else(PoisonError::into_inner));
         for server in self.servers() {
             match server.engine() {
-                Engine::Child { supervisor, link } => all.push(Retiring::Child(supervisor, link)),
+                Engine::Children(children) => {
+                    all.extend(children.all().iter().map(|s| Retiring::Child(s.supervisor.clone(), s.any_link())));
+                    all.extend(children.nest.as_ref().map(|nest| Retiring::Nest(close(nest))));
+                }
                 Engine::Exec(exec) => {
                     all.push(Retiring::Executor(exec));
-                    server.enter(ServerState::Stopped, None);
+                    server.enter(ServerState::Stopped);
                 }
                 Engine::None => {}
             }
@@ -360,15 +411,30 @@ impl Hub {
             match one {
                 Retiring::Child(supervisor, _) => supervisor.retire(),
                 Retiring::Executor(exec) => exec.stop_all(),
+                Retiring::Exclusive(own) => own.end(),
+                Retiring::Nest(_) => {}
             }
         }
         for one in all {
             match one {
                 Retiring::Child(supervisor, _) => supervisor.done().await,
+                Retiring::Exclusive(own) => own.done().await,
+                Retiring::Nest(closed) => closed.wait().await,
                 Retiring::Executor(exec) => drop(within(exec.grace() + EXECUTOR_GRACE, exec.idle()).await),
             }
         }
     }
+}
+
+/// Closes a nest in the background; the flag says when.
+fn close(nest: &Arc<Nest>) -> Arc<Flag> {
+    let (nest, closed) = (nest.clone(), Arc::new(Flag::default()));
+    let done = closed.clone();
+    async_std::task::spawn(async move {
+        nest.close().await;
+        done.set();
+    });
+    closed
 }
 
 /// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).

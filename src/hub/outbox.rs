@@ -3,8 +3,12 @@
 //! The consumer takes everything that is queued at once, so that it can write once per wake-up.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+/// What is kept for a client that is not connected, in bytes.
+const DETACHED: usize = 1 << 20;
 
 /// One message to a client.
 #[derive(Debug)]
@@ -20,15 +24,15 @@ pub struct Out {
 #[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Messages>,
-    limit: usize,
-    /// It was made for the answer to one request, and ends with it.
-    single: bool,
+    limit: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct Messages {
     queue: VecDeque<Out>,
     bytes: usize,
+    /// How many answers are still to come, where it ends with the last of them.
+    due: Option<usize>,
     /// The producer said that no more will come.
     ended: bool,
     /// The consumer is gone, or was too slow.
@@ -40,16 +44,50 @@ struct Messages {
 impl Outbox {
     /// Holds at most about `limit` bytes.
     pub fn new(limit: usize) -> Outbox {
-        Outbox { inner: Mutex::default(), limit, single: false }
+        Outbox { inner: Mutex::default(), limit: AtomicUsize::new(limit) }
     }
 
     /// The same for the answer to one request and what belongs to it.
     pub fn single(limit: usize) -> Outbox {
-        Outbox { single: true, ..Outbox::new(limit) }
+        Outbox::batch(limit, 1)
     }
 
-    pub fn is_single(&self) -> bool {
-        self.single
+    /// The same for the answers to several requests.
+    pub fn batch(limit: usize, due: usize) -> Outbox {
+        let outbox = Outbox::new(limit);
+        outbox.lock().due = Some(due);
+        outbox
+    }
+
+    /// One answer will not come.
+    pub fn withdraw(&self) {
+        let over = {
+            let mut inner = self.lock();
+            inner.due = inner.due.map(|due| due.saturating_sub(1));
+            inner.due == Some(0)
+        };
+        if over {
+            self.end();
+        }
+    }
+
+    /// Nobody reads at the moment: what is kept is little, and at least one message.
+    pub fn detach(&self) {
+        self.limit.store(DETACHED, Relaxed);
+    }
+
+    /// Whoever waits for a message looks again.
+    pub fn wake(&self) {
+        let waker = self.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Everything that will ever come was taken.
+    pub fn is_finished(&self) -> bool {
+        let inner = self.lock();
+        inner.closed || (inner.ended && inner.queue.is_empty())
     }
 
     fn lock(&self) -> MutexGuard<'_, Messages> {
@@ -64,12 +102,18 @@ impl Outbox {
             if inner.closed || inner.ended {
                 return false;
             }
-            if inner.bytes > self.limit {
+            if inner.bytes > self.limit.load(Relaxed) {
                 inner.overflowed = true;
                 inner.closed = true;
                 inner.queue.clear();
             } else {
                 inner.bytes += out.text.len();
+                if out.answer
+                    && let Some(due) = &mut inner.due
+                {
+                    *due = due.saturating_sub(1);
+                    inner.ended |= *due == 0;
+                }
                 inner.queue.push_back(out);
             }
             inner.waker.take()

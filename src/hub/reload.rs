@@ -1,14 +1,17 @@
 //! Carrying out a plan: new children are started first, then everything is switched at once, then the old drains.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use log::warn;
 
 use super::Hub;
+use super::exclusive::Nest;
 use super::exec::Executor;
 use super::link::Link;
-use super::server::{Engine, Server};
+use super::server::{Children, Engine, Server};
+use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
+use crate::model::config::server::Sharing;
 use crate::model::config::{self, Config, Kind};
 use crate::model::plan::Plan;
 use crate::model::status::ServerState;
@@ -30,7 +33,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
         starts.push(async_std::task::spawn(async move {
             let outcome = match &config.kind {
                 Kind::Stdio(stdio) => {
-                    supervisor::start(&server, Arc::new((**stdio).clone()), umask, None).await.map(Some)
+                    supervisor::start(&server, Arc::new((**stdio).clone()), umask, Wish::Any, None).await.map(Some)
                 }
                 Kind::Exec(_) => Ok(None),
             };
@@ -82,8 +85,9 @@ impl Prepared {
             }
         }
         for name in plan.keep.iter().chain(&plan.adjust) {
-            if let Some(Engine::Child { supervisor, link: None }) = hub.server(name).map(|s| s.engine()) {
-                supervisor.retry();
+            let slots = hub.server(name).and_then(|s| s.children()).map(|c| c.all()).unwrap_or_default();
+            for slot in slots.iter().filter(|s| s.any_link().is_none()) {
+                slot.supervisor.retry();
             }
         }
         for name in &plan.remove {
@@ -100,21 +104,39 @@ impl Prepared {
 pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Link>>) {
     let before = match &config.kind {
         Kind::Stdio(stdio) => {
-            let supervisor = Supervisor::new((**stdio).clone());
-            let engine = Engine::Child { supervisor: supervisor.clone(), link: link.clone() };
-            let before = server.set_engine(engine, config);
-            supervisor.run(server, link);
+            let size = match stdio.sharing {
+                Sharing::Pool(n) => n,
+                _ => 1,
+            };
+            let place = |n: u32| if size > 1 { format!(" ({n} of {size})") } else { String::new() };
+            let slot = |n| Slot::new(server, Supervisor::new((**stdio).clone()), Wish::Any, &place(n));
+            let slots: Vec<_> = (1..=size).map(slot).collect();
+            let nest = match stdio.sharing {
+                Sharing::PerSession { max, idle, spare } => {
+                    Some(Nest::new(Arc::new((**stdio).clone()), max, idle, spare))
+                }
+                _ => None,
+            };
+            let (modern, probing) = (Mutex::default(), async_std::sync::Mutex::default());
+            let children = Arc::new(Children { slots, modern, nest, probing });
+            let before = server.set_engine(Engine::Children(children.clone()), config);
+            let mut first = link;
+            for slot in &children.slots {
+                let first = first.take();
+                let again = first.is_some();
+                slot.supervisor.run(server, slot, first, again);
+            }
             before
         }
         Kind::Exec(exec) => {
             let executor = Executor::new(&server.name, (**exec).clone());
             let before = server.set_engine(Engine::Exec(executor), config);
-            server.enter(ServerState::Ready, None);
+            server.enter(ServerState::Ready);
             before
         }
     };
     match before {
-        Engine::Child { supervisor, link } => server.hub.retire(supervisor, link),
+        Engine::Children(children) => server.hub.retire(&children),
         Engine::Exec(exec) => server.hub.retire_executor(exec),
         Engine::None => {}
     }
@@ -123,12 +145,14 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
 /// Settings that leave the process as it is.
 fn adjust(server: &Arc<Server>, config: config::Server) {
     match (server.engine(), &config.kind) {
-        (Engine::Child { supervisor, link }, Kind::Stdio(stdio)) => {
-            supervisor.adjust((**stdio).clone());
-            if let Some(link) = &link {
-                link.adjust((**stdio).clone());
+        (Engine::Children(children), Kind::Stdio(stdio)) => {
+            for slot in children.all() {
+                slot.supervisor.adjust((**stdio).clone());
+                if let Some(link) = slot.any_link() {
+                    link.adjust((**stdio).clone());
+                }
             }
-            server.set_engine(Engine::Child { supervisor, link }, config);
+            server.set_engine(Engine::Children(children), config);
         }
         (Engine::Exec(exec), Kind::Exec(new)) => {
             exec.adjust((**new).clone());
@@ -141,9 +165,11 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
 
 async fn retire(server: Arc<Server>) {
     match server.engine() {
-        Engine::Child { supervisor, link } => {
-            server.hub.retire(supervisor.clone(), link);
-            supervisor.done().await;
+        Engine::Children(children) => {
+            server.hub.retire(&children);
+            for slot in children.all() {
+                slot.supervisor.done().await;
+            }
         }
         Engine::Exec(exec) => {
             server.hub.retire_executor(exec.clone());
@@ -151,6 +177,6 @@ async fn retire(server: Arc<Server>) {
         }
         Engine::None => {}
     }
-    server.enter(ServerState::Stopped, None);
+    server.enter(ServerState::Stopped);
     server.end_sessions();
 }

@@ -8,13 +8,18 @@ use std::sync::{Arc, PoisonError};
 use futures_lite::FutureExt;
 
 use super::counters::Dropped;
+use super::exclusive::Exclusive;
 use super::exec::Executor;
+use super::link::Link;
 use super::outbox::{Out, Outbox};
 use super::server::Engine;
-use super::session::{Call, Session};
+use super::session::{Call, Session, Transport};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
-use crate::model::jsonrpc;
 use crate::model::text::printable;
+use crate::model::{jsonrpc, modern};
+
+/// The one revision that has batches.
+pub const BATCHES: &str = "2025-03-26";
 
 /// What requests that wait for a child of one server may take of our memory, in bytes.
 pub(super) const HELD: usize = 32 << 20;
@@ -27,16 +32,84 @@ pub fn fault_text(fault: &Fault<'_>) -> String {
     match fault {
         Fault::Json(at, what) => jsonrpc::error(None, jsonrpc::PARSE_ERROR, &format!("not JSON at byte {at}: {what}")),
         Fault::Batch => {
-            jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "batches are not supported: send one message at a time")
+            let why = format!("batches are for sessions of revision {BATCHES} alone: send one message at a time");
+            jsonrpc::error(None, jsonrpc::INVALID_REQUEST, &why)
         }
         Fault::Message(id, what) => jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, what),
     }
 }
 
+/// Takes the messages of a batch. The outbox is for their answers; None if there will be none. An error is the answer to
+/// the batch as a whole.
+pub fn batch(session: &Arc<Session>, text: &str, limit: usize) -> Result<Option<Arc<Outbox>>, String> {
+    let invalid = |why: &str| Err(jsonrpc::error(None, jsonrpc::INVALID_REQUEST, why));
+    let Some(messages) = envelope::batch(text) else { return invalid("a batch is an array of messages") };
+    let most = session.hub.config().limits.in_flight as usize;
+    if messages.is_empty() || messages.len() > most {
+        return invalid(&format!("a batch holds 1 to {most} messages (limits.in_flight)"));
+    }
+    let scanned: Vec<_> = messages.iter().map(|text| envelope::scan(text)).collect();
+    let due = scanned.iter().filter(|s| s.as_ref().map_or(true, |e| e.kind == Kind::Request)).count();
+    let outbox = Arc::new(Outbox::batch(limit, due));
+    for one in scanned {
+        let later = match one {
+            Ok(e) if e.method == "initialize" => {
+                let text =
+                    jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, "'initialize' must not be in a batch");
+                outbox.push(Out { text, answer: true, failed: true });
+                None
+            }
+            Ok(e) => message(session, &e, &outbox),
+            Err(fault) => {
+                outbox.push(Out { text: fault_text(&fault), answer: true, failed: true });
+                None
+            }
+        };
+        if let Some(later) = later {
+            async_std::task::spawn(later);
+        }
+    }
+    Ok((due > 0).then_some(outbox))
+}
+
+/// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.
+fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
+    let answers = match batch(session, text, session.hub.config().limits.reply.bytes().saturating_mul(2)) {
+        Ok(answers) => answers?,
+        Err(text) => {
+            reply.push(Out { text, answer: true, failed: true });
+            return None;
+        }
+    };
+    let reply = reply.clone();
+    Some(Box::pin(async move {
+        let mut all = Vec::new();
+        while let Some(out) = answers.next().await {
+            match out.answer {
+                true => all.push(out.text),
+                false => drop(reply.push(out)),
+            }
+        }
+        if !all.is_empty() {
+            reply.push(Out { text: format!("[{}]", all.join(",")), answer: true, failed: false });
+        }
+    }))
+}
+
 /// Takes any text from a client.
 pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
     match envelope::scan(text) {
+        Ok(e) if modern::claimed(&e) || (session.is_modern() && e.kind == Kind::Notification) => {
+            if e.kind == Kind::Request
+                && let Err(refusal) = super::modern::check(&e)
+            {
+                reply.push(Out { text: refusal.text(e.get(&e.id)), answer: true, failed: true });
+                return None;
+            }
+            super::modern::message(session, &e, reply)
+        }
         Ok(e) => message(session, &e, reply),
+        Err(Fault::Batch) if session.revision() == Some(BATCHES) => batch_on(session, text, reply),
         Err(fault) => {
             reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
             None
@@ -49,6 +122,9 @@ pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
     session.touch();
     if e.method != "initialize" {
         session.note_use();
+    }
+    if let Some(own) = session.exclusive() {
+        return exclusive(session, own, e, reply);
     }
     match e.kind {
         Kind::Request => request(session, e, reply),
@@ -64,7 +140,55 @@ pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
     }
 }
 
-fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+/// A session with a child of its own: everything passes, but ids are ours so that each answer finds its request.
+fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+    if e.kind == Kind::Response {
+        // Only what the child has asked, and once.
+        match (e.get(&e.id).is_some_and(|id| own.answered(id)), own.link()) {
+            (true, Some(link)) => link.notify(e),
+            _ => session.hub.counters.count(Dropped::UnownedReplies),
+        }
+        return None;
+    }
+    own.note(e);
+    if e.kind == Kind::Notification {
+        match (e.method.as_ref(), own.link()) {
+            ("notifications/cancelled", _) => {
+                if let Some(id) = e.get(&e.request_id) {
+                    cancel(session, |call| &*call.id == id && !call.opening, "the client cancelled it");
+                }
+            }
+            (_, Some(link)) => link.notify(e),
+            // A new child will hear of the handshake; anything else was for the one that died.
+            (_, None) => {}
+        }
+        return None;
+    }
+    let mut call = opened(session, e, reply)?;
+    call.opening = e.method == "initialize";
+    match (e.method.as_ref(), e.get(&e.uri).map(envelope::decode)) {
+        ("resources/subscribe", Some(uri)) if session.may_subscribe(&uri) => call.subscribes = Some(uri.into()),
+        ("resources/unsubscribe", Some(uri)) => drop(session.unsubscribe(&uri)),
+        _ => {}
+    }
+    let call = match own.link() {
+        Some(link) => link.request(call, e)?,
+        None => call,
+    };
+    let text = e.text().to_owned();
+    let own = own.clone();
+    let ready = move |_| {
+        let own = own.clone();
+        async move { own.ready().await }
+    };
+    Some(held(call, text.len(), ready, move |call, link: Arc<Link>| match envelope::scan(&text) {
+        Ok(e) => link.request(call, &e),
+        Err(_) => None,
+    }))
+}
+
+/// Counts a request as open; None if it was refused.
+pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
     let id = e.get(&e.id).unwrap_or("null");
     let refuse = |code, why: &str| {
         reply.push(Out { text: jsonrpc::error(Some(id), code, why), answer: true, failed: true });
@@ -73,14 +197,23 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
         refuse(jsonrpc::REFUSED, "the daemon is shutting down");
         return None;
     }
-    let call = match session.open(id, e.get(&e.progress_token), reply) {
-        Ok(call) => call,
+    match session.open(id, e.get(&e.progress_token), reply) {
+        Ok(call) => Some(call),
         Err(why) => {
             session.hub.counters.count(Dropped::InFlight);
             refuse(jsonrpc::REFUSED, &why);
-            return None;
+            None
         }
-    };
+    }
+}
+
+fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+    let call = opened(session, e, reply)?;
+    if session.server.link(session).is_some_and(|l| l.is_modern()) && e.method != "ping" {
+        let text = modern::only(e.get(&e.protocol_version)).text(Some(&call.id));
+        call.answer(text, true);
+        return None;
+    }
     match e.method.as_ref() {
         "initialize" => initialize(call, e),
         "ping" => {
@@ -117,46 +250,65 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
 /// Passes a request to the server, waiting for its child where there is none at the moment.
 fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
     let call = match call.session.server.engine() {
-        Engine::Child { link: Some(link), .. } => link.request(call, e)?,
+        Engine::Children(children) => match children.slot(call.session.slot).link() {
+            Some(link) => link.request(call, e)?,
+            None => call,
+        },
         Engine::Exec(exec) => {
             exec.request(call, e);
             return None;
         }
-        Engine::Child { link: None, .. } | Engine::None => call,
+        Engine::None => call,
     };
     let text = e.text().to_owned();
+    let ready = |session: Arc<Session>| async move { session.server.ready_link(&session).await };
+    Some(held(call, text.len(), ready, move |call, link| match envelope::scan(&text) {
+        Ok(e) => link.request(call, &e),
+        Err(_) => None,
+    }))
+}
+
+/// Keeps a request of so many bytes until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
+/// if need be.
+pub(super) fn held<T, F>(
+    call: Call,
+    size: usize,
+    ready: impl Fn(Arc<Session>) -> F + Send + 'static,
+    send: impl Fn(Call, T) -> Option<Call> + Send + 'static,
+) -> Later
+where
+    F: Future<Output = Result<T, String>> + Send,
+    T: Send,
+{
     let session = call.session.clone();
-    let mut held = match session.hold(call, text.len()) {
-        Ok(held) => held,
-        Err(call) => {
-            session.hub.counters.count(Dropped::Waiting);
-            let (name, limit) = (&session.server.name, HELD >> 20);
-            let why = format!("server '{name}' has no child at the moment, and {limit} MiB wait for the next already");
-            call.error(jsonrpc::REFUSED, &why);
-            return None;
-        }
-    };
-    Some(Box::pin(async move {
+    // Now, and not when the task first runs: whoever cancels it must find it.
+    let mut held = session.hold(call, size);
+    Box::pin(async move {
         loop {
+            let waiting = match held {
+                Ok(waiting) => waiting,
+                Err(call) => {
+                    session.hub.counters.count(Dropped::Waiting);
+                    let (name, limit) = (&session.server.name, HELD >> 20);
+                    let why = format!("server '{name}' has no child ready, and {limit} MiB wait for it already");
+                    return call.error(jsonrpc::REFUSED, &why);
+                }
+            };
             let withdrawn = async {
-                held.withdrawn.wait().await;
+                waiting.withdrawn.wait().await;
                 Err(String::new())
             };
-            let link = session.server.ready_link().or(withdrawn).await;
-            let Some(call) = session.release(&held) else { return };
-            match (link, envelope::scan(&text)) {
-                (Ok(link), Ok(e)) => match link.request(call, &e) {
+            let found = ready(session.clone()).or(withdrawn).await;
+            let Some(call) = session.release(&waiting) else { return };
+            match found {
+                Ok(found) => match send(call, found) {
                     None => return,
-                    Some(back) => match session.hold(back, text.len()) {
-                        Ok(again) => held = again,
-                        Err(call) => return call.error(jsonrpc::REFUSED, "its child ended again"),
-                    },
+                    Some(back) => held = session.hold(back, size),
                 },
-                (Err(why), _) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
-                (Ok(_), Err(_)) => return,
+                Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
             }
         }
-    }))
+    })
 }
 
 /// Answers the handshake from what the child said in its own.
@@ -173,7 +325,7 @@ fn initialize(call: Call, e: &Envelope<'_>) -> Option<Later> {
     }
     Some(Box::pin(async move {
         let server = call.session.server.clone();
-        match server.learnt().await {
+        match server.learnt(&call.session).await {
             Ok(learnt) => greet(call, &learnt, asked.as_deref()),
             Err(why) => call.error(jsonrpc::INTERNAL_ERROR, &why),
         }
@@ -190,7 +342,7 @@ fn subscription(call: Call, e: &Envelope<'_>) -> Option<Later> {
         return None;
     }
     let mut call = call;
-    if !wanted && !session.unsubscribe(&uri) || session.server.subscribers(&uri) > 0 {
+    if !wanted && !session.unsubscribe(&uri) || session.server.subscribers(&uri, &session) > 0 {
         if wanted {
             session.subscribe(&uri);
         }
@@ -215,21 +367,23 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
         // Progress of a client on a request of the server: a shared server has none.
         "notifications/progress" => session.hub.counters.count(Dropped::UnownedNotifications),
         // Anything else is a request without an id, which nobody could answer, limit or count.
-        method => match session.server.engine() {
-            Engine::Child { link: Some(link), .. } if method.starts_with("notifications/") => link.notify(e),
+        method => match session.server.link(session) {
+            Some(link) if method.starts_with("notifications/") => link.notify(e),
             _ => session.hub.counters.count(Dropped::UnownedNotifications),
         },
     }
 }
 
-fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
+pub(super) fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
     let own = |call: &Call| call.session.number == session.number && wanted(call);
     session.withdraw_held(own).into_iter().for_each(Call::withdraw);
     for link in session.hub.retiring_links() {
         link.cancel(own, why);
     }
-    if let Engine::Child { link: Some(link), .. } = session.server.engine() {
-        link.cancel(own, why);
+    if let Some(children) = session.server.children() {
+        for link in children.links() {
+            link.cancel(own, why);
+        }
     }
     for exec in executors(session) {
         exec.cancel(own);
@@ -248,6 +402,10 @@ fn executors(session: &Session) -> Vec<Arc<Executor>> {
 /// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
 /// basic/transports), but a command of the executor ends with the only one who could hear of it.
 pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
+    if session.transport == Transport::Stateless {
+        // In the modern era it does, and there was nothing else (2026-07-28 basic/transports/streamable-http).
+        return session.hub.end_session(session, "its client has left");
+    }
     for exec in executors(session) {
         exec.cancel(|call| Arc::ptr_eq(&call.reply, reply));
     }
@@ -256,10 +414,15 @@ pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
 /// Gives up what a session that ended still has.
 pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
     cancel(session, |_| true, why);
+    for listen in session.listens() {
+        if let Some(children) = session.server.children() {
+            children.links().iter().for_each(|link| link.unlisten(&listen));
+        }
+    }
     let uris: Vec<String> = session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
     for uri in uris {
-        if session.server.subscribers(&uri) == 0
-            && let Some(link) = session.server.link()
+        if session.server.subscribers(&uri, session) == 0
+            && let Some(link) = session.server.link(session)
         {
             link.tell("resources/unsubscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(&uri)));
         }

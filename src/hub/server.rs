@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::Instant;
 
 use event_listener::Event;
-use log::{info, warn};
+use log::info;
 
 use super::Hub;
+use super::exclusive::Nest;
 use super::exec::Executor;
 use super::link::Link;
-use super::session::Session;
-use super::supervisor::Supervisor;
+use super::session::{Change, Session};
+use super::slot::Slot;
 use super::wait::{until, within};
 use crate::model::config::{self, Kind};
 use crate::model::mcp::Learnt;
@@ -33,13 +34,13 @@ pub struct Server {
 
 struct State {
     config: config::Server,
-    phase: ServerState,
-    reason: Option<String>,
     engine: Engine,
     restarts: u64,
     last_exit: Option<String>,
     /// What the last child said of itself: clients can be greeted while it is being replaced.
     learnt: Option<Learnt>,
+    /// The state of a server without children.
+    phase: ServerState,
 }
 
 /// What does the work.
@@ -47,11 +48,63 @@ struct State {
 pub enum Engine {
     /// Nothing yet, or nothing any more.
     None,
-    Child {
-        supervisor: Arc<Supervisor>,
-        link: Option<Arc<Link>>,
-    },
+    Children(Arc<Children>),
     Exec(Arc<Executor>),
+}
+
+/// The shared children of a server under one configuration.
+pub struct Children {
+    /// One; several in a pool.
+    pub slots: Vec<Arc<Slot>>,
+    /// The child for the modern era, once a client of it has come and the server was found to speak it.
+    pub modern: Mutex<Verdict>,
+    /// Where each session has a child of its own.
+    pub nest: Option<Arc<Nest>>,
+    /// One probe at a time.
+    pub probing: async_std::sync::Mutex<()>,
+}
+
+/// Whether a server speaks the modern era besides the legacy one.
+#[derive(Default)]
+pub enum Verdict {
+    #[default]
+    Unknown,
+    Modern(Arc<Slot>),
+    /// Found at this time, when the child said this of itself.
+    Legacy(Instant, Option<String>),
+}
+
+impl Children {
+    pub fn modern_slot(&self) -> Option<Arc<Slot>> {
+        match &*self.modern.lock().unwrap_or_else(PoisonError::into_inner) {
+            Verdict::Modern(slot) => Some(slot.clone()),
+            _ => None,
+        }
+    }
+
+    /// All slots there are.
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.slots.iter().cloned().chain(self.modern_slot()).collect()
+    }
+
+    /// All children there are.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.all().iter().filter_map(|s| s.any_link()).collect()
+    }
+
+    /// The slot that a session with this number belongs to.
+    pub fn slot(&self, number: usize) -> &Arc<Slot> {
+        &self.slots[number % self.slots.len()]
+    }
+
+    /// The slot with the least to do.
+    fn least(&self, sessions: &[Arc<Session>]) -> usize {
+        let load = |n: usize| {
+            let waiting = self.slots[n].any_link().map_or(0, |l| l.waiting());
+            (sessions.iter().filter(|s| s.slot % self.slots.len() == n).count(), waiting)
+        };
+        (0..self.slots.len()).min_by_key(|n| load(*n)).unwrap_or(0)
+    }
 }
 
 impl Server {
@@ -64,12 +117,11 @@ impl Server {
             held: AtomicUsize::new(0),
             state: Mutex::new(State {
                 config,
-                phase: ServerState::Starting,
-                reason: None,
                 engine: Engine::None,
                 restarts: 0,
                 last_exit: None,
                 learnt: None,
+                phase: ServerState::Starting,
             }),
             changed: Event::new(),
             sessions: Mutex::default(),
@@ -84,45 +136,55 @@ impl Server {
         self.state().config.clone()
     }
 
-    pub fn phase(&self) -> ServerState {
-        self.state().phase
+    /// Its state and the reason for it: of its best child, because that is what clients get.
+    pub fn condition(&self) -> (ServerState, Option<String>) {
+        let children = match self.engine() {
+            Engine::Children(children) => children,
+            Engine::Exec(_) | Engine::None => return (self.state().phase, None),
+        };
+        let all: Vec<_> = children.slots.iter().map(|s| s.phase()).collect();
+        let ready = all.iter().find(|(phase, _)| *phase == ServerState::Ready);
+        ready.or(all.first()).cloned().unwrap_or((ServerState::Starting, None))
     }
 
-    pub fn reason(&self) -> Option<String> {
-        self.state().reason.clone()
+    pub fn phase(&self) -> ServerState {
+        self.condition().0
     }
 
     pub fn required(&self) -> bool {
         self.state().config.required
     }
 
-    /// Moves to another state, for everybody to see.
-    pub fn enter(&self, phase: ServerState, reason: Option<String>) {
-        {
-            let mut state = self.state();
-            if state.phase == phase && state.reason == reason {
-                return;
-            }
-            state.phase = phase;
-            state.reason.clone_from(&reason);
+    /// The state of a server without children.
+    pub fn enter(&self, phase: ServerState) {
+        let before = std::mem::replace(&mut self.state().phase, phase);
+        if before != phase {
+            info!("server '{}' is {phase}", self.name);
+            self.announce();
         }
-        match (phase, reason) {
-            (ServerState::Failed | ServerState::Backoff, Some(why)) => {
-                warn!("server '{}' is {phase}: {why}", self.name)
-            }
-            (_, Some(why)) => info!("server '{}' is {phase}: {why}", self.name),
-            (_, None) => info!("server '{}' is {phase}", self.name),
-        }
+    }
+
+    /// Wakes whoever waits for a state.
+    pub(super) fn announce(&self) {
         self.changed.notify(usize::MAX);
         self.hub.changed();
     }
 
-    /// The living child, if it is ready.
-    pub fn link(&self) -> Option<Arc<Link>> {
+    /// The children in service.
+    pub fn children(&self) -> Option<Arc<Children>> {
         match &self.state().engine {
-            Engine::Child { link, .. } => link.clone().filter(|l| !l.is_dead()),
+            Engine::Children(children) => Some(children.clone()),
             _ => None,
         }
+    }
+
+    pub(super) fn has(&self, slot: &Slot) -> bool {
+        self.children().is_some_and(|c| c.all().iter().any(|s| std::ptr::eq(&raw const **s, slot)))
+    }
+
+    /// The living child for a session, if it is ready.
+    pub fn link(&self, session: &Session) -> Option<Arc<Link>> {
+        self.children()?.slot(session.slot).link()
     }
 
     pub fn engine(&self) -> Engine {
@@ -142,18 +204,16 @@ impl Server {
         before
     }
 
-    /// The supervisor's child is ready, or gone. Ignored from a supervisor that was replaced meanwhile.
-    pub fn set_link(&self, of: &Arc<Supervisor>, new: Option<Arc<Link>>) {
-        let mut state = self.state();
-        if let Engine::Child { supervisor, link } = &mut state.engine
-            && Arc::ptr_eq(supervisor, of)
+    /// A child of a slot is ready: what it says of itself holds for the server, unless the slot was replaced meanwhile.
+    pub(super) fn note_child(self: &Arc<Self>, slot: &Slot, link: &Link) {
+        if self.has(slot)
+            && let Some(learnt) = link.learnt()
         {
-            *link = new.clone();
-            if let Some(learnt) = new.as_ref().and_then(|l| l.learnt()) {
-                state.learnt = Some(learnt.clone());
-            }
+            self.state().learnt = Some(learnt.clone());
         }
-        drop(state);
+        if let Some(nest) = self.children().and_then(|c| c.nest.clone()) {
+            nest.fill(self);
+        }
         self.changed.notify(usize::MAX);
     }
 
@@ -164,11 +224,12 @@ impl Server {
     }
 
     /// What the server said of itself, waiting for its first child if need be.
-    pub async fn learnt(&self) -> Result<Learnt, String> {
+    pub async fn learnt(&self, session: &Session) -> Result<Learnt, String> {
         if let Some(learnt) = self.state().learnt.clone() {
             return Ok(learnt);
         }
-        self.ready_link().await.and_then(|l| l.learnt().cloned().ok_or_else(|| "it has not said what it is".to_owned()))
+        let link = self.ready_link(session).await?;
+        link.learnt().cloned().ok_or_else(|| "it has not said what it is".to_owned())
     }
 
     /// What is known without waiting.
@@ -176,38 +237,37 @@ impl Server {
         self.state().learnt.clone()
     }
 
-    /// The child once it is ready. Waits while one is being started, for as long as a start may take; the error says
-    /// what the server's trouble is.
-    pub async fn ready_link(&self) -> Result<Arc<Link>, String> {
+    /// The child for a session once it is ready. Waits while one is being started, for as long as a start may take; the
+    /// error says what the server's trouble is.
+    pub async fn ready_link(&self, session: &Session) -> Result<Arc<Link>, String> {
+        let none = || format!("server '{}' has no child", self.name);
         let limit = match &self.state().config.kind {
             Kind::Stdio(stdio) => stdio.start_timeout,
-            Kind::Exec(_) => Duration::ZERO,
+            Kind::Exec(_) => return Err(none()),
         };
-        let check = || {
-            if let Some(link) = self.link() {
-                return Some(Ok(link));
-            }
-            let down = matches!(self.phase(), ServerState::Failed | ServerState::Stopping | ServerState::Stopped);
-            down.then(|| Err(self.trouble()))
-        };
+        let slot = || self.children().map(|c| c.slot(session.slot).clone());
+        let check = || ready(&*slot()?);
         match within(limit, until(&self.changed, check)).await {
             Some(outcome) => outcome,
-            None => Err(self.trouble()),
+            None => Err(slot().map_or_else(none, |s| s.trouble())),
         }
     }
 
-    fn trouble(&self) -> String {
-        let state = self.state();
-        let why = state.reason.as_ref().map_or(String::new(), |r| format!(": {r}"));
-        format!("server '{}' is {}{why}", self.name, state.phase)
+    /// The same for the child of one slot.
+    pub async fn ready_slot(&self, slot: &Slot) -> Result<Arc<Link>, String> {
+        let Kind::Stdio(config) = self.config().kind else { return Err(slot.trouble()) };
+        match within(config.start_timeout, until(&self.changed, || ready(slot))).await {
+            Some(outcome) => outcome,
+            None => Err(slot.trouble()),
+        }
     }
 
     /// Waits until the server is ready, or is not going to be.
     pub async fn settled(&self) -> Result<(), String> {
-        let check = || match self.phase() {
-            ServerState::Ready => Some(Ok(())),
-            ServerState::Failed | ServerState::Backoff | ServerState::Stopped => {
-                Some(Err(self.reason().unwrap_or_default()))
+        let check = || match self.condition() {
+            (ServerState::Ready, _) => Some(Ok(())),
+            (ServerState::Failed | ServerState::Backoff | ServerState::Stopped, why) => {
+                Some(Err(why.unwrap_or_default()))
             }
             _ => None,
         };
@@ -216,10 +276,21 @@ impl Server {
 
     // --- sessions ----------------------------------------------------------------------------------------------------
 
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        self.all_sessions()
+    }
+
     fn all_sessions(&self) -> Vec<Arc<Session>> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|s| s.strong_count() > 0);
         sessions.iter().filter_map(Weak::upgrade).filter(|s| !s.is_ended()).collect()
+    }
+
+    /// The daemon is draining: subscriptions of the modern era have their last message.
+    pub fn end_listens(&self) {
+        for session in self.all_sessions() {
+            session.end_listens();
+        }
     }
 
     pub(super) fn join(&self, session: &Arc<Session>) {
@@ -228,34 +299,44 @@ impl Server {
         sessions.push(Arc::downgrade(session));
     }
 
+    /// The place of a new session among several children: where the least is to do.
+    pub(super) fn least_loaded(&self) -> usize {
+        let children = self.children().filter(|c| c.slots.len() > 1);
+        children.map_or(0, |c| c.least(&self.all_sessions()))
+    }
+
     pub fn session_count(&self) -> usize {
         self.all_sessions().len()
     }
 
-    /// A message that concerns every client, such as `list_changed`.
-    pub fn broadcast(&self, text: &str) {
-        for session in self.all_sessions() {
-            session.notify(text);
+    /// The sessions that a child serves.
+    pub fn sessions_of(&self, link: &Link) -> Vec<Arc<Session>> {
+        let mut sessions = self.all_sessions();
+        if let Some(children) = self.children().filter(|c| c.slots.len() > 1) {
+            let own =
+                |s: &Arc<Session>| children.slot(s.slot).any_link().is_some_and(|l| std::ptr::eq(&raw const *l, link));
+            sessions.retain(own);
+        }
+        sessions
+    }
+
+    /// A message that concerns every client of a child, such as `list_changed`.
+    pub fn broadcast(&self, from: &Link, change: &Change<'_>) {
+        for session in self.sessions_of(from) {
+            session.tell(change);
         }
     }
 
-    /// An update of a resource, to those that subscribed to it.
-    pub fn publish(&self, uri: &str, text: &str) {
-        for session in self.all_sessions() {
-            if session.subscribed(uri) {
-                session.notify(text);
-            }
-        }
+    /// How many sessions subscribe to a resource, among those that share a child with this one.
+    pub fn subscribers(&self, uri: &str, with: &Session) -> usize {
+        let places = self.children().map_or(1, |c| c.slots.len());
+        let near = |s: &Arc<Session>| s.slot % places == with.slot % places && s.subscribed(uri);
+        self.all_sessions().into_iter().filter(near).count()
     }
 
-    /// How many sessions subscribe to a resource.
-    pub fn subscribers(&self, uri: &str) -> usize {
-        self.all_sessions().iter().filter(|s| s.subscribed(uri)).count()
-    }
-
-    /// Everything that some session subscribes to.
-    pub fn subscriptions(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.all_sessions().iter().flat_map(|s| s.all_subscriptions()).collect();
+    /// Everything that some session of a child subscribes to.
+    pub fn subscriptions(&self, link: &Link) -> Vec<String> {
+        let mut all: Vec<String> = self.sessions_of(link).iter().flat_map(|s| s.all_subscriptions()).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -263,13 +344,14 @@ impl Server {
 
     /// Tells every client that lists may differ: the child was replaced.
     pub fn lists_changed(&self) {
-        let Some(learnt) = self.learnt_now() else { return };
-        for list in ["tools", "prompts", "resources"] {
-            if learnt.has(list) {
-                let method = format!("notifications/{list}/list_changed");
-                self.broadcast(&crate::model::jsonrpc::notification(&method, None));
-            }
+        for session in self.all_sessions() {
+            session.lists_changed(&|list| self.has_list(list));
         }
+    }
+
+    /// Whether the server has tools, prompts or resources, as far as it is known.
+    pub fn has_list(&self, list: &str) -> bool {
+        self.learnt_now().is_some_and(|l| l.has(list))
     }
 
     /// Ends every session: the server was removed.
@@ -283,6 +365,7 @@ impl Server {
 
     pub fn status(&self, second: u64) -> status::Server {
         let in_flight = self.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+        let (phase, reason) = self.condition();
         let (engine, mut out) = {
             let state = self.state();
             let out = status::Server {
@@ -291,8 +374,8 @@ impl Server {
                     Kind::Stdio(_) => "Stdio".to_owned(),
                     Kind::Exec(_) => "Exec".to_owned(),
                 },
-                state: state.phase,
-                reason: state.reason.clone(),
+                state: phase,
+                reason,
                 required: state.config.required,
                 pids: Vec::new(),
                 restarts: state.restarts,
@@ -307,11 +390,24 @@ impl Server {
         };
         out.sessions = self.session_count() as u64;
         out.pids = match engine {
-            Engine::Child { link, .. } => link.iter().map(|l| l.pid.as_raw()).collect(),
+            Engine::Children(children) => {
+                let own = self.all_sessions().into_iter().filter_map(|s| s.exclusive()?.any_link());
+                let spares = children.nest.iter().flat_map(|n| n.links());
+                children.links().into_iter().chain(own).chain(spares).map(|l| l.pid.as_raw()).collect()
+            }
             Engine::Exec(exec) => exec.pids(),
             Engine::None => Vec::new(),
         };
         out.process = process::usage(&out.pids);
         out
     }
+}
+
+/// The child of a slot, or why there will be none.
+fn ready(slot: &Slot) -> Option<Result<Arc<Link>, String>> {
+    if let Some(link) = slot.link() {
+        return Some(Ok(link));
+    }
+    let down = matches!(slot.phase().0, ServerState::Failed | ServerState::Stopping | ServerState::Stopped);
+    down.then(|| Err(slot.trouble()))
 }

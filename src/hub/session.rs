@@ -2,20 +2,73 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Hub;
+use super::exclusive::{Exclusive, Nest};
 use super::outbox::{Out, Outbox};
+use super::replay::Streams;
 use super::server::Server;
 use super::wait::Flag;
-use crate::model::jsonrpc;
+use crate::model::modern::Filter;
+use crate::model::{jsonrpc, modern};
 
 /// How a session's client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Http,
     WebSocket,
+    /// The transport of 2024-11-05: one event stream down, POSTs up.
+    Sse,
+    /// One request of the modern era: there is no session, and this one ends with it.
+    Stateless,
+}
+
+/// Something that a server tells of itself.
+pub enum Change<'c> {
+    /// A list (`tools`, `prompts`, `resources`) is another.
+    List { list: &'c str, text: &'c str },
+    /// A resource is another.
+    Resource { uri: &'c str, text: &'c str },
+}
+
+/// A subscription of the modern era (2026-07-28 patterns/subscriptions).
+pub struct Listen {
+    /// The id of its request, as the client wrote it.
+    pub id: Box<str>,
+    pub reply: Arc<Outbox>,
+    /// What of it is honoured.
+    pub filter: Filter,
+    /// The whole request, for a child of the modern era, which keeps it; a legacy child knows nothing of it.
+    pub request: Option<Box<str>>,
+    acknowledged: AtomicBool,
+}
+
+impl Listen {
+    pub fn new(id: &str, reply: &Arc<Outbox>, filter: Filter, request: Option<&str>) -> Arc<Listen> {
+        Arc::new(Listen {
+            id: id.into(),
+            reply: reply.clone(),
+            filter,
+            request: request.map(Into::into),
+            acknowledged: AtomicBool::new(false),
+        })
+    }
+
+    /// The first acknowledgement is the one that counts; a new child's is not for the client.
+    pub fn acknowledge(&self) -> bool {
+        !self.acknowledged.swap(true, SeqCst)
+    }
+
+    pub fn push(&self, text: String) {
+        self.reply.push(Out { text, answer: false, failed: false });
+    }
+
+    /// Its last message.
+    pub fn finish(&self) {
+        self.reply.push(Out { text: modern::listen_result(&self.id), answer: true, failed: false });
+    }
 }
 
 /// One client's relation to one server.
@@ -27,16 +80,24 @@ pub struct Session {
     pub transport: Transport,
     pub server: Arc<Server>,
     pub hub: Arc<Hub>,
+    /// Which of several children it is for.
+    pub slot: usize,
     /// The revision agreed on in the handshake.
     revision: OnceLock<String>,
     /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
     push: Mutex<Option<Arc<Outbox>>>,
     pub(super) subscriptions: Mutex<HashSet<String>>,
+    listens: Mutex<Vec<Arc<Listen>>>,
+    /// Its client has spoken the modern era here.
+    modern: AtomicBool,
+    /// The child that serves it alone, where each session has one.
+    exclusive: OnceLock<(Arc<Exclusive>, Duration)>,
     /// Requests that wait for a child to send them to.
     held: Mutex<Vec<Arc<Held>>>,
     in_flight: AtomicUsize,
     /// Open response streams and GET streams.
     streams: AtomicUsize,
+    replay: Mutex<Streams>,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
     /// Something came after the handshake.
@@ -46,8 +107,9 @@ pub struct Session {
 
 impl Session {
     pub(super) fn new(number: u64, id: String, transport: Transport, server: Arc<Server>, hub: Arc<Hub>) -> Session {
-        let now = hub.seconds();
+        let (now, slot) = (hub.seconds(), server.least_loaded());
         Session {
+            slot,
             number,
             id,
             transport,
@@ -56,13 +118,34 @@ impl Session {
             revision: OnceLock::new(),
             push: Mutex::new(None),
             subscriptions: Mutex::default(),
+            listens: Mutex::default(),
+            modern: AtomicBool::new(false),
+            exclusive: OnceLock::new(),
             held: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            replay: Mutex::default(),
             last_used: AtomicU64::new(now),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Gives the session a child of its own.
+    pub(super) fn own(self: &Arc<Self>, nest: &Arc<Nest>) {
+        let own = Exclusive::start(self, nest);
+        self.hub.note_exclusive(&own);
+        let _ = self.exclusive.set((own, nest.idle));
+    }
+
+    /// The child that serves it alone.
+    pub fn exclusive(&self) -> Option<&Arc<Exclusive>> {
+        self.exclusive.get().map(|(own, _)| own)
+    }
+
+    /// How long it may be idle where the instance's limit is `general`.
+    pub fn idle_limit(&self, general: Duration) -> Duration {
+        self.exclusive.get().map_or(general, |(_, idle)| general.min(*idle))
     }
 
     pub fn revision(&self) -> Option<&str> {
@@ -79,6 +162,98 @@ impl Session {
         let before = self.push.lock().unwrap_or_else(PoisonError::into_inner).replace(outbox);
         if let Some(before) = before {
             before.end();
+        }
+    }
+
+    /// Tells the client of a change, in the way of its era.
+    pub fn tell(&self, change: &Change<'_>) {
+        for listen in self.listens() {
+            match change {
+                // A child of the modern era tells its subscribers itself.
+                _ if listen.request.is_some() => {}
+                Change::List { list, text } if listen.filter.wants_list(list) => {
+                    listen.push(modern::tagged(text, &listen.id));
+                }
+                Change::Resource { uri, text } if listen.filter.uris.iter().any(|u| u == uri) => {
+                    listen.push(modern::tagged(text, &listen.id));
+                }
+                _ => {}
+            }
+        }
+        if self.modern.load(SeqCst) {
+            return;
+        }
+        match change {
+            Change::List { text, .. } => drop(self.notify(text)),
+            Change::Resource { uri, text } if self.subscribed(uri) => drop(self.notify(text)),
+            Change::Resource { .. } => {}
+        }
+    }
+
+    /// Tells the client that the lists which the server `has` may differ: the child was replaced.
+    pub fn lists_changed(&self, has: &dyn Fn(&str) -> bool) {
+        for list in ["tools", "prompts", "resources"] {
+            let text = jsonrpc::notification(&format!("notifications/{list}/list_changed"), None);
+            for listen in self.listens().iter().filter(|l| l.filter.wants_list(list)) {
+                listen.push(modern::tagged(&text, &listen.id));
+            }
+            if has(list) && !self.modern.load(SeqCst) {
+                self.notify(&text);
+            }
+        }
+    }
+
+    pub fn is_modern(&self) -> bool {
+        self.modern.load(SeqCst)
+    }
+
+    /// The one request of a stateless session is answered: nothing is left to give up.
+    pub fn answered(&self) {
+        self.ended.store(true, SeqCst);
+    }
+
+    pub(super) fn note_modern(&self) {
+        self.modern.store(true, SeqCst);
+    }
+
+    pub fn listens(&self) -> Vec<Arc<Listen>> {
+        self.listens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
+    pub(super) fn add_listen(&self, listen: Arc<Listen>) -> bool {
+        let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = listens.len() < 100 && listens.iter().all(|l| l.id != listen.id);
+        if room {
+            listens.push(listen);
+        }
+        room
+    }
+
+    /// Takes the subscription that was opened by the request with this id.
+    pub(super) fn take_listen(&self, id: &str) -> Option<Arc<Listen>> {
+        let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = listens.iter().position(|l| &*l.id == id)?;
+        Some(listens.remove(at))
+    }
+
+    /// The daemon drains: each subscription gets its last message.
+    pub(super) fn end_listens(&self) {
+        let listens = std::mem::take(&mut *self.listens.lock().unwrap_or_else(PoisonError::into_inner));
+        listens.iter().for_each(|l| l.finish());
+    }
+
+    /// Sends what its own child says to it. Over HTTP that goes on the stream of the newest open request if it is
+    /// `related` to one, as far as that can be known, and else on the one that was opened for such messages; on the
+    /// other where there is none. Never on two (2025-11-25 basic/transports). False where there is no stream at all.
+    pub fn deliver(&self, text: &str, related: bool) -> bool {
+        let newest = || {
+            let reply = self.exclusive().and_then(|own| own.any_link()).and_then(|link| link.newest_reply());
+            reply.is_some_and(|r| r.push(Out { text: text.to_owned(), answer: false, failed: false }))
+        };
+        match related && self.transport == Transport::Http {
+            true => newest() || self.notify(text),
+            false => self.notify(text) || newest(),
         }
     }
 
@@ -109,6 +284,26 @@ impl Session {
         self.hub.seconds().saturating_sub(self.last_used.load(SeqCst))
     }
 
+    /// The streams of it that can be taken up again.
+    pub fn replay(&self) -> MutexGuard<'_, Streams> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where messages go that answer no request.
+    pub fn push_outbox(&self) -> Option<Arc<Outbox>> {
+        self.push.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// In a drain: its one stream carries the answers, so it ends after the last of them.
+    pub(super) async fn end_stream_when_quiet(self: Arc<Self>) {
+        while self.in_flight() > 0 && !self.is_ended() && !self.hub.hurry.is_set() {
+            super::wait::sleep(Duration::from_millis(10)).await;
+        }
+        if let Some(outbox) = self.push_outbox() {
+            outbox.end();
+        }
+    }
+
     /// Counts a stream for as long as the guard lives.
     pub fn stream(self: &Arc<Self>) -> StreamGuard {
         self.streams.fetch_add(1, SeqCst);
@@ -126,6 +321,9 @@ impl Session {
     /// Marks the end; true the first time. The hub does the rest.
     pub(super) fn end(&self) -> bool {
         let first = !self.ended.swap(true, SeqCst);
+        if let Some(own) = self.exclusive() {
+            own.end();
+        }
         if let Some(push) = self.push.lock().unwrap_or_else(PoisonError::into_inner).take() {
             push.end();
         }
@@ -149,6 +347,9 @@ impl Session {
             opened: Instant::now(),
             failed: true,
             subscribes: None,
+            translated: None,
+            opening: false,
+            logs: false,
         })
     }
 
@@ -221,6 +422,12 @@ pub struct Call {
     failed: bool,
     /// The session subscribes to this resource if the server agrees.
     pub(super) subscribes: Option<Box<str>>,
+    /// A request of the modern era for a legacy child: its method.
+    pub(super) translated: Option<Box<str>>,
+    /// The handshake of a session with a child of its own.
+    pub(super) opening: bool,
+    /// A request of the modern era that asks for log messages.
+    pub(super) logs: bool,
 }
 
 impl Call {
@@ -233,16 +440,27 @@ impl Call {
         self.reply.push(Out { text, answer: true, failed });
     }
 
+    /// Answers with a result of our own, in the client's era.
     pub fn result(self, result: &str) {
         let text = jsonrpc::result(&self.id, result);
+        let text = self.in_era(text);
         self.answer(text, false);
+    }
+
+    /// An answer in legacy words, in those of the client.
+    pub(super) fn in_era(&self, text: String) -> String {
+        let Some(method) = &self.translated else { return text };
+        let learnt = self.session.server.learnt_now();
+        let info = learnt.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |l| l.server_info);
+        match crate::model::envelope::scan(&text) {
+            Ok(e) => modern::answer(&e, &self.id, method, &info),
+            Err(_) => text,
+        }
     }
 
     /// Nobody wants the answer any more: what was made to carry it ends without one.
     pub fn withdraw(self) {
-        if self.reply.is_single() {
-            self.reply.end();
-        }
+        self.reply.withdraw();
     }
 
     pub fn error(self, code: i32, message: &str) {

@@ -11,7 +11,8 @@ use futures_lite::FutureExt;
 use log::{debug, info};
 
 use super::link::{Link, exit_text};
-use super::server::{Engine, Server};
+use super::server::Server;
+use super::slot::{Slot, Wish};
 use super::wait::{Flag, sleep, within};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
@@ -23,6 +24,9 @@ use crate::sys::spawn::{Spec, end_unwatched};
 
 /// What a child's environment may hold of ours without being named (design.md section 3).
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+/// How long a server may take to answer `server/discover` before it counts as one of the legacy era.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// The most time that bringing a new child to the state of its sessions may take.
 const RESTORE: Duration = Duration::from_secs(10);
@@ -82,30 +86,31 @@ impl Supervisor {
         self.done.wait().await;
     }
 
-    /// Runs the supervisor for `server`, whose engine it must be, from its first child or from none.
-    pub fn run(self: &Arc<Self>, server: &Arc<Server>, first: Option<Arc<Link>>) {
-        let (me, server) = (self.clone(), server.clone());
+    /// Runs the supervisor for its slot of `server`, from its first child or from none. `again` says that this child takes
+    /// the place of another.
+    pub fn run(self: &Arc<Self>, server: &Arc<Server>, slot: &Arc<Slot>, first: Option<Arc<Link>>, again: bool) {
+        let (me, server, slot) = (self.clone(), server.clone(), slot.clone());
         async_std::task::spawn(async move {
-            me.keep(&server, first).await;
+            me.keep(&server, &slot, first, again).await;
             me.done.set();
         });
     }
 
-    async fn keep(self: &Arc<Self>, server: &Arc<Server>, mut first: Option<Arc<Link>>) {
+    async fn keep(&self, server: &Arc<Server>, slot: &Arc<Slot>, mut first: Option<Arc<Link>>, again: bool) {
         let mut history = History::default();
-        let mut ready_before = first.is_some();
+        let mut ready_before = again;
         while !self.retired.is_set() {
             let started = match first.take() {
                 Some(link) => Ok(link),
                 None => {
-                    self.tell(server, ServerState::Starting, None);
-                    start(server, self.config(), server.hub.config().umask, Some(&self.retired)).await
+                    slot.enter(ServerState::Starting, None);
+                    start(server, self.config(), server.hub.config().umask, slot.wish, Some(&self.retired)).await
                 }
             };
             let failure = match started {
                 Ok(link) => {
                     history.ready(Instant::now());
-                    self.live(server, &link, std::mem::replace(&mut ready_before, true)).await
+                    self.live(server, slot, &link, std::mem::replace(&mut ready_before, true)).await
                 }
                 Err(failure) => Some(failure),
             };
@@ -118,18 +123,18 @@ impl Supervisor {
             let next = history.ended(&policy, failure.how, Instant::now(), chance());
             let delay = match next {
                 Next::After(delay) => {
-                    self.tell(server, ServerState::Backoff, Some(failure.text));
-                    info!("server '{}': next start in {}", server.name, duration(round(delay)));
+                    slot.enter(ServerState::Backoff, Some(failure.text));
+                    info!("{}: next start in {}", slot.label(), duration(round(delay)));
                     Some(delay)
                 }
                 Next::Slow(delay) => {
                     let why = format!("{}; ended too often, next start in {}", failure.text, duration(round(delay)));
-                    self.tell(server, ServerState::Failed, Some(why));
+                    slot.enter(ServerState::Failed, Some(why));
                     Some(delay)
                 }
                 Next::Never(why) => {
                     let why = format!("{}; not started again before a reload changes it ({why})", failure.text);
-                    self.tell(server, ServerState::Failed, Some(why));
+                    slot.enter(ServerState::Failed, Some(why));
                     None
                 }
             };
@@ -154,14 +159,14 @@ impl Supervisor {
         }
         // A child that was handed over and never lived under this supervisor.
         if let Some(link) = first {
-            self.finish(server, &link).await;
+            self.finish(server, slot, &link).await;
         }
     }
 
     /// One life of a child: None when it was stopped because the supervisor retired.
-    async fn live(self: &Arc<Self>, server: &Arc<Server>, link: &Arc<Link>, again: bool) -> Option<StartFailure> {
-        server.set_link(self, Some(link.clone()));
-        self.tell(server, ServerState::Ready, None);
+    async fn live(&self, server: &Arc<Server>, slot: &Slot, link: &Arc<Link>, again: bool) -> Option<StartFailure> {
+        slot.set_link(Some(link.clone()));
+        slot.enter(ServerState::Ready, None);
         if again {
             let (server, link) = (server.clone(), link.clone());
             async_std::task::spawn(async move { restore(&server, &link).await });
@@ -174,20 +179,20 @@ impl Supervisor {
         match ended.or(retired).await {
             Some(how) => {
                 // Known at once; its last words and the next start wait until nothing of the child is left.
-                server.set_link(self, None);
-                self.tell(server, ServerState::Backoff, Some(link.exit_text()));
+                slot.set_link(None);
+                slot.enter(ServerState::Backoff, Some(link.exit_text()));
                 link.gone().await;
                 Some(StartFailure { how, text: format!("{}{}", link.exit_text(), link.last_words()) })
             }
             None => {
-                self.finish(server, link).await;
+                self.finish(server, slot, link).await;
                 None
             }
         }
     }
 
     /// Lets open requests finish within the drain time, then stops the child.
-    async fn finish(self: &Arc<Self>, server: &Arc<Server>, link: &Link) {
+    async fn finish(&self, server: &Arc<Server>, slot: &Slot, link: &Link) {
         let limit = server.hub.config().drain_timeout;
         let drained = async {
             while link.waiting() > 0 && !server.hub.hurry.is_set() {
@@ -195,27 +200,25 @@ impl Supervisor {
             }
         };
         let _ = within(limit, drained).await;
-        self.tell(server, ServerState::Stopping, None);
+        slot.enter(ServerState::Stopping, None);
         link.stop(&self.config().stop).await;
-        server.set_link(self, None);
-        self.tell(server, ServerState::Stopped, None);
+        slot.set_link(None);
+        slot.enter(ServerState::Stopped, None);
         info!("server '{}': its child (pid {}) {}", server.name, link.pid, link.exit_text());
-    }
-
-    /// Speaks for the server, unless another supervisor does meanwhile.
-    fn tell(self: &Arc<Self>, server: &Server, phase: ServerState, reason: Option<String>) {
-        if let Engine::Child { supervisor, .. } = server.engine()
-            && Arc::ptr_eq(&supervisor, self)
-        {
-            server.enter(phase, reason);
-        }
     }
 }
 
 /// Brings a new child to the state that its sessions expect.
 async fn restore(server: &Arc<Server>, link: &Link) {
+    if link.is_modern() {
+        for session in server.sessions() {
+            session.listens().iter().for_each(|listen| link.listen(listen));
+            session.lists_changed(&|_| true);
+        }
+        return;
+    }
     let all = async {
-        for uri in server.subscriptions() {
+        for uri in server.subscriptions(link) {
             let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
             if let Err(e) = link.ask("resources/subscribe", Some(&params)).await {
                 debug!("server '{}': cannot subscribe again to {uri}: {e}", server.name);
@@ -226,15 +229,9 @@ async fn restore(server: &Arc<Server>, link: &Link) {
     server.lists_changed();
 }
 
-/// Starts a child and waits for its answer to `initialize`; what fails leaves nothing behind. A start that is `unwanted`
-/// meanwhile fails as well, in the same order.
-pub async fn start(
-    server: &Arc<Server>,
-    config: Arc<Stdio>,
-    umask: Mode,
-    unwanted: Option<&Flag>,
-) -> Result<Arc<Link>, StartFailure> {
-    let fail = |how, text: String| Err(StartFailure { how, text });
+/// Starts a child and says nothing to it. What fails leaves nothing behind.
+pub async fn spawn(server: &Arc<Server>, config: &Arc<Stdio>, umask: Mode) -> Result<Arc<Link>, StartFailure> {
+    let fail = |text: String| Err(StartFailure { how: Ended::NotReady, text });
     let mark = server.hub.next_mark();
     let spec = Spec {
         program: config.program.clone(),
@@ -252,18 +249,31 @@ pub async fn start(
                 Some(cwd) if !cwd.is_dir() => format!("there is no folder {}", cwd.display()),
                 _ => crate::model::exit::plain(&e),
             };
-            return fail(Ended::NotReady, format!("cannot start {}: {why}", config.program.display()));
+            return fail(format!("cannot start {}: {why}", config.program.display()));
         }
     };
     debug!("server '{}': started pid {}", server.name, started.pid);
     let pid = started.pid;
-    let link = match Link::new(server, config.clone(), started, mark) {
-        Ok(link) => link,
+    match Link::new(server, config.clone(), started, mark) {
+        Ok(link) => Ok(link),
         Err(e) => {
             end_unwatched(pid);
-            return fail(Ended::NotReady, format!("cannot talk with its pipes: {}", crate::model::exit::plain(&e)));
+            fail(format!("cannot talk with its pipes: {}", crate::model::exit::plain(&e)))
         }
-    };
+    }
+}
+
+/// Starts a child and waits for its answer to the opening of an era; what fails leaves nothing behind. A start that is
+/// `unwanted` meanwhile fails as well, in the same order.
+pub async fn start(
+    server: &Arc<Server>,
+    config: Arc<Stdio>,
+    umask: Mode,
+    wish: Wish,
+    unwanted: Option<&Flag>,
+) -> Result<Arc<Link>, StartFailure> {
+    let fail = |how, text: String| Err(StartFailure { how, text });
+    let link = spawn(server, &config, umask).await?;
     let tail = |link: &Link| match link.tail().as_slice() {
         [] => "; it wrote nothing to standard error".to_owned(),
         lines => format!("; its last words:\n    {}", lines.join("\n    ")),
@@ -275,7 +285,21 @@ pub async fn start(
         }
         Some(Err("it is not wanted any more".to_owned()))
     };
-    let outcome = within(config.start_timeout, link.handshake()).or(unwanted).await;
+    let opening = async {
+        match wish {
+            Wish::Any => link.handshake().await,
+            Wish::Modern => match link.discover().await? {
+                true => Ok(()),
+                false => Err("it does not speak the modern era".to_owned()),
+            },
+        }
+    };
+    let limit = match wish {
+        Wish::Any => config.start_timeout,
+        // Some servers say nothing at all to what they do not know.
+        Wish::Modern => config.start_timeout.min(PROBE),
+    };
+    let outcome = within(limit, opening).or(unwanted).await;
     match outcome {
         Some(Ok(())) => Ok(link),
         Some(Err(why)) => {
@@ -286,6 +310,14 @@ pub async fn start(
             }
             let text = format!("its handshake failed: {why}{}", tail(&link));
             link.stop(&config.stop).await;
+            if wish == Wish::Any && !server.hub.hurry.is_set() {
+                // It answered, and would not: perhaps it speaks the modern era alone. In a process of its own, because
+                // the refused handshake may have left a mark.
+                debug!("server '{}': {text}; it is asked for the modern era", server.name);
+                if let Ok(link) = Box::pin(start(server, config, umask, Wish::Modern, None)).await {
+                    return Ok(link);
+                }
+            }
             fail(Ended::NotReady, text)
         }
         None => {
@@ -325,7 +357,7 @@ fn round(d: Duration) -> Duration {
 }
 
 /// Uniform in 0..1.
-fn chance() -> f64 {
+pub fn chance() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),

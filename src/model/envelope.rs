@@ -12,6 +12,9 @@ use std::ops::Range;
 /// Arrays and objects may nest this deep; deeper text is refused before any stack could overflow.
 pub const MAX_DEPTH: usize = 512;
 
+/// What the names of `_meta` members that the specification defines begin with.
+const MODERN: &str = "io.modelcontextprotocol/";
+
 /// A place in the scanned text, in bytes.
 pub type Span = Range<usize>;
 
@@ -47,10 +50,30 @@ pub struct Envelope<'a> {
     pub uri: Option<Span>,
     /// `params.protocolVersion`, as `initialize` has it.
     pub protocol_version: Option<Span>,
+    /// `params.name`, as `tools/call` and `prompts/get` have it.
+    pub name: Option<Span>,
+    /// `params.arguments`.
+    pub arguments: Option<Span>,
+    /// `params.taskId`.
+    pub task_id: Option<Span>,
+    /// `params._meta`, an object.
+    pub meta: Option<Span>,
+    /// `params._meta` of the modern era (2026-07-28 basic/index).
+    pub modern: ModernMeta,
     /// `params.task`: the request asks to be run as a task (2025-11-25 basic/utilities/tasks).
     pub task: Option<Span>,
     /// There is a line break between tokens: the text must be put on one line before it goes down a pipe.
     pub multiline: bool,
+}
+
+/// The members of `params._meta` that the modern era defines, each below `io.modelcontextprotocol/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModernMeta {
+    pub version: Option<Span>,
+    pub capabilities: Option<Span>,
+    pub client_info: Option<Span>,
+    pub log_level: Option<Span>,
+    pub subscription: Option<Span>,
 }
 
 /// Why a text is not a message.
@@ -167,8 +190,12 @@ struct Found {
     request_id: Option<Span>,
     uri: Option<Span>,
     task: Option<Span>,
+    name: Option<Span>,
+    arguments: Option<Span>,
+    task_id: Option<Span>,
+    modern: ModernMeta,
     protocol_version: Option<Span>,
-    meta: bool,
+    meta: Option<Span>,
 }
 
 impl Found {
@@ -225,10 +252,68 @@ impl Found {
             progress_token: plain(token),
             request_id: plain(self.request_id),
             uri: plain(self.uri),
+            name: plain(self.name),
+            arguments: self.arguments,
+            task_id: plain(self.task_id),
+            meta: self.meta.filter(|s| text[s.clone()].starts_with('{')),
+            modern: self.modern,
             task: self.task,
             protocol_version: plain(self.protocol_version),
             multiline,
         })
+    }
+}
+
+/// The members of a JSON object, in order: key and the place of each value in `json`. Empty for anything else.
+pub fn members(json: &str) -> Vec<(String, Span)> {
+    let mut s = Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false };
+    let mut found = Vec::new();
+    s.space();
+    if s.peek() == Some(b'{') {
+        let whole = s.object(|s, key| {
+            let start = s.at;
+            s.value()?;
+            found.push((key.to_owned(), start..s.at));
+            Ok(())
+        });
+        if whole.is_err() {
+            return Vec::new();
+        }
+    }
+    found
+}
+
+/// One member of a JSON object, as JSON text.
+pub fn member<'j>(json: &'j str, key: &str) -> Option<&'j str> {
+    members(json).into_iter().find(|(k, _)| k == key).map(|(_, span)| &json[span])
+}
+
+/// The messages of a batch (JSON-RPC 2.0 section 6), as JSON texts.
+pub fn batch(json: &str) -> Option<Vec<&str>> {
+    let mut s = Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false };
+    let mut found = Vec::new();
+    s.space();
+    if s.peek() != Some(b'[') {
+        return None;
+    }
+    s.at += 1;
+    s.space();
+    if s.peek() == Some(b']') {
+        return Some(found);
+    }
+    loop {
+        let start = s.at;
+        s.value().ok()?;
+        found.push(&json[start..s.at]);
+        s.space();
+        match s.peek()? {
+            b',' => {
+                s.at += 1;
+                s.space();
+            }
+            b']' => return Some(found),
+            _ => return None,
+        }
     }
 }
 
@@ -300,15 +385,27 @@ impl<'a> Scanner<'a> {
             "uri" => s.note(&mut found.uri),
             "task" => s.note(&mut found.task),
             "protocolVersion" => s.note(&mut found.protocol_version),
+            "name" => s.note(&mut found.name),
+            "arguments" => s.note(&mut found.arguments),
+            "taskId" => s.note(&mut found.task_id),
             "_meta" => {
-                s.doubled |= std::mem::replace(&mut found.meta, true);
-                if s.peek() != Some(b'{') {
-                    return s.value();
+                let start = s.at;
+                s.doubled |= found.meta.is_some();
+                if s.peek() == Some(b'{') {
+                    s.object(|s, key| match key.strip_prefix(MODERN) {
+                        None if key == "progressToken" => s.note(&mut found.meta_token),
+                        Some("protocolVersion") => s.note(&mut found.modern.version),
+                        Some("clientCapabilities") => s.note(&mut found.modern.capabilities),
+                        Some("clientInfo") => s.note(&mut found.modern.client_info),
+                        Some("logLevel") => s.note(&mut found.modern.log_level),
+                        Some("subscriptionId") => s.note(&mut found.modern.subscription),
+                        _ => s.value(),
+                    })?;
+                } else {
+                    s.value()?;
                 }
-                s.object(|s, key| match key {
-                    "progressToken" => s.note(&mut found.meta_token),
-                    _ => s.value(),
-                })
+                found.meta = Some(start..s.at);
+                Ok(())
             }
             _ => s.value(),
         })

@@ -9,6 +9,7 @@ pub mod exit;
 pub mod jsonrpc;
 pub mod mcp;
 pub mod meter;
+pub mod modern;
 pub mod plan;
 pub mod restart;
 pub mod status;

@@ -49,7 +49,8 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
 fn same_process(old: &Kind, new: &Kind) -> bool {
     match (old, new) {
         (Kind::Stdio(a), Kind::Stdio(b)) => {
-            (&a.program, &a.args, &a.env, &a.pass_env, &a.cwd) == (&b.program, &b.args, &b.env, &b.pass_env, &b.cwd)
+            (&a.program, &a.args, &a.env, &a.pass_env, &a.cwd, &a.sharing)
+                == (&b.program, &b.args, &b.env, &b.pass_env, &b.cwd, &b.sharing)
         }
         (Kind::Exec(_), Kind::Exec(_)) => true,
         _ => false,

@@ -14,11 +14,15 @@ use hyper::body::{Frame, SizeHint};
 
 use crate::hub::counters::Dropped;
 use crate::hub::outbox::{Out, Outbox};
+use crate::hub::replay::Stream;
 use crate::hub::route;
-use crate::hub::session::{Session, StreamGuard};
+use crate::hub::session::{Session, StreamGuard, Transport};
 
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a client should wait before it takes up a stream again, in milliseconds.
+const RETRY: u32 = 1000;
 
 /// The body of a response.
 pub enum Body {
@@ -38,60 +42,131 @@ impl From<String> for Body {
     }
 }
 
-/// The messages of an outbox as server-sent events. A stream that answers a POST ends with the answer.
+/// The messages of an outbox as server-sent events, until no more will come.
 pub struct Events {
     pub reply: Reply,
     queue: VecDeque<Out>,
-    answers: bool,
+    /// Written before anything else.
+    head: String,
+    /// It can be taken up again, and this connection has it under that number.
+    stream: Option<(Arc<Stream>, u64)>,
     done: bool,
     heartbeat: Timer,
-    _stream: StreamGuard,
+    _guard: StreamGuard,
 }
 
-/// The way back for one request or one GET stream; dropping it tells the hub that nobody reads there any more.
+/// The way back for a request or a GET stream; dropping it tells the hub that nobody reads there any more.
 pub struct Reply {
     pub session: Arc<Session>,
     pub outbox: Arc<Outbox>,
     /// The answer has been taken from it, or none is due.
     pub answered: bool,
+    /// The client may come back for the rest.
+    pub resumable: bool,
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.outbox.close();
-        if !self.answered {
-            route::abandoned(&self.session, &self.outbox);
+        match self.resumable && !self.session.is_ended() {
+            true => self.outbox.detach(),
+            false => self.outbox.close(),
+        }
+        match self.session.transport {
+            // The stream was the session.
+            Transport::Sse => self.session.hub.end_session(&self.session, "its client has left"),
+            Transport::Stateless if self.answered => self.session.answered(),
+            _ if !self.answered => route::abandoned(&self.session, &self.outbox),
+            _ => {}
         }
     }
 }
 
 impl Events {
     /// A stream that begins with what was taken from the outbox already.
-    pub fn new(reply: Reply, first: Option<Out>, answers: bool) -> Events {
-        let stream = reply.session.stream();
+    pub fn new(reply: Reply, first: Option<Out>) -> Events {
+        let guard = reply.session.stream();
         Events {
             reply,
             queue: first.into_iter().collect(),
-            answers,
+            head: String::new(),
+            stream: None,
             done: false,
             heartbeat: Timer::after(HEARTBEAT),
-            _stream: stream,
+            _guard: guard,
         }
     }
 
+    /// A stream of the 2024-11-05 transport, which begins with the place to post to.
+    pub fn with_endpoint(reply: Reply, endpoint: &str) -> Events {
+        let mut events = Events::new(reply, None);
+        events.head = format!("event: endpoint\ndata: {endpoint}\n\n");
+        events
+    }
+
+    /// A stream with ids. A client of 2025-11-25 gets an id before the first message, and is told how soon to come back.
+    pub fn resumable(mut reply: Reply, first: Option<Out>) -> Events {
+        let stream = reply.session.replay().open(reply.outbox.clone());
+        reply.resumable = true;
+        let primed = reply.session.revision().is_some_and(|r| r >= "2025-11-25");
+        let mut events = Events::new(reply, first);
+        if primed {
+            events.head = format!("id: {}\nretry: {RETRY}\ndata:\n\n", stream.id(0));
+        }
+        let connection = stream.take();
+        events.stream = Some((stream, connection));
+        events
+    }
+
+    /// A stream that a client has lost, from behind the event that it names.
+    pub fn resumed(session: &Arc<Session>, stream: Arc<Stream>, event: u64) -> Events {
+        let connection = stream.take();
+        let outbox = stream.outbox.clone();
+        let reply = Reply { session: session.clone(), outbox, answered: true, resumable: true };
+        let mut events = Events::new(reply, None);
+        for (id, text) in stream.after(event) {
+            events.head.push_str(&format!("id: {id}\nevent: message\ndata: {text}\n\n"));
+        }
+        if events.head.is_empty() {
+            events.head.push_str(": here again\n\n");
+        }
+        events.stream = Some((stream, connection));
+        events
+    }
+
+    /// Another connection has taken the stream.
+    fn is_taken(&self) -> bool {
+        self.stream.as_ref().is_some_and(|(stream, connection)| stream.is_taken_from(*connection))
+    }
+
     fn write(&mut self) -> Bytes {
-        let mut out = String::with_capacity(self.queue.iter().map(|o| o.text.len() + 32).sum());
+        let mut out = std::mem::take(&mut self.head);
+        out.reserve(self.queue.iter().map(|o| o.text.len() + 48).sum());
         for one in self.queue.drain(..) {
+            if let Some((stream, _)) = &self.stream {
+                out.push_str("id: ");
+                out.push_str(&stream.note(&one.text));
+                out.push('\n');
+            }
             out.push_str("event: message\ndata: ");
             out.push_str(&one.text);
             out.push_str("\n\n");
-            if one.answer && self.answers {
-                self.done = true;
-                self.reply.answered = true;
-            }
+        }
+        if self.reply.outbox.is_finished() {
+            self.done = true;
+            self.reply.answered = true;
         }
         self.heartbeat.set_after(HEARTBEAT);
         Bytes::from(out)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        if self.is_taken() {
+            // What happens to the outbox is the other connection's affair.
+            self.reply.outbox = Arc::new(Outbox::new(0));
+            self.reply.answered = true;
+        }
     }
 }
 
@@ -104,8 +179,12 @@ impl hyper::body::Body for Body {
             Body::Whole(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Body::Events(events) => events,
         };
-        if events.done {
+        if events.done || events.is_taken() {
             return Poll::Ready(None);
+        }
+        if !events.head.is_empty() {
+            // At once: it says where to post, or where to go on.
+            return Poll::Ready(Some(Ok(Frame::data(events.write()))));
         }
         let outbox = events.reply.outbox.clone();
         let more = match outbox.poll_take(cx, &mut events.queue) {

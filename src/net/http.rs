@@ -13,15 +13,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::body::{Body, Events, Reply};
 use super::{Net, Tracked, admin, origin, ws};
 use crate::hub::counters::Dropped;
-use crate::hub::outbox::Outbox;
-use crate::hub::route;
+use crate::hub::modern::{Target, target};
+use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
 use crate::hub::wait::sleep;
-use crate::model::envelope::{Envelope, Kind, scan};
-use crate::model::{jsonrpc, mcp};
+use crate::hub::{self, route};
+use crate::model::envelope::{Envelope, Fault, Kind, scan};
+use crate::model::{jsonrpc, mcp, modern};
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// An answer that takes longer than this is announced by the head of an event stream, so that no proxy gives up on a
 /// silent connection.
@@ -90,8 +92,8 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
     let Some((name, endpoint)) = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/')) else {
         return admin::serve(net, &request).await;
     };
-    if !matches!(endpoint, "mcp" | "ws") {
-        let why = format!("there is no such path: a server has /servers/{name}/mcp and /servers/{name}/ws");
+    if !matches!(endpoint, "mcp" | "ws" | "sse" | "message") {
+        let why = format!("there is no such path: a server has /servers/{name}/mcp, .../ws and .../sse");
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     }
     let Some(server) = net.hub.server(name) else {
@@ -100,6 +102,21 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
     };
     if endpoint == "ws" {
         return ws::upgrade(net, tracked, &server, request);
+    }
+    match (endpoint, request.method()) {
+        ("sse", &Method::GET) => return sse(net, &server, name, request.headers()),
+        ("message", &Method::POST) => return sse_post(net, &server, request).await,
+        ("sse" | "message", _) => {
+            let (allowed, why) = if endpoint == "sse" {
+                ("GET", "GET opens the event stream of HTTP+SSE (2024-11-05)")
+            } else {
+                ("POST", "POST takes the messages of a session that /sse has opened")
+            };
+            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, why);
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            return response;
+        }
+        _ => {}
     }
     match *request.method() {
         Method::POST => post(net, &server, request).await,
@@ -144,7 +161,7 @@ fn preflight() -> Answer {
     headers.insert(
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static(
-            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id",
+            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, mcp-method, mcp-name",
         ),
     );
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
@@ -190,7 +207,7 @@ fn session(
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     };
     let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
-    let Some(session) = found else {
+    let Some(session) = found.filter(|s| s.transport == Transport::Http) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
     if let Err(why) = check_version(headers) {
@@ -205,31 +222,20 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) 
         let why = "the client must accept application/json and text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
     }
-    let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
-    if !kind.trim().eq_ignore_ascii_case("application/json") {
-        let why = "Content-Type must be application/json";
-        return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, None, jsonrpc::INVALID_REQUEST, why);
-    }
-    let limit = net.hub.config().limits.message;
-    let (head, body) = request.into_parts();
-    let body = match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await {
-        Ok(body) => body,
-        Err(Unread::TooLong) => {
-            net.hub.counters.count(Dropped::LongMessages);
-            let why = format!("the message is longer than {limit} (limits.message)");
-            return error(StatusCode::PAYLOAD_TOO_LARGE, None, jsonrpc::INVALID_REQUEST, &why);
-        }
-        Err(Unread::Broken) => {
-            return error(StatusCode::BAD_REQUEST, None, jsonrpc::PARSE_ERROR, "the body ended too early");
-        }
+    let (head, body) = match body_of(net, request).await {
+        Ok(whole) => whole,
+        Err(response) => return *response,
     };
-    let Ok(body) = std::str::from_utf8(&body) else {
-        return error(StatusCode::BAD_REQUEST, None, jsonrpc::PARSE_ERROR, "the body is not UTF-8");
-    };
+    let body = body.as_str();
     let e = match scan(body) {
         Ok(e) => e,
+        Err(Fault::Batch) => return batch(net, server, &head.headers, body, (json, events)).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
     };
+    let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
+    if modern::claimed(&e) || modern_header {
+        return stateless(net, server, &head.headers, &e, (json, events)).await;
+    }
     if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
         return initialize(net, server, &e, (json, events)).await;
     }
@@ -237,6 +243,70 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) 
         Ok(session) => message(net, session, &e, (json, events)).await,
         Err(response) => *response,
     }
+}
+
+/// The head and the body of a POST with a message.
+async fn body_of(net: &Net, request: Request<Incoming>) -> Result<(hyper::http::request::Parts, String), Box<Answer>> {
+    let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
+    let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
+        let why = "Content-Type must be application/json";
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
+    }
+    let limit = net.hub.config().limits.message;
+    let (head, body) = request.into_parts();
+    match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await.map(String::from_utf8) {
+        Ok(Ok(body)) => Ok((head, body)),
+        Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
+        Err(Unread::TooLong) => {
+            net.hub.counters.count(Dropped::LongMessages);
+            let why = format!("the message is longer than {limit} (limits.message)");
+            refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
+        }
+        Err(Unread::Broken) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body ended too early"),
+    }
+}
+
+/// One request of the modern era: it is served by itself, and cancelled when its client leaves.
+async fn stateless(
+    net: &Arc<Net>,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    e: &Envelope<'_>,
+    accept: (bool, bool),
+) -> Answer {
+    if e.kind != Kind::Request {
+        return empty(StatusCode::ACCEPTED);
+    }
+    let fields =
+        |name: &str| -> Vec<&[u8]> { headers.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect() };
+    let refuse = |status: u16, refusal: &modern::Refusal| {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        plain(status, "application/json", refusal.text(e.get(&e.id)))
+    };
+    if let Err(refusal) = modern::check_meta(e) {
+        return refuse(400, &refusal);
+    }
+    let checked = modern::check_headers(e, &fields).and_then(|()| modern::check_version(e));
+    if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
+        return refuse(modern::http_status(refusal.code), &refusal);
+    }
+    let session = net.hub.stateless(server);
+    let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+    let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
+    if e.method == "tools/call" {
+        // Where the child cannot be reached, the request itself will say so.
+        if let Ok(Target::Modern(link)) = target(&session).await
+            && let Err(refusal) = modern::check_params(e, &*link.param_headers().await, &fields)
+        {
+            reply.answered = true;
+            return refuse(400, &refusal);
+        }
+    }
+    if let Some(later) = hub::modern::message(&session, e, &outbox) {
+        async_std::task::spawn(later);
+    }
+    answer(reply, accept).await
 }
 
 /// `initialize` opens a session, whose id comes with the answer.
@@ -267,17 +337,23 @@ impl Drop for Unborn {
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
-async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, (json, events): (bool, bool)) -> Answer {
+async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
     let limit = net.hub.config().limits.reply.bytes();
     let outbox = Arc::new(Outbox::single(limit.saturating_mul(2)));
     if e.kind != Kind::Request {
         route::message(&session, e, &outbox);
         return empty(StatusCode::ACCEPTED);
     }
-    let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false };
+    let reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
     if let Some(later) = route::message(&session, e, &outbox) {
         async_std::task::spawn(later);
     }
+    answer(reply, accept).await
+}
+
+/// Waits for what comes first: the head of the response depends on it.
+async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
+    let outbox = reply.outbox.clone();
     let first = if events {
         let slow = async {
             sleep(PATIENCE).await;
@@ -296,12 +372,25 @@ async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, (json,
     match first {
         Ok(Some(out)) if out.answer && json => {
             reply.answered = true;
-            plain(StatusCode::OK, "application/json", out.text)
+            let code = if out.failed && reply.session.is_modern() { modern::error_code(&out.text) } else { None };
+            let status = code.map_or(200, modern::http_status);
+            plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", out.text)
         }
-        // Cancelled, and its client takes no event stream, where there could be nothing.
+        // Cancelled: there will be nothing, and a client that takes no event stream gets none.
         Ok(None) if !events => empty(StatusCode::ACCEPTED),
-        Ok(first) => stream(Events::new(reply, first, true)),
-        Err(()) => stream(Events::new(reply, None, true)),
+        Ok(None) => stream(Events::new(reply, None)),
+        Ok(first) => stream(events_of(reply, first)),
+        Err(()) => stream(events_of(reply, None)),
+    }
+}
+
+/// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
+/// ends with its client.
+fn events_of(reply: Reply, first: Option<Out>) -> Events {
+    let lasting = reply.session.transport == Transport::Http && reply.session.server.children().is_some();
+    match lasting && reply.session.revision().is_some() {
+        true => Events::resumable(reply, first),
+        false => Events::new(reply, first),
     }
 }
 
@@ -327,10 +416,95 @@ fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
     if net.hub.draining.is_set() {
         return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, "the daemon is shutting down");
     }
+    if let Some(id) = text(headers, &LAST_EVENT) {
+        // An id that is not known any more is answered as if there was none: nothing can be replayed.
+        let found = session.replay().find(id);
+        if let Some((lost, event)) = found {
+            return stream(Events::resumed(&session, lost, event));
+        }
+    }
     let outbox = Arc::new(Outbox::new(net.hub.config().limits.message.bytes()));
     session.attach(outbox.clone());
     net.hub.add_stream(&outbox);
-    stream(Events::new(Reply { session, outbox, answered: true }, None, false))
+    stream(Events::resumable(Reply { session, outbox, answered: true, resumable: true }, None))
+}
+
+/// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
+fn sse(net: &Arc<Net>, server: &Arc<Server>, name: &str, headers: &HeaderMap) -> Answer {
+    if !accepts(headers).1 {
+        let why = "GET opens an event stream: the client must accept text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
+    }
+    if net.hub.draining.is_set() {
+        return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, "the daemon is shutting down");
+    }
+    let session = match net.hub.open_session(server, Transport::Sse) {
+        Ok(session) => session,
+        Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, &why),
+    };
+    let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+    session.attach(outbox.clone());
+    // Relative to this host, as clients demand.
+    let endpoint = format!("/servers/{name}/message?sessionId={}", session.id);
+    stream(Events::with_endpoint(Reply { session, outbox, answered: true, resumable: false }, &endpoint))
+}
+
+/// A message of such a session; what it asks for comes on the stream.
+async fn sse_post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let query = request.uri().query().unwrap_or("");
+    let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
+    let session = id.and_then(|id| net.hub.session(id));
+    let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.transport == Transport::Sse);
+    let Some((session, outbox)) = session.and_then(|s| s.push_outbox().map(|o| (s, o))) else {
+        let why = "there is no such session: GET the path /sse of the server first";
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
+    };
+    let (_, body) = match body_of(net, request).await {
+        Ok(whole) => whole,
+        Err(response) => return *response,
+    };
+    if let Err(fault @ Fault::Json(..)) = scan(&body) {
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
+    }
+    if let Some(later) = route::receive(&session, &body, &outbox) {
+        async_std::task::spawn(later);
+    }
+    plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
+}
+
+/// Several messages at once, which revision 2025-03-26 had.
+async fn batch(
+    net: &Arc<Net>,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    body: &str,
+    (_, events): (bool, bool),
+) -> Answer {
+    let session = match session(net, server, headers, None) {
+        Ok(session) => session,
+        Err(response) => return *response,
+    };
+    if session.revision() != Some(route::BATCHES) {
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&Fault::Batch));
+    }
+    let limit = net.hub.config().limits.reply.bytes().saturating_mul(2);
+    let outbox = match route::batch(&session, body, limit) {
+        Ok(Some(outbox)) => outbox,
+        Ok(None) => return empty(StatusCode::ACCEPTED),
+        Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
+    };
+    let mut reply = Reply { session, outbox: outbox.clone(), answered: false, resumable: false };
+    if events {
+        return stream(events_of(reply, None));
+    }
+    let mut answers = Vec::new();
+    while let Some(out) = outbox.next().await {
+        if out.answer {
+            answers.push(out.text);
+        }
+    }
+    reply.answered = true;
+    plain(StatusCode::OK, "application/json", format!("[{}]", answers.join(",")))
 }
 
 fn delete(net: &Net, server: &Arc<Server>, headers: &HeaderMap) -> Answer {

@@ -5,14 +5,16 @@
 
 use std::io::{BufRead, Write};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 static OUT: Mutex<()> = Mutex::new(());
 static IGNORE_EOF: AtomicBool = AtomicBool::new(false);
+static ASKER: Mutex<Value> = Mutex::new(Value::Null);
+static ERA: OnceLock<bool> = OnceLock::new();
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn say(line: &str) {
@@ -123,7 +125,20 @@ fn grandchild(kind: &str) {
 
 fn answer(message: &Value, line: &str) {
     let id = &message["id"];
+    // The first message decides which era this process speaks, for ever.
+    let meta = &message["params"]["_meta"];
+    let modern = flag("--modern").is_some() && !meta["io.modelcontextprotocol/protocolVersion"].is_null();
+    let era = *ERA.get_or_init(|| modern);
+    if modern != era && !id.is_null() && message.get("method").is_some() {
+        return error(id, -32022, "this process speaks the other era");
+    }
+    if modern {
+        return answer_modern(message, line);
+    }
     match message["method"].as_str() {
+        Some("initialize") if flag("--no-legacy").is_some() => error(id, -32022, "unsupported protocol version"),
+        Some("server/discover") if flag("--exit-on-discover").is_some() => std::process::exit(1),
+        Some("server/discover") if flag("--silent-on-discover").is_some() => {}
         Some("initialize") => {
             if flag("--never-answer").is_some() {
                 return;
@@ -166,7 +181,85 @@ fn answer(message: &Value, line: &str) {
         Some(_) if !id.is_null() => error(id, -32601, "Method not found"),
         None if message.get("error").is_some() || message.get("result").is_some() => {
             eprintln!("reply {line}");
+            let asker = std::mem::take(&mut *ASKER.lock().unwrap());
+            if !asker.is_null() {
+                text(&asker, message["result"]["text"].as_str().unwrap_or("no text"));
+            }
         }
+        _ => {}
+    }
+}
+
+/// Subscriptions: the id of each, whether it is for tools, and its resources.
+static LISTENS: Mutex<Vec<(Value, bool, Vec<String>)>> = Mutex::new(Vec::new());
+
+fn answer_modern(message: &Value, line: &str) {
+    let (id, params) = (&message["id"], &message["params"]);
+    let tagged = |method: &str, id: &Value, mut params: Value| {
+        params["_meta"] = json!({"io.modelcontextprotocol/subscriptionId": id});
+        say(&json!({"jsonrpc": "2.0", "method": method, "params": params}).to_string());
+    };
+    let list = json!({"resultType": "complete", "ttlMs": 5, "cacheScope": "public"});
+    match message["method"].as_str() {
+        Some("server/discover") => {
+            let mut found = list;
+            found["supportedVersions"] = json!(["2026-07-28"]);
+            found["capabilities"] = json!({"tools": {"listChanged": true}, "resources": {"subscribe": true}});
+            found["_meta"] = json!({"io.modelcontextprotocol/serverInfo": {"name": "fake", "version": "1"}});
+            result(id, found);
+        }
+        Some("tools/list") => {
+            let mut found = list;
+            found["tools"] = json!([{"name": "echo", "inputSchema": {"type": "object", "properties":
+                {"text": {"type": "string"}, "zone": {"type": "string", "x-mcp-header": "Zone"}}}}]);
+            result(id, found);
+        }
+        Some("subscriptions/listen") => {
+            let asked = &params["notifications"];
+            let tools = asked["toolsListChanged"] == true;
+            let uris: Vec<String> = serde_json::from_value(asked["resourceSubscriptions"].clone()).unwrap_or_default();
+            let mut honoured = json!({});
+            if tools {
+                honoured["toolsListChanged"] = json!(true);
+            }
+            if !uris.is_empty() {
+                honoured["resourceSubscriptions"] = json!(uris);
+            }
+            LISTENS.lock().unwrap().push((id.clone(), tools, uris));
+            tagged("notifications/subscriptions/acknowledged", id, json!({"notifications": honoured}));
+        }
+        Some("notifications/cancelled") => {
+            eprintln!("cancelled {}", params["requestId"]);
+            LISTENS.lock().unwrap().retain(|(id, ..)| *id != params["requestId"]);
+        }
+        Some("tools/call") => match params["name"].as_str() {
+            Some("era") => text(id, "modern"),
+            Some("list_changed") => {
+                for (id, ..) in LISTENS.lock().unwrap().iter().filter(|(_, tools, _)| *tools) {
+                    tagged("notifications/tools/list_changed", id, json!({}));
+                }
+                text(id, "said");
+            }
+            Some("updated") => {
+                let uri = params["arguments"]["uri"].as_str().unwrap();
+                eprintln!("updated {uri}");
+                for (id, ..) in LISTENS.lock().unwrap().iter().filter(|(.., all)| all.iter().any(|u| u == uri)) {
+                    tagged("notifications/resources/updated", id, json!({"uri": uri}));
+                }
+                text(id, "said");
+            }
+            Some("log_after") => {
+                std::thread::sleep(Duration::from_millis(params["arguments"]["n"].as_u64().unwrap()));
+                if !params["_meta"]["io.modelcontextprotocol/logLevel"].is_null() {
+                    let log = json!({"level": "info", "data": "of one request"});
+                    say(&json!({"jsonrpc": "2.0", "method": "notifications/message", "params": log}).to_string());
+                    std::thread::sleep(Duration::from_millis(params["arguments"]["n"].as_u64().unwrap()));
+                }
+                text(id, "done");
+            }
+            _ => call(id, params, line),
+        },
+        _ if !id.is_null() => error(id, -32601, "Method not found"),
         _ => {}
     }
 }
@@ -273,6 +366,7 @@ fn call(id: &Value, params: &Value, line: &str) {
             text(id, "said");
         }
         "updated" => {
+            eprintln!("updated {}", args["uri"].as_str().unwrap());
             say(
                 &json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": args["uri"]}})
                     .to_string(),
@@ -284,6 +378,11 @@ fn call(id: &Value, params: &Value, line: &str) {
                 r#"{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"secret of one client"}}"#,
             );
             text(id, "said");
+        }
+        "era" => text(id, "legacy"),
+        "ask_back" => {
+            *ASKER.lock().unwrap() = id.clone();
+            say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);
         }
         "ask" => {
             say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);

@@ -112,8 +112,11 @@ fn a_family_in_a_session_of_its_own_without_the_mark_does_not_outlive_the_daemon
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")"));
     let home = scratch.dir.path().display();
-    let script =
-        format!("env -i HOME={home} PATH=$PATH setsid sh -c 'sleep 7772 & sleep 7773' >/dev/null 2>&1 </dev/null &");
+    // The command ends once its family is out of reach, and not before.
+    let script = format!(
+        "env -i HOME={home} PATH=$PATH setsid sh -c 'sleep 7772 & touch {home}/away; sleep 7773' >/dev/null 2>&1 </dev/null &
+         until test -e {home}/away; do sleep 0.01; done"
+    );
     daemon.ws("x").ask(&call(1, "execute", json!({"command": script})));
     let family = || scratch.processes().iter().filter(|(_, l)| l.contains("sleep 777")).count();
     wait("the family", || (family() == 3).then_some(()));

@@ -281,6 +281,8 @@ impl Response {
 /// A raw connection, for requests that no client library would send.
 pub struct Raw {
     pub reader: BufReader<TcpStream>,
+    /// Events that came in one chunk with another.
+    events: std::collections::VecDeque<Value>,
 }
 
 impl Raw {
@@ -288,7 +290,7 @@ impl Raw {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Raw { reader: BufReader::new(stream) }
+        Raw { reader: BufReader::new(stream), events: Default::default() }
     }
 
     pub fn send(&mut self, text: &[u8]) {
@@ -347,10 +349,12 @@ impl Raw {
     /// The next message of an event stream that was opened by GET.
     pub fn event(&mut self) -> Option<Value> {
         loop {
-            let chunk = self.chunk()?;
-            if let Some(data) = chunk.lines().find_map(|l| l.strip_prefix("data: ")) {
-                return Some(serde_json::from_str(data).unwrap());
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
             }
+            let chunk = self.chunk()?;
+            let data = chunk.lines().filter_map(|l| l.strip_prefix("data: "));
+            self.events.extend(data.map(|d| serde_json::from_str::<Value>(d).unwrap()));
         }
     }
 }

@@ -10,11 +10,12 @@ use log::{debug, info, warn};
 use super::{Link, Waiting};
 use crate::hub::counters::Dropped;
 use crate::hub::lines::{self, Line, Lines};
-use crate::hub::outbox::Out;
+use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
+use crate::hub::session::{Change, Session};
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
-use crate::model::jsonrpc;
 use crate::model::text::printable;
+use crate::model::{jsonrpc, modern};
 
 impl Link {
     /// Reads standard output to its end.
@@ -38,7 +39,7 @@ impl Link {
     }
 
     /// Standard error is always read, or the child would block on it; what is logged of it is bounded.
-    pub(super) async fn listen(self: Arc<Self>, pipe: Async<File>) {
+    pub(super) async fn overhear(self: Arc<Self>, pipe: Async<File>) {
         let mut input = Lines::new(64 << 10);
         let mut budget = lines::Budget::default();
         loop {
@@ -90,6 +91,11 @@ impl Link {
             }
             return;
         };
+        if let Some(owner) = self.owner.get()
+            && e.kind != Kind::Response
+        {
+            return self.to_owner(server, owner.upgrade(), &e);
+        }
         match e.kind {
             Kind::Response => self.reply(server, &e),
             Kind::Notification => self.notification(server, &e),
@@ -102,7 +108,18 @@ impl Link {
         let waiting = number.and_then(|n| self.pending().waiting.remove(&n));
         match (waiting, e.id.clone()) {
             (Some(Waiting::Client { call, .. }), Some(span)) => {
-                let text = one_line(e, spliced(e.text(), &[(span, &call.id)]));
+                if call.opening
+                    && let Some(revision) = e.get(&e.result).and_then(|r| envelope::member(r, "protocolVersion"))
+                {
+                    call.session.agree(envelope::decode(revision).into_owned());
+                }
+                let text = match &call.translated {
+                    None => one_line(e, spliced(e.text(), &[(span, &call.id)])),
+                    Some(method) => {
+                        let info = self.learnt().map_or("{}", |l| l.server_info.as_str());
+                        one_line(e, modern::answer(e, &call.id, method, info))
+                    }
+                };
                 call.answer(text, e.error.is_some());
             }
             (Some(Waiting::Daemon(sender)), _) => {
@@ -112,7 +129,15 @@ impl Link {
                 };
                 let _ = sender.try_send(answer);
             }
-            (Some(Waiting::Nobody), _) => {}
+            (Some(Waiting::Nobody | Waiting::Watch), _) => {}
+            (Some(Waiting::Listen(listen)), Some(span)) => {
+                if e.error.is_some() {
+                    let text = one_line(e, spliced(e.text(), &[(span, &listen.id)]));
+                    listen.reply.push(Out { text, answer: true, failed: true });
+                } else {
+                    listen.finish();
+                }
+            }
             _ => {
                 server.hub.counters.count(Dropped::UnownedReplies);
                 debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
@@ -121,19 +146,116 @@ impl Link {
     }
 
     fn notification(&self, server: &Server, e: &Envelope<'_>) {
+        if self.is_modern() {
+            return self.modern_notification(server, e);
+        }
         match e.method.as_ref() {
             "notifications/progress" => self.progress(e),
-            "notifications/tools/list_changed"
+            method @ ("notifications/tools/list_changed"
             | "notifications/prompts/list_changed"
-            | "notifications/resources/list_changed" => server.broadcast(&one_line(e, e.text().to_owned())),
+            | "notifications/resources/list_changed") => {
+                let list = method.split('/').nth(1).unwrap_or_default();
+                server.broadcast(self, &Change::List { list, text: &one_line(e, e.text().to_owned()) });
+            }
             "notifications/resources/updated" => match e.get(&e.uri) {
-                Some(uri) => server.publish(&envelope::decode(uri), &one_line(e, e.text().to_owned())),
+                Some(uri) => {
+                    let (uri, text) = (envelope::decode(uri), one_line(e, e.text().to_owned()));
+                    server.broadcast(self, &Change::Resource { uri: &uri, text: &text });
+                }
                 None => server.hub.counters.count(Dropped::UnownedNotifications),
             },
             method => {
                 server.hub.counters.count(Dropped::UnownedNotifications);
                 debug!("[{}] '{}' has no owner on a shared child", self.name, printable(method, 100));
             }
+        }
+    }
+
+    /// What a child says to the one session that it serves.
+    fn to_owner(&self, server: &Server, owner: Option<Arc<Session>>, e: &Envelope<'_>) {
+        let Some(session) = owner.filter(|s| !s.is_ended()) else { return };
+        let text = one_line(e, e.text().to_owned());
+        if let (Kind::Request, Some(id), Some(own)) = (e.kind, e.get(&e.id), session.exclusive()) {
+            own.ask(id);
+            if !session.deliver(&text, true) {
+                own.answered(id);
+                server.hub.counters.count(Dropped::RefusedServerRequests);
+                let why = "the client has no stream open that could carry a request to it";
+                self.say(&jsonrpc::error(Some(id), jsonrpc::INTERNAL_ERROR, why));
+            }
+            return;
+        }
+        let related = match e.method.as_ref() {
+            "notifications/progress" => {
+                if let Some(token) = e.get(&e.progress_token)
+                    && let Some(reply) = self.progress_owner(token)
+                {
+                    reply.push(Out { text, answer: false, failed: false });
+                    return;
+                }
+                true
+            }
+            method => !method.ends_with("list_changed") && method != "notifications/resources/updated",
+        };
+        if !session.deliver(&text, related) {
+            server.hub.counters.count(Dropped::UnownedNotifications);
+        }
+    }
+
+    /// Where the request with this token waits, whose time begins anew.
+    fn progress_owner(&self, token: &str) -> Option<Arc<Outbox>> {
+        let limit = self.config().request_timeout;
+        let mut pending = self.pending();
+        pending.waiting.values_mut().find_map(|w| match w {
+            Waiting::Client { call, deadline, .. } if call.token.as_deref() == Some(token) => {
+                *deadline = Instant::now() + limit;
+                Some(call.reply.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// What a child of the modern era says belongs to a request or to a subscription.
+    fn modern_notification(&self, server: &Server, e: &Envelope<'_>) {
+        match (e.method.as_ref(), e.modern.subscription.clone()) {
+            ("notifications/progress", _) => self.progress(e),
+            ("notifications/message", _) => self.log_message(server, e),
+            (method, Some(span)) => {
+                let number = e.text()[span.clone()].parse::<u64>().ok();
+                if method == "notifications/tools/list_changed" {
+                    self.headers.lock().unwrap_or_else(PoisonError::into_inner).take();
+                }
+                let pending = self.pending();
+                match number.and_then(|n| pending.waiting.get(&n)) {
+                    Some(Waiting::Listen(listen)) => {
+                        let listen = listen.clone();
+                        drop(pending);
+                        if method != "notifications/subscriptions/acknowledged" || listen.acknowledge() {
+                            listen.push(one_line(e, spliced(e.text(), &[(span, &listen.id)])));
+                        }
+                    }
+                    Some(Waiting::Watch) => {}
+                    _ => server.hub.counters.count(Dropped::UnownedNotifications),
+                }
+            }
+            _ => server.hub.counters.count(Dropped::UnownedNotifications),
+        }
+    }
+
+    /// Nothing in a log message says whose it is; with a single request that asked for any, there is no doubt.
+    fn log_message(&self, server: &Server, e: &Envelope<'_>) {
+        let pending = self.pending();
+        let mut owners = pending.waiting.values().filter_map(|w| match w {
+            Waiting::Client { call, .. } if call.logs => Some(call.reply.clone()),
+            _ => None,
+        });
+        match (owners.next(), owners.next()) {
+            (Some(owner), None) => {
+                drop(owners);
+                drop(pending);
+                owner.push(Out { text: one_line(e, e.text().to_owned()), answer: false, failed: false });
+            }
+            _ => server.hub.counters.count(Dropped::UnownedNotifications),
         }
     }
 
@@ -180,7 +302,7 @@ impl Link {
         match waiting {
             Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, text),
             Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text.to_owned()))),
-            Some(Waiting::Nobody) | None => {}
+            _ => {}
         }
     }
 }

@@ -328,6 +328,11 @@ impl<'a> Section<'_, 'a> {
         self.show(key, text, self.line(node));
     }
 
+    /// A setting with a default, of something that is shown as a whole.
+    pub fn quiet<T: Setting>(&mut self, key: &'static str, default: T) -> T {
+        self.node(key).and_then(|n| T::read(self.reader, n)).unwrap_or(default)
+    }
+
     /// A setting with a default.
     pub fn get<T: Setting>(&mut self, key: &'static str, default: T) -> T {
         self.get_or(key, None, default)

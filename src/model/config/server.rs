@@ -41,6 +41,25 @@ pub struct Stdio {
     pub request_max: Duration,
     pub restart: Policy,
     pub stop: Stop,
+    pub sharing: Sharing,
+}
+
+/// Who shares a child of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// One child for all clients.
+    Shared,
+    /// A child for each session of the legacy era.
+    PerSession {
+        /// Sessions at a time.
+        max: u32,
+        /// A session that is idle for this long ends, and its child with it.
+        idle: Duration,
+        /// Children that are started ahead.
+        spare: u32,
+    },
+    /// So many shared children; a session goes to the one with the fewest.
+    Pool(u32),
 }
 
 /// The ladder on which a child goes down.
@@ -147,6 +166,7 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         request_max: s.time("request_max", Duration::from_secs(60 * 60)),
         restart: s.nested("restart", restart),
         stop: s.nested("stop", stop),
+        sharing: sharing(s),
     };
     if command.is_none() {
         s.reader.problem(whole, "'command' is missing: which program is the server?");
@@ -154,6 +174,66 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
     let Words(mut words) = words?;
     let program = program(s.reader, command?, &words.remove(0), rest.env.get("PATH").map(String::as_str))?;
     Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
+}
+
+fn sharing(s: &mut Section<'_, '_>) -> Sharing {
+    const KINDS: [&str; 3] = ["Shared", "PerSession", "Pool"];
+    let Some(node) = s.node("sharing") else {
+        s.show("sharing", "Shared".to_owned(), Origin::Default);
+        return Sharing::Shared;
+    };
+    let read = |s: &Section<'_, '_>| match s.reader.variant(node) {
+        Some(("Shared", None)) => Some(Sharing::Shared),
+        Some(("Pool", Some(body))) => {
+            let at = s.reader.only(body, "Pool(number of children)")?;
+            let n: u32 = s.reader.plain(at, "a number of children")?;
+            if !(1..=1000).contains(&n) {
+                s.reader.problem(at, "a pool has 1 to 1000 children");
+                return None;
+            }
+            Some(Sharing::Pool(n))
+        }
+        Some(("PerSession", body)) => {
+            let mut inner = match body {
+                Some(body) => s.reader.section(body)?,
+                None => s.reader.empty(),
+            };
+            let sharing = Sharing::PerSession {
+                max: inner.quiet("max", 100),
+                idle: inner.quiet("idle", Duration::from_secs(30 * 60)),
+                spare: inner.quiet("spare", 1),
+            };
+            inner.finish();
+            Some(sharing)
+        }
+        Some((kind, _)) if KINDS.contains(&kind) => {
+            s.reader.problem(node, "expected Shared, PerSession(max: 100, idle: \"30m\", spare: 1) or Pool(n)");
+            None
+        }
+        Some((kind, _)) => {
+            s.reader.unknown(node, "way of sharing", kind, &KINDS);
+            None
+        }
+        None => {
+            s.reader.problem(node, "expected Shared, PerSession(...) or Pool(n)");
+            None
+        }
+    };
+    let sharing = read(s).unwrap_or(Sharing::Shared);
+    s.show_given("sharing", node, sharing.to_string());
+    sharing
+}
+
+impl std::fmt::Display for Sharing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Sharing::Shared => f.write_str("Shared"),
+            Sharing::Pool(n) => write!(f, "Pool({n})"),
+            Sharing::PerSession { max, idle, spare } => {
+                write!(f, "PerSession(max: {max}, idle: {}, spare: {spare})", idle.show())
+            }
+        }
+    }
 }
 
 fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {

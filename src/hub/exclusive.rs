@@ -1,0 +1,331 @@
+//! A child of its own for one session (`sharing: PerSession`): everything passes unchanged, in both directions.
+//!
+//! Here a server's requests to "the client" (sampling, elicitation, roots) have an owner, and so have its log messages.
+//! A child that dies is replaced, and brought to the state that its session expects: the client's own handshake, log
+//! level and subscriptions are repeated.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use event_listener::Event;
+use futures_lite::FutureExt;
+use log::{debug, info, warn};
+
+use super::link::{Link, exit_text};
+use super::server::Server;
+use super::session::Session;
+use super::supervisor::{self, StartFailure, chance};
+use super::wait::{Flag, sleep, until, within};
+use crate::model::config::Mode;
+use crate::model::config::server::Stdio;
+use crate::model::envelope::{Envelope, quote};
+use crate::model::jsonrpc;
+use crate::model::restart::{Ended, History, Next};
+
+/// A session's own child, through all its lives.
+pub struct Exclusive {
+    config: Arc<Stdio>,
+    umask: Mode,
+    state: Mutex<State>,
+    changed: Event,
+    /// The session is over.
+    end: Flag,
+    /// Nothing of the last child is left.
+    done: Flag,
+}
+
+#[derive(Default)]
+struct State {
+    link: Option<Arc<Link>>,
+    /// Why there is none, and will be none.
+    failed: Option<String>,
+    /// The params of the client's `initialize`.
+    hello: Option<String>,
+    initialized: bool,
+    /// The params of its last `logging/setLevel`.
+    level: Option<String>,
+    /// Requests of the child that its client has not answered, by id as written.
+    asked: HashSet<String>,
+}
+
+impl Exclusive {
+    /// Begins to run a child for a session.
+    pub fn start(session: &Arc<Session>, nest: &Arc<Nest>) -> Arc<Exclusive> {
+        let exclusive = Arc::new(Exclusive {
+            config: nest.config.clone(),
+            umask: session.hub.config().umask,
+            state: Mutex::default(),
+            changed: Event::new(),
+            end: Flag::default(),
+            done: Flag::default(),
+        });
+        let (me, nest, server, session) =
+            (exclusive.clone(), nest.clone(), session.server.clone(), Arc::downgrade(session));
+        async_std::task::spawn(async move {
+            me.keep(&server, &nest, &session).await;
+            me.done.set();
+        });
+        exclusive
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The living child.
+    pub fn link(&self) -> Option<Arc<Link>> {
+        self.state().link.clone().filter(|l| !l.is_dead())
+    }
+
+    /// The child, also one that is about to end.
+    pub fn any_link(&self) -> Option<Arc<Link>> {
+        self.state().link.clone()
+    }
+
+    /// The child once it is there, or why it will not be.
+    pub async fn ready(&self) -> Result<Arc<Link>, String> {
+        let check = || self.link().map(Ok).or_else(|| self.state().failed.clone().map(Err));
+        let found = within(self.config.start_timeout, until(&self.changed, check)).await;
+        found.unwrap_or_else(|| Err("the session's child is not there yet".to_owned()))
+    }
+
+    /// The session is over: the child goes down.
+    pub fn end(&self) {
+        self.end.set();
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done.is_set()
+    }
+
+    pub async fn done(&self) {
+        self.done.wait().await;
+    }
+
+    /// Notes what a new child would have to hear again.
+    pub fn note(&self, e: &Envelope<'_>) {
+        let params = e.get(&e.params).map(str::to_owned);
+        match e.method.as_ref() {
+            "initialize" => self.state().hello = params,
+            "notifications/initialized" => self.state().initialized = true,
+            "logging/setLevel" => self.state().level = params,
+            _ => {}
+        }
+    }
+
+    /// The child asks its client something.
+    pub fn ask(&self, id: &str) {
+        self.state().asked.insert(id.to_owned());
+    }
+
+    /// Whether the child has asked this, and has had no answer.
+    pub fn answered(&self, id: &str) -> bool {
+        self.state().asked.remove(id)
+    }
+
+    async fn keep(&self, server: &Arc<Server>, nest: &Nest, session: &Weak<Session>) {
+        let mut history = History::default();
+        let mut again = false;
+        while !self.end.is_set() {
+            let ended = match self.raise(server, nest, session, again).await {
+                Ok(link) => {
+                    history.ready(Instant::now());
+                    self.state().link = Some(link.clone());
+                    self.changed.notify(usize::MAX);
+                    if again && let Some(session) = session.upgrade() {
+                        session.lists_changed(&|list| server.has_list(list));
+                    }
+                    again = true;
+                    let exited = async { Some(link.exited().await) };
+                    let over = async {
+                        self.end.wait().await;
+                        None
+                    };
+                    match exited.or(over).await {
+                        Some(how) => {
+                            link.gone().await;
+                            StartFailure { how, text: link.exit_text() }
+                        }
+                        None => {
+                            link.stop(&self.config.stop).await;
+                            break;
+                        }
+                    }
+                }
+                Err(failure) => failure,
+            };
+            {
+                let mut state = self.state();
+                state.link = None;
+                state.asked.clear();
+            }
+            if self.end.is_set() {
+                break;
+            }
+            server.count_restart(exit_text(ended.how));
+            let delay = match history.ended(&self.config.restart, ended.how, Instant::now(), chance()) {
+                Next::After(delay) | Next::Slow(delay) => delay,
+                Next::Never(why) => {
+                    warn!("server '{}': a session's child is not started again: {} ({why})", server.name, ended.text);
+                    self.state().failed = Some(format!("server '{}': {} ({why})", server.name, ended.text));
+                    self.changed.notify(usize::MAX);
+                    self.end.wait().await;
+                    break;
+                }
+            };
+            info!("server '{}': a session's child is down: {}; next start in {delay:?}", server.name, ended.text);
+            sleep(delay).or(self.end.wait()).await;
+        }
+        self.state().link = None;
+    }
+
+    /// A child, brought to where the session's last one was.
+    async fn raise(
+        &self,
+        server: &Arc<Server>,
+        nest: &Nest,
+        session: &Weak<Session>,
+        again: bool,
+    ) -> Result<Arc<Link>, StartFailure> {
+        let link = match nest.take(server) {
+            Some(spare) => spare,
+            None => supervisor::spawn(server, &self.config, self.umask).await?,
+        };
+        link.give_to(session.clone());
+        let (hello, initialized, level) = {
+            let state = self.state();
+            (state.hello.clone(), state.initialized, state.level.clone())
+        };
+        let Some(hello) = hello.filter(|_| again) else { return Ok(link) };
+        debug!("server '{}': the handshake of a session is repeated", server.name);
+        let uris = session.upgrade().map(|s| s.all_subscriptions()).unwrap_or_default();
+        let repeat = async {
+            link.ask("initialize", Some(&hello)).await?;
+            if initialized {
+                link.say(&jsonrpc::notification("notifications/initialized", None));
+            }
+            if let Some(level) = level {
+                link.tell("logging/setLevel", &level);
+            }
+            for uri in uris {
+                link.tell("resources/subscribe", &format!(r#"{{"uri":{}}}"#, quote(&uri)));
+            }
+            Ok::<(), String>(())
+        };
+        match within(self.config.start_timeout, repeat).await {
+            Some(Ok(())) => Ok(link),
+            outcome => {
+                let why = outcome.map_or("it did not answer".to_owned(), |o| o.err().unwrap_or_default());
+                link.stop(&self.config.stop).await;
+                Err(StartFailure { how: Ended::NotReady, text: format!("its handshake failed: {why}") })
+            }
+        }
+    }
+}
+
+/// Children that are started ahead for sessions to come: their start-up time is hidden.
+pub struct Nest {
+    pub config: Arc<Stdio>,
+    /// Sessions at a time.
+    pub max: u32,
+    pub idle: Duration,
+    spare: usize,
+    spares: Mutex<Spares>,
+}
+
+#[derive(Default)]
+struct Spares {
+    links: Vec<Arc<Link>>,
+    coming: usize,
+    closed: bool,
+}
+
+impl Nest {
+    pub fn new(config: Arc<Stdio>, max: u32, idle: Duration, spare: u32) -> Arc<Nest> {
+        Arc::new(Nest { config, max, idle, spare: spare as usize, spares: Mutex::default() })
+    }
+
+    fn spares(&self) -> MutexGuard<'_, Spares> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The children that wait for a session.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.spares().links.clone()
+    }
+
+    fn take(&self, server: &Arc<Server>) -> Option<Arc<Link>> {
+        let taken = {
+            let mut spares = self.spares();
+            spares.links.retain(|l| !l.is_dead());
+            spares.links.pop()
+        };
+        if let Some(children) = server.children()
+            && let Some(nest) = children.nest.clone().filter(|n| std::ptr::eq(&raw const **n, self))
+        {
+            nest.fill(server);
+        }
+        taken
+    }
+
+    /// Starts what is missing, in the background.
+    pub fn fill(self: &Arc<Self>, server: &Arc<Server>) {
+        let missing = {
+            let mut spares = self.spares();
+            spares.links.retain(|l| !l.is_dead());
+            let missing = self.spare.saturating_sub(spares.links.len() + spares.coming);
+            let missing = if spares.closed { 0 } else { missing };
+            spares.coming += missing;
+            missing
+        };
+        for _ in 0..missing {
+            let (nest, server) = (self.clone(), server.clone());
+            async_std::task::spawn(async move {
+                let umask = server.hub.config().umask;
+                let started = supervisor::spawn(&server, &nest.config, umask).await;
+                let unwanted = {
+                    let mut spares = nest.spares();
+                    spares.coming -= 1;
+                    match started {
+                        Ok(link) if spares.closed => Some(link),
+                        Ok(link) => {
+                            spares.links.push(link);
+                            None
+                        }
+                        Err(failure) => {
+                            debug!("server '{}': no spare child: {}", server.name, failure.text);
+                            None
+                        }
+                    }
+                };
+                if let Some(link) = unwanted {
+                    link.stop(&nest.config.stop).await;
+                }
+            });
+        }
+    }
+
+    /// No more spares; those that there are go down.
+    pub async fn close(&self) {
+        let links = {
+            let mut spares = self.spares();
+            spares.closed = true;
+            std::mem::take(&mut spares.links)
+        };
+        for link in &links {
+            // Nothing was ever asked of them.
+            link.stop_soon();
+        }
+        for link in links {
+            link.stop(&self.config.stop).await;
+        }
+        // One that is being started sees that the nest is closed.
+        let _ = within(self.config.start_timeout, async {
+            while self.spares().coming > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,133 @@
+//! Event streams that can be taken up again where a connection broke (2025-11-25 basic/transports, resumability).
+//!
+//! Each stream of a legacy session has a number, each of its events one more; together they are the event's id, so an id
+//! says which stream it is of, and nothing is ever replayed on another. What was sent is kept within a bound; what a
+//! request still produces after its connection broke waits in the stream's outbox.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::outbox::Outbox;
+
+/// What a session keeps of what it sent, in bytes, over all its streams.
+const KEPT: usize = 1 << 20;
+/// The most streams that a session remembers.
+const STREAMS: usize = 64;
+
+/// One event stream of a session.
+pub struct Stream {
+    pub number: u64,
+    pub outbox: Arc<Outbox>,
+    sent: Mutex<Sent>,
+    /// Counts its connections: the newest one has it.
+    connection: AtomicU64,
+}
+
+#[derive(Default)]
+struct Sent {
+    next: u64,
+    events: VecDeque<(u64, Arc<str>)>,
+    bytes: usize,
+}
+
+impl Stream {
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of the next event, which is kept.
+    pub fn note(&self, text: &str) -> String {
+        let mut sent = self.sent();
+        sent.next += 1;
+        let number = sent.next;
+        if text.len() <= KEPT {
+            sent.bytes += text.len();
+            sent.events.push_back((number, text.into()));
+            while sent.bytes > KEPT {
+                let Some((_, old)) = sent.events.pop_front() else { break };
+                sent.bytes -= old.len();
+            }
+        }
+        self.id(number)
+    }
+
+    /// An event's id; that of the 0th is for an event before the first.
+    pub fn id(&self, event: u64) -> String {
+        format!("{}-{event}", self.number)
+    }
+
+    /// What was sent after an event, with ids.
+    pub fn after(&self, event: u64) -> Vec<(String, Arc<str>)> {
+        let sent = self.sent();
+        sent.events.iter().filter(|(n, _)| *n > event).map(|(n, text)| (self.id(*n), text.clone())).collect()
+    }
+
+    /// A connection takes the stream, from the one before if that has not noticed its end yet.
+    pub fn take(&self) -> u64 {
+        let number = self.connection.fetch_add(1, SeqCst) + 1;
+        self.outbox.wake();
+        number
+    }
+
+    pub fn is_taken_from(&self, connection: u64) -> bool {
+        self.connection.load(SeqCst) != connection
+    }
+}
+
+/// The streams of a session.
+#[derive(Default)]
+pub struct Streams {
+    next: u64,
+    all: VecDeque<Arc<Stream>>,
+}
+
+impl Streams {
+    /// A new stream for what comes out of an outbox.
+    pub fn open(&mut self, outbox: Arc<Outbox>) -> Arc<Stream> {
+        self.next += 1;
+        let stream =
+            Arc::new(Stream { number: self.next, outbox, sent: Mutex::default(), connection: AtomicU64::new(0) });
+        self.all.push_back(stream.clone());
+        let mut kept: usize = self.all.iter().map(|s| s.sent().bytes).sum();
+        while self.all.len() > STREAMS || kept > KEPT {
+            // The oldest that nobody waits for; the new one is the last.
+            let Some(at) = self.all.iter().position(|s| s.outbox.is_finished()) else { break };
+            let Some(old) = self.all.remove(at) else { break };
+            kept = kept.saturating_sub(old.sent().bytes);
+        }
+        stream
+    }
+
+    /// The stream that an event's id is of, and the event's number.
+    pub fn find(&self, id: &str) -> Option<(Arc<Stream>, u64)> {
+        let (stream, event) = id.split_once('-')?;
+        let (stream, event) = (stream.parse::<u64>().ok()?, event.parse().ok()?);
+        self.all.iter().find(|s| s.number == stream).map(|s| (s.clone(), event))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_found_by_id_and_bounded() {
+        let mut streams = Streams::default();
+        let stream = streams.open(Arc::new(Outbox::single(100)));
+        assert_eq!((stream.note("a"), stream.note("b")), ("1-1".to_owned(), "1-2".to_owned()));
+        let (found, event) = streams.find("1-1").unwrap();
+        let after: Vec<_> = found.after(event).into_iter().map(|(id, text)| format!("{id} {text}")).collect();
+        assert_eq!(after, ["1-2 b"]);
+        assert!(streams.find("2-1").is_none() && streams.find("x").is_none());
+        let long = "x".repeat(KEPT / 2);
+        (0..9).for_each(|_| drop(stream.note(&long)));
+        assert_eq!(stream.after(0).len(), 2);
+        // Finished streams make room, those that somebody waits for do not.
+        stream.outbox.close();
+        for _ in 0..STREAMS {
+            streams.open(Arc::new(Outbox::single(1)));
+        }
+        assert!(streams.find("1-1").is_none() && streams.find("2-0").is_some());
+    }
+}

@@ -1,0 +1,572 @@
+//! The modern era: revision 2026-07-28, without sessions, every request complete in itself.
+//!
+//! Pure: what a request must carry (basic/index, basic/transports/streamable-http), and how messages of the two eras are
+//! turned into each other where a child speaks the other one (mcp-protocol.md section 2).
+
+use std::collections::HashMap;
+
+use super::envelope::{Envelope, Span, decode, member, members, quote, spliced};
+use super::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
+use super::mcp;
+
+/// The one revision of this era.
+pub const VERSION: &str = "2026-07-28";
+/// A header and the body differ, or a header is missing.
+pub const HEADER_MISMATCH: i32 = -32020;
+/// The request needs a capability that its client does not declare.
+pub const MISSING_CAPABILITY: i32 = -32021;
+/// Nobody here speaks the version that the request names.
+pub const UNSUPPORTED_VERSION: i32 = -32022;
+/// What results that may be cached say when nobody knows how long.
+const UNCACHED: &str = r#""ttlMs":0,"cacheScope":"private","#;
+
+/// Why a request is not passed on. It says so with its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: i32,
+    pub message: String,
+    /// JSON text.
+    pub data: Option<String>,
+}
+
+impl Refusal {
+    fn new(code: i32, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into(), data: None }
+    }
+
+    /// As an answer to the request with this id.
+    pub fn text(&self, id: Option<&str>) -> String {
+        let data = self.data.as_ref().map_or(String::new(), |d| format!(",\"data\":{d}"));
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{},"error":{{"code":{},"message":{}{data}}}}}"#,
+            id.unwrap_or("null"),
+            self.code,
+            quote(&self.message)
+        )
+    }
+}
+
+/// The HTTP status of an error (basic/transports/streamable-http); 200 for what is an affair of the application.
+pub fn http_status(code: i32) -> u16 {
+    match code {
+        METHOD_NOT_FOUND => 404,
+        HEADER_MISMATCH | MISSING_CAPABILITY | UNSUPPORTED_VERSION => 400,
+        _ => 200,
+    }
+}
+
+/// The code of a message that is an error.
+pub fn error_code(text: &str) -> Option<i32> {
+    member(member(text, "error")?, "code")?.parse().ok()
+}
+
+/// Whether a message claims to be of this era, well formed or not (basic/versioning).
+pub fn claimed(e: &Envelope<'_>) -> bool {
+    e.modern.version.is_some()
+}
+
+/// Whether a version is of this era or a later one.
+pub fn is_modern(version: &str) -> bool {
+    let dated = version.len() == 10 && version.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    dated && version >= VERSION
+}
+
+/// What every request must carry.
+pub fn check_meta(e: &Envelope<'_>) -> Result<(), Refusal> {
+    let needed = [("protocolVersion", &e.modern.version, '"'), ("clientCapabilities", &e.modern.capabilities, '{')];
+    for (name, span, first) in needed {
+        match e.get(span) {
+            Some(value) if value.starts_with(first) => {}
+            Some(_) => {
+                let text = format!("params._meta[\"io.modelcontextprotocol/{name}\"] is of the wrong type");
+                return Err(Refusal::new(INVALID_PARAMS, text));
+            }
+            None => {
+                let text = format!("params._meta[\"io.modelcontextprotocol/{name}\"] is missing");
+                return Err(Refusal::new(INVALID_PARAMS, text));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The version must be one that is spoken here.
+pub fn check_version(e: &Envelope<'_>) -> Result<(), Refusal> {
+    let version = e.get(&e.modern.version).map(decode).unwrap_or_default();
+    if version == VERSION {
+        return Ok(());
+    }
+    let mut refusal = Refusal::new(UNSUPPORTED_VERSION, format!("unsupported protocol version; supported: {VERSION}"));
+    refusal.data = Some(format!(r#"{{"supported":["{VERSION}"],"requested":{}}}"#, quote(&version)));
+    Err(refusal)
+}
+
+/// The answer of a server that speaks this era alone to a client of the legacy one.
+pub fn only(asked: Option<&str>) -> Refusal {
+    let text = format!("this server speaks revision {VERSION} alone, which has no 'initialize' and no sessions");
+    let mut refusal = Refusal::new(UNSUPPORTED_VERSION, text);
+    refusal.data = Some(format!(r#"{{"supported":["{VERSION}"],"requested":{}}}"#, asked.unwrap_or("null")));
+    refusal
+}
+
+/// Methods of the legacy era that this one has removed are answered here, whatever a child thinks of them.
+pub fn check_method(e: &Envelope<'_>) -> Result<(), Refusal> {
+    const REMOVED: [&str; 7] = [
+        "initialize",
+        "ping",
+        "logging/setLevel",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "tasks/list",
+        "tasks/result",
+    ];
+    match REMOVED.contains(&e.method.as_ref()) {
+        true => Err(Refusal::new(METHOD_NOT_FOUND, format!("there is no '{}' in revision {VERSION}", e.method))),
+        false => Ok(()),
+    }
+}
+
+/// The headers that repeat parts of the body must agree with it. `header` gives the values of a header field, without
+/// surrounding blanks.
+pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]>) -> Result<(), Refusal> {
+    let version = e.get(&e.modern.version).map(decode).unwrap_or_default();
+    same("MCP-Protocol-Version", header, &version)?;
+    same("Mcp-Method", header, &e.method)?;
+    let name = match e.method.as_ref() {
+        "tools/call" | "prompts/get" => &e.name,
+        "resources/read" => &e.uri,
+        "tasks/get" | "tasks/update" | "tasks/cancel" => &e.task_id,
+        _ => return Ok(()),
+    };
+    match e.get(name).filter(|n| n.starts_with('"')) {
+        Some(name) => same("Mcp-Name", header, &decode(name)),
+        None => Ok(()),
+    }
+}
+
+fn same<'h>(name: &str, header: &dyn Fn(&str) -> Vec<&'h [u8]>, body: &str) -> Result<(), Refusal> {
+    let differs = |what: &str| Err(Refusal::new(HEADER_MISMATCH, format!("{name}: {what}")));
+    match header(name).as_slice() {
+        [] => differs("the header is missing"),
+        [value] => match header_value(value) {
+            Some(value) if value == body => Ok(()),
+            Some(_) => differs("the header and the body differ"),
+            None => differs("the header's value is not valid"),
+        },
+        _ => differs("the header is given more than once"),
+    }
+}
+
+/// A header's value as text: `=?base64?...?=` is decoded, strictly.
+fn header_value(value: &[u8]) -> Option<String> {
+    let inner = value.strip_prefix(b"=?base64?").and_then(|v| v.strip_suffix(b"?="));
+    let bytes = match inner {
+        Some(encoded) => data_encoding::BASE64.decode(encoded).ok()?,
+        None => value.to_vec(),
+    };
+    String::from_utf8(bytes).ok()
+}
+
+/// For each tool, which of its arguments are repeated in which `Mcp-Param-` header: the header's name behind the prefix
+/// and the path of the argument.
+pub type ParamHeaders = HashMap<String, Vec<(String, Vec<String>)>>;
+
+/// Adds what a `tools/list` result says of them.
+pub fn param_headers(result: &str, into: &mut ParamHeaders) {
+    let Ok(result) = serde_json::from_str::<serde_json::Value>(result) else { return };
+    for tool in result["tools"].as_array().into_iter().flatten() {
+        let Some(name) = tool["name"].as_str() else { continue };
+        let mut found = Vec::new();
+        walk(&tool["inputSchema"], &mut Vec::new(), &mut found);
+        if !found.is_empty() {
+            into.insert(name.to_owned(), found);
+        }
+    }
+}
+
+fn walk(schema: &serde_json::Value, path: &mut Vec<String>, found: &mut Vec<(String, Vec<String>)>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        path.push(name.clone());
+        if let Some(header) = property["x-mcp-header"].as_str() {
+            found.push((header.to_owned(), path.clone()));
+        }
+        if path.len() < 16 {
+            walk(property, path, found);
+        }
+        path.pop();
+    }
+}
+
+/// The `Mcp-Param-` headers of a tool call must agree with its arguments.
+pub fn check_params<'h>(
+    e: &Envelope<'_>,
+    known: &ParamHeaders,
+    header: &dyn Fn(&str) -> Vec<&'h [u8]>,
+) -> Result<(), Refusal> {
+    let name = e.get(&e.name).map(decode).unwrap_or_default();
+    let Some(expected) = known.get(name.as_ref()) else { return Ok(()) };
+    for (suffix, path) in expected {
+        let field = format!("Mcp-Param-{suffix}");
+        let argument = path.iter().try_fold(e.get(&e.arguments).unwrap_or("{}"), |at, key| member(at, key));
+        match argument.filter(|a| *a != "null") {
+            None if header(&field).is_empty() => {}
+            None => return Err(Refusal::new(HEADER_MISMATCH, format!("{field}: the body has no such argument"))),
+            Some(text) if text.starts_with('"') => same(&field, header, &decode(text))?,
+            Some(number) => {
+                // 42 and 42.0 are the same integer.
+                let equal = match header(&field).as_slice() {
+                    [value] => header_value(value).is_some_and(|v| {
+                        v == number || matches!((v.parse::<f64>(), number.parse::<f64>()), (Ok(a), Ok(b)) if a == b)
+                    }),
+                    _ => false,
+                };
+                if !equal {
+                    return Err(Refusal::new(HEADER_MISMATCH, format!("{field}: the header and the body differ")));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The `_meta` of the daemon's own requests.
+pub fn own_meta(version: &str) -> String {
+    format!(
+        concat!(
+            r#"{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{}","#,
+            r#""io.modelcontextprotocol/clientCapabilities":{{}},"#,
+            r#""io.modelcontextprotocol/clientInfo":{{"name":"mcpdaemon","version":"{}"}}}}}}"#
+        ),
+        VERSION, version
+    )
+}
+
+/// What a child said of itself in its answer to `server/discover`; None unless it really speaks this era (a plain
+/// success proves nothing, mcp-protocol.md section 2).
+pub fn discovered(result: &str) -> Option<mcp::Learnt> {
+    let versions: Vec<String> = serde_json::from_str(member(result, "supportedVersions")?).ok()?;
+    if !versions.iter().any(|v| v == VERSION) {
+        return None;
+    }
+    let capabilities = member(result, "capabilities").unwrap_or("{}");
+    let info = member(result, "_meta").and_then(|m| member(m, "io.modelcontextprotocol/serverInfo"));
+    Some(mcp::Learnt {
+        revision: VERSION.to_owned(),
+        capabilities: members(capabilities).into_iter().map(|(k, v)| (k, capabilities[v].to_owned())).collect(),
+        server_info: info.unwrap_or(r#"{"name":"","version":""}"#).to_owned(),
+        instructions: member(result, "instructions").map(str::to_owned),
+    })
+}
+
+/// `server/discover` in the words of a legacy child: what it said in its handshake. Log messages and tasks have no owner
+/// on a shared child.
+pub fn discover_result(learnt: &mcp::Learnt) -> String {
+    let capabilities: Vec<String> = learnt
+        .capabilities
+        .iter()
+        .filter(|(k, _)| !matches!(k.as_str(), "logging" | "tasks"))
+        .map(|(k, v)| format!("{}:{v}", quote(k)))
+        .collect();
+    let instructions = learnt.instructions.as_ref().map_or(String::new(), |t| format!(",\"instructions\":{t}"));
+    format!(
+        r#"{{"resultType":"complete",{UNCACHED}"supportedVersions":["{VERSION}"],"capabilities":{{{}}}{instructions},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}}}}"#,
+        capabilities.join(","),
+        learnt.server_info
+    )
+}
+
+/// The request's `_meta` for a legacy child: without what only this era knows, and with the daemon's progress token.
+pub fn legacy_meta(meta: &str, token: Option<&str>) -> String {
+    let kept: Vec<String> = members(meta)
+        .into_iter()
+        .filter(|(key, _)| !key.starts_with("io.modelcontextprotocol/"))
+        .map(|(key, span)| match (key.as_str(), token) {
+            ("progressToken", Some(token)) => format!("\"progressToken\":{token}"),
+            _ => format!("{}:{}", quote(&key), &meta[span]),
+        })
+        .collect();
+    format!("{{{}}}", kept.join(","))
+}
+
+/// A legacy child's answer to `method` as one of this era; `id` is the client's.
+pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> String {
+    let Some(own) = e.id.clone() else { return String::new() };
+    let mut changes: Vec<(Span, String)> = vec![(own, id.to_owned())];
+    if let Some(result) = e.result.clone().filter(|r| e.text()[r.clone()].starts_with('{')) {
+        let cached = matches!(
+            method,
+            "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "resources/read"
+        );
+        let text = &e.text()[result.clone()];
+        let all = members(text);
+        let info = format!("\"io.modelcontextprotocol/serverInfo\":{server_info}");
+        let mut begin = String::from("{\"resultType\":\"complete\",");
+        if cached {
+            begin.push_str(UNCACHED);
+        }
+        let meta = all.iter().find(|(key, span)| key == "_meta" && text[span.clone()].starts_with('{'));
+        match meta {
+            Some((_, span)) => {
+                let (at, empty) = (result.start + span.start, members(&text[span.clone()]).is_empty());
+                changes.push((at..at + 1, format!("{{{info}{}", if empty { "" } else { "," })));
+            }
+            None => begin.push_str(&format!("\"_meta\":{{{info}}},")),
+        }
+        if all.is_empty() {
+            begin.pop();
+        }
+        changes.push((result.start..result.start + 1, begin));
+    } else if let Some(error) = e.error.clone() {
+        let text = &e.text()[error.clone()];
+        if let Some((_, span)) = members(text).into_iter().find(|(key, _)| key == "code") {
+            // Codes that this revision has taken back (changelog): not found is a matter of the parameters.
+            let code = match &text[span.clone()] {
+                "-32002" => Some(INVALID_PARAMS),
+                "-32042" => Some(INTERNAL_ERROR),
+                other => other.parse::<i32>().ok().filter(|c| (-32099..=-32020).contains(c)).map(|_| INTERNAL_ERROR),
+            };
+            if let Some(code) = code {
+                changes.push((error.start + span.start..error.start + span.end, code.to_string()));
+            }
+        }
+    }
+    changes.sort_by_key(|(span, _)| span.start);
+    let borrowed: Vec<(Span, &str)> = changes.iter().map(|(span, text)| (span.clone(), text.as_str())).collect();
+    spliced(e.text(), &borrowed)
+}
+
+/// A result of the daemon itself, given as a JSON object's members.
+pub fn own_result(id: &str, members: &str, server_info: &str) -> String {
+    let more = if members.is_empty() { String::new() } else { format!(",{members}") };
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"io.modelcontextprotocol/serverInfo":{server_info}}}{more}}}}}"#
+    )
+}
+
+/// A notification, tagged with the subscription that it belongs to (patterns/subscriptions). `text` is a whole message.
+pub fn tagged(text: &str, subscription: &str) -> String {
+    let tag = format!("\"io.modelcontextprotocol/subscriptionId\":{subscription}");
+    let all = members(text);
+    let params = all.iter().find(|(key, span)| key == "params" && text[span.clone()].starts_with('{'));
+    let Some((_, params)) = params else {
+        // Before the closing brace.
+        let end = text.rfind('}').unwrap_or(text.len());
+        return format!("{},\"params\":{{\"_meta\":{{{tag}}}}}}}", text[..end].trim_end());
+    };
+    let inner = members(&text[params.clone()]);
+    let meta = inner.iter().find(|(key, span)| key == "_meta" && text[params.start + span.start..].starts_with('{'));
+    let (at, added, empty) = match meta {
+        Some((_, span)) => {
+            let meta = params.start + span.start..params.start + span.end;
+            (meta.start, tag, members(&text[meta]).is_empty())
+        }
+        None => (params.start, format!("\"_meta\":{{{tag}}}"), inner.is_empty()),
+    };
+    spliced(text, &[(at..at + 1, &format!("{{{added}{}", if empty { "" } else { "," }))])
+}
+
+/// What a subscription asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub tools: bool,
+    pub prompts: bool,
+    pub resources: bool,
+    pub uris: Vec<String>,
+}
+
+impl Filter {
+    /// Reads the params of `subscriptions/listen`.
+    pub fn read(params: &str) -> Result<Filter, Refusal> {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Wire {
+            tools_list_changed: bool,
+            prompts_list_changed: bool,
+            resources_list_changed: bool,
+            resource_subscriptions: Vec<String>,
+        }
+        let wrong = || Refusal::new(INVALID_PARAMS, "params.notifications says what to listen for");
+        let asked = member(params, "notifications").ok_or_else(wrong)?;
+        let wire: Wire = serde_json::from_str(asked).map_err(|_| wrong())?;
+        Ok(Filter {
+            tools: wire.tools_list_changed,
+            prompts: wire.prompts_list_changed,
+            resources: wire.resources_list_changed,
+            uris: wire.resource_subscriptions,
+        })
+    }
+
+    /// The acknowledgement: what of it is honoured.
+    pub fn acknowledged(&self, subscription: &str) -> String {
+        let mut honoured = Vec::new();
+        for (wanted, name) in [
+            (self.tools, "toolsListChanged"),
+            (self.prompts, "promptsListChanged"),
+            (self.resources, "resourcesListChanged"),
+        ] {
+            if wanted {
+                honoured.push(format!("\"{name}\":true"));
+            }
+        }
+        if !self.uris.is_empty() {
+            let uris: Vec<String> = self.uris.iter().map(|u| quote(u)).collect();
+            honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        }
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{{{}}}}}}}"#,
+            honoured.join(",")
+        );
+        tagged(&text, subscription)
+    }
+
+    /// Whether it asks for changes of this list.
+    pub fn wants_list(&self, list: &str) -> bool {
+        match list {
+            "tools" => self.tools,
+            "prompts" => self.prompts,
+            "resources" => self.resources,
+            _ => false,
+        }
+    }
+}
+
+/// The members of the last message of a subscription, its result.
+pub fn listen_result(id: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}}}}}"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::envelope::scan;
+
+    const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
+    fn request(method: &str, more: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{{META}{more}}}}}"#)
+    }
+
+    #[test]
+    fn a_request_is_complete_or_refused() {
+        let good = request("tools/list", "");
+        let e = scan(&good).unwrap();
+        assert!(check_meta(&e).is_ok() && check_version(&e).is_ok() && check_method(&e).is_ok());
+        for (text, code) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"a","params":{}}"#.to_owned(), INVALID_PARAMS),
+            (good.replace("protocolVersion", "x"), INVALID_PARAMS),
+            (good.replace("clientCapabilities\":{}", "clientCapabilities\":7"), INVALID_PARAMS),
+            (good.replace("2026-07-28", "v999.0.0"), UNSUPPORTED_VERSION),
+            (request("ping", ""), METHOD_NOT_FOUND),
+        ] {
+            let e = scan(&text).unwrap();
+            let refused = check_meta(&e).and_then(|()| check_version(&e)).and_then(|()| check_method(&e)).unwrap_err();
+            assert_eq!(refused.code, code, "{text}");
+        }
+        let e = scan(&good).unwrap();
+        assert!(claimed(&e) && !claimed(&scan(r#"{"jsonrpc":"2.0","id":1,"method":"a"}"#).unwrap()));
+        assert!(is_modern("2027-01-01") && !is_modern("2025-11-25") && !is_modern("v999.0.0"));
+        let text = good.replace("2026-07-28", "v9");
+        let refused = check_version(&scan(&text).unwrap()).unwrap_err().text(Some("1"));
+        assert!(refused.contains(r#""data":{"supported":["2026-07-28"],"requested":"v9"}"#), "{refused}");
+    }
+
+    #[test]
+    fn headers_repeat_the_body() {
+        let text = request("tools/call", r#","name":"Hello","arguments":{"a":{"b":"wörld"},"n":42}"#);
+        let e = scan(&text).unwrap();
+        let check = |name: &'static [u8]| {
+            check_headers(&e, &|field| match field {
+                "MCP-Protocol-Version" => vec![VERSION.as_bytes()],
+                "Mcp-Method" => vec![b"tools/call".as_slice()],
+                _ if name.is_empty() => vec![],
+                _ => vec![name],
+            })
+        };
+        for (name, passes) in [
+            (&b"Hello"[..], true),
+            (b"=?base64?SGVsbG8=?=", true),
+            (b"=?base64?SGVsbG8?=", false),
+            (b"=?base64?SGVs!!!bG8=?=", false),
+            (b"=?base64?SGVsbG8=", false),
+            (b"hello", false),
+            (b"", false),
+        ] {
+            assert_eq!(check(name).is_ok(), passes, "{}", String::from_utf8_lossy(name));
+        }
+        let mut known = ParamHeaders::new();
+        param_headers(
+            r#"{"tools":[{"name":"Hello","inputSchema":{"type":"object","properties":{
+                "a":{"type":"object","properties":{"b":{"type":"string","x-mcp-header":"B"}}},
+                "n":{"type":"integer","x-mcp-header":"N"},"none":{"x-mcp-header":"None"}}}}]}"#,
+            &mut known,
+        );
+        let params = |b: &'static [u8], n: &'static [u8], none: &'static [u8]| {
+            check_params(&e, &known, &|field| {
+                let value = match field {
+                    "Mcp-Param-B" => b,
+                    "Mcp-Param-N" => n,
+                    _ => none,
+                };
+                if value.is_empty() { vec![] } else { vec![value] }
+            })
+        };
+        assert!(params("wörld".as_bytes(), b"42", b"").is_ok());
+        assert!(params(b"=?base64?d8O2cmxk?=", b"42.0", b"").is_ok());
+        assert!(params(b"world", b"42", b"").is_err());
+        assert!(params("wörld".as_bytes(), b"", b"").is_err());
+        assert!(params("wörld".as_bytes(), b"42", b"there").is_err());
+    }
+
+    #[test]
+    fn a_legacy_answer_becomes_a_modern_one_and_nothing_else_changes() {
+        for (method, text, wanted) in [
+            (
+                "tools/list",
+                r#"{"jsonrpc":"2.0","id":7,"result":{"tools":[],"n":1.0}}"#,
+                r#"{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","ttlMs":0,"cacheScope":"private","_meta":{"io.modelcontextprotocol/serverInfo":{}},"tools":[],"n":1.0}}"#,
+            ),
+            (
+                "tools/call",
+                r#"{"result":{ "_meta":{"x":1}},"id":7,"jsonrpc":"2.0"}"#,
+                r#"{"result":{"resultType":"complete", "_meta":{"io.modelcontextprotocol/serverInfo":{},"x":1}},"id":"a","jsonrpc":"2.0"}"#,
+            ),
+            (
+                "tools/call",
+                r#"{"jsonrpc":"2.0","id":7,"result":{}}"#,
+                r#"{"jsonrpc":"2.0","id":"a","result":{"resultType":"complete","_meta":{"io.modelcontextprotocol/serverInfo":{}}}}"#,
+            ),
+            (
+                "resources/read",
+                r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32002,"message":"m","data":{"uri":"x"}}}"#,
+                r#"{"jsonrpc":"2.0","id":"a","error":{"code":-32602,"message":"m","data":{"uri":"x"}}}"#,
+            ),
+        ] {
+            let made = answer(&scan(text).unwrap(), "\"a\"", method, "{}");
+            assert_eq!(made, wanted);
+            assert!(serde_json::from_str::<serde_json::Value>(&made).is_ok());
+        }
+        let meta = r#"{"a":1.0,"io.modelcontextprotocol/clientInfo":{},"progressToken":"p"}"#;
+        assert_eq!(legacy_meta(meta, Some("9")), r#"{"a":1.0,"progressToken":9}"#);
+        assert_eq!(legacy_meta(r#"{"io.modelcontextprotocol/x":1}"#, None), "{}");
+    }
+
+    #[test]
+    fn notifications_are_tagged_wherever_they_have_room() {
+        for (text, wanted) in [
+            (r#"{"jsonrpc":"2.0","method":"m"}"#, r#"{"jsonrpc":"2.0","method":"m","params":{"_meta":{TAG}}}"#),
+            (r#"{"method":"m","params":{}}"#, r#"{"method":"m","params":{"_meta":{TAG}}}"#),
+            (r#"{"method":"m","params":{"a":1}}"#, r#"{"method":"m","params":{"_meta":{TAG},"a":1}}"#),
+            (r#"{"params":{"_meta":{"b":2}},"method":"m"}"#, r#"{"params":{"_meta":{TAG,"b":2}},"method":"m"}"#),
+        ] {
+            let wanted = wanted.replace("TAG", "\"io.modelcontextprotocol/subscriptionId\":\"s\"");
+            assert_eq!(tagged(text, "\"s\""), wanted);
+        }
+        let filter =
+            Filter::read(r#"{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["a"]}}"#).unwrap();
+        assert!(filter.wants_list("tools") && !filter.wants_list("prompts") && filter.uris == ["a"]);
+        assert!(Filter::read("{}").is_err());
+        assert!(serde_json::from_str::<serde_json::Value>(&filter.acknowledged("1")).is_ok());
+    }
+}
