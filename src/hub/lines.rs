@@ -71,6 +71,14 @@ impl Lines {
         Ok(read)
     }
 
+    /// Takes bytes that were read elsewhere, at most as many as one read brings.
+    #[cfg(any(test, fuzzing))]
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.make_room();
+        self.buffer[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
     /// Makes place for a chunk behind what is kept. Memory is touched only where it grows.
     fn make_room(&mut self) {
         let kept = self.end - self.start;
@@ -232,9 +240,7 @@ mod tests {
     use super::*;
 
     fn feed(lines: &mut Lines, bytes: &[u8]) -> Vec<String> {
-        lines.make_room();
-        lines.buffer[lines.end..lines.end + bytes.len()].copy_from_slice(bytes);
-        lines.end += bytes.len();
+        lines.push(bytes);
         let mut out = Vec::new();
         while let Some(line) = lines.take() {
             out.push(match line {

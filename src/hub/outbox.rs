@@ -3,7 +3,7 @@
 //! The consumer takes everything that is queued at once, so that it can write once per wake-up.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -25,6 +25,8 @@ pub struct Out {
 pub struct Outbox {
     inner: Mutex<Messages>,
     limit: AtomicUsize,
+    /// Its client has an id to come back with.
+    resumable: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ struct Messages {
 impl Outbox {
     /// Holds at most about `limit` bytes.
     pub fn new(limit: usize) -> Outbox {
-        Outbox { inner: Mutex::default(), limit: AtomicUsize::new(limit) }
+        Outbox { inner: Mutex::default(), limit: AtomicUsize::new(limit), resumable: AtomicBool::new(false) }
     }
 
     /// The same for the answer to one request and what belongs to it.
@@ -57,6 +59,15 @@ impl Outbox {
         let outbox = Outbox::new(limit);
         outbox.lock().due = Some(due);
         outbox
+    }
+
+    /// Its client may come back for what it has missed, and will as long as there is no answer.
+    pub fn make_resumable(&self) {
+        self.resumable.store(true, Relaxed);
+    }
+
+    pub fn is_resumable(&self) -> bool {
+        self.resumable.load(Relaxed)
     }
 
     /// One answer will not come.

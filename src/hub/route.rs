@@ -230,7 +230,7 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
         method if method.starts_with("tasks/") || e.task.is_some() => {
             call.error(
                 jsonrpc::METHOD_NOT_FOUND,
-                "tasks are not possible here: this server is shared by several clients",
+                "tasks are not possible here: this child is shared by several clients",
             );
             None
         }

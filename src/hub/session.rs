@@ -460,6 +460,10 @@ impl Call {
 
     /// Nobody wants the answer any more: what was made to carry it ends without one.
     pub fn withdraw(self) {
+        if self.reply.is_resumable() {
+            // A stream that its client could take up again must have an end, or it asks for ever.
+            return self.error(jsonrpc::CANCELLED, "cancelled by the client");
+        }
         self.reply.withdraw();
     }
 

@@ -15,6 +15,10 @@ pub const INTERNAL_ERROR: i32 = -32603;
 /// The gateway refused: shutting down, a limit was reached. The code that the MCP SDKs use for a lost connection.
 pub const REFUSED: i32 = -32000;
 
+/// The request was cancelled; only sent where there must be an answer. The code that the Language Server Protocol has
+/// for it.
+pub const CANCELLED: i32 = -32800;
+
 /// An error as the answer to `id`; `null` where there is none to answer.
 pub fn error(id: Option<&str>, code: i32, message: &str) -> String {
     format!(

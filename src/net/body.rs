@@ -106,6 +106,7 @@ impl Events {
     /// A stream with ids. A client of 2025-11-25 gets an id before the first message, and is told how soon to come back.
     pub fn resumable(mut reply: Reply, first: Option<Out>) -> Events {
         let stream = reply.session.replay().open(reply.outbox.clone());
+        reply.outbox.make_resumable();
         reply.resumable = true;
         let primed = reply.session.revision().is_some_and(|r| r >= "2025-11-25");
         let mut events = Events::new(reply, first);

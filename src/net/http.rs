@@ -70,7 +70,7 @@ pub async fn serve(
 
 /// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
 /// what is named twice, or not in ASCII, cannot be checked.
-fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'static str> {
+pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'static str> {
     let one = |name: &HeaderName, why| {
         let mut all = request.headers().get_all(name).iter();
         match (all.next(), all.next()) {
@@ -169,7 +169,7 @@ fn preflight() -> Answer {
 }
 
 /// Which kinds of answer a client takes; a missing header means any.
-fn accepts(headers: &HeaderMap) -> (bool, bool) {
+pub fn accepts(headers: &HeaderMap) -> (bool, bool) {
     let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
     if all.peek().is_none() {
         return (true, true);
@@ -183,7 +183,7 @@ fn accepts(headers: &HeaderMap) -> (bool, bool) {
 }
 
 /// The revision named in the header must be one that exists; without it there is nothing to check.
-fn check_version(headers: &HeaderMap) -> Result<(), String> {
+pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
     let Some(version) = headers.get(VERSION) else { return Ok(()) };
     match version.to_str() {
         Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),

@@ -288,6 +288,19 @@ fn call(id: &Value, params: &Value, line: &str) {
             std::thread::sleep(Duration::from_millis(n));
             text(id, args["text"].as_str().unwrap_or("slept"));
         }
+        // Waits, with progress, and gives back what it was told.
+        "told" => {
+            for step in 1..=args["steps"].as_u64().unwrap_or(0) {
+                std::thread::sleep(Duration::from_millis(n / 3));
+                if !token.is_null() {
+                    say(&json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                        "params": {"progressToken": token, "progress": step}})
+                    .to_string());
+                }
+            }
+            std::thread::sleep(Duration::from_millis(n));
+            text(id, args["text"].as_str().unwrap_or(""));
+        }
         "never" => {}
         "progress" => {
             for i in 1..=n {

@@ -4,16 +4,19 @@
 mod harness;
 
 mod children;
+mod conformance;
 mod ctl;
 mod docs;
 mod eras;
 mod exec;
 mod files;
 mod http;
+mod matrix;
 mod real;
 mod reload;
 mod sharing;
 mod start;
 mod stop;
+mod storm;
 mod supervision;
 mod websocket;

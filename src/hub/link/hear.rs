@@ -282,7 +282,7 @@ impl Link {
         }
         server.hub.counters.count(Dropped::RefusedServerRequests);
         debug!("[{}] its request '{}' is refused: the child is shared", self.name, printable(&e.method, 100));
-        let text = format!("'{}' is not possible here: this server is shared by several clients", e.method);
+        let text = format!("'{}' is not possible here: this child is shared by several clients", e.method);
         self.say(&jsonrpc::error(Some(id), jsonrpc::METHOD_NOT_FOUND, &text));
     }
 

@@ -1,0 +1,54 @@
+//! Any fields in the head of a request, any event id, any frame of a WebSocket: a verdict, and the same one however the
+//! bytes are cut.
+#![no_main]
+
+use hyper::Request;
+use hyper::header::{HeaderName, HeaderValue};
+use libfuzzer_sys::fuzz_target;
+use mcpdaemon::hub::outbox::Outbox;
+use mcpdaemon::hub::replay::Streams;
+use mcpdaemon::model::envelope::scan;
+use mcpdaemon::model::modern::{self, ParamHeaders};
+use mcpdaemon::net::frames::Frames;
+use mcpdaemon::net::{http, origin};
+
+fuzz_target!(|data: &[u8]| {
+    // Head and body, as they stand in a request.
+    let split = data.windows(2).position(|w| w == b"\n\n").unwrap_or(data.len());
+    let (head, body) = data.split_at(split);
+    let mut request = Request::new(());
+    for line in head.split(|b| *b == b'\n') {
+        let mut parts = line.splitn(2, |b| *b == b':');
+        if let (Some(name), Some(value)) = (parts.next(), parts.next())
+            && let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+        {
+            request.headers_mut().append(name, value);
+        }
+    }
+    let own = ["localhost".to_owned(), "[::1]:80".to_owned()];
+    let local = Some(std::net::Ipv4Addr::LOCALHOST.into());
+    if let Ok((host, origin)) = http::named(&request) {
+        let verdict = origin::refuse(host, origin, local, &own, &own);
+        assert!(verdict.is_some() || host.is_some());
+    }
+    let _ = http::accepts(request.headers());
+    let _ = http::check_version(request.headers());
+    let field = |name: &str| -> Vec<&[u8]> { request.headers().get_all(name).iter().map(|v| v.as_bytes()).collect() };
+    let mut known = ParamHeaders::new();
+    known.insert("t".to_owned(), vec![("A".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);
+    if let Ok(body) = std::str::from_utf8(body.get(2..).unwrap_or(b"")) {
+        modern::param_headers(body, &mut known);
+        if let Ok(e) = scan(body) {
+            let _ = modern::check_headers(&e, &field);
+            let _ = modern::check_params(&e, &known, &field);
+        }
+        let mut streams = Streams::default();
+        let id = streams.open(std::sync::Arc::new(Outbox::new(9))).note(body);
+        assert!(streams.find(&id).is_some_and(|(stream, n)| n == 1 && stream.after(0).len() == 1));
+        let _ = streams.find(body);
+    }
+    let (mut whole, mut pieces) = (Frames::default(), Frames::default());
+    whole.feed(data);
+    data.chunks(3).for_each(|piece| pieces.feed(piece));
+    assert_eq!((whole.between_messages(), whole.longest()), (pieces.between_messages(), pieces.longest()));
+});

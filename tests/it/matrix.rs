@@ -1,0 +1,106 @@
+//! Real peers: clients made with the official SDKs, over each transport that they have, and servers made with official
+//! SDKs, shared and one for each session. Each cell lists, calls, follows progress, cancels, subscribes, and where the
+//! mode allows it, samples and elicits (tests/peers/matrix tells how).
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::harness::*;
+
+fn root(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn deps(path: &str) -> String {
+    let path = root("target/test-deps/matrix").join(path);
+    assert!(path.exists(), "{} is missing: run tests/install", path.display());
+    path.display().to_string()
+}
+
+/// The command of a program of the matrix.
+fn program(kind: &str, name: &str) -> Vec<String> {
+    let file = |suffix: &str| root(&format!("tests/peers/matrix/{kind}-{name}.{suffix}")).display().to_string();
+    match &name[..2] {
+        "ts" => vec!["node".into(), file("mjs"), "--deps".into(), deps("")],
+        "py" => vec![deps(&format!("{name}/bin/python")), file("py")],
+        _ => vec![deps(name)],
+    }
+}
+
+fn cell(client: &str, transport: &str, era: &str, server: &str, mode: &str) {
+    let scratch = Scratch::new();
+    let words: Vec<String> = program("server", server).iter().map(|w| format!("{w:?}")).collect();
+    let sharing = if mode == "PerSession" { "PerSession(spare: 0)" } else { "Shared" };
+    let servers = format!("\"{server}\": Stdio(command: [{}], sharing: {sharing})", words.join(", "));
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let scheme = if transport == "ws" { "ws" } else { "http" };
+    let path = if transport == "http" { "mcp" } else { transport };
+    let url = format!("{scheme}://{}/servers/{server}/{path}", daemon.address());
+    let command = program("client", client);
+    let args = ["--transport", transport, "--url", &url, "--era", era, "--mode", mode, "--server", server];
+    let out = scratch.command(&command[0]).args(&command[1..]).args(args).output().unwrap();
+    let steps: Vec<Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let failed: Vec<&Value> = steps.iter().filter(|s| s["ok"] == false).collect();
+    assert!(out.status.success() && failed.is_empty(), "{failed:?}\n{}", stderr(&out));
+    let done = |step: &str| steps.iter().any(|s| s["step"] == step && s["ok"] == true);
+    for step in ["list", "call", "progress", "cancel", "subscribe", "sample", "elicit"] {
+        assert!(done(step), "{step} was not done: {steps:?}");
+    }
+    assert_eq!(daemon.status()["requests"]["in_flight"], 0);
+}
+
+macro_rules! cells {
+    ($($name:ident: $client:literal $transport:literal $era:literal;)*) => {
+        $(mod $name {
+            cells!(@modes $client $transport $era);
+        })*
+    };
+    (@modes $client:literal $transport:literal $era:literal) => {
+        mod shared {
+            cells!(@servers $client $transport $era "Shared");
+        }
+        mod per_session {
+            cells!(@servers $client $transport $era "PerSession");
+        }
+    };
+    (@servers $client:literal $transport:literal $era:literal $mode:literal) => {
+        #[test]
+        fn ts1() {
+            crate::matrix::cell($client, $transport, $era, "ts1", $mode);
+        }
+        #[test]
+        fn ts2() {
+            crate::matrix::cell($client, $transport, $era, "ts2", $mode);
+        }
+        #[test]
+        fn py1() {
+            crate::matrix::cell($client, $transport, $era, "py1", $mode);
+        }
+        #[test]
+        fn py2() {
+            crate::matrix::cell($client, $transport, $era, "py2", $mode);
+        }
+        #[test]
+        fn rmcp() {
+            crate::matrix::cell($client, $transport, $era, "rmcp", $mode);
+        }
+    };
+}
+
+cells! {
+    ts1_http: "ts1" "http" "legacy";
+    ts1_sse: "ts1" "sse" "legacy";
+    ts1_ws: "ts1" "ws" "legacy";
+    ts2_http: "ts2" "http" "legacy";
+    ts2_http_modern: "ts2" "http" "modern";
+    ts2_http_auto: "ts2" "http" "auto";
+    ts2_sse: "ts2" "sse" "legacy";
+    py1_http: "py1" "http" "legacy";
+    py1_sse: "py1" "sse" "legacy";
+    py1_ws: "py1" "ws" "legacy";
+    py2_http: "py2" "http" "legacy";
+    py2_http_modern: "py2" "http" "modern";
+    py2_http_auto: "py2" "http" "auto";
+    py2_sse: "py2" "sse" "legacy";
+}
