@@ -6,7 +6,6 @@
 
 mod hear;
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +27,7 @@ use super::session::{Call, Listen, Session};
 use super::wait::{Flag, sleep, within};
 use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::{self, Envelope};
+use crate::model::ids::{self, Table};
 use crate::model::mcp::Learnt;
 use crate::model::modern::ParamHeaders;
 use crate::model::restart::Ended;
@@ -81,8 +81,7 @@ pub struct Link {
 
 #[derive(Default)]
 struct Pending {
-    next: u64,
-    waiting: HashMap<u64, Waiting>,
+    waiting: Table<Waiting>,
     /// Why no request is taken any more.
     closed: Option<(i32, String)>,
 }
@@ -92,7 +91,7 @@ struct Forget<'l>(&'l Link, u64);
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.0.pending().waiting.remove(&self.1);
+        self.0.pending().waiting.take(self.1);
     }
 }
 
@@ -170,7 +169,7 @@ impl Link {
 
     /// Requests of clients that are unanswered.
     pub fn waiting(&self) -> usize {
-        self.pending().waiting.values().filter(|w| matches!(w, Waiting::Client { .. })).count()
+        self.pending().waiting.iter().filter(|(_, w)| matches!(w, Waiting::Client { .. })).count()
     }
 
     /// The process has ended, or has closed its input and is about to: whoever has a request should ask for the next
@@ -192,24 +191,20 @@ impl Link {
             call.error(code, &why);
             return None;
         }
-        pending.next += 1;
-        let number = pending.next;
+        let number = pending.waiting.number();
         let digits = number.to_string();
-        // The token of a request is its id, also towards the child: unique among active requests, as it must be.
-        let mut changes: Vec<(envelope::Span, &str)> = Vec::with_capacity(2);
-        changes.extend(e.id.clone().map(|s| (s, digits.as_str())));
         let meta = call
             .translated
             .as_ref()
             .and_then(|_| e.get(&e.meta))
             .map(|meta| modern::legacy_meta(meta, call.token.as_ref().map(|_| digits.as_str())));
-        match &meta {
-            // A token is its client's own where there is no other client.
-            _ if self.owner.get().is_some() => {}
-            Some(meta) => changes.extend(e.meta.clone().map(|s| (s, meta.as_str()))),
-            None => changes.extend(e.progress_token.clone().map(|s| (s, digits.as_str()))),
+        // A token is its client's own where there is no other client.
+        let token = meta.is_none() && self.owner.get().is_none();
+        let mut changes = ids::outgoing(e, &digits, token);
+        if let (Some(meta), Some(span)) = (&meta, e.meta.clone()) {
+            changes.push((span, meta));
+            changes.sort_by_key(|(s, _)| s.start);
         }
-        changes.sort_by_key(|(s, _)| s.start);
         let queued = self.stdin.push(|buffer| append(buffer, e, &changes));
         if let Err(why) = queued {
             drop(pending);
@@ -219,7 +214,7 @@ impl Link {
         let config = self.config();
         let deadline = now + config.request_timeout;
         let latest = now + config.request_max.max(config.request_timeout);
-        pending.waiting.insert(number, Waiting::Client { call, deadline, latest });
+        pending.waiting.enter(number, Waiting::Client { call, deadline, latest });
         drop(pending);
         self.tick();
         None
@@ -256,9 +251,8 @@ impl Link {
     pub fn tell(&self, method: &str, params: &str) {
         let mut pending = self.pending();
         if pending.closed.is_none() {
-            pending.next += 1;
-            let number = pending.next;
-            pending.waiting.insert(number, Waiting::Nobody);
+            let number = pending.waiting.number();
+            pending.waiting.enter(number, Waiting::Nobody);
             self.say(&jsonrpc::request(number, method, Some(params)));
         }
     }
@@ -271,9 +265,8 @@ impl Link {
             if let Some((_, why)) = &pending.closed {
                 return Err(why.clone());
             }
-            pending.next += 1;
-            let number = pending.next;
-            pending.waiting.insert(number, Waiting::Daemon(sender));
+            let number = pending.waiting.number();
+            pending.waiting.enter(number, Waiting::Daemon(sender));
             self.say(&jsonrpc::request(number, method, params));
             number
         };
@@ -287,23 +280,16 @@ impl Link {
     /// The entries go at once. Our ids are never used twice, so a late reply finds nothing and is swallowed.
     pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> usize {
         let mut pending = self.pending();
-        let numbers: Vec<u64> = pending
-            .waiting
-            .iter()
-            .filter(|(_, w)| matches!(w, Waiting::Client { call, .. } if wanted(call)))
-            .map(|(n, _)| *n)
-            .collect();
-        let taken: Vec<_> = numbers.iter().filter_map(|n| pending.waiting.remove(n)).collect();
+        let taken = pending.waiting.take_where(|w| matches!(w, Waiting::Client { call, .. } if wanted(call)));
         drop(pending);
-        for number in &numbers {
-            self.say_cancelled(*number, reason);
-        }
-        for waiting in taken {
+        let count = taken.len();
+        for (number, waiting) in taken {
+            self.say_cancelled(number, reason);
             if let Waiting::Client { call, .. } = waiting {
                 call.withdraw();
             }
         }
-        numbers.len()
+        count
     }
 
     /// From now on it serves this session and no other.
@@ -332,24 +318,19 @@ impl Link {
         let Some(request) = &listen.request else { return };
         let Ok(e) = envelope::scan(request) else { return };
         let mut pending = self.pending();
-        pending.next += 1;
-        let digits = pending.next.to_string();
-        let changes: Vec<_> = e.id.clone().map(|s| (s, digits.as_str())).into_iter().collect();
+        let number = pending.waiting.number();
+        let digits = number.to_string();
+        let changes = ids::outgoing(&e, &digits, false);
         if self.stdin.push(|buffer| append(buffer, &e, &changes)).is_ok() {
-            let number = pending.next;
-            pending.waiting.insert(number, Waiting::Listen(listen.clone()));
+            pending.waiting.enter(number, Waiting::Listen(listen.clone()));
         }
     }
 
     /// Ends a subscription at the child.
     pub fn unlisten(&self, listen: &Arc<Listen>) {
-        let number = {
-            let mut pending = self.pending();
-            let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
-            let number = pending.waiting.iter().find(|(_, w)| ours(w)).map(|(n, _)| *n);
-            number.inspect(|n| drop(pending.waiting.remove(n)))
-        };
-        if let Some(number) = number {
+        let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
+        let taken = self.pending().waiting.take_where(ours);
+        for (number, _) in taken {
             self.say_cancelled(number, "its client has left");
         }
     }
@@ -371,9 +352,8 @@ impl Link {
             let meta = params.trim_start_matches('{');
             let params = format!("{{\"notifications\":{{\"toolsListChanged\":true}},{meta}");
             let mut pending = self.pending();
-            pending.next += 1;
-            let number = pending.next;
-            pending.waiting.insert(number, Waiting::Watch);
+            let number = pending.waiting.number();
+            pending.waiting.enter(number, Waiting::Watch);
             self.say(&jsonrpc::request(number, "subscriptions/listen", Some(&params)));
         }
         Ok(true)
@@ -498,9 +478,9 @@ impl Link {
         let waiting = {
             let mut pending = self.pending();
             pending.closed = Some((code, why.to_owned()));
-            std::mem::take(&mut pending.waiting)
+            pending.waiting.take_all()
         };
-        for one in waiting.into_values() {
+        for one in waiting {
             match one {
                 Waiting::Client { call, .. } => call.error(code, why),
                 Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
@@ -537,12 +517,11 @@ impl Link {
             let mut pending = self.pending();
             let over =
                 |w: &Waiting| matches!(w, Waiting::Client { deadline, latest, .. } if now >= *deadline.min(latest));
-            let numbers: Vec<u64> = pending.waiting.iter().filter(|(_, w)| over(w)).map(|(n, _)| *n).collect();
-            let take = |n| match pending.waiting.remove(&n) {
-                Some(Waiting::Client { call, .. }) => Some((n, call)),
+            let client = |(n, w)| match w {
+                Waiting::Client { call, .. } => Some((n, call)),
                 _ => None,
             };
-            numbers.into_iter().filter_map(take).collect()
+            pending.waiting.take_where(over).into_iter().filter_map(client).collect()
         };
         for (number, call) in late {
             call.session.hub.counters.count(Dropped::Timeouts);

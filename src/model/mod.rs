@@ -6,6 +6,7 @@
 pub mod config;
 pub mod envelope;
 pub mod exit;
+pub mod ids;
 pub mod jsonrpc;
 pub mod mcp;
 pub mod meter;

@@ -118,6 +118,12 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
         }
         _ => {}
     }
+    if request.method() != Method::POST && modern_only(&server) {
+        // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
+        let mut response = error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "POST");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST, OPTIONS"));
+        return response;
+    }
     match *request.method() {
         Method::POST => post(net, &server, request).await,
         Method::GET => get(net, &server, request.headers()),
@@ -129,6 +135,12 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
             response
         }
     }
+}
+
+/// The server speaks revision 2026-07-28 and no other.
+fn modern_only(server: &Server) -> bool {
+    let first = server.children().and_then(|c| c.slots.first().and_then(|s| s.link()));
+    first.is_some_and(|l| l.is_modern())
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {

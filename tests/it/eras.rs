@@ -116,6 +116,38 @@ fn a_server_of_both_eras_gets_a_child_for_each() {
 }
 
 #[test]
+fn modern_payloads_arrive_byte_for_byte() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--modern"]);
+    // Numbers that a parser spoils, order, escapes, unknown members, line breaks between tokens, nulls, a long string.
+    let long = "\u{20ac}\\u0000\\n".repeat(600_000);
+    let text = format!(
+        "{{\n  \"params\" : {{\"requestState\":\"\\u0041/\\/+=\",\"inputResponses\":null,\"name\":\"raw\",\r\n\
+         \"arguments\":{{\"z\":12345678901234567890,\"a\":1.0e+2,\"a2\":-0.0,\"s\":\"{long}\"}},\"_meta\":{{\
+         \"x.y/z\":{{\"k\":[1 , 2]}},\"io.modelcontextprotocol/clientCapabilities\":{{\"sampling\":{{}}}},\
+         \"io.modelcontextprotocol/protocolVersion\":\"{VERSION}\"}},\"unknown\":1.50}},\"method\":\"tools/call\",\
+         \"id\":\"i\",\"jsonrpc\":\"2.0\",\"more\":[]}}"
+    );
+    let address = daemon.address();
+    let mut raw = Raw::open(address);
+    let head = format!(
+        "POST /servers/fake/mcp HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}MCP-Protocol-Version: {VERSION}\r\n\
+         Mcp-Method: tools/call\r\nMcp-Name: raw\r\nContent-Length: {}\r\n\r\n",
+        text.len()
+    );
+    raw.send(head.as_bytes());
+    raw.send(text.as_bytes());
+    let answer = raw.response();
+    assert_eq!(answer.status, 200, "{}", &answer.body[..answer.body.len().min(300)]);
+    let came = answer.json();
+    let came = said(&came);
+    // Only the id is ours, and a line break between tokens is a blank on its way down a pipe.
+    let number: String = came.rsplit_once("\"id\":").unwrap().1.chars().take_while(char::is_ascii_digit).collect();
+    let wanted = text.replace(['\n', '\r'], " ").replace("\"id\":\"i\"", &format!("\"id\":{number}"));
+    assert!(came == wanted, "{} bytes came, {} were sent", came.len(), wanted.len());
+}
+
+#[test]
 fn a_modern_client_is_served_by_a_legacy_server() {
     for flags in [&[][..], &["--exit-on-discover"], &["--silent-on-discover"]] {
         let scratch = Scratch::new();
@@ -161,6 +193,12 @@ fn a_server_of_the_modern_era_alone_says_so_to_others() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern", "--no-legacy"]);
     assert_eq!(said(&ask(&daemon, &tool(1, "era", json!({}))).json()), "modern");
+    for method in ["GET", "DELETE"] {
+        let mut raw = Raw::open(daemon.address());
+        let head = format!("{method} /servers/fake/mcp HTTP/1.1\r\nHost: {}\r\n", daemon.address());
+        raw.send(format!("{head}Accept: text/event-stream\r\n\r\n").as_bytes());
+        assert_eq!(raw.response().status, 405);
+    }
     let mut ws = daemon.ws("fake");
     let refused = ws.ask(&initialize(json!(1)));
     assert_eq!(refused["error"]["code"], -32022);

@@ -15,7 +15,7 @@ use crate::hub::server::Server;
 use crate::hub::session::{Change, Session};
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::text::printable;
-use crate::model::{jsonrpc, modern};
+use crate::model::{ids, jsonrpc, modern};
 
 impl Link {
     /// Reads standard output to its end.
@@ -104,17 +104,16 @@ impl Link {
     }
 
     fn reply(&self, server: &Server, e: &Envelope<'_>) {
-        let number = e.get(&e.id).and_then(|id| id.parse::<u64>().ok());
-        let waiting = number.and_then(|n| self.pending().waiting.remove(&n));
-        match (waiting, e.id.clone()) {
-            (Some(Waiting::Client { call, .. }), Some(span)) => {
+        let waiting = e.get(&e.id).and_then(ids::number).and_then(|n| self.pending().waiting.take(n));
+        match waiting {
+            Some(Waiting::Client { call, .. }) => {
                 if call.opening
                     && let Some(revision) = e.get(&e.result).and_then(|r| envelope::member(r, "protocolVersion"))
                 {
                     call.session.agree(envelope::decode(revision).into_owned());
                 }
                 let text = match &call.translated {
-                    None => one_line(e, spliced(e.text(), &[(span, &call.id)])),
+                    None => one_line(e, ids::restored(e, &call.id)),
                     Some(method) => {
                         let info = self.learnt().map_or("{}", |l| l.server_info.as_str());
                         one_line(e, modern::answer(e, &call.id, method, info))
@@ -122,23 +121,23 @@ impl Link {
                 };
                 call.answer(text, e.error.is_some());
             }
-            (Some(Waiting::Daemon(sender)), _) => {
+            Some(Waiting::Daemon(sender)) => {
                 let answer = match (e.get(&e.result), e.get(&e.error)) {
                     (Some(result), _) => Ok(result.to_owned()),
                     (None, error) => Err(printable(error.unwrap_or(""), 500)),
                 };
                 let _ = sender.try_send(answer);
             }
-            (Some(Waiting::Nobody | Waiting::Watch), _) => {}
-            (Some(Waiting::Listen(listen)), Some(span)) => {
+            Some(Waiting::Nobody | Waiting::Watch) => {}
+            Some(Waiting::Listen(listen)) => {
                 if e.error.is_some() {
-                    let text = one_line(e, spliced(e.text(), &[(span, &listen.id)]));
+                    let text = one_line(e, ids::restored(e, &listen.id));
                     listen.reply.push(Out { text, answer: true, failed: true });
                 } else {
                     listen.finish();
                 }
             }
-            _ => {
+            None => {
                 server.hub.counters.count(Dropped::UnownedReplies);
                 debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
             }
@@ -221,12 +220,12 @@ impl Link {
             ("notifications/progress", _) => self.progress(e),
             ("notifications/message", _) => self.log_message(server, e),
             (method, Some(span)) => {
-                let number = e.text()[span.clone()].parse::<u64>().ok();
+                let number = ids::number(&e.text()[span.clone()]);
                 if method == "notifications/tools/list_changed" {
                     self.headers.lock().unwrap_or_else(PoisonError::into_inner).take();
                 }
                 let pending = self.pending();
-                match number.and_then(|n| pending.waiting.get(&n)) {
+                match number.and_then(|n| pending.waiting.get(n)) {
                     Some(Waiting::Listen(listen)) => {
                         let listen = listen.clone();
                         drop(pending);
@@ -245,7 +244,7 @@ impl Link {
     /// Nothing in a log message says whose it is; with a single request that asked for any, there is no doubt.
     fn log_message(&self, server: &Server, e: &Envelope<'_>) {
         let pending = self.pending();
-        let mut owners = pending.waiting.values().filter_map(|w| match w {
+        let mut owners = pending.waiting.iter().filter_map(|(_, w)| match w {
             Waiting::Client { call, .. } if call.logs => Some(call.reply.clone()),
             _ => None,
         });
@@ -262,7 +261,7 @@ impl Link {
     fn progress(&self, e: &Envelope<'_>) {
         let (Some(span), Some(token)) = (e.progress_token.clone(), e.get(&e.progress_token)) else { return };
         let mut pending = self.pending();
-        let waiting = token.parse().ok().and_then(|n: u64| pending.waiting.get_mut(&n));
+        let waiting = ids::number(token).and_then(|n| pending.waiting.get_mut(n));
         if let Some(Waiting::Client { call, deadline, .. }) = waiting
             && let Some(own) = &call.token
         {
@@ -298,7 +297,7 @@ impl Link {
 
     /// A request whose answer cannot be passed on.
     fn unusable(&self, number: u64, text: &str) {
-        let waiting = self.pending().waiting.remove(&number);
+        let waiting = self.pending().waiting.take(number);
         match waiting {
             Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, text),
             Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text.to_owned()))),
