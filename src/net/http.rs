@@ -86,7 +86,7 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
 
 async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incoming>) -> Answer {
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
-        return preflight();
+        return preflight(request.headers());
     }
     let path = request.uri().path();
     let Some((name, endpoint)) = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/')) else {
@@ -166,16 +166,24 @@ pub fn error(status: StatusCode, id: Option<&str>, code: i32, why: &str) -> Answ
     plain(status, "application/json", jsonrpc::error(id, code, why))
 }
 
-fn preflight() -> Answer {
+fn preflight(asked: &HeaderMap) -> Answer {
+    let mut allowed = "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, \
+                       mcp-method, mcp-name"
+        .to_owned();
+    // Which arguments of tools are repeated in headers is the tools' affair.
+    let names = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|v| v.to_str().ok());
+    for name in names.flat_map(|v| v.split(',')).map(str::trim).filter(|n| n.len() < 100) {
+        if name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("mcp-param-")) {
+            allowed.push_str(", ");
+            allowed.push_str(name);
+        }
+    }
     let mut response = empty(StatusCode::NO_CONTENT);
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
-    headers.insert(
-        header::ACCESS_CONTROL_ALLOW_HEADERS,
-        HeaderValue::from_static(
-            "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, mcp-method, mcp-name",
-        ),
-    );
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }
@@ -432,6 +440,11 @@ fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
         // An id that is not known any more is answered as if there was none: nothing can be replayed.
         let found = session.replay().find(id);
         if let Some((lost, event)) = found {
+            if lost.outbox.is_finished() && lost.after(event).is_empty() {
+                // An empty stream would be taken for one that broke again, for ever.
+                let why = "this stream has ended, and nothing that came after this event is kept";
+                return error(StatusCode::GONE, None, jsonrpc::INVALID_REQUEST, why);
+            }
             return stream(Events::resumed(&session, lost, event));
         }
     }

@@ -276,7 +276,14 @@ fn a_broken_stream_is_taken_up_again_where_it_broke() {
     }
     assert!(steps.len() > 10 && steps.windows(2).all(|w| w[1] == w[0] + 1) && steps.last() == Some(&20), "{steps:?}");
     assert!(stream.chunk().is_none(), "it ends with the answer");
-    // The same again from the beginning, as often as one likes.
+    // The same again from the beginning, as often as one likes; behind its end there is nothing, and no reason to ask again.
+    let mut gone = Raw::open(&again.address);
+    let head = format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\nMcp-Session-Id: {}\r\nLast-Event-ID: 1-99\r\n\r\n",
+        again.path, again.address, again.session
+    );
+    gone.send(head.as_bytes());
+    assert_eq!(gone.response().status, 410);
     let mut stream = resume(&again, "1-0");
     assert_eq!(stream.event().unwrap()["params"]["progress"], 1);
     // The stream for messages that answer nothing: what came meanwhile is not lost, and is on this stream alone.
