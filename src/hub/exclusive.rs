@@ -5,6 +5,7 @@
 //! level and subscriptions are repeated.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,16 @@ use super::wait::{Flag, sleep, until, within};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::envelope::{Envelope, quote};
-use crate::model::jsonrpc;
 use crate::model::restart::{Ended, History, Next};
+use crate::model::{ids, jsonrpc};
 
 /// A session's own child, through all its lives.
 pub struct Exclusive {
-    config: Arc<Stdio>,
+    config: Mutex<Arc<Stdio>>,
     umask: Mode,
+    /// The command is another: the child is replaced once nothing is open.
+    renew: AtomicBool,
+    renewal: Event,
     state: Mutex<State>,
     changed: Event,
     /// The session is over.
@@ -53,8 +57,10 @@ impl Exclusive {
     /// Begins to run a child for a session.
     pub fn start(session: &Arc<Session>, nest: &Arc<Nest>) -> Arc<Exclusive> {
         let exclusive = Arc::new(Exclusive {
-            config: nest.config.clone(),
+            config: Mutex::new(nest.config()),
             umask: session.hub.config().umask,
+            renew: AtomicBool::new(false),
+            renewal: Event::new(),
             state: Mutex::default(),
             changed: Event::new(),
             end: Flag::default(),
@@ -62,8 +68,10 @@ impl Exclusive {
         });
         let (me, nest, server, session) =
             (exclusive.clone(), nest.clone(), session.server.clone(), Arc::downgrade(session));
+        nest.living.fetch_add(1, SeqCst);
         async_std::task::spawn(async move {
             me.keep(&server, &nest, &session).await;
+            nest.living.fetch_sub(1, SeqCst);
             me.done.set();
         });
         exclusive
@@ -71,6 +79,25 @@ impl Exclusive {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> Arc<Stdio> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over settings that need no new child.
+    pub fn adjust(&self, config: &Arc<Stdio>) {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        if let Some(link) = self.any_link() {
+            link.adjust((**config).clone());
+        }
+    }
+
+    /// Goes over to another command, once nothing is open.
+    pub fn replace(&self, config: &Arc<Stdio>) {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        self.renew.store(true, SeqCst);
+        self.renewal.notify(usize::MAX);
     }
 
     /// The living child.
@@ -86,7 +113,7 @@ impl Exclusive {
     /// The child once it is there, or why it will not be.
     pub async fn ready(&self) -> Result<Arc<Link>, String> {
         let check = || self.link().map(Ok).or_else(|| self.state().failed.clone().map(Err));
-        let found = within(self.config.start_timeout, until(&self.changed, check)).await;
+        let found = within(self.config().start_timeout, until(&self.changed, check)).await;
         found.unwrap_or_else(|| Err("the session's child is not there yet".to_owned()))
     }
 
@@ -116,12 +143,12 @@ impl Exclusive {
 
     /// The child asks its client something.
     pub fn ask(&self, id: &str) {
-        self.state().asked.insert(id.to_owned());
+        self.state().asked.insert(ids::canonical(id));
     }
 
     /// Whether the child has asked this, and has had no answer.
     pub fn answered(&self, id: &str) -> bool {
-        self.state().asked.remove(id)
+        self.state().asked.remove(&ids::canonical(id))
     }
 
     async fn keep(&self, server: &Arc<Server>, nest: &Nest, session: &Weak<Session>) {
@@ -134,22 +161,24 @@ impl Exclusive {
                     self.state().link = Some(link.clone());
                     self.changed.notify(usize::MAX);
                     if again && let Some(session) = session.upgrade() {
-                        session.lists_changed(&|list| server.has_list(list));
+                        session.lists_changed(false, &|list| server.has_list(list));
                     }
                     again = true;
                     let exited = async { Some(link.exited().await) };
                     let over = async {
-                        self.end.wait().await;
+                        self.end.wait().or(self.quiet_renewal(server, session)).await;
                         None
                     };
                     match exited.or(over).await {
                         Some(how) => {
                             link.gone().await;
-                            StartFailure { how, text: link.exit_text() }
+                            StartFailure { how, text: link.exit_text(), refused: false }
                         }
                         None => {
-                            link.stop(&self.config.stop).await;
-                            break;
+                            // Nobody sends to it any more; a new one takes its place, unless the session is over.
+                            self.state().link = None;
+                            link.stop(&self.config().stop).await;
+                            continue;
                         }
                     }
                 }
@@ -164,7 +193,7 @@ impl Exclusive {
                 break;
             }
             server.count_restart(exit_text(ended.how));
-            let delay = match history.ended(&self.config.restart, ended.how, Instant::now(), chance()) {
+            let delay = match history.ended(&self.config().restart, ended.how, Instant::now(), chance()) {
                 Next::After(delay) | Next::Slow(delay) => delay,
                 Next::Never(why) => {
                     warn!("server '{}': a session's child is not started again: {} ({why})", server.name, ended.text);
@@ -180,6 +209,18 @@ impl Exclusive {
         self.state().link = None;
     }
 
+    /// Waits for another command, and then until nothing is open or the drain time is over.
+    async fn quiet_renewal(&self, server: &Server, session: &Weak<Session>) {
+        until(&self.renewal, || self.renew.swap(false, SeqCst).then_some(())).await;
+        let open = || session.upgrade().is_some_and(|s| s.in_flight() > 0);
+        let quiet = async {
+            while open() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = within(server.hub.config().drain_timeout, quiet).await;
+    }
+
     /// A child, brought to where the session's last one was.
     async fn raise(
         &self,
@@ -188,9 +229,11 @@ impl Exclusive {
         session: &Weak<Session>,
         again: bool,
     ) -> Result<Arc<Link>, StartFailure> {
-        let link = match nest.take(server) {
+        // A spare was started for the command that the nest has.
+        let spare = if Arc::ptr_eq(&self.config(), &nest.config()) { nest.take(server) } else { None };
+        let link = match spare {
             Some(spare) => spare,
-            None => supervisor::spawn(server, &self.config, self.umask).await?,
+            None => supervisor::spawn(server, &self.config(), self.umask).await?,
         };
         link.give_to(session.clone());
         let (hello, initialized, level) = {
@@ -213,12 +256,17 @@ impl Exclusive {
             }
             Ok::<(), String>(())
         };
-        match within(self.config.start_timeout, repeat).await {
+        let over = async {
+            self.end.wait().await;
+            Err("its session is over".to_owned())
+        };
+        match within(self.config().start_timeout, repeat.or(over)).await {
             Some(Ok(())) => Ok(link),
             outcome => {
                 let why = outcome.map_or("it did not answer".to_owned(), |o| o.err().unwrap_or_default());
-                link.stop(&self.config.stop).await;
-                Err(StartFailure { how: Ended::NotReady, text: format!("its handshake failed: {why}") })
+                link.stop(&self.config().stop).await;
+                let text = format!("its handshake failed: {why}");
+                Err(StartFailure { how: Ended::NotReady, text, refused: true })
             }
         }
     }
@@ -226,12 +274,14 @@ impl Exclusive {
 
 /// Children that are started ahead for sessions to come: their start-up time is hidden.
 pub struct Nest {
-    pub config: Arc<Stdio>,
+    config: Mutex<Arc<Stdio>>,
     /// Sessions at a time.
     pub max: u32,
     pub idle: Duration,
     spare: usize,
     spares: Mutex<Spares>,
+    /// Children of sessions, those included that are going down.
+    living: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -243,11 +293,31 @@ struct Spares {
 
 impl Nest {
     pub fn new(config: Arc<Stdio>, max: u32, idle: Duration, spare: u32) -> Arc<Nest> {
-        Arc::new(Nest { config, max, idle, spare: spare as usize, spares: Mutex::default() })
+        let living = AtomicUsize::new(0);
+        let config = Mutex::new(config);
+        Arc::new(Nest { config, max, idle, spare: spare as usize, spares: Mutex::default(), living })
     }
 
     fn spares(&self) -> MutexGuard<'_, Spares> {
         self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn config(&self) -> Arc<Stdio> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over settings that need no new child.
+    pub fn adjust(&self, config: &Arc<Stdio>) {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        for link in self.links() {
+            link.adjust((**config).clone());
+        }
+    }
+
+    /// Whether a session more is too many: those that are going down still cost what they cost, so there is an end to
+    /// opening and closing.
+    pub fn is_full(&self, sessions: usize) -> bool {
+        sessions >= self.max as usize || self.living.load(SeqCst) >= 2 * self.max as usize
     }
 
     /// The children that wait for a session.
@@ -283,10 +353,9 @@ impl Nest {
             let (nest, server) = (self.clone(), server.clone());
             async_std::task::spawn(async move {
                 let umask = server.hub.config().umask;
-                let started = supervisor::spawn(&server, &nest.config, umask).await;
+                let started = supervisor::spawn(&server, &nest.config(), umask).await;
                 let unwanted = {
                     let mut spares = nest.spares();
-                    spares.coming -= 1;
                     match started {
                         Ok(link) if spares.closed => Some(link),
                         Ok(link) => {
@@ -300,8 +369,9 @@ impl Nest {
                     }
                 };
                 if let Some(link) = unwanted {
-                    link.stop(&nest.config.stop).await;
+                    link.stop(&nest.config().stop).await;
                 }
+                nest.spares().coming -= 1;
             });
         }
     }
@@ -318,10 +388,10 @@ impl Nest {
             link.stop_soon();
         }
         for link in links {
-            link.stop(&self.config.stop).await;
+            link.stop(&self.config().stop).await;
         }
         // One that is being started sees that the nest is closed.
-        let _ = within(self.config.start_timeout, async {
+        let _ = within(self.config().start_timeout, async {
             while self.spares().coming > 0 {
                 sleep(Duration::from_millis(10)).await;
             }

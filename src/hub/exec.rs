@@ -274,8 +274,8 @@ impl Executor {
         });
     }
 
-    /// Ends the commands that fit; they are not answered.
-    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool) {
+    /// Ends the commands that fit; what their clients hear is the caller's affair.
+    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
         let mut taken = Vec::new();
         for running in self.running().values_mut() {
             if running.call.as_ref().is_some_and(&wanted) {
@@ -283,9 +283,7 @@ impl Executor {
                 taken.extend(running.call.take());
             }
         }
-        for call in taken {
-            call.withdraw();
-        }
+        taken
     }
 
     /// Ends all commands; those that wait are told.

@@ -44,6 +44,10 @@ const PIPE_GRACE: Duration = Duration::from_millis(300);
 /// What outlives its parent gets this long between SIGTERM and SIGKILL.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
+/// How long a child may take to list its tools before a call is passed on unchecked.
+const HEADERS: Duration = Duration::from_secs(10);
+/// How long a child may still log for a request that was given up.
+const GHOST: Duration = Duration::from_secs(5);
 /// The code that MCP SDKs use for a request that was not answered in time.
 const TIMED_OUT: i32 = -32001;
 
@@ -61,7 +65,8 @@ pub struct Link {
     /// The session that it serves alone.
     owner: OnceLock<Weak<Session>>,
     /// See [`Link::param_headers`].
-    headers: Mutex<Option<Arc<ParamHeaders>>>,
+    headers: Mutex<Headers>,
+    asking: async_std::sync::Mutex<()>,
     stderr: Mutex<lines::Tail>,
     /// The reader saw the end of standard output.
     silent: Flag,
@@ -79,11 +84,34 @@ pub struct Link {
     ticking: AtomicBool,
 }
 
+/// What is known of its tools' headers, and how often they have changed.
+#[derive(Default)]
+struct Headers {
+    known: Option<Arc<ParamHeaders>>,
+    turn: u64,
+}
+
 #[derive(Default)]
 struct Pending {
     waiting: Table<Waiting>,
+    /// Requests that asked for log messages and are given up: the child may still speak of them for a moment.
+    ghosts: Vec<(u64, Instant)>,
     /// Why no request is taken any more.
     closed: Option<(i32, String)>,
+}
+
+impl Pending {
+    fn note_ghosts(&mut self, taken: &[(u64, Waiting)]) {
+        let now = Instant::now();
+        let asked = |w: &Waiting| matches!(w, Waiting::Client { call, .. } if call.logs);
+        self.ghosts.extend(taken.iter().filter(|(_, w)| asked(w)).map(|(n, _)| (*n, now)));
+    }
+
+    /// Whether a log message may be of a request that is given up.
+    fn is_haunted(&mut self) -> bool {
+        self.ghosts.retain(|(_, since)| since.elapsed() < GHOST);
+        !self.ghosts.is_empty()
+    }
 }
 
 /// Removes a request of the daemon when nobody waits for it any more.
@@ -129,6 +157,7 @@ impl Link {
             learnt: OnceLock::new(),
             owner: OnceLock::new(),
             headers: Mutex::default(),
+            asking: Default::default(),
             stderr: Mutex::default(),
             silent: Flag::default(),
             deaf: Flag::default(),
@@ -252,8 +281,14 @@ impl Link {
         let mut pending = self.pending();
         if pending.closed.is_none() {
             let number = pending.waiting.number();
-            pending.waiting.enter(number, Waiting::Nobody);
-            self.say(&jsonrpc::request(number, method, Some(params)));
+            let text = jsonrpc::request(number, method, Some(params));
+            let queued = self.stdin.push(|buffer| {
+                buffer.extend_from_slice(text.as_bytes());
+                buffer.push(b'\n');
+            });
+            if queued.is_ok() {
+                pending.waiting.enter(number, Waiting::Nobody);
+            }
         }
     }
 
@@ -275,21 +310,23 @@ impl Link {
         receiver.recv().await.unwrap_or_else(|_| Err("it ended".to_owned()))
     }
 
-    /// Cancels the requests that fit: their owners no longer want an answer, and the child is told.
+    /// Takes the requests that fit out of the child's hands and tells it so; what their clients hear is the caller's
+    /// affair.
     ///
     /// The entries go at once. Our ids are never used twice, so a late reply finds nothing and is swallowed.
-    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> usize {
+    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> Vec<Call> {
         let mut pending = self.pending();
         let taken = pending.waiting.take_where(|w| matches!(w, Waiting::Client { call, .. } if wanted(call)));
+        pending.note_ghosts(&taken);
         drop(pending);
-        let count = taken.len();
+        let mut calls = Vec::with_capacity(taken.len());
         for (number, waiting) in taken {
             self.say_cancelled(number, reason);
             if let Waiting::Client { call, .. } = waiting {
-                call.withdraw();
+                calls.push(call);
             }
         }
-        count
+        calls
     }
 
     /// From now on it serves this session and no other.
@@ -313,16 +350,26 @@ impl Link {
         self.stdin.close();
     }
 
-    /// Opens a subscription of a client at a child of the modern era, with an id of ours.
+    /// Opens a subscription of a client at a child of the modern era, with an id of ours; once, however often it is asked.
     pub fn listen(&self, listen: &Arc<Listen>) {
         let Some(request) = &listen.request else { return };
         let Ok(e) = envelope::scan(request) else { return };
         let mut pending = self.pending();
+        let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
+        if pending.waiting.iter().any(|(_, w)| ours(w)) {
+            return;
+        }
         let number = pending.waiting.number();
         let digits = number.to_string();
         let changes = ids::outgoing(&e, &digits, false);
-        if self.stdin.push(|buffer| append(buffer, &e, &changes)).is_ok() {
-            pending.waiting.enter(number, Waiting::Listen(listen.clone()));
+        match self.stdin.push(|buffer| append(buffer, &e, &changes)) {
+            Ok(()) => pending.waiting.enter(number, Waiting::Listen(listen.clone())),
+            // The next child will hear of it.
+            Err(NotQueued::Closed) => {}
+            Err(NotQueued::Full) => {
+                drop(pending);
+                listen.fail(jsonrpc::REFUSED, &format!("server '{}' does not read its input", self.name));
+            }
         }
     }
 
@@ -359,11 +406,29 @@ impl Link {
         Ok(true)
     }
 
-    /// Which arguments of which tools are repeated in headers; asked of the child, and again after its tools changed.
-    pub async fn param_headers(&self) -> Arc<ParamHeaders> {
-        if let Some(known) = self.headers.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            return known;
+    /// Which arguments of which tools are repeated in headers; asked of the child, once at a time, and again after its
+    /// tools changed. None where it does not say.
+    pub async fn param_headers(&self) -> Option<Arc<ParamHeaders>> {
+        let known = || self.headers.lock().unwrap_or_else(PoisonError::into_inner).known.clone();
+        if let Some(known) = known() {
+            return Some(known);
         }
+        let _one = self.asking.lock().await;
+        if let Some(known) = known() {
+            return Some(known);
+        }
+        let turn = self.headers.lock().unwrap_or_else(PoisonError::into_inner).turn;
+        let limit = self.config().request_timeout.min(HEADERS);
+        let found = Arc::new(within(limit, self.ask_headers()).await.flatten()?);
+        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was asked before a change is good for this request and no other.
+        if headers.turn == turn {
+            headers.known = Some(found.clone());
+        }
+        Some(found)
+    }
+
+    async fn ask_headers(&self) -> Option<ParamHeaders> {
         let mut all = ParamHeaders::new();
         let mut cursor = None::<String>;
         let meta = modern::own_meta(env!("CARGO_PKG_VERSION"));
@@ -372,16 +437,21 @@ impl Link {
                 Some(cursor) => format!("{{\"cursor\":{cursor},{}", meta.trim_start_matches('{')),
                 None => meta.clone(),
             };
-            let Ok(result) = self.ask("tools/list", Some(&params)).await else { break };
+            let result = self.ask("tools/list", Some(&params)).await.ok()?;
             modern::param_headers(&result, &mut all);
             cursor = envelope::member(&result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
             if cursor.is_none() {
                 break;
             }
         }
-        let all = Arc::new(all);
-        *self.headers.lock().unwrap_or_else(PoisonError::into_inner) = Some(all.clone());
-        all
+        Some(all)
+    }
+
+    /// The child's tools are others.
+    fn forget_headers(&self) {
+        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        headers.turn += 1;
+        headers.known = None;
     }
 
     fn say_cancelled(&self, number: u64, reason: &str) {
@@ -521,7 +591,9 @@ impl Link {
                 Waiting::Client { call, .. } => Some((n, call)),
                 _ => None,
             };
-            pending.waiting.take_where(over).into_iter().filter_map(client).collect()
+            let taken = pending.waiting.take_where(over);
+            pending.note_ghosts(&taken);
+            taken.into_iter().filter_map(client).collect()
         };
         for (number, call) in late {
             call.session.hub.counters.count(Dropped::Timeouts);

@@ -64,8 +64,8 @@ enum Retiring {
     Executor(Arc<Executor>),
     /// The child of one session; in this list from its start on.
     Exclusive(Arc<Exclusive>),
-    /// Its spares go down.
-    Nest(Arc<Flag>),
+    /// Spares that go down, or a server that is being asked something.
+    Task(Arc<Flag>),
 }
 
 impl Retiring {
@@ -74,7 +74,7 @@ impl Retiring {
             Retiring::Child(supervisor, _) => supervisor.is_done(),
             Retiring::Executor(exec) => exec.is_idle(),
             Retiring::Exclusive(own) => own.is_done(),
-            Retiring::Nest(closed) => closed.is_set(),
+            Retiring::Task(closed) => closed.is_set(),
         }
     }
 }
@@ -193,7 +193,7 @@ impl Hub {
     pub fn open_session(self: &Arc<Self>, server: &Arc<Server>, transport: Transport) -> Result<Arc<Session>, String> {
         let config = self.config();
         let limit = u64::from(config.limits.sessions);
-        if self.session_count.load(SeqCst) >= limit && !self.make_room() {
+        if self.session_count.load(SeqCst) >= limit && !self.make_room(None) {
             self.counters.count(Dropped::Sessions);
             let many = count(limit as usize, "session");
             return Err(format!("{many} at a time is the limit (limits.sessions); try again later"));
@@ -207,7 +207,8 @@ impl Hub {
         }
         let nest = server.children().and_then(|c| c.nest.clone());
         if let Some(nest) = &nest
-            && server.session_count() >= nest.max as usize
+            && nest.is_full(server.session_count())
+            && !self.make_room(Some(server))
         {
             self.counters.count(Dropped::Sessions);
             let many = count(nest.max as usize, "session");
@@ -231,12 +232,14 @@ impl Hub {
         Ok(session)
     }
 
-    /// Ends the session that was opened longest ago and never used. False if there is none: whoever uses a session keeps
+    /// Ends the session (of a server, or of any) that was opened longest ago and never used. False if there is none: whoever uses a session keeps
     /// it.
-    fn make_room(&self) -> bool {
+    fn make_room(&self, of: Option<&Arc<Server>>) -> bool {
         let oldest = {
             let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.values().filter(|s| s.is_unused() && s.idle() >= UNUSED).min_by_key(|s| s.number).cloned()
+            let fits = |s: &&Arc<Session>| of.is_none_or(|server| Arc::ptr_eq(server, &s.server));
+            let unused = sessions.values().filter(fits).filter(|s| s.is_unused() && s.idle() >= UNUSED);
+            unused.min_by_key(|s| s.number).cloned()
         };
         oldest.inspect(|session| self.end_session(session, "it was never used, and another needs its place")).is_some()
     }
@@ -261,6 +264,7 @@ impl Hub {
         if matches!(session.transport, Transport::Http | Transport::Sse) {
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
         }
+        session.end_listens();
         route::session_ended(session, why);
     }
 
@@ -324,7 +328,7 @@ impl Hub {
             self.note_retiring(Retiring::Child(slot.supervisor.clone(), slot.any_link()));
         }
         if let Some(nest) = &children.nest {
-            self.note_retiring(Retiring::Nest(close(nest)));
+            self.note_retiring(Retiring::Task(close(nest)));
         }
     }
 
@@ -345,6 +349,11 @@ impl Hub {
         retiring.push(one);
     }
 
+    /// Something that has to be over before the daemon ends.
+    pub(super) fn note_task(&self, done: &Arc<Flag>) {
+        self.note_retiring(Retiring::Task(done.clone()));
+    }
+
     /// The child of a session, from its start on.
     pub(super) fn note_exclusive(&self, own: &Arc<Exclusive>) {
         self.note_retiring(Retiring::Exclusive(own.clone()));
@@ -356,7 +365,7 @@ impl Hub {
         let link = |one: &Retiring| match one {
             Retiring::Child(_, link) => link.clone(),
             Retiring::Exclusive(own) => own.any_link(),
-            Retiring::Executor(_) | Retiring::Nest(_) => None,
+            Retiring::Executor(_) | Retiring::Task(_) => None,
         };
         retiring.iter().filter_map(link).collect()
     }
@@ -397,7 +406,7 @@ impl Hub {
             match server.engine() {
                 Engine::Children(children) => {
                     all.extend(children.all().iter().map(|s| Retiring::Child(s.supervisor.clone(), s.any_link())));
-                    all.extend(children.nest.as_ref().map(|nest| Retiring::Nest(close(nest))));
+                    all.extend(children.nest.as_ref().map(|nest| Retiring::Task(close(nest))));
                 }
                 Engine::Exec(exec) => {
                     all.push(Retiring::Executor(exec));
@@ -412,14 +421,14 @@ impl Hub {
                 Retiring::Child(supervisor, _) => supervisor.retire(),
                 Retiring::Executor(exec) => exec.stop_all(),
                 Retiring::Exclusive(own) => own.end(),
-                Retiring::Nest(_) => {}
+                Retiring::Task(_) => {}
             }
         }
         for one in all {
             match one {
                 Retiring::Child(supervisor, _) => supervisor.done().await,
                 Retiring::Exclusive(own) => own.done().await,
-                Retiring::Nest(closed) => closed.wait().await,
+                Retiring::Task(closed) => closed.wait().await,
                 Retiring::Executor(exec) => drop(within(exec.grace() + EXECUTOR_GRACE, exec.idle()).await),
             }
         }

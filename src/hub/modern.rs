@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{debug, info};
+use log::{debug, info, warn};
 
 use super::Hub;
 use super::counters::Dropped;
@@ -15,13 +15,16 @@ use super::exec::Executor;
 use super::link::Link;
 use super::outbox::{Out, Outbox};
 use super::route::{self, Later};
+use super::server::Server;
 use super::server::{Children, Engine, Verdict};
 use super::session::{Call, Listen, Session, Transport};
 use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
+use super::wait::Flag;
 use crate::model::config::Kind as ServerKind;
 use crate::model::envelope::{self, Envelope, Kind, member};
 use crate::model::modern::{self, Filter, Refusal};
+use crate::model::status::ServerState;
 use crate::model::{jsonrpc, mcp};
 
 /// After this time a server that did not speak the modern era is asked again: it may have been updated meanwhile.
@@ -38,25 +41,21 @@ pub enum Target {
 
 impl Hub {
     /// What a request of the modern era is served by in place of a session.
-    pub fn stateless(self: &Arc<Self>, server: &Arc<super::server::Server>) -> Arc<Session> {
+    pub fn stateless(self: &Arc<Self>, server: &Arc<Server>) -> Arc<Session> {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let session = Session::new(number, String::new(), Transport::Stateless, server.clone(), self.clone());
-        session.note_modern();
+        session.note_era(true);
         Arc::new(session)
     }
 }
 
 /// Takes a message whose envelope has been checked. Its answer goes to `reply`.
 pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
-    session.note_modern();
     session.touch();
     match e.kind {
-        Kind::Request => request(session, e, reply),
-        Kind::Notification if e.method == "notifications/cancelled" => {
-            if let Some(id) = e.get(&e.request_id) {
-                cancel(session, id);
-            }
-            None
+        Kind::Request => {
+            session.note_era(true);
+            request(session, e, reply)
         }
         // Nothing else goes from a client to a server in this era.
         Kind::Notification => {
@@ -77,15 +76,21 @@ pub fn check(e: &Envelope<'_>) -> Result<(), Refusal> {
     modern::check_method(e)
 }
 
-fn cancel(session: &Arc<Session>, id: &str) {
-    if let Some(listen) = session.take_listen(id) {
-        unlisten(session, &listen);
+/// The client gives up a subscription.
+pub(super) fn end_listen(session: &Arc<Session>, id: &str) {
+    let Some(listen) = session.take_listen(id) else { return };
+    unlisten(session, &listen);
+    // What of it nobody else here listens to is given up at a legacy child as well.
+    let kept: Vec<String> = session.listens().iter().flat_map(|l| l.filter.uris.clone()).collect();
+    for uri in listen.filter.uris.iter().filter(|uri| listen.request.is_none() && !kept.contains(uri)) {
+        if session.unsubscribe(uri) {
+            route::forget_resource(session, uri);
+        }
     }
-    route::cancel(session, |call| &*call.id == id, "the client cancelled it");
 }
 
 /// Ends a subscription at the children that have it.
-fn unlisten(session: &Session, listen: &Arc<Listen>) {
+pub(super) fn unlisten(session: &Session, listen: &Arc<Listen>) {
     if let Some(children) = session.server.children() {
         children.links().iter().for_each(|link| link.unlisten(listen));
     }
@@ -105,6 +110,10 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
 
 /// Sends a request on; given back if its child is gone meanwhile.
 fn forward(mut call: Call, e: &Envelope<'_>, target: Target) -> Option<Call> {
+    if !matches!(target, Target::Modern(_)) && route::is_task(e) {
+        call.error(jsonrpc::METHOD_NOT_FOUND, route::NO_TASKS);
+        return None;
+    }
     match target {
         Target::Modern(link) => link.request(call, e),
         Target::Legacy(link) => {
@@ -163,16 +172,32 @@ fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opti
         open(session, &id, filter, e.text(), reply, target);
         return None;
     }
+    // Known from now on, so that it can be cancelled.
+    let waiting = Listen::new(session, &id, reply, filter.clone(), Some(e.text()));
+    if !add(session, &waiting) {
+        return None;
+    }
     let (session, reply, text) = (session.clone(), reply.clone(), e.text().to_owned());
     Some(Box::pin(async move {
-        match target(&session).await {
+        let found = target(&session).await;
+        let wanted = session.take_listen(&id).is_some_and(|l| Arc::ptr_eq(&l, &waiting));
+        match found {
+            _ if !wanted => {}
             Ok(target) => open(&session, &id, filter, &text, &reply, target),
-            Err(why) => {
-                let text = jsonrpc::error(Some(&id), jsonrpc::INTERNAL_ERROR, &why);
-                reply.push(Out { text, answer: true, failed: true });
-            }
+            Err(why) => waiting.fail(jsonrpc::INTERNAL_ERROR, &why),
         }
     }))
+}
+
+/// Notes a subscription of a session; false where it was refused.
+fn add(session: &Session, listen: &Arc<Listen>) -> bool {
+    let added = session.add_listen(listen.clone());
+    if !added {
+        let why = "too many subscriptions, or one with this id is open already";
+        let text = jsonrpc::error(Some(&listen.id), jsonrpc::REFUSED, why);
+        listen.reply.push(Out { text, answer: true, failed: true });
+    }
+    added
 }
 
 fn open(session: &Arc<Session>, id: &str, asked: Filter, text: &str, reply: &Arc<Outbox>, target: Target) {
@@ -180,29 +205,33 @@ fn open(session: &Arc<Session>, id: &str, asked: Filter, text: &str, reply: &Arc
         return;
     }
     let listen = match &target {
-        Target::Modern(_) => Listen::new(id, reply, asked, Some(text)),
-        Target::Legacy(link) => Listen::new(id, reply, honoured(asked, link.learnt()), None),
-        Target::Exec(exec) => Listen::new(id, reply, honoured(asked, Some(&exec.learnt())), None),
+        Target::Modern(_) => Listen::new(session, id, reply, asked, Some(text)),
+        Target::Legacy(link) => Listen::new(session, id, reply, honoured(asked, link.learnt()), None),
+        Target::Exec(exec) => Listen::new(session, id, reply, honoured(asked, Some(&exec.learnt())), None),
     };
-    if !session.add_listen(listen.clone()) {
-        let why = "too many subscriptions, or one with this id is open already";
-        let text = jsonrpc::error(Some(id), jsonrpc::REFUSED, why);
-        reply.push(Out { text, answer: true, failed: true });
+    if !add(session, &listen) {
         return;
     }
     session.server.join(session);
     match target {
         Target::Modern(link) => link.listen(&listen),
         Target::Legacy(link) => {
+            listen.acknowledge();
             listen.push(listen.filter.acknowledged(id));
             for uri in &listen.filter.uris {
+                if !session.may_subscribe(uri) {
+                    break;
+                }
                 if session.server.subscribers(uri, session) == 0 {
                     link.tell("resources/subscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(uri)));
                 }
                 session.subscribe(uri);
             }
         }
-        Target::Exec(_) => listen.push(listen.filter.acknowledged(id)),
+        Target::Exec(_) => {
+            listen.acknowledge();
+            listen.push(listen.filter.acknowledged(id));
+        }
     }
 }
 
@@ -231,6 +260,9 @@ pub fn target_now(session: &Session) -> Option<Target> {
     if let Some(link) = children.slot(session.slot).link().filter(|l| l.is_modern()) {
         return Some(Target::Modern(link));
     }
+    if let Some(link) = children.slots.iter().filter_map(|s| s.link()).find(|l| l.is_modern()) {
+        return Some(Target::Modern(link));
+    }
     match verdict(&children) {
         Some(true) => children.modern_slot()?.link().map(Target::Modern),
         Some(false) => children.slot(session.slot).link().map(Target::Legacy),
@@ -240,7 +272,15 @@ pub fn target_now(session: &Session) -> Option<Target> {
 
 /// Whether the server is known to speak the modern era.
 fn verdict(children: &Children) -> Option<bool> {
-    match &*children.modern.lock().unwrap_or_else(PoisonError::into_inner) {
+    let mut modern = children.modern.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Verdict::Modern(slot) = &*modern
+        && slot.phase().0 == ServerState::Failed
+    {
+        // It spoke it once; what it speaks now is asked again.
+        slot.supervisor.retire();
+        *modern = Verdict::Unknown;
+    }
+    match &*modern {
         Verdict::Modern(_) => Some(true),
         Verdict::Legacy(at, info) => {
             let now =
@@ -270,7 +310,11 @@ pub async fn target(session: &Arc<Session>) -> Result<Target, String> {
             Some(false) => drop(session.server.ready_link(session).await?),
             None => {
                 session.server.ready_link(session).await?;
-                probe(session, &children).await;
+                probe(&session.server, &children).wait().await;
+                if verdict(&children).is_none() && target_now(session).is_none() {
+                    let name = &session.server.name;
+                    return Err(format!("server '{name}' could not be asked which era it speaks; try again"));
+                }
             }
         }
     }
@@ -278,33 +322,87 @@ pub async fn target(session: &Arc<Session>) -> Result<Target, String> {
 
 /// Asks a server in a process of its own whether it speaks the modern era: some end, some fall silent, some speak no
 /// other afterwards (mcp-protocol.md section 2). If it does, the process becomes the child for it.
-async fn probe(session: &Session, children: &Arc<Children>) {
-    let _one = children.probing.lock().await;
-    let server = &session.server;
-    let current = || server.children().is_some_and(|c| Arc::ptr_eq(&c, children));
-    let first = || children.slots.first().and_then(|s| s.link());
-    if verdict(children).is_some() || !current() || first().is_some_and(|l| l.is_modern()) {
-        return;
+///
+/// One question at a time, and it is put to its end whoever has left meanwhile; the flag says when.
+fn probe(server: &Arc<Server>, children: &Arc<Children>) -> Arc<Flag> {
+    let mut probing = children.probing.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(under_way) = &*probing {
+        return under_way.clone();
     }
-    let ServerKind::Stdio(config) = server.config().kind else { return };
-    let umask = server.hub.config().umask;
-    let found = match supervisor::start(server, Arc::new((*config).clone()), umask, Wish::Modern, None).await {
-        Ok(link) if current() && !server.hub.draining.is_set() => {
+    let done = Arc::new(Flag::default());
+    *probing = Some(done.clone());
+    drop(probing);
+    server.hub.note_task(&done);
+    let (server, children, over) = (server.clone(), children.clone(), done.clone());
+    async_std::task::spawn(async move {
+        if let Some(found) = put_question(&server, &children).await {
+            *children.modern.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        }
+        children.probing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        over.set();
+        server.announce();
+    });
+    done
+}
+
+/// None where the question could not be put.
+async fn put_question(server: &Arc<Server>, children: &Arc<Children>) -> Option<Verdict> {
+    let there = || server.hub.server(&server.name).is_some_and(|s| Arc::ptr_eq(&s, server));
+    let same = || server.children().is_some_and(|c| Arc::ptr_eq(&c, children));
+    let current = || there() && same() && !server.hub.draining.is_set();
+    let first = || children.slots.first().and_then(|s| s.link());
+    if !current() || first().is_some_and(|l| l.is_modern()) {
+        return None;
+    }
+    let ServerKind::Stdio(config) = server.config().kind else { return None };
+    let config = Arc::new(*config);
+    let link = match supervisor::spawn(server, &config, server.hub.config().umask).await {
+        Ok(link) => link,
+        Err(failure) => {
+            // That says nothing of what it speaks.
+            warn!("server '{}' cannot be asked which era it speaks: {}", server.name, failure.text);
+            return None;
+        }
+    };
+    match supervisor::open(server, link, &config, Wish::Modern, Some(&server.hub.draining)).await {
+        Ok(link) if current() => {
             info!("server '{}' speaks the modern era as well: a second child serves it", server.name);
             let slot = Slot::new(server, Supervisor::new((*config).clone()), Wish::Modern, " (modern era)");
             slot.set_link(Some(link.clone()));
             slot.supervisor.run(server, &slot, Some(link), false);
-            Verdict::Modern(slot)
+            Some(Verdict::Modern(slot))
         }
         Ok(link) => {
             link.stop(&config.stop).await;
-            return;
+            None
         }
+        Err(_) if server.hub.draining.is_set() => None,
         Err(failure) => {
             debug!("server '{}' does not speak the modern era: {}", server.name, failure.text);
             let info = first().and_then(|l| l.learnt().map(|l| l.server_info.clone()));
-            Verdict::Legacy(Instant::now(), info)
+            Some(Verdict::Legacy(Instant::now(), info))
+        }
+    }
+}
+
+/// What the child of the modern era says of the headers that a call needs. Where it cannot be asked, the call itself
+/// will show why.
+pub async fn check_params<'h>(
+    session: &Arc<Session>,
+    e: &Envelope<'_>,
+    header: &(dyn Fn(&str) -> Vec<&'h [u8]> + Sync),
+) -> Result<(), Refusal> {
+    let found = match target_now(session) {
+        Some(target) => Some(target),
+        None => {
+            // While it waits it counts like all that do; where they are too many already, it will be refused.
+            let Some(_waiting) = session.server.wait_with(e.text().len()) else { return Ok(()) };
+            target(session).await.ok()
         }
     };
-    *children.modern.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    let Some(Target::Modern(link)) = found else { return Ok(()) };
+    match link.param_headers().await {
+        Some(known) => modern::check_params(e, &known, header),
+        None => Ok(()),
+    }
 }

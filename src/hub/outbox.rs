@@ -25,6 +25,10 @@ pub struct Out {
 pub struct Outbox {
     inner: Mutex<Messages>,
     limit: AtomicUsize,
+    /// The limit while somebody reads.
+    full: usize,
+    /// It takes answers and nothing else: its client has no place for more.
+    answers_only: bool,
     /// Its client has an id to come back with.
     resumable: AtomicBool,
 }
@@ -46,12 +50,23 @@ struct Messages {
 impl Outbox {
     /// Holds at most about `limit` bytes.
     pub fn new(limit: usize) -> Outbox {
-        Outbox { inner: Mutex::default(), limit: AtomicUsize::new(limit), resumable: AtomicBool::new(false) }
+        Outbox {
+            inner: Mutex::default(),
+            limit: AtomicUsize::new(limit),
+            full: limit,
+            answers_only: false,
+            resumable: AtomicBool::new(false),
+        }
     }
 
     /// The same for the answer to one request and what belongs to it.
     pub fn single(limit: usize) -> Outbox {
         Outbox::batch(limit, 1)
+    }
+
+    /// The same for a client that takes one JSON object and no stream.
+    pub fn plain(limit: usize) -> Outbox {
+        Outbox { answers_only: true, ..Outbox::batch(limit, 1) }
     }
 
     /// The same for the answers to several requests.
@@ -87,6 +102,22 @@ impl Outbox {
         self.limit.store(DETACHED, Relaxed);
     }
 
+    /// Somebody reads again.
+    pub fn reattach(&self) {
+        self.limit.store(self.full, Relaxed);
+    }
+
+    /// No more will come; what is there may still be taken.
+    pub fn is_ended(&self) -> bool {
+        let inner = self.lock();
+        inner.closed || inner.ended
+    }
+
+    /// Bytes that wait to be read.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Whoever waits for a message looks again.
     pub fn wake(&self) {
         let waker = self.lock().waker.take();
@@ -110,7 +141,7 @@ impl Outbox {
     pub fn push(&self, out: Out) -> bool {
         let waker = {
             let mut inner = self.lock();
-            if inner.closed || inner.ended {
+            if inner.closed || inner.ended || (self.answers_only && !out.answer) {
                 return false;
             }
             if inner.bytes > self.limit.load(Relaxed) {

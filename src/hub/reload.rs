@@ -1,6 +1,7 @@
 //! Carrying out a plan: new children are started first, then everything is switched at once, then the old drains.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use log::warn;
 
@@ -11,6 +12,7 @@ use super::link::Link;
 use super::server::{Children, Engine, Server};
 use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
+use super::wait::{sleep, within};
 use crate::model::config::server::Sharing;
 use crate::model::config::{self, Config, Kind};
 use crate::model::plan::Plan;
@@ -117,14 +119,13 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
                 }
                 _ => None,
             };
-            let (modern, probing) = (Mutex::default(), async_std::sync::Mutex::default());
+            let (modern, probing) = (Mutex::default(), Mutex::default());
             let children = Arc::new(Children { slots, modern, nest, probing });
             let before = server.set_engine(Engine::Children(children.clone()), config);
             let mut first = link;
+            let again = matches!(before, Engine::Children(_));
             for slot in &children.slots {
-                let first = first.take();
-                let again = first.is_some();
-                slot.supervisor.run(server, slot, first, again);
+                slot.supervisor.run(server, slot, first.take(), again);
             }
             before
         }
@@ -135,8 +136,19 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
             before
         }
     };
+    if let Kind::Stdio(stdio) = &server.config().kind {
+        let config = server.children().and_then(|c| c.nest.as_ref().map(|n| n.config()));
+        let config = config.unwrap_or_else(|| Arc::new((**stdio).clone()));
+        server.sessions().iter().filter_map(|s| s.exclusive()).for_each(|own| own.replace(&config));
+    }
     match before {
-        Engine::Children(children) => server.hub.retire(&children),
+        Engine::Children(children) => {
+            server.hub.retire(&children);
+            if children.modern_slot().is_some() {
+                // The new children are asked anew which era they speak, once somebody wants to know.
+                server.end_forwarded_listens();
+            }
+        }
         Engine::Exec(exec) => server.hub.retire_executor(exec),
         Engine::None => {}
     }
@@ -152,6 +164,11 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
                     link.adjust((**stdio).clone());
                 }
             }
+            if let Some(nest) = &children.nest {
+                let config = Arc::new((**stdio).clone());
+                nest.adjust(&config);
+                server.sessions().iter().filter_map(|s| s.exclusive()).for_each(|own| own.adjust(&config));
+            }
             server.set_engine(Engine::Children(children), config);
         }
         (Engine::Exec(exec), Kind::Exec(new)) => {
@@ -164,9 +181,18 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
 }
 
 async fn retire(server: Arc<Server>) {
+    server.sessions().iter().for_each(|s| s.end_listens());
     match server.engine() {
         Engine::Children(children) => {
             server.hub.retire(&children);
+            // Children of sessions finish what they have, as the shared ones do.
+            let busy = || server.sessions().iter().any(|s| s.exclusive().is_some() && s.in_flight() > 0);
+            let quiet = async {
+                while busy() && !server.hub.hurry.is_set() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let _ = within(server.hub.config().drain_timeout, quiet).await;
             for slot in children.all() {
                 slot.supervisor.done().await;
             }
@@ -177,6 +203,6 @@ async fn retire(server: Arc<Server>) {
         }
         Engine::None => {}
     }
-    server.enter(ServerState::Stopped);
     server.end_sessions();
+    server.enter(ServerState::Stopped);
 }

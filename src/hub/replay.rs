@@ -41,13 +41,12 @@ impl Stream {
         let mut sent = self.sent();
         sent.next += 1;
         let number = sent.next;
-        if text.len() <= KEPT {
-            sent.bytes += text.len();
-            sent.events.push_back((number, text.into()));
-            while sent.bytes > KEPT {
-                let Some((_, old)) = sent.events.pop_front() else { break };
-                sent.bytes -= old.len();
-            }
+        sent.bytes += text.len();
+        sent.events.push_back((number, text.into()));
+        // The last one is kept however long it is: it may be the answer.
+        while sent.bytes > KEPT && sent.events.len() > 1 {
+            let Some((_, old)) = sent.events.pop_front() else { break };
+            sent.bytes -= old.len();
         }
         self.id(number)
     }
@@ -61,6 +60,11 @@ impl Stream {
     pub fn after(&self, event: u64) -> Vec<(String, Arc<str>)> {
         let sent = self.sent();
         sent.events.iter().filter(|(n, _)| *n > event).map(|(n, text)| (self.id(*n), text.clone())).collect()
+    }
+
+    /// What it holds, sent or still to be sent.
+    fn bytes(&self) -> usize {
+        self.sent().bytes + self.outbox.bytes()
     }
 
     /// A connection takes the stream, from the one before if that has not noticed its end yet.
@@ -89,14 +93,19 @@ impl Streams {
         let stream =
             Arc::new(Stream { number: self.next, outbox, sent: Mutex::default(), connection: AtomicU64::new(0) });
         self.all.push_back(stream.clone());
-        let mut kept: usize = self.all.iter().map(|s| s.sent().bytes).sum();
-        while self.all.len() > STREAMS || kept > KEPT {
-            // The oldest that nobody waits for; the new one is the last.
-            let Some(at) = self.all.iter().position(|s| s.outbox.is_finished()) else { break };
-            let Some(old) = self.all.remove(at) else { break };
-            kept = kept.saturating_sub(old.sent().bytes);
-        }
+        self.trim();
         stream
+    }
+
+    /// Keeps within the bounds: streams that have ended are forgotten, the oldest first, but for the newest.
+    pub fn trim(&mut self) {
+        let mut held: usize = self.all.iter().map(|s| s.bytes()).sum();
+        while self.all.len() > STREAMS || held > KEPT {
+            let older = self.all.len().saturating_sub(1);
+            let Some(at) = self.all.iter().take(older).position(|s| s.outbox.is_ended()) else { break };
+            let Some(old) = self.all.remove(at) else { break };
+            held = held.saturating_sub(old.bytes());
+        }
     }
 
     /// The stream that an event's id is of, and the event's number.
@@ -123,11 +132,21 @@ mod tests {
         let long = "x".repeat(KEPT / 2);
         (0..9).for_each(|_| drop(stream.note(&long)));
         assert_eq!(stream.after(0).len(), 2);
+        // One that is longer than the bound is kept alone.
+        stream.note(&"y".repeat(2 * KEPT));
+        assert_eq!(stream.after(0).len(), 1);
+        // What waits for a client that left counts as well.
+        for _ in 0..4 {
+            let left = streams.open(Arc::new(Outbox::single(1)));
+            left.outbox.push(crate::hub::outbox::Out { text: long.clone(), answer: true, failed: false });
+        }
+        streams.trim();
+        assert!(streams.all.iter().map(|s| s.bytes()).sum::<usize>() <= 2 * KEPT + long.len());
         // Finished streams make room, those that somebody waits for do not.
         stream.outbox.close();
         for _ in 0..STREAMS {
             streams.open(Arc::new(Outbox::single(1)));
         }
-        assert!(streams.find("1-1").is_none() && streams.find("2-0").is_some());
+        assert!(streams.find("1-1").is_none() && streams.find("6-0").is_some());
     }
 }

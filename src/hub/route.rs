@@ -16,7 +16,7 @@ use super::server::Engine;
 use super::session::{Call, Session, Transport};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
 use crate::model::text::printable;
-use crate::model::{jsonrpc, modern};
+use crate::model::{ids, jsonrpc, modern};
 
 /// The one revision that has batches.
 pub const BATCHES: &str = "2025-03-26";
@@ -53,9 +53,15 @@ pub fn batch(session: &Arc<Session>, text: &str, limit: usize) -> Result<Option<
     let outbox = Arc::new(Outbox::batch(limit, due));
     for one in scanned {
         let later = match one {
-            Ok(e) if e.method == "initialize" => {
+            Ok(e) if e.method == "initialize" && e.kind == Kind::Request => {
                 let text =
                     jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, "'initialize' must not be in a batch");
+                outbox.push(Out { text, answer: true, failed: true });
+                None
+            }
+            Ok(e) if modern::claimed(&e) && e.kind == Kind::Request => {
+                let why = format!("revision {} has no batches", modern::VERSION);
+                let text = jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, &why);
                 outbox.push(Out { text, answer: true, failed: true });
                 None
             }
@@ -72,6 +78,27 @@ pub fn batch(session: &Arc<Session>, text: &str, limit: usize) -> Result<Option<
     Ok((due > 0).then_some(outbox))
 }
 
+/// The answers of a batch as one array, None if there are none; what is no answer goes to `aside`. Answers beyond
+/// `limit` bytes in all become errors.
+pub async fn collect(answers: &Outbox, limit: usize, aside: impl Fn(Out)) -> Option<String> {
+    let mut all = String::new();
+    while let Some(out) = answers.next().await {
+        if !out.answer {
+            aside(out);
+            continue;
+        }
+        all.push(if all.is_empty() { '[' } else { ',' });
+        if all.len() + out.text.len() <= limit {
+            all.push_str(&out.text);
+        } else {
+            let id = envelope::member(&out.text, "id");
+            let why = "the answers of this batch are longer than limits.reply";
+            all.push_str(&jsonrpc::error(id, jsonrpc::REFUSED, why));
+        }
+    }
+    (!all.is_empty()).then(|| all + "]")
+}
+
 /// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.
 fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
     let answers = match batch(session, text, session.hub.config().limits.reply.bytes().saturating_mul(2)) {
@@ -81,17 +108,13 @@ fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<L
             return None;
         }
     };
-    let reply = reply.clone();
+    let (reply, limit) = (reply.clone(), session.hub.config().limits.reply.bytes());
     Some(Box::pin(async move {
-        let mut all = Vec::new();
-        while let Some(out) = answers.next().await {
-            match out.answer {
-                true => all.push(out.text),
-                false => drop(reply.push(out)),
-            }
-        }
-        if !all.is_empty() {
-            reply.push(Out { text: format!("[{}]", all.join(",")), answer: true, failed: false });
+        let aside = |out| {
+            reply.push(out);
+        };
+        if let Some(text) = collect(&answers, limit, aside).await {
+            reply.push(Out { text, answer: true, failed: false });
         }
     }))
 }
@@ -99,7 +122,7 @@ fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<L
 /// Takes any text from a client.
 pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
     match envelope::scan(text) {
-        Ok(e) if modern::claimed(&e) || (session.is_modern() && e.kind == Kind::Notification) => {
+        Ok(e) if modern::claimed(&e) => {
             if e.kind == Kind::Request
                 && let Err(refusal) = super::modern::check(&e)
             {
@@ -155,7 +178,7 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
         match (e.method.as_ref(), own.link()) {
             ("notifications/cancelled", _) => {
                 if let Some(id) = e.get(&e.request_id) {
-                    cancel(session, |call| &*call.id == id && !call.opening, "the client cancelled it");
+                    cancelled(session, id);
                 }
             }
             (_, Some(link)) => link.notify(e),
@@ -166,6 +189,9 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
     }
     let mut call = opened(session, e, reply)?;
     call.opening = e.method == "initialize";
+    if call.opening {
+        session.note_era(false);
+    }
     match (e.method.as_ref(), e.get(&e.uri).map(envelope::decode)) {
         ("resources/subscribe", Some(uri)) if session.may_subscribe(&uri) => call.subscribes = Some(uri.into()),
         ("resources/unsubscribe", Some(uri)) => drop(session.unsubscribe(&uri)),
@@ -210,12 +236,14 @@ pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbo
 fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     let call = opened(session, e, reply)?;
     if session.server.link(session).is_some_and(|l| l.is_modern()) && e.method != "ping" {
-        let text = modern::only(e.get(&e.protocol_version)).text(Some(&call.id));
-        call.answer(text, true);
+        refuse_era(call, e);
         return None;
     }
     match e.method.as_ref() {
-        "initialize" => initialize(call, e),
+        "initialize" => {
+            session.note_era(false);
+            initialize(call, e)
+        }
         "ping" => {
             call.result("{}");
             None
@@ -227,11 +255,8 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
         }
         // Tasks outlive their request and are listed by whoever asks: on a shared child, one client could read what
         // another started.
-        method if method.starts_with("tasks/") || e.task.is_some() => {
-            call.error(
-                jsonrpc::METHOD_NOT_FOUND,
-                "tasks are not possible here: this child is shared by several clients",
-            );
+        _ if is_task(e) => {
+            call.error(jsonrpc::METHOD_NOT_FOUND, NO_TASKS);
             None
         }
         "resources/subscribe" | "resources/unsubscribe" if e.uri.is_some() => subscription(call, e),
@@ -246,6 +271,13 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
         _ => forward(call, e),
     }
 }
+
+/// Whether a request is about a task, or is to become one.
+pub(super) fn is_task(e: &Envelope<'_>) -> bool {
+    e.method.starts_with("tasks/") || e.task.is_some()
+}
+
+pub(super) const NO_TASKS: &str = "tasks are not possible here: this child is shared by several clients";
 
 /// Passes a request to the server, waiting for its child where there is none at the moment.
 fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
@@ -262,10 +294,20 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
     };
     let text = e.text().to_owned();
     let ready = |session: Arc<Session>| async move { session.server.ready_link(&session).await };
-    Some(held(call, text.len(), ready, move |call, link| match envelope::scan(&text) {
+    Some(held(call, text.len(), ready, move |call, link: Arc<Link>| match envelope::scan(&text) {
+        Ok(e) if link.is_modern() => {
+            refuse_era(call, &e);
+            None
+        }
         Ok(e) => link.request(call, &e),
         Err(_) => None,
     }))
+}
+
+/// The server speaks the modern era and no other.
+fn refuse_era(call: Call, e: &Envelope<'_>) {
+    let text = modern::only(e.get(&e.protocol_version)).text(Some(&call.id));
+    call.answer(text, true);
 }
 
 /// Keeps a request of so many bytes until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
@@ -315,6 +357,11 @@ where
 fn initialize(call: Call, e: &Envelope<'_>) -> Option<Later> {
     let asked = e.get(&e.protocol_version).map(|v| envelope::decode(v).into_owned());
     let greet = |call: Call, learnt: &crate::model::mcp::Learnt, asked: Option<&str>| {
+        if learnt.revision == modern::VERSION {
+            let asked = asked.map(envelope::quote);
+            let text = modern::only(asked.as_deref()).text(Some(&call.id));
+            return call.answer(text, true);
+        }
         let (revision, result) = learnt.answer_shared(asked);
         call.session.agree(revision);
         call.result(&result);
@@ -361,7 +408,7 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
         "notifications/initialized" | "notifications/roots/list_changed" => {}
         "notifications/cancelled" => {
             if let Some(id) = e.get(&e.request_id) {
-                cancel(session, |call| &*call.id == id, "the client cancelled it");
+                cancelled(session, id);
             }
         }
         // Progress of a client on a request of the server: a shared server has none.
@@ -374,20 +421,27 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
     }
 }
 
-pub(super) fn cancel(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) {
+/// Gives up the requests of a session that fit.
+fn take_calls(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) -> Vec<Call> {
     let own = |call: &Call| call.session.number == session.number && wanted(call);
-    session.withdraw_held(own).into_iter().for_each(Call::withdraw);
+    let mut taken = session.withdraw_held(own);
     for link in session.hub.retiring_links() {
-        link.cancel(own, why);
+        taken.extend(link.cancel(own, why));
     }
-    if let Some(children) = session.server.children() {
-        for link in children.links() {
-            link.cancel(own, why);
-        }
+    for link in session.server.children().iter().flat_map(|c| c.links()) {
+        taken.extend(link.cancel(own, why));
     }
     for exec in executors(session) {
-        exec.cancel(own);
+        taken.extend(exec.cancel(own));
     }
+    taken
+}
+
+/// The client has cancelled a request or a subscription, and wants no answer.
+fn cancelled(session: &Arc<Session>, id: &str) {
+    super::modern::end_listen(session, id);
+    let wanted = |call: &Call| ids::same(&call.id, id) && !call.opening;
+    take_calls(session, wanted, "the client cancelled it").into_iter().for_each(Call::withdraw);
 }
 
 /// The executor of a session's server, and those that a reload has replaced and still have commands to finish.
@@ -407,25 +461,30 @@ pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
         return session.hub.end_session(session, "its client has left");
     }
     for exec in executors(session) {
-        exec.cancel(|call| Arc::ptr_eq(&call.reply, reply));
+        exec.cancel(|call| Arc::ptr_eq(&call.reply, reply)).into_iter().for_each(Call::withdraw);
     }
 }
 
-/// Gives up what a session that ended still has.
+/// Gives up what a session that ended still has. Whoever waits on another connection is told.
 pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
-    cancel(session, |_| true, why);
+    for call in take_calls(session, |_| true, why) {
+        call.error(jsonrpc::REFUSED, &format!("the session has ended: {why}"));
+    }
     for listen in session.listens() {
-        if let Some(children) = session.server.children() {
-            children.links().iter().for_each(|link| link.unlisten(&listen));
-        }
+        super::modern::unlisten(session, &listen);
     }
     let uris: Vec<String> = session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
     for uri in uris {
-        if session.server.subscribers(&uri, session) == 0
-            && let Some(link) = session.server.link(session)
-        {
-            link.tell("resources/unsubscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(&uri)));
-        }
+        forget_resource(session, &uri);
+    }
+}
+
+/// Nobody of this session subscribes to a resource any more: its child hears of it if nobody else does.
+pub(super) fn forget_resource(session: &Session, uri: &str) {
+    if session.server.subscribers(uri, session) == 0
+        && let Some(link) = session.server.link(session)
+    {
+        link.tell("resources/unsubscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(uri)));
     }
 }
 
@@ -435,7 +494,7 @@ impl Session {
     }
 
     /// What a session may hold of us: a thousand subscriptions of a length that URIs have.
-    fn may_subscribe(&self, uri: &str) -> bool {
+    pub(super) fn may_subscribe(&self, uri: &str) -> bool {
         let held = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).len();
         uri.len() <= 8 << 10 && held < 1000
     }
@@ -445,7 +504,7 @@ impl Session {
     }
 
     /// True if it was subscribed.
-    fn unsubscribe(&self, uri: &str) -> bool {
+    pub(super) fn unsubscribe(&self, uri: &str) -> bool {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
     }
 

@@ -1,6 +1,6 @@
 //! One named server: its configuration in force, its state, and who uses it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -11,9 +11,9 @@ use super::Hub;
 use super::exclusive::Nest;
 use super::exec::Executor;
 use super::link::Link;
-use super::session::{Change, Session};
-use super::slot::Slot;
-use super::wait::{until, within};
+use super::session::{Change, Session, Transport};
+use super::slot::{Slot, Wish};
+use super::wait::{Flag, until, within};
 use crate::model::config::{self, Kind};
 use crate::model::mcp::Learnt;
 use crate::model::status::{self, ServerState};
@@ -60,8 +60,8 @@ pub struct Children {
     pub modern: Mutex<Verdict>,
     /// Where each session has a child of its own.
     pub nest: Option<Arc<Nest>>,
-    /// One probe at a time.
-    pub probing: async_std::sync::Mutex<()>,
+    /// The question to the server that is under way; set once it is answered.
+    pub probing: Mutex<Option<Arc<Flag>>>,
 }
 
 /// Whether a server speaks the modern era besides the legacy one.
@@ -100,8 +100,10 @@ impl Children {
     /// The slot with the least to do.
     fn least(&self, sessions: &[Arc<Session>]) -> usize {
         let load = |n: usize| {
-            let waiting = self.slots[n].any_link().map_or(0, |l| l.waiting());
-            (sessions.iter().filter(|s| s.slot % self.slots.len() == n).count(), waiting)
+            let link = self.slots[n].link();
+            let waiting = link.as_ref().map_or(0, |l| l.waiting());
+            // One without a child has the least to do, and that is not what is looked for.
+            (link.is_none(), sessions.iter().filter(|s| s.slot % self.slots.len() == n).count(), waiting)
         };
         (0..self.slots.len()).min_by_key(|n| load(*n)).unwrap_or(0)
     }
@@ -206,7 +208,9 @@ impl Server {
 
     /// A child of a slot is ready: what it says of itself holds for the server, unless the slot was replaced meanwhile.
     pub(super) fn note_child(self: &Arc<Self>, slot: &Slot, link: &Link) {
-        if self.has(slot)
+        // What it says in the modern era is for clients of that one, unless it speaks no other.
+        if slot.wish == Wish::Any
+            && self.has(slot)
             && let Some(learnt) = link.learnt()
         {
             self.state().learnt = Some(learnt.clone());
@@ -276,19 +280,23 @@ impl Server {
 
     // --- sessions ----------------------------------------------------------------------------------------------------
 
+    /// Those who are served, a request of the modern era with a subscription included.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        self.all_sessions()
-    }
-
-    fn all_sessions(&self) -> Vec<Arc<Session>> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|s| s.strong_count() > 0);
         sessions.iter().filter_map(Weak::upgrade).filter(|s| !s.is_ended()).collect()
     }
 
+    /// Subscriptions that a child of the modern era kept, and keeps no more: their clients may open them anew.
+    pub fn end_forwarded_listens(&self) {
+        for listen in self.sessions().iter().flat_map(|s| s.listens()).filter(|l| l.request.is_some()) {
+            listen.finish();
+        }
+    }
+
     /// The daemon is draining: subscriptions of the modern era have their last message.
     pub fn end_listens(&self) {
-        for session in self.all_sessions() {
+        for session in self.sessions() {
             session.end_listens();
         }
     }
@@ -296,23 +304,36 @@ impl Server {
     pub(super) fn join(&self, session: &Arc<Session>) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|s| s.strong_count() > 0);
-        sessions.push(Arc::downgrade(session));
+        if !sessions.iter().any(|s| std::ptr::eq(s.as_ptr(), Arc::as_ptr(session))) {
+            sessions.push(Arc::downgrade(session));
+        }
+    }
+
+    /// Counts the bytes of a request that waits for a child, for as long as the guard lives. None if too many wait.
+    pub(super) fn wait_with(self: &Arc<Self>, size: usize) -> Option<Waits> {
+        let waits = Waits { server: self.clone(), size };
+        (self.held.fetch_add(size, SeqCst) <= super::route::HELD).then_some(waits)
     }
 
     /// The place of a new session among several children: where the least is to do.
     pub(super) fn least_loaded(&self) -> usize {
         let children = self.children().filter(|c| c.slots.len() > 1);
-        children.map_or(0, |c| c.least(&self.all_sessions()))
+        children.map_or(0, |c| c.least(&self.sessions()))
     }
 
     pub fn session_count(&self) -> usize {
-        self.all_sessions().len()
+        self.sessions().iter().filter(|s| s.transport != Transport::Stateless).count()
     }
 
     /// The sessions that a child serves.
     pub fn sessions_of(&self, link: &Link) -> Vec<Arc<Session>> {
-        let mut sessions = self.all_sessions();
-        if let Some(children) = self.children().filter(|c| c.slots.len() > 1) {
+        // Those with a child of their own hear of that one.
+        let mut sessions: Vec<_> = self.sessions().into_iter().filter(|s| s.exclusive().is_none()).collect();
+        let several = |c: &Arc<Children>| {
+            let modern = c.modern_slot().and_then(|s| s.any_link());
+            c.slots.len() > 1 && !modern.is_some_and(|l| std::ptr::eq(&raw const *l, link))
+        };
+        if let Some(children) = self.children().filter(several) {
             let own =
                 |s: &Arc<Session>| children.slot(s.slot).any_link().is_some_and(|l| std::ptr::eq(&raw const *l, link));
             sessions.retain(own);
@@ -331,7 +352,7 @@ impl Server {
     pub fn subscribers(&self, uri: &str, with: &Session) -> usize {
         let places = self.children().map_or(1, |c| c.slots.len());
         let near = |s: &Arc<Session>| s.slot % places == with.slot % places && s.subscribed(uri);
-        self.all_sessions().into_iter().filter(near).count()
+        self.sessions().into_iter().filter(near).count()
     }
 
     /// Everything that some session of a child subscribes to.
@@ -344,8 +365,8 @@ impl Server {
 
     /// Tells every client that lists may differ: the child was replaced.
     pub fn lists_changed(&self) {
-        for session in self.all_sessions() {
-            session.lists_changed(&|list| self.has_list(list));
+        for session in self.sessions().iter().filter(|s| s.exclusive().is_none()) {
+            session.lists_changed(false, &|list| self.has_list(list));
         }
     }
 
@@ -356,7 +377,7 @@ impl Server {
 
     /// Ends every session: the server was removed.
     pub fn end_sessions(&self) {
-        for session in self.all_sessions() {
+        for session in self.sessions() {
             self.hub.end_session(&session, "the server was removed");
         }
     }
@@ -391,7 +412,7 @@ impl Server {
         out.sessions = self.session_count() as u64;
         out.pids = match engine {
             Engine::Children(children) => {
-                let own = self.all_sessions().into_iter().filter_map(|s| s.exclusive()?.any_link());
+                let own = self.sessions().into_iter().filter_map(|s| s.exclusive()?.any_link());
                 let spares = children.nest.iter().flat_map(|n| n.links());
                 children.links().into_iter().chain(own).chain(spares).map(|l| l.pid.as_raw()).collect()
             }
@@ -400,6 +421,18 @@ impl Server {
         };
         out.process = process::usage(&out.pids);
         out
+    }
+}
+
+/// See [`Server::wait_with`].
+pub(super) struct Waits {
+    server: Arc<Server>,
+    size: usize,
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.server.held.fetch_sub(self.size, SeqCst);
     }
 }
 

@@ -2,17 +2,17 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::Hub;
 use super::exclusive::{Exclusive, Nest};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
-use super::server::Server;
+use super::server::{Server, Waits};
 use super::wait::Flag;
 use crate::model::modern::Filter;
-use crate::model::{jsonrpc, modern};
+use crate::model::{ids, jsonrpc, modern};
 
 /// How a session's client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +42,20 @@ pub struct Listen {
     pub filter: Filter,
     /// The whole request, for a child of the modern era, which keeps it; a legacy child knows nothing of it.
     pub request: Option<Box<str>>,
+    session: Weak<Session>,
     acknowledged: AtomicBool,
 }
 
 impl Listen {
-    pub fn new(id: &str, reply: &Arc<Outbox>, filter: Filter, request: Option<&str>) -> Arc<Listen> {
+    pub fn new(
+        session: &Arc<Session>,
+        id: &str,
+        reply: &Arc<Outbox>,
+        filter: Filter,
+        request: Option<&str>,
+    ) -> Arc<Listen> {
         Arc::new(Listen {
+            session: Arc::downgrade(session),
             id: id.into(),
             reply: reply.clone(),
             filter,
@@ -65,9 +73,26 @@ impl Listen {
         self.reply.push(Out { text, answer: false, failed: false });
     }
 
+    pub fn is_acknowledged(&self) -> bool {
+        self.acknowledged.load(SeqCst)
+    }
+
     /// Its last message.
     pub fn finish(&self) {
-        self.reply.push(Out { text: modern::listen_result(&self.id), answer: true, failed: false });
+        self.end(modern::listen_result(&self.id), false);
+    }
+
+    /// The same where it went wrong.
+    pub fn fail(&self, code: i32, why: &str) {
+        self.end(jsonrpc::error(Some(&self.id), code, why), true);
+    }
+
+    /// Ends it with this answer; its session knows it no more.
+    pub fn end(&self, text: String, failed: bool) {
+        if let Some(session) = self.session.upgrade() {
+            session.take_listen(&self.id);
+        }
+        self.reply.push(Out { text, answer: true, failed });
     }
 }
 
@@ -190,14 +215,16 @@ impl Session {
         }
     }
 
-    /// Tells the client that the lists which the server `has` may differ: the child was replaced.
-    pub fn lists_changed(&self, has: &dyn Fn(&str) -> bool) {
+    /// Tells the client that the lists which the server `has` may differ: a child of that era was replaced.
+    pub fn lists_changed(&self, modern: bool, has: &dyn Fn(&str) -> bool) {
         for list in ["tools", "prompts", "resources"] {
             let text = jsonrpc::notification(&format!("notifications/{list}/list_changed"), None);
-            for listen in self.listens().iter().filter(|l| l.filter.wants_list(list)) {
+            // The first message of a subscription is its acknowledgement.
+            let of_era = |l: &&Arc<Listen>| l.request.is_some() == modern && l.is_acknowledged();
+            for listen in self.listens().iter().filter(of_era).filter(|l| l.filter.wants_list(list)) {
                 listen.push(modern::tagged(&text, &listen.id));
             }
-            if has(list) && !self.modern.load(SeqCst) {
+            if has(list) && !modern && !self.is_modern() {
                 self.notify(&text);
             }
         }
@@ -212,8 +239,9 @@ impl Session {
         self.ended.store(true, SeqCst);
     }
 
-    pub(super) fn note_modern(&self) {
-        self.modern.store(true, SeqCst);
+    /// Which era the client speaks here; on a connection that lasts it may begin with a question in the other one.
+    pub(super) fn note_era(&self, modern: bool) {
+        self.modern.store(modern, SeqCst);
     }
 
     pub fn listens(&self) -> Vec<Arc<Listen>> {
@@ -233,14 +261,13 @@ impl Session {
     /// Takes the subscription that was opened by the request with this id.
     pub(super) fn take_listen(&self, id: &str) -> Option<Arc<Listen>> {
         let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = listens.iter().position(|l| &*l.id == id)?;
+        let at = listens.iter().position(|l| ids::same(&l.id, id))?;
         Some(listens.remove(at))
     }
 
     /// The daemon drains: each subscription gets its last message.
-    pub(super) fn end_listens(&self) {
-        let listens = std::mem::take(&mut *self.listens.lock().unwrap_or_else(PoisonError::into_inner));
-        listens.iter().for_each(|l| l.finish());
+    pub fn end_listens(&self) {
+        self.listens().iter().for_each(|l| l.finish());
     }
 
     /// Sends what its own child says to it. Over HTTP that goes on the stream of the newest open request if it is
@@ -355,12 +382,8 @@ impl Session {
 
     /// Keeps a request of so many bytes that waits, in reach of a cancellation. Given back if too much waits already.
     pub(super) fn hold(&self, call: Call, size: usize) -> Result<Arc<Held>, Call> {
-        let server = self.server.clone();
-        if server.held.fetch_add(size, SeqCst) > super::route::HELD {
-            server.held.fetch_sub(size, SeqCst);
-            return Err(call);
-        }
-        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), server, size });
+        let Some(waits) = self.server.wait_with(size) else { return Err(call) };
+        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), _waits: waits });
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
         Ok(held)
     }
@@ -384,14 +407,7 @@ pub(super) struct Held {
     call: Mutex<Option<Call>>,
     /// The call was taken: whoever waits has nothing to wait for.
     pub withdrawn: Flag,
-    server: Arc<Server>,
-    size: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.server.held.fetch_sub(self.size, SeqCst);
-    }
+    _waits: Waits,
 }
 
 impl Held {
@@ -438,6 +454,10 @@ impl Call {
             self.session.subscribe(&uri);
         }
         self.reply.push(Out { text, answer: true, failed });
+        if self.reply.is_resumable() {
+            // Its client may have left, and what waits for it is bounded.
+            self.session.replay().trim();
+        }
     }
 
     /// Answers with a result of our own, in the client's era.

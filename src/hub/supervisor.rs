@@ -47,6 +47,8 @@ pub struct Supervisor {
 pub struct StartFailure {
     pub how: Ended,
     pub text: String,
+    /// It answered the handshake, with an error.
+    pub refused: bool,
 }
 
 impl Supervisor {
@@ -135,6 +137,10 @@ impl Supervisor {
                 Next::Never(why) => {
                     let why = format!("{}; not started again before a reload changes it ({why})", failure.text);
                     slot.enter(ServerState::Failed, Some(why));
+                    if slot.wish == Wish::Modern {
+                        // Nobody would tell them anything any more.
+                        server.end_forwarded_listens();
+                    }
                     None
                 }
             };
@@ -182,7 +188,7 @@ impl Supervisor {
                 slot.set_link(None);
                 slot.enter(ServerState::Backoff, Some(link.exit_text()));
                 link.gone().await;
-                Some(StartFailure { how, text: format!("{}{}", link.exit_text(), link.last_words()) })
+                Some(StartFailure { how, text: format!("{}{}", link.exit_text(), link.last_words()), refused: false })
             }
             None => {
                 self.finish(server, slot, link).await;
@@ -211,9 +217,9 @@ impl Supervisor {
 /// Brings a new child to the state that its sessions expect.
 async fn restore(server: &Arc<Server>, link: &Link) {
     if link.is_modern() {
-        for session in server.sessions() {
+        for session in server.sessions_of(link) {
+            session.lists_changed(true, &|list| link.learnt().is_some_and(|l| l.has(list)));
             session.listens().iter().for_each(|listen| link.listen(listen));
-            session.lists_changed(&|_| true);
         }
         return;
     }
@@ -231,7 +237,7 @@ async fn restore(server: &Arc<Server>, link: &Link) {
 
 /// Starts a child and says nothing to it. What fails leaves nothing behind.
 pub async fn spawn(server: &Arc<Server>, config: &Arc<Stdio>, umask: Mode) -> Result<Arc<Link>, StartFailure> {
-    let fail = |text: String| Err(StartFailure { how: Ended::NotReady, text });
+    let fail = |text: String| Err(StartFailure { how: Ended::NotReady, text, refused: false });
     let mark = server.hub.next_mark();
     let spec = Spec {
         program: config.program.clone(),
@@ -272,12 +278,33 @@ pub async fn start(
     wish: Wish,
     unwanted: Option<&Flag>,
 ) -> Result<Arc<Link>, StartFailure> {
-    let fail = |how, text: String| Err(StartFailure { how, text });
     let link = spawn(server, &config, umask).await?;
+    match open(server, link, &config, wish, unwanted).await {
+        Err(failure) if failure.refused && wish == Wish::Any => {
+            // It answered, and would not: perhaps it speaks the modern era alone. In a process of its own, because the
+            // refused handshake may have left a mark.
+            debug!("server '{}': {}; it is asked for the modern era", server.name, failure.text);
+            let link = spawn(server, &config, umask).await?;
+            open(server, link, &config, Wish::Modern, unwanted).await.map_err(|_| failure)
+        }
+        outcome => outcome,
+    }
+}
+
+/// The opening of an era with a child that was started; what fails leaves nothing behind.
+pub async fn open(
+    server: &Arc<Server>,
+    link: Arc<Link>,
+    config: &Stdio,
+    wish: Wish,
+    unwanted: Option<&Flag>,
+) -> Result<Arc<Link>, StartFailure> {
+    let fail = |how, text: String| Err(StartFailure { how, text, refused: false });
     let tail = |link: &Link| match link.tail().as_slice() {
         [] => "; it wrote nothing to standard error".to_owned(),
         lines => format!("; its last words:\n    {}", lines.join("\n    ")),
     };
+    let unwanted_now = || unwanted.is_some_and(Flag::is_set);
     let unwanted = async {
         match unwanted {
             Some(flag) => flag.wait().await,
@@ -310,15 +337,8 @@ pub async fn start(
             }
             let text = format!("its handshake failed: {why}{}", tail(&link));
             link.stop(&config.stop).await;
-            if wish == Wish::Any && !server.hub.hurry.is_set() {
-                // It answered, and would not: perhaps it speaks the modern era alone. In a process of its own, because
-                // the refused handshake may have left a mark.
-                debug!("server '{}': {text}; it is asked for the modern era", server.name);
-                if let Ok(link) = Box::pin(start(server, config, umask, Wish::Modern, None)).await {
-                    return Ok(link);
-                }
-            }
-            fail(Ended::NotReady, text)
+            let refused = !server.hub.hurry.is_set() && !unwanted_now();
+            Err(StartFailure { how: Ended::NotReady, text, refused })
         }
         None => {
             let limit = duration(config.start_timeout);

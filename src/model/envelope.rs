@@ -71,7 +71,6 @@ pub struct Envelope<'a> {
 pub struct ModernMeta {
     pub version: Option<Span>,
     pub capabilities: Option<Span>,
-    pub client_info: Option<Span>,
     pub log_level: Option<Span>,
     pub subscription: Option<Span>,
 }
@@ -396,7 +395,6 @@ impl<'a> Scanner<'a> {
                         None if key == "progressToken" => s.note(&mut found.meta_token),
                         Some("protocolVersion") => s.note(&mut found.modern.version),
                         Some("clientCapabilities") => s.note(&mut found.modern.capabilities),
-                        Some("clientInfo") => s.note(&mut found.modern.client_info),
                         Some("logLevel") => s.note(&mut found.modern.log_level),
                         Some("subscriptionId") => s.note(&mut found.modern.subscription),
                         _ => s.value(),

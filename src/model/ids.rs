@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::envelope::{Envelope, Span, spliced};
+use super::envelope::{Envelope, Span, decode, spliced};
 
 /// The requests that wait for an answer of one child, by our numbers.
 #[derive(Debug)]
@@ -69,6 +69,16 @@ pub fn number(id: &str) -> Option<u64> {
     id.parse().ok().filter(|n: &u64| n.to_string() == id)
 }
 
+/// One way of writing an id, for comparison: a string without its quotes and escapes, behind a mark.
+pub fn canonical(id: &str) -> String {
+    if id.starts_with('"') { format!("\"{}", decode(id)) } else { id.to_owned() }
+}
+
+/// Whether two ids are the same value: a string may be written in several ways.
+pub fn same(a: &str, b: &str) -> bool {
+    a == b || (a.starts_with('"') && b.starts_with('"') && decode(a) == decode(b))
+}
+
 /// What is written in place of a request's id and progress token on its way to a child. The token of a request is its
 /// id there, also: unique among active requests, as it must be.
 pub fn outgoing<'n>(e: &Envelope<'_>, digits: &'n str, token: bool) -> Vec<(Span, &'n str)> {
@@ -114,6 +124,19 @@ mod tests {
             1 => (0..4usize).prop_map(Step::Leave),
             1 => "[0-9]{1,3}|\"[0-9]\"|[0-9]\\.0|null".prop_map(Step::Stray),
         ]
+    }
+
+    #[test]
+    fn an_id_is_a_value_and_not_its_spelling() {
+        for (a, b, equal) in [
+            ("1", "1", true),
+            ("1", "\"1\"", false),
+            ("\"\\u00e9\"", "\"é\"", true),
+            ("\"a\"", "\"b\"", false),
+            ("1.0", "1", false),
+        ] {
+            assert_eq!(same(a, b), equal, "{a} {b}");
+        }
     }
 
     struct Asked {

@@ -20,6 +20,9 @@ pub const UNSUPPORTED_VERSION: i32 = -32022;
 /// What results that may be cached say when nobody knows how long.
 const UNCACHED: &str = r#""ttlMs":0,"cacheScope":"private","#;
 
+/// The most resources of one subscription.
+const URIS: usize = 1000;
+
 /// Why a request is not passed on. It says so with its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -120,7 +123,8 @@ pub fn check_method(e: &Envelope<'_>) -> Result<(), Refusal> {
         "tasks/list",
         "tasks/result",
     ];
-    match REMOVED.contains(&e.method.as_ref()) {
+    // A request named like a notification: a child that tells messages apart by their names would act on it.
+    match REMOVED.contains(&e.method.as_ref()) || e.method.starts_with("notifications/") {
         true => Err(Refusal::new(METHOD_NOT_FOUND, format!("there is no '{}' in revision {VERSION}", e.method))),
         false => Ok(()),
     }
@@ -300,19 +304,28 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> St
         let text = &e.text()[result.clone()];
         let all = members(text);
         let info = format!("\"io.modelcontextprotocol/serverInfo\":{server_info}");
-        let mut begin = String::from("{\"resultType\":\"complete\",");
+        let mut begin = String::from("{");
+        let mut add = |key: &str, value: &str| {
+            if !all.iter().any(|(k, _)| k == key) {
+                begin.push_str(&format!("\"{key}\":{value},"));
+            }
+        };
+        add("resultType", "\"complete\"");
         if cached {
-            begin.push_str(UNCACHED);
+            add("ttlMs", "0");
+            add("cacheScope", "\"private\"");
         }
         let meta = all.iter().find(|(key, span)| key == "_meta" && text[span.clone()].starts_with('{'));
         match meta {
             Some((_, span)) => {
-                let (at, empty) = (result.start + span.start, members(&text[span.clone()]).is_empty());
-                changes.push((at..at + 1, format!("{{{info}{}", if empty { "" } else { "," })));
+                let (at, known) = (result.start + span.start, members(&text[span.clone()]));
+                if !known.iter().any(|(key, _)| key == "io.modelcontextprotocol/serverInfo") {
+                    changes.push((at..at + 1, format!("{{{info}{}", if known.is_empty() { "" } else { "," })));
+                }
             }
             None => begin.push_str(&format!("\"_meta\":{{{info}}},")),
         }
-        if all.is_empty() {
+        if all.is_empty() && begin.ends_with(',') {
             begin.pop();
         }
         changes.push((result.start..result.start + 1, begin));
@@ -335,19 +348,15 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> St
     spliced(e.text(), &borrowed)
 }
 
-/// A result of the daemon itself, given as a JSON object's members.
-pub fn own_result(id: &str, members: &str, server_info: &str) -> String {
-    let more = if members.is_empty() { String::new() } else { format!(",{members}") };
-    format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"io.modelcontextprotocol/serverInfo":{server_info}}}{more}}}}}"#
-    )
-}
-
 /// A notification, tagged with the subscription that it belongs to (patterns/subscriptions). `text` is a whole message.
 pub fn tagged(text: &str, subscription: &str) -> String {
     let tag = format!("\"io.modelcontextprotocol/subscriptionId\":{subscription}");
     let all = members(text);
-    let params = all.iter().find(|(key, span)| key == "params" && text[span.clone()].starts_with('{'));
+    let params = all.iter().find(|(key, _)| key == "params");
+    if let Some((_, params)) = params.filter(|(_, span)| !text[span.clone()].starts_with('{')) {
+        // There is room for nothing in a list or in null.
+        return spliced(text, &[(params.clone(), &format!("{{\"_meta\":{{{tag}}}}}"))]);
+    }
     let Some((_, params)) = params else {
         // Before the closing brace.
         let end = text.rfind('}').unwrap_or(text.len());
@@ -388,6 +397,10 @@ impl Filter {
         let wrong = || Refusal::new(INVALID_PARAMS, "params.notifications says what to listen for");
         let asked = member(params, "notifications").ok_or_else(wrong)?;
         let wire: Wire = serde_json::from_str(asked).map_err(|_| wrong())?;
+        if wire.resource_subscriptions.len() > URIS || wire.resource_subscriptions.iter().any(|u| u.len() > 8 << 10) {
+            let text = format!("a subscription is for {URIS} resources at most, with URIs of a usual length");
+            return Err(Refusal::new(INVALID_PARAMS, text));
+        }
         Ok(Filter {
             tools: wire.tools_list_changed,
             prompts: wire.prompts_list_changed,
@@ -558,6 +571,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","method":"m"}"#, r#"{"jsonrpc":"2.0","method":"m","params":{"_meta":{TAG}}}"#),
             (r#"{"method":"m","params":{}}"#, r#"{"method":"m","params":{"_meta":{TAG}}}"#),
             (r#"{"method":"m","params":{"a":1}}"#, r#"{"method":"m","params":{"_meta":{TAG},"a":1}}"#),
+            (r#"{"method":"m","params":null}"#, r#"{"method":"m","params":{"_meta":{TAG}}}"#),
             (r#"{"params":{"_meta":{"b":2}},"method":"m"}"#, r#"{"params":{"_meta":{TAG,"b":2}},"method":"m"}"#),
         ] {
             let wanted = wanted.replace("TAG", "\"io.modelcontextprotocol/subscriptionId\":\"s\"");

@@ -122,6 +122,7 @@ impl Events {
     pub fn resumed(session: &Arc<Session>, stream: Arc<Stream>, event: u64) -> Events {
         let connection = stream.take();
         let outbox = stream.outbox.clone();
+        outbox.reattach();
         let reply = Reply { session: session.clone(), outbox, answered: true, resumable: true };
         let mut events = Events::new(reply, None);
         for (id, text) in stream.after(event) {
@@ -205,7 +206,8 @@ impl hyper::body::Body for Body {
             if outbox.overflowed() {
                 events.reply.session.hub.counters.count(Dropped::SlowClients);
             }
-            events.reply.answered = true;
+            // Whoever does not read is as good as gone.
+            events.reply.answered = !outbox.overflowed();
             events.done = true;
             return Poll::Ready(None);
         }

@@ -13,7 +13,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::body::{Body, Events, Reply};
 use super::{Net, Tracked, admin, origin, ws};
 use crate::hub::counters::Dropped;
-use crate::hub::modern::{Target, target};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
@@ -139,8 +138,7 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
 
 /// The server speaks revision 2026-07-28 and no other.
 fn modern_only(server: &Server) -> bool {
-    let first = server.children().and_then(|c| c.slots.first().and_then(|s| s.link()));
-    first.is_some_and(|l| l.is_modern())
+    server.learnt_now().is_some_and(|l| l.revision == modern::VERSION)
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
@@ -311,17 +309,18 @@ async fn stateless(
     if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
         return refuse(modern::http_status(refusal.code), &refusal);
     }
+    if e.method == "subscriptions/listen" && !accept.1 {
+        let why = "a subscription is an event stream: the client must accept text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
+    }
     let session = net.hub.stateless(server);
     let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
     let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
-    if e.method == "tools/call" {
-        // Where the child cannot be reached, the request itself will say so.
-        if let Ok(Target::Modern(link)) = target(&session).await
-            && let Err(refusal) = modern::check_params(e, &*link.param_headers().await, &fields)
-        {
-            reply.answered = true;
-            return refuse(400, &refusal);
-        }
+    if e.method == "tools/call"
+        && let Err(refusal) = hub::modern::check_params(&session, e, &fields).await
+    {
+        reply.answered = true;
+        return refuse(400, &refusal);
     }
     if let Some(later) = hub::modern::message(&session, e, &outbox) {
         async_std::task::spawn(later);
@@ -359,7 +358,8 @@ impl Drop for Unborn {
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
 async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
     let limit = net.hub.config().limits.reply.bytes();
-    let outbox = Arc::new(Outbox::single(limit.saturating_mul(2)));
+    let most = limit.saturating_mul(2);
+    let outbox = Arc::new(if accept.1 { Outbox::single(most) } else { Outbox::plain(most) });
     if e.kind != Kind::Request {
         route::message(&session, e, &outbox);
         return empty(StatusCode::ACCEPTED);
@@ -392,7 +392,9 @@ async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
     match first {
         Ok(Some(out)) if out.answer && json => {
             reply.answered = true;
-            let code = if out.failed && reply.session.is_modern() { modern::error_code(&out.text) } else { None };
+            // In the legacy era errors are an affair of the application, but for the one that says there is no such era.
+            let code = if out.failed { modern::error_code(&out.text) } else { None };
+            let code = code.filter(|c| reply.session.is_modern() || *c == modern::UNSUPPORTED_VERSION);
             let status = code.map_or(200, modern::http_status);
             plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", out.text)
         }
@@ -522,14 +524,12 @@ async fn batch(
     if events {
         return stream(events_of(reply, None));
     }
-    let mut answers = Vec::new();
-    while let Some(out) = outbox.next().await {
-        if out.answer {
-            answers.push(out.text);
-        }
-    }
+    let answers = route::collect(&outbox, limit, drop).await;
     reply.answered = true;
-    plain(StatusCode::OK, "application/json", format!("[{}]", answers.join(",")))
+    match answers {
+        Some(text) => plain(StatusCode::OK, "application/json", text),
+        None => empty(StatusCode::ACCEPTED),
+    }
 }
 
 fn delete(net: &Net, server: &Arc<Server>, headers: &HeaderMap) -> Answer {

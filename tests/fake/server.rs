@@ -208,6 +208,7 @@ fn answer_modern(message: &Value, line: &str) {
             found["_meta"] = json!({"io.modelcontextprotocol/serverInfo": {"name": "fake", "version": "1"}});
             result(id, found);
         }
+        Some("tools/list") if flag("--no-list").is_some() => {}
         Some("tools/list") => {
             let mut found = list;
             found["tools"] = json!([{"name": "echo", "inputSchema": {"type": "object", "properties":

@@ -318,3 +318,124 @@ fn headers_for_arguments_are_checked_by_what_the_tools_say() {
         assert_eq!(answer.status, status, "{more}: {answer:?}");
     }
 }
+
+#[test]
+fn a_client_that_leaves_while_a_server_is_asked_leaves_nothing_behind() {
+    let scratch = Scratch::new();
+    let daemon =
+        scratch.start(&scratch.instance("t", &stdio("fake", &["--silent-on-discover"], "start_timeout: \"1s\"")));
+    let before = scratch.processes().len();
+    for n in 0..5 {
+        drop(send(&daemon, &tool(n, "era", json!({}))));
+    }
+    // On a WebSocket a subscription can be given up meanwhile, and its id is free again.
+    let mut ws = daemon.ws("fake");
+    let listen = modern("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})).to_string();
+    ws.send(&listen);
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#);
+    assert_eq!(said(&ask(&daemon, &tool(9, "era", json!({}))).json()), "legacy");
+    wait("one child", || (scratch.processes().len() == before).then_some(()));
+    assert_eq!(daemon.log().matches("started pid").count(), 2, "one question for all of them");
+    ws.send(&listen);
+    assert_eq!(ws.next().unwrap()["method"], "notifications/subscriptions/acknowledged");
+    ws.send(&tool(1, "echo", json!({"text": "x"})).to_string());
+    assert_eq!(said(&ws.next().unwrap()), "x", "no second acknowledgement");
+}
+
+#[test]
+fn one_era_does_not_show_in_the_other() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--modern"]);
+    ask(&daemon, &tool(1, "echo", json!({})));
+    let mut ws = daemon.ws("fake");
+    // A client that asks first, and then opens in the legacy way.
+    assert!(ws.ask(&modern(0, "server/discover", json!({})))["result"].is_object());
+    let hello = ws.ask(&initialize(json!(1)));
+    assert_eq!(hello["result"]["protocolVersion"], "2025-11-25", "{hello}");
+    ws.send(&call(2, "list_changed", json!({})).to_string());
+    let both = [ws.next().unwrap(), ws.next().unwrap()];
+    assert!(both.iter().any(|m| m["method"] == "notifications/tools/list_changed"), "{both:?}");
+    // A request named like a notification could cancel what others have open.
+    let mut waiting = send(&daemon, &tool(7, "sleep", json!({"n": 300})));
+    for n in 1..12 {
+        let answer = ask(&daemon, &modern("x", "notifications/cancelled", json!({"requestId": n})));
+        assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!(-32601)));
+    }
+    assert_eq!(said(&waiting.response().json()), "slept");
+    assert!(!daemon.log().contains("cancelled "));
+}
+
+#[test]
+fn a_subscription_is_one_however_often_it_was_opened() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--modern"]);
+    let mut ws = daemon.ws("fake");
+    let listen = modern("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})).to_string();
+    for _ in 0..5 {
+        ws.send(&listen);
+        assert_eq!(ws.next().unwrap()["method"], "notifications/subscriptions/acknowledged");
+        ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#);
+    }
+    ws.send(&listen);
+    assert_eq!(ws.next().unwrap()["method"], "notifications/subscriptions/acknowledged");
+    assert_eq!(daemon.server("fake")["sessions"], 1);
+    let mut changes = 0;
+    for request in [tool(1, "list_changed", json!({})), tool(2, "echo", json!({}))] {
+        ws.send(&request.to_string());
+        let mut message = ws.next().unwrap();
+        while message["id"] != request["id"] {
+            changes += 1;
+            message = ws.next().unwrap();
+        }
+    }
+    assert_eq!(changes, 1);
+    let many: Vec<String> = (0..2000).map(|n| format!("test://{n}")).collect();
+    let refused =
+        ask(&daemon, &modern(1, "subscriptions/listen", json!({"notifications": {"resourceSubscriptions": many}})));
+    assert_eq!(refused.json()["error"]["code"], -32602);
+}
+
+#[test]
+fn a_reload_ends_the_subscriptions_that_it_cuts_off() {
+    let scratch = Scratch::new();
+    let other = stdio("other", &[], "");
+    let daemon = scratch.start(&scratch.instance("t", &(stdio("fake", &["--modern"], "") + &other)));
+    let listen = || {
+        let mut raw =
+            send(&daemon, &modern("l", "subscriptions/listen", json!({"notifications": {"toolsListChanged": true}})));
+        assert_eq!(raw.head().status, 200);
+        assert_eq!(raw.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
+        raw
+    };
+    let ends = |mut raw: Raw| {
+        let last = wait("its result", || raw.event().filter(|m| m.get("result").is_some()));
+        assert_eq!((&last["id"], raw.event()), (&json!("l"), None));
+    };
+    let replaced = listen();
+    scratch.instance("t", &(stdio("fake", &["--modern", "--tool", "new"], "") + &other));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    ends(replaced);
+    let removed = listen();
+    scratch.instance("t", &other);
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    ends(removed);
+}
+
+#[test]
+fn what_cannot_be_asked_or_translated_is_no_reason_to_hang() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &["--modern", "--no-list"], "request_timeout: \"1s\"");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    // A child that does not list its tools: the call is passed on unchecked.
+    assert_eq!(said(&ask(&daemon, &tool(1, "echo", json!({"text": "on"}))).json()), "on");
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    // Tasks of one client could be another's.
+    for request in [modern(1, "tasks/get", json!({"taskId": "t"})), modern(1, "tasks/cancel", json!({"taskId": "t"}))] {
+        let headers = format!(
+            "MCP-Protocol-Version: {VERSION}\r\nMcp-Method: {}\r\nMcp-Name: t\r\n",
+            request["method"].as_str().unwrap()
+        );
+        assert_eq!(send_with(&daemon, &headers, &request).response().status, 404);
+    }
+}

@@ -200,6 +200,9 @@ fn batches_belong_to_one_revision() {
     old(&mut ws);
     ws.send(&batch);
     check(ws.next().unwrap().as_array().unwrap());
+    // One that is no request takes nobody's answer away.
+    ws.send(r#"[{"jsonrpc":"2.0","method":"initialize"},{"jsonrpc":"2.0","id":9,"method":"ping"}]"#);
+    assert_eq!(ws.next().unwrap(), json!([{"jsonrpc": "2.0", "id": 9, "result": {}}]));
     ws.send(r#"[{"jsonrpc":"2.0","method":"notifications/x"}]"#);
     ws.send("[]");
     assert_eq!(ws.next().unwrap()["error"]["code"], -32600);
@@ -298,4 +301,73 @@ fn a_broken_stream_is_taken_up_again_where_it_broke() {
     let mut stranger = resume(&daemon.http("fake"), "1-0");
     let chunk = stranger.chunk().unwrap();
     assert!(chunk.ends_with("data:\n\n") && chunk.starts_with("id: 1-0\n"), "a stream of its own: {chunk}");
+}
+
+#[test]
+fn a_reload_reaches_the_children_of_sessions() {
+    let scratch = Scratch::new();
+    let at = |flags: &[&str], more: &str| stdio("fake", flags, &format!("sharing: PerSession(spare: 0), {more}"));
+    let other = stdio("other", &[], "");
+    let daemon = scratch.start(&scratch.instance("t", &(at(&[], "") + &other)));
+    let reload = |servers: String| {
+        scratch.instance("t", &servers);
+        let out = scratch.ctl(&["reload", "t"]);
+        assert!(out.status.success(), "{}", stderr(&out));
+        stdout(&out)
+    };
+    let mut ws = daemon.ws("fake");
+    ws.ask(&initialize(json!(1)));
+    // A time counts for sessions that are open already.
+    assert!(reload(at(&[], "request_timeout: \"1s\"") + &other).contains("1 adjusted"));
+    let late = ws.ask(&call(2, "never", json!({})));
+    assert!(late["error"]["message"].as_str().unwrap().contains("within 1s"), "{late}");
+    // Another command is for them as well, once nothing is open.
+    ws.send(&call(3, "sleep", json!({"n": 300, "text": "old"})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    assert!(reload(at(&["--tool", "new"], "") + &other).contains("1 restarted"));
+    assert_eq!(said(&ws.next().unwrap()), "old");
+    wait("the new child", || {
+        ws.send(&json!({"jsonrpc": "2.0", "id": 4, "method": "tools/list"}).to_string());
+        let list = loop {
+            let message = ws.next().unwrap();
+            if message["id"] == 4 {
+                break message;
+            }
+        };
+        (list["result"]["tools"][0]["name"] == "new").then_some(())
+    });
+    // A server that goes finishes what its sessions have open.
+    let mut http = daemon.http("fake");
+    http.send(&call(5, "sleep", json!({"n": 400, "text": "last"})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    reload(other.clone());
+    assert_eq!(said(&http.raw.response().json()), "last");
+    assert_eq!(ws.close_code(), Some(1001));
+}
+
+#[test]
+fn a_question_that_cannot_reach_its_client_is_refused() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &per_session("spare: 0")));
+    let http = daemon.http("fake");
+    let body = call(1, "ask_back", json!({})).to_string();
+    let mut raw = Raw::open(daemon.address());
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nMcp-Session-Id: {}\r\nContent-Type: application/json\r\n\
+         Accept: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        http.path,
+        daemon.address(),
+        http.session,
+        body.len()
+    );
+    raw.send(head.as_bytes());
+    assert_eq!(said(&raw.response().json()), "no text");
+    assert_eq!(daemon.dropped("refused_server_requests"), 1);
+    // A session that is deleted tells those who wait on other connections.
+    let mut waiting = http.again();
+    waiting.send(&call(2, "never", json!({})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    assert_eq!(http.bare("DELETE").response().status, 204);
+    let told = waiting.raw.response().json();
+    assert!(told["error"]["message"].as_str().unwrap().contains("the session has ended"), "{told}");
 }

@@ -131,13 +131,13 @@ impl Link {
             Some(Waiting::Nobody | Waiting::Watch) => {}
             Some(Waiting::Listen(listen)) => {
                 if e.error.is_some() {
-                    let text = one_line(e, ids::restored(e, &listen.id));
-                    listen.reply.push(Out { text, answer: true, failed: true });
+                    listen.end(one_line(e, ids::restored(e, &listen.id)), true);
                 } else {
                     listen.finish();
                 }
             }
             None => {
+                self.lay_ghost(e);
                 server.hub.counters.count(Dropped::UnownedReplies);
                 debug!("[{}] a reply that nobody waits for: {}", self.name, printable(e.text(), 200));
             }
@@ -175,6 +175,10 @@ impl Link {
         let Some(session) = owner.filter(|s| !s.is_ended()) else { return };
         let text = one_line(e, e.text().to_owned());
         if let (Kind::Request, Some(id), Some(own)) = (e.kind, e.get(&e.id), session.exclusive()) {
+            // Whether the daemon is there, and not who is asked.
+            if e.method == "ping" {
+                return self.say(&jsonrpc::result(id, "{}"));
+            }
             own.ask(id);
             if !session.deliver(&text, true) {
                 own.answered(id);
@@ -185,6 +189,12 @@ impl Link {
             return;
         }
         let related = match e.method.as_ref() {
+            "notifications/cancelled" => {
+                if let (Some(id), Some(own)) = (e.get(&e.request_id), session.exclusive()) {
+                    own.answered(id);
+                }
+                true
+            }
             "notifications/progress" => {
                 if let Some(token) = e.get(&e.progress_token)
                     && let Some(reply) = self.progress_owner(token)
@@ -206,7 +216,7 @@ impl Link {
         let limit = self.config().request_timeout;
         let mut pending = self.pending();
         pending.waiting.values_mut().find_map(|w| match w {
-            Waiting::Client { call, deadline, .. } if call.token.as_deref() == Some(token) => {
+            Waiting::Client { call, deadline, .. } if call.token.as_deref().is_some_and(|t| ids::same(t, token)) => {
                 *deadline = Instant::now() + limit;
                 Some(call.reply.clone())
             }
@@ -222,7 +232,7 @@ impl Link {
             (method, Some(span)) => {
                 let number = ids::number(&e.text()[span.clone()]);
                 if method == "notifications/tools/list_changed" {
-                    self.headers.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    self.forget_headers();
                 }
                 let pending = self.pending();
                 match number.and_then(|n| pending.waiting.get(n)) {
@@ -241,15 +251,22 @@ impl Link {
         }
     }
 
+    /// A late reply: the child is done with that request.
+    fn lay_ghost(&self, e: &Envelope<'_>) {
+        let number = e.get(&e.id).and_then(ids::number);
+        self.pending().ghosts.retain(|(n, _)| Some(*n) != number);
+    }
+
     /// Nothing in a log message says whose it is; with a single request that asked for any, there is no doubt.
     fn log_message(&self, server: &Server, e: &Envelope<'_>) {
-        let pending = self.pending();
+        let mut pending = self.pending();
+        let haunted = pending.is_haunted();
         let mut owners = pending.waiting.iter().filter_map(|(_, w)| match w {
             Waiting::Client { call, .. } if call.logs => Some(call.reply.clone()),
             _ => None,
         });
         match (owners.next(), owners.next()) {
-            (Some(owner), None) => {
+            (Some(owner), None) if !haunted => {
                 drop(owners);
                 drop(pending);
                 owner.push(Out { text: one_line(e, e.text().to_owned()), answer: false, failed: false });
