@@ -15,8 +15,7 @@ use super::exec::Executor;
 use super::link::Link;
 use super::outbox::{Out, Outbox};
 use super::route::{self, Later};
-use super::server::Server;
-use super::server::{Children, Engine, Verdict};
+use super::server::{Children, Engine, Server, Verdict};
 use super::session::{Call, Listen, Session, Transport};
 use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
@@ -56,6 +55,12 @@ pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
         Kind::Request => {
             session.note_era(true);
             request(session, e, reply)
+        }
+        Kind::Notification if e.method == "notifications/cancelled" => {
+            if let Some(id) = e.get(&e.request_id) {
+                route::cancelled(session, id);
+            }
+            None
         }
         // Nothing else goes from a client to a server in this era.
         Kind::Notification => {

@@ -438,7 +438,7 @@ fn take_calls(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str)
 }
 
 /// The client has cancelled a request or a subscription, and wants no answer.
-fn cancelled(session: &Arc<Session>, id: &str) {
+pub(super) fn cancelled(session: &Arc<Session>, id: &str) {
     super::modern::end_listen(session, id);
     let wanted = |call: &Call| ids::same(&call.id, id) && !call.opening;
     take_calls(session, wanted, "the client cancelled it").into_iter().for_each(Call::withdraw);

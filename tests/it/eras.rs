@@ -298,7 +298,10 @@ fn the_modern_era_is_spoken_on_a_websocket_as_well() {
     assert!(both.iter().any(|m| m["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "l"), "{both:?}");
     ws.send(&tool("3", "sleep", json!({"n": 60_000})).to_string());
     wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
-    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"3"}}"#);
+    // With the metadata of its era, and without.
+    let mut cancel = modern(0, "notifications/cancelled", json!({"requestId": "3"}));
+    cancel.as_object_mut().unwrap().remove("id");
+    ws.send(&cancel.to_string());
     wait("the cancellation", || daemon.log().contains("[fake] cancelled ").then_some(()));
 }
 
