@@ -264,8 +264,8 @@ impl Hub {
         if matches!(session.transport, Transport::Http | Transport::Sse) {
             self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
         }
-        session.end_listens();
         route::session_ended(session, why);
+        session.end_listens();
     }
 
     /// Ends idle sessions, as long as there are any. Most clients never send DELETE.

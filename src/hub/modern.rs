@@ -316,7 +316,8 @@ pub async fn target(session: &Arc<Session>) -> Result<Target, String> {
             None => {
                 session.server.ready_link(session).await?;
                 probe(&session.server, &children).wait().await;
-                if verdict(&children).is_none() && target_now(session).is_none() {
+                let same = session.server.children().is_some_and(|c| Arc::ptr_eq(&c, &children));
+                if same && verdict(&children).is_none() && target_now(session).is_none() {
                     let name = &session.server.name;
                     return Err(format!("server '{name}' could not be asked which era it speaks; try again"));
                 }

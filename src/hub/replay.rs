@@ -5,13 +5,17 @@
 //! request still produces after its connection broke waits in the stream's outbox.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::outbox::Outbox;
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
 const KEPT: usize = 1 << 20;
+/// What all sessions together keep of long answers that nobody has fetched, in bytes.
+const KEPT_BY_ALL: usize = 128 << 20;
+/// What they keep now, as of the last look at each.
+static HELD: AtomicUsize = AtomicUsize::new(0);
 /// The most streams that a session remembers.
 const STREAMS: usize = 64;
 
@@ -84,6 +88,14 @@ impl Stream {
 pub struct Streams {
     next: u64,
     all: VecDeque<Arc<Stream>>,
+    /// Its part of [`HELD`].
+    counted: usize,
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.counted, SeqCst);
+    }
 }
 
 impl Streams {
@@ -106,6 +118,14 @@ impl Streams {
             let Some(old) = self.all.remove(at) else { break };
             held = held.saturating_sub(old.bytes());
         }
+        let others = HELD.fetch_sub(self.counted, SeqCst) - self.counted;
+        if held > KEPT && others + held > KEPT_BY_ALL {
+            // A single answer is longer than a session's part, and there is no room for more of that kind.
+            self.all.retain(|s| !s.outbox.is_ended());
+            held = self.all.iter().map(|s| s.bytes()).sum();
+        }
+        self.counted = held;
+        HELD.fetch_add(held, SeqCst);
     }
 
     /// The stream that an event's id is of, and the event's number.
@@ -142,6 +162,17 @@ mod tests {
         }
         streams.trim();
         assert!(streams.all.iter().map(|s| s.bytes()).sum::<usize>() <= 2 * KEPT + long.len());
+        // Long answers of many sessions have a bound of their own.
+        let answer = "z".repeat(16 << 20);
+        let mut sessions: Vec<Streams> = (0..20).map(|_| Streams::default()).collect();
+        for session in &mut sessions {
+            let left = session.open(Arc::new(Outbox::single(1)));
+            left.outbox.push(crate::hub::outbox::Out { text: answer.clone(), answer: true, failed: false });
+            session.trim();
+        }
+        let kept = sessions.iter().filter(|s| !s.all.is_empty()).count();
+        assert!((5..=8).contains(&kept), "{kept}");
+        drop(sessions);
         // Finished streams make room, those that somebody waits for do not.
         stream.outbox.close();
         for _ in 0..STREAMS {

@@ -205,7 +205,7 @@ impl Session {
                 _ => {}
             }
         }
-        if self.modern.load(SeqCst) {
+        if self.is_modern() {
             return;
         }
         match change {
@@ -230,8 +230,9 @@ impl Session {
         }
     }
 
+    /// Its client speaks the modern era here, and has not shaken hands in the other one.
     pub fn is_modern(&self) -> bool {
-        self.modern.load(SeqCst)
+        self.modern.load(SeqCst) && self.revision().is_none()
     }
 
     /// The one request of a stateless session is answered: nothing is left to give up.

@@ -358,6 +358,11 @@ fn one_era_does_not_show_in_the_other() {
     ws.send(&call(2, "list_changed", json!({})).to_string());
     let both = [ws.next().unwrap(), ws.next().unwrap()];
     assert!(both.iter().any(|m| m["method"] == "notifications/tools/list_changed"), "{both:?}");
+    // The other way round as well.
+    assert_eq!(said(&ws.ask(&tool(3, "era", json!({})))), "modern");
+    ws.send(&call(4, "list_changed", json!({})).to_string());
+    let both = [ws.next().unwrap(), ws.next().unwrap()];
+    assert!(both.iter().any(|m| m["method"] == "notifications/tools/list_changed"), "{both:?}");
     // A request named like a notification could cancel what others have open.
     let mut waiting = send(&daemon, &tool(7, "sleep", json!({"n": 300})));
     for n in 1..12 {
@@ -392,6 +397,13 @@ fn a_subscription_is_one_however_often_it_was_opened() {
         }
     }
     assert_eq!(changes, 1);
+    // Over HTTP its end is the end of the connection, and the child hears of it.
+    let before = daemon.log().matches("[fake] cancelled ").count();
+    let mut raw = send(&daemon, &serde_json::from_str(&listen).unwrap());
+    assert_eq!(raw.head().status, 200);
+    raw.event().unwrap();
+    drop(raw);
+    wait("the cancellation", || (daemon.log().matches("[fake] cancelled ").count() > before).then_some(()));
     let many: Vec<String> = (0..2000).map(|n| format!("test://{n}")).collect();
     let refused =
         ask(&daemon, &modern(1, "subscriptions/listen", json!({"notifications": {"resourceSubscriptions": many}})));
