@@ -171,6 +171,12 @@ impl Supervisor {
 
     /// One life of a child: None when it was stopped because the supervisor retired.
     async fn live(&self, server: &Arc<Server>, slot: &Slot, link: &Arc<Link>, again: bool) -> Option<StartFailure> {
+        if again && link.is_modern() {
+            // Before anybody can send a request that they would hear of.
+            for listen in server.sessions_of(link).iter().flat_map(|s| s.listens()) {
+                link.listen(&listen);
+            }
+        }
         slot.set_link(Some(link.clone()));
         slot.enter(ServerState::Ready, None);
         if again {
