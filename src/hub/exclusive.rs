@@ -16,13 +16,14 @@ use log::{debug, info, warn};
 use super::link::{Link, exit_text};
 use super::server::Server;
 use super::session::Session;
-use super::supervisor::{self, StartFailure, chance};
+use super::supervisor::{self, StartFailure, chance, round};
 use super::wait::{Flag, sleep, until, within};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
-use crate::model::envelope::{Envelope, quote};
+use crate::model::envelope::Envelope;
 use crate::model::restart::{Ended, History, Next};
-use crate::model::{ids, jsonrpc};
+use crate::model::text::duration;
+use crate::model::{ids, jsonrpc, mcp};
 
 /// A session's own child, through all its lives.
 pub struct Exclusive {
@@ -49,7 +50,7 @@ struct State {
     initialized: bool,
     /// The params of its last `logging/setLevel`.
     level: Option<String>,
-    /// Requests of the child that its client has not answered, by id as written.
+    /// Requests of the child that its client has not answered, by canonical id.
     asked: HashSet<String>,
 }
 
@@ -151,7 +152,7 @@ impl Exclusive {
         self.state().asked.remove(&ids::canonical(id))
     }
 
-    async fn keep(&self, server: &Arc<Server>, nest: &Nest, session: &Weak<Session>) {
+    async fn keep(&self, server: &Arc<Server>, nest: &Arc<Nest>, session: &Weak<Session>) {
         let mut history = History::default();
         let mut again = false;
         while !self.end.is_set() {
@@ -203,7 +204,12 @@ impl Exclusive {
                     break;
                 }
             };
-            info!("server '{}': a session's child is down: {}; next start in {delay:?}", server.name, ended.text);
+            info!(
+                "server '{}': a session's child is down: {}; next start in {}",
+                server.name,
+                ended.text,
+                duration(round(delay))
+            );
             sleep(delay).or(self.end.wait()).await;
         }
         self.state().link = None;
@@ -225,7 +231,7 @@ impl Exclusive {
     async fn raise(
         &self,
         server: &Arc<Server>,
-        nest: &Nest,
+        nest: &Arc<Nest>,
         session: &Weak<Session>,
         again: bool,
     ) -> Result<Arc<Link>, StartFailure> {
@@ -252,7 +258,7 @@ impl Exclusive {
                 link.tell("logging/setLevel", &level);
             }
             for uri in uris {
-                link.tell("resources/subscribe", &format!(r#"{{"uri":{}}}"#, quote(&uri)));
+                link.tell("resources/subscribe", &mcp::uri_params(&uri));
             }
             Ok::<(), String>(())
         };
@@ -325,17 +331,13 @@ impl Nest {
         self.spares().links.clone()
     }
 
-    fn take(&self, server: &Arc<Server>) -> Option<Arc<Link>> {
+    fn take(self: &Arc<Self>, server: &Arc<Server>) -> Option<Arc<Link>> {
         let taken = {
             let mut spares = self.spares();
             spares.links.retain(|l| !l.is_dead());
             spares.links.pop()
         };
-        if let Some(children) = server.children()
-            && let Some(nest) = children.nest.clone().filter(|n| std::ptr::eq(&raw const **n, self))
-        {
-            nest.fill(server);
-        }
+        self.fill(server);
         taken
     }
 

@@ -16,7 +16,7 @@ use event_listener::Event;
 use log::{debug, info, warn};
 use serde::Deserialize;
 
-use super::session::Call;
+use super::call::Call;
 use super::supervisor::environment;
 use super::wait::{Flag, until};
 use crate::model::config::server::{Allow, Exec};

@@ -5,6 +5,7 @@
 //! counted here. Starting again is not decided here; see [`super::supervisor`].
 
 mod hear;
+mod modern;
 
 use std::fs::File;
 use std::io;
@@ -19,20 +20,22 @@ use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::call::Call;
 use super::counters::Dropped;
 use super::lines::{self};
+use super::listen::Listen;
 use super::outbox::{ByteQueue, NotQueued, Outbox};
 use super::server::Server;
-use super::session::{Call, Listen, Session};
+use super::session::Session;
 use super::wait::{Flag, sleep, within};
 use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::{self, Envelope};
 use crate::model::ids::{self, Table};
 use crate::model::mcp::Learnt;
-use crate::model::modern::ParamHeaders;
+use crate::model::modern::legacy_meta;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
-use crate::model::{jsonrpc, mcp, modern};
+use crate::model::{jsonrpc, mcp};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 use crate::sys::{process, reap};
@@ -65,7 +68,7 @@ pub struct Link {
     /// The session that it serves alone.
     owner: OnceLock<Weak<Session>>,
     /// See [`Link::param_headers`].
-    headers: Mutex<Headers>,
+    headers: Mutex<modern::Headers>,
     asking: async_std::sync::Mutex<()>,
     stderr: Mutex<lines::Tail>,
     /// The reader saw the end of standard output.
@@ -82,13 +85,6 @@ pub struct Link {
     /// We asked it to end.
     stopping: AtomicBool,
     ticking: AtomicBool,
-}
-
-/// What is known of its tools' headers, and how often they have changed.
-#[derive(Default)]
-struct Headers {
-    known: Option<Arc<ParamHeaders>>,
-    turn: u64,
 }
 
 #[derive(Default)]
@@ -226,7 +222,7 @@ impl Link {
             .translated
             .as_ref()
             .and_then(|_| e.get(&e.meta))
-            .map(|meta| modern::legacy_meta(meta, call.token.as_ref().map(|_| digits.as_str())));
+            .map(|meta| legacy_meta(meta, call.token.as_ref().map(|_| digits.as_str())));
         // A token is its client's own where there is no other client.
         let token = meta.is_none() && self.owner.get().is_none();
         let mut changes = ids::outgoing(e, &digits, token);
@@ -268,12 +264,13 @@ impl Link {
         let _ = self.stdin.push(|buffer| append(buffer, e, &[]));
     }
 
-    /// Sends a line of our own.
-    pub(super) fn say(&self, text: &str) {
-        let _ = self.stdin.push(|buffer| {
+    /// Sends a line of our own. False if the child is too far behind, or gone.
+    pub(super) fn say(&self, text: &str) -> bool {
+        let queued = self.stdin.push(|buffer| {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(b'\n');
         });
+        queued.is_ok()
     }
 
     /// A request of the daemon itself whose answer does not matter. It is queued at once, in order with others.
@@ -281,12 +278,7 @@ impl Link {
         let mut pending = self.pending();
         if pending.closed.is_none() {
             let number = pending.waiting.number();
-            let text = jsonrpc::request(number, method, Some(params));
-            let queued = self.stdin.push(|buffer| {
-                buffer.extend_from_slice(text.as_bytes());
-                buffer.push(b'\n');
-            });
-            if queued.is_ok() {
+            if self.say(&jsonrpc::request(number, method, Some(params))) {
                 pending.waiting.enter(number, Waiting::Nobody);
             }
         }
@@ -348,110 +340,6 @@ impl Link {
     pub fn stop_soon(&self) {
         self.stopping.store(true, SeqCst);
         self.stdin.close();
-    }
-
-    /// Opens a subscription of a client at a child of the modern era, with an id of ours; once, however often it is asked.
-    pub fn listen(&self, listen: &Arc<Listen>) {
-        let Some(request) = &listen.request else { return };
-        let Ok(e) = envelope::scan(request) else { return };
-        let mut pending = self.pending();
-        let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
-        if pending.waiting.iter().any(|(_, w)| ours(w)) {
-            return;
-        }
-        let number = pending.waiting.number();
-        let digits = number.to_string();
-        let changes = ids::outgoing(&e, &digits, false);
-        match self.stdin.push(|buffer| append(buffer, &e, &changes)) {
-            Ok(()) => pending.waiting.enter(number, Waiting::Listen(listen.clone())),
-            // The next child will hear of it.
-            Err(NotQueued::Closed) => {}
-            Err(NotQueued::Full) => {
-                drop(pending);
-                listen.fail(jsonrpc::REFUSED, &format!("server '{}' does not read its input", self.name));
-            }
-        }
-    }
-
-    /// Ends a subscription at the child.
-    pub fn unlisten(&self, listen: &Arc<Listen>) {
-        let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
-        let taken = self.pending().waiting.take_where(ours);
-        for (number, _) in taken {
-            self.say_cancelled(number, "its client has left");
-        }
-    }
-
-    /// It speaks the modern era.
-    pub fn is_modern(&self) -> bool {
-        self.learnt.get().is_some_and(|l| l.revision == modern::VERSION)
-    }
-
-    /// The opening of the modern era (2026-07-28 server/discover). False if the child does not speak it.
-    pub async fn discover(&self) -> Result<bool, String> {
-        let params = modern::own_meta(env!("CARGO_PKG_VERSION"));
-        let Ok(result) = self.ask("server/discover", Some(&params)).await else { return Ok(false) };
-        let Some(learnt) = modern::discovered(&result) else { return Ok(false) };
-        debug!("server '{}': speaks {}, is {}", self.name, learnt.revision, learnt.name());
-        let watches = learnt.capabilities.get("tools").and_then(|t| envelope::member(t, "listChanged")) == Some("true");
-        let _ = self.learnt.set(learnt);
-        if watches {
-            let meta = params.trim_start_matches('{');
-            let params = format!("{{\"notifications\":{{\"toolsListChanged\":true}},{meta}");
-            let mut pending = self.pending();
-            let number = pending.waiting.number();
-            pending.waiting.enter(number, Waiting::Watch);
-            self.say(&jsonrpc::request(number, "subscriptions/listen", Some(&params)));
-        }
-        Ok(true)
-    }
-
-    /// Which arguments of which tools are repeated in headers; asked of the child, once at a time, and again after its
-    /// tools changed. None where it does not say.
-    pub async fn param_headers(&self) -> Option<Arc<ParamHeaders>> {
-        let known = || self.headers.lock().unwrap_or_else(PoisonError::into_inner).known.clone();
-        if let Some(known) = known() {
-            return Some(known);
-        }
-        let _one = self.asking.lock().await;
-        if let Some(known) = known() {
-            return Some(known);
-        }
-        let turn = self.headers.lock().unwrap_or_else(PoisonError::into_inner).turn;
-        let limit = self.config().request_timeout.min(HEADERS);
-        let found = Arc::new(within(limit, self.ask_headers()).await.flatten()?);
-        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was asked before a change is good for this request and no other.
-        if headers.turn == turn {
-            headers.known = Some(found.clone());
-        }
-        Some(found)
-    }
-
-    async fn ask_headers(&self) -> Option<ParamHeaders> {
-        let mut all = ParamHeaders::new();
-        let mut cursor = None::<String>;
-        let meta = modern::own_meta(env!("CARGO_PKG_VERSION"));
-        for _ in 0..100 {
-            let params = match &cursor {
-                Some(cursor) => format!("{{\"cursor\":{cursor},{}", meta.trim_start_matches('{')),
-                None => meta.clone(),
-            };
-            let result = self.ask("tools/list", Some(&params)).await.ok()?;
-            modern::param_headers(&result, &mut all);
-            cursor = envelope::member(&result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
-            if cursor.is_none() {
-                break;
-            }
-        }
-        Some(all)
-    }
-
-    /// The child's tools are others.
-    fn forget_headers(&self) {
-        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
-        headers.turn += 1;
-        headers.known = None;
     }
 
     fn say_cancelled(&self, number: u64, reason: &str) {

@@ -2,11 +2,14 @@
 //!
 //! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
 
+pub mod batch;
+pub mod call;
 pub mod counters;
 pub mod exclusive;
 pub mod exec;
 pub mod lines;
 pub mod link;
+pub mod listen;
 pub mod modern;
 pub mod outbox;
 pub mod reload;
@@ -58,7 +61,8 @@ const UNUSED: u64 = 10;
 /// Beyond its own grace time, how long an executor may take to end its commands.
 const EXECUTOR_GRACE: Duration = Duration::from_secs(10);
 
-/// What a reload replaced or removed, while it still has requests to finish.
+/// What has to be over before the daemon ends, and is not among the servers' children: what a reload replaced or removed,
+/// while it still has requests to finish, and what belongs to one session or to one question.
 enum Retiring {
     Child(Arc<Supervisor>, Option<Arc<Link>>),
     Executor(Arc<Executor>),
@@ -191,28 +195,26 @@ impl Hub {
 
     /// Opens a session; the error says which limit is reached.
     pub fn open_session(self: &Arc<Self>, server: &Arc<Server>, transport: Transport) -> Result<Arc<Session>, String> {
-        let config = self.config();
-        let limit = u64::from(config.limits.sessions);
-        if self.session_count.load(SeqCst) >= limit && !self.make_room(None) {
+        let refused = |limit: u32, of: &str| {
             self.counters.count(Dropped::Sessions);
-            let many = count(limit as usize, "session");
-            return Err(format!("{many} at a time is the limit (limits.sessions); try again later"));
+            Err(format!("{} at a time is the limit{of}; try again later", count(limit as usize, "session")))
+        };
+        let limit = self.config().limits.sessions;
+        if self.session_count.load(SeqCst) >= u64::from(limit) && !self.make_room(None) {
+            return refused(limit, " (limits.sessions)");
         }
+        let of_server = format!(" of server '{}'", server.name);
         if let Kind::Exec(exec) = server.config().kind
             && server.session_count() >= exec.sessions as usize
         {
-            self.counters.count(Dropped::Sessions);
-            let many = count(exec.sessions as usize, "session");
-            return Err(format!("{many} at a time is the limit of server '{}'; try again later", server.name));
+            return refused(exec.sessions, &of_server);
         }
         let nest = server.children().and_then(|c| c.nest.clone());
         if let Some(nest) = &nest
             && nest.is_full(server.session_count())
             && !self.make_room(Some(server))
         {
-            self.counters.count(Dropped::Sessions);
-            let many = count(nest.max as usize, "session");
-            return Err(format!("{many} at a time is the limit of server '{}'; try again later", server.name));
+            return refused(nest.max, &of_server);
         }
         let id = match transport {
             Transport::Http | Transport::Sse => random_id()?,
@@ -232,8 +234,8 @@ impl Hub {
         Ok(session)
     }
 
-    /// Ends the session (of a server, or of any) that was opened longest ago and never used. False if there is none: whoever uses a session keeps
-    /// it.
+    /// Ends the session (of a server, or of any) that was opened longest ago and never used. False if there is none:
+    /// whoever uses a session keeps it.
     fn make_room(&self, of: Option<&Arc<Server>>) -> bool {
         let oldest = {
             let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::Hub;
+use super::call::Call;
 use super::counters::Dropped;
 use super::exec::Executor;
 use super::link::Link;
+use super::listen::Listen;
 use super::outbox::{Out, Outbox};
 use super::route::{self, Later};
 use super::server::{Children, Engine, Server, Verdict};
-use super::session::{Call, Listen, Session, Transport};
+use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
 use super::wait::Flag;
@@ -30,7 +32,7 @@ use crate::model::{jsonrpc, mcp};
 const VERDICT: Duration = Duration::from_secs(3600);
 
 /// Who answers a request.
-pub enum Target {
+enum Target {
     /// A child of the modern era: nothing is changed but ids.
     Modern(Arc<Link>),
     /// A child of the legacy era.
@@ -119,28 +121,23 @@ fn forward(mut call: Call, e: &Envelope<'_>, target: Target) -> Option<Call> {
         call.error(jsonrpc::METHOD_NOT_FOUND, route::NO_TASKS);
         return None;
     }
+    let learnt = match &target {
+        Target::Modern(link) => return link.request(call, e),
+        Target::Legacy(link) => link.learnt().cloned(),
+        Target::Exec(exec) => Some(exec.learnt()),
+    };
+    if e.method == "server/discover"
+        && let Some(learnt) = learnt
+    {
+        let text = jsonrpc::result(&call.id, &modern::discover_result(&learnt));
+        call.answer(text, false);
+        return None;
+    }
+    call.translated = Some(e.method.as_ref().into());
     match target {
-        Target::Modern(link) => link.request(call, e),
-        Target::Legacy(link) => {
-            call.translated = Some(e.method.as_ref().into());
-            match (e.method.as_ref(), link.learnt()) {
-                ("server/discover", Some(learnt)) => {
-                    let text = jsonrpc::result(&call.id, &modern::discover_result(learnt));
-                    call.answer(text, false);
-                    None
-                }
-                _ => link.request(call, e),
-            }
-        }
+        Target::Modern(link) | Target::Legacy(link) => link.request(call, e),
         Target::Exec(exec) => {
-            call.translated = Some(e.method.as_ref().into());
-            match e.method.as_ref() {
-                "server/discover" => {
-                    let text = jsonrpc::result(&call.id, &modern::discover_result(&exec.learnt()));
-                    call.answer(text, false);
-                }
-                _ => exec.request(call, e),
-            }
+            exec.request(call, e);
             None
         }
     }
@@ -163,8 +160,11 @@ fn wait(call: Call, text: &str) -> Later {
 // --- subscriptions ---------------------------------------------------------------------------------------------------
 
 fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
-    // What is open counts as open only while it is checked: a subscription holds up no drain.
-    drop(route::opened(session, e, reply)?);
+    if session.hub.draining.is_set() {
+        let text = jsonrpc::error(e.get(&e.id), jsonrpc::REFUSED, route::SHUTTING_DOWN);
+        reply.push(Out { text, answer: true, failed: true });
+        return None;
+    }
     let id = e.get(&e.id).unwrap_or("null").to_owned();
     let filter = match Filter::read(e.get(&e.params).unwrap_or("{}")) {
         Ok(filter) => filter,
@@ -228,7 +228,7 @@ fn open(session: &Arc<Session>, id: &str, asked: Filter, text: &str, reply: &Arc
                     break;
                 }
                 if session.server.subscribers(uri, session) == 0 {
-                    link.tell("resources/subscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(uri)));
+                    link.tell("resources/subscribe", &mcp::uri_params(uri));
                 }
                 session.subscribe(uri);
             }
@@ -256,7 +256,7 @@ fn honoured(asked: Filter, learnt: Option<&mcp::Learnt>) -> Filter {
 // --- which child -----------------------------------------------------------------------------------------------------
 
 /// Who answers, if that is known and there.
-pub fn target_now(session: &Session) -> Option<Target> {
+fn target_now(session: &Session) -> Option<Target> {
     let children = match session.server.engine() {
         Engine::Exec(exec) => return Some(Target::Exec(exec)),
         Engine::Children(children) => children,
@@ -298,7 +298,7 @@ fn verdict(children: &Children) -> Option<bool> {
 }
 
 /// Who answers, waiting for a child to be ready and for the server to be asked which era it speaks.
-pub async fn target(session: &Arc<Session>) -> Result<Target, String> {
+async fn target(session: &Arc<Session>) -> Result<Target, String> {
     loop {
         if let Some(target) = target_now(session) {
             return Ok(target);

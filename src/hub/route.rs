@@ -7,22 +7,24 @@ use std::sync::{Arc, PoisonError};
 
 use futures_lite::FutureExt;
 
+use super::batch::{self, BATCHES};
+use super::call::Call;
 use super::counters::Dropped;
 use super::exclusive::Exclusive;
 use super::exec::Executor;
 use super::link::Link;
 use super::outbox::{Out, Outbox};
 use super::server::Engine;
-use super::session::{Call, Session, Transport};
+use super::session::{Session, Transport};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
 use crate::model::text::printable;
-use crate::model::{ids, jsonrpc, modern};
-
-/// The one revision that has batches.
-pub const BATCHES: &str = "2025-03-26";
+use crate::model::{ids, jsonrpc, mcp, modern};
 
 /// What requests that wait for a child of one server may take of our memory, in bytes.
 pub(super) const HELD: usize = 32 << 20;
+
+/// Why nothing new is taken during a drain.
+pub const SHUTTING_DOWN: &str = "the daemon is shutting down";
 
 /// Work that has to wait for a child; run it as a task.
 pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,86 +41,6 @@ pub fn fault_text(fault: &Fault<'_>) -> String {
     }
 }
 
-/// Takes the messages of a batch. The outbox is for their answers; None if there will be none. An error is the answer to
-/// the batch as a whole.
-pub fn batch(session: &Arc<Session>, text: &str, limit: usize) -> Result<Option<Arc<Outbox>>, String> {
-    let invalid = |why: &str| Err(jsonrpc::error(None, jsonrpc::INVALID_REQUEST, why));
-    let Some(messages) = envelope::batch(text) else { return invalid("a batch is an array of messages") };
-    let most = session.hub.config().limits.in_flight as usize;
-    if messages.is_empty() || messages.len() > most {
-        return invalid(&format!("a batch holds 1 to {most} messages (limits.in_flight)"));
-    }
-    let scanned: Vec<_> = messages.iter().map(|text| envelope::scan(text)).collect();
-    let due = scanned.iter().filter(|s| s.as_ref().map_or(true, |e| e.kind == Kind::Request)).count();
-    let outbox = Arc::new(Outbox::batch(limit, due));
-    for one in scanned {
-        let later = match one {
-            Ok(e) if e.method == "initialize" && e.kind == Kind::Request => {
-                let text =
-                    jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, "'initialize' must not be in a batch");
-                outbox.push(Out { text, answer: true, failed: true });
-                None
-            }
-            Ok(e) if modern::claimed(&e) && e.kind == Kind::Request => {
-                let why = format!("revision {} has no batches", modern::VERSION);
-                let text = jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, &why);
-                outbox.push(Out { text, answer: true, failed: true });
-                None
-            }
-            Ok(e) => message(session, &e, &outbox),
-            Err(fault) => {
-                outbox.push(Out { text: fault_text(&fault), answer: true, failed: true });
-                None
-            }
-        };
-        if let Some(later) = later {
-            async_std::task::spawn(later);
-        }
-    }
-    Ok((due > 0).then_some(outbox))
-}
-
-/// The answers of a batch as one array, None if there are none; what is no answer goes to `aside`. Answers beyond
-/// `limit` bytes in all become errors.
-pub async fn collect(answers: &Outbox, limit: usize, aside: impl Fn(Out)) -> Option<String> {
-    let mut all = String::new();
-    while let Some(out) = answers.next().await {
-        if !out.answer {
-            aside(out);
-            continue;
-        }
-        all.push(if all.is_empty() { '[' } else { ',' });
-        if all.len() + out.text.len() <= limit {
-            all.push_str(&out.text);
-        } else {
-            let id = envelope::member(&out.text, "id");
-            let why = "the answers of this batch are longer than limits.reply";
-            all.push_str(&jsonrpc::error(id, jsonrpc::REFUSED, why));
-        }
-    }
-    (!all.is_empty()).then(|| all + "]")
-}
-
-/// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.
-fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
-    let answers = match batch(session, text, session.hub.config().limits.reply.bytes().saturating_mul(2)) {
-        Ok(answers) => answers?,
-        Err(text) => {
-            reply.push(Out { text, answer: true, failed: true });
-            return None;
-        }
-    };
-    let (reply, limit) = (reply.clone(), session.hub.config().limits.reply.bytes());
-    Some(Box::pin(async move {
-        let aside = |out| {
-            reply.push(out);
-        };
-        if let Some(text) = collect(&answers, limit, aside).await {
-            reply.push(Out { text, answer: true, failed: false });
-        }
-    }))
-}
-
 /// Takes any text from a client.
 pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
     match envelope::scan(text) {
@@ -132,7 +54,7 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             super::modern::message(session, &e, reply)
         }
         Ok(e) => message(session, &e, reply),
-        Err(Fault::Batch) if session.revision() == Some(BATCHES) => batch_on(session, text, reply),
+        Err(Fault::Batch) if session.revision() == Some(BATCHES) => batch::batch_on(session, text, reply),
         Err(fault) => {
             reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
             None
@@ -220,7 +142,7 @@ pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbo
         reply.push(Out { text: jsonrpc::error(Some(id), code, why), answer: true, failed: true });
     };
     if session.hub.draining.is_set() {
-        refuse(jsonrpc::REFUSED, "the daemon is shutting down");
+        refuse(jsonrpc::REFUSED, SHUTTING_DOWN);
         return None;
     }
     match session.open(id, e.get(&e.progress_token), reply) {
@@ -235,10 +157,6 @@ pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbo
 
 fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     let call = opened(session, e, reply)?;
-    if session.server.link(session).is_some_and(|l| l.is_modern()) && e.method != "ping" {
-        refuse_era(call, e);
-        return None;
-    }
     match e.method.as_ref() {
         "initialize" => {
             session.note_era(false);
@@ -283,7 +201,7 @@ pub(super) const NO_TASKS: &str = "tasks are not possible here: this child is sh
 fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
     let call = match call.session.server.engine() {
         Engine::Children(children) => match children.slot(call.session.slot).link() {
-            Some(link) => link.request(call, e)?,
+            Some(link) => send(call, e, &link)?,
             None => call,
         },
         Engine::Exec(exec) => {
@@ -295,19 +213,19 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
     let text = e.text().to_owned();
     let ready = |session: Arc<Session>| async move { session.server.ready_link(&session).await };
     Some(held(call, text.len(), ready, move |call, link: Arc<Link>| match envelope::scan(&text) {
-        Ok(e) if link.is_modern() => {
-            refuse_era(call, &e);
-            None
-        }
-        Ok(e) => link.request(call, &e),
+        Ok(e) => send(call, &e, &link),
         Err(_) => None,
     }))
 }
 
-/// The server speaks the modern era and no other.
-fn refuse_era(call: Call, e: &Envelope<'_>) {
+/// Sends a request of the legacy era to a shared child, if that speaks it. Given back if the child is gone meanwhile.
+fn send(call: Call, e: &Envelope<'_>, link: &Arc<Link>) -> Option<Call> {
+    if !link.is_modern() {
+        return link.request(call, e);
+    }
     let text = modern::only(e.get(&e.protocol_version)).text(Some(&call.id));
     call.answer(text, true);
+    None
 }
 
 /// Keeps a request of so many bytes until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
@@ -484,31 +402,6 @@ pub(super) fn forget_resource(session: &Session, uri: &str) {
     if session.server.subscribers(uri, session) == 0
         && let Some(link) = session.server.link(session)
     {
-        link.tell("resources/unsubscribe", &format!(r#"{{"uri":{}}}"#, envelope::quote(uri)));
-    }
-}
-
-impl Session {
-    pub fn subscribed(&self, uri: &str) -> bool {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
-    }
-
-    /// What a session may hold of us: a thousand subscriptions of a length that URIs have.
-    pub(super) fn may_subscribe(&self, uri: &str) -> bool {
-        let held = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).len();
-        uri.len() <= 8 << 10 && held < 1000
-    }
-
-    pub(super) fn subscribe(&self, uri: &str) {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.to_owned());
-    }
-
-    /// True if it was subscribed.
-    pub(super) fn unsubscribe(&self, uri: &str) -> bool {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
-    }
-
-    pub fn all_subscriptions(&self) -> Vec<String> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        link.tell("resources/unsubscribe", &mcp::uri_params(uri));
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::Hub;
+use super::call::{Call, Held};
 use super::exclusive::{Exclusive, Nest};
+use super::listen::{Change, Listen};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
-use super::server::{Server, Waits};
-use super::wait::Flag;
-use crate::model::modern::Filter;
+use super::server::Server;
 use crate::model::{ids, jsonrpc, modern};
 
 /// How a session's client is connected.
@@ -23,77 +23,6 @@ pub enum Transport {
     Sse,
     /// One request of the modern era: there is no session, and this one ends with it.
     Stateless,
-}
-
-/// Something that a server tells of itself.
-pub enum Change<'c> {
-    /// A list (`tools`, `prompts`, `resources`) is another.
-    List { list: &'c str, text: &'c str },
-    /// A resource is another.
-    Resource { uri: &'c str, text: &'c str },
-}
-
-/// A subscription of the modern era (2026-07-28 patterns/subscriptions).
-pub struct Listen {
-    /// The id of its request, as the client wrote it.
-    pub id: Box<str>,
-    pub reply: Arc<Outbox>,
-    /// What of it is honoured.
-    pub filter: Filter,
-    /// The whole request, for a child of the modern era, which keeps it; a legacy child knows nothing of it.
-    pub request: Option<Box<str>>,
-    session: Weak<Session>,
-    acknowledged: AtomicBool,
-}
-
-impl Listen {
-    pub fn new(
-        session: &Arc<Session>,
-        id: &str,
-        reply: &Arc<Outbox>,
-        filter: Filter,
-        request: Option<&str>,
-    ) -> Arc<Listen> {
-        Arc::new(Listen {
-            session: Arc::downgrade(session),
-            id: id.into(),
-            reply: reply.clone(),
-            filter,
-            request: request.map(Into::into),
-            acknowledged: AtomicBool::new(false),
-        })
-    }
-
-    /// The first acknowledgement is the one that counts; a new child's is not for the client.
-    pub fn acknowledge(&self) -> bool {
-        !self.acknowledged.swap(true, SeqCst)
-    }
-
-    pub fn push(&self, text: String) {
-        self.reply.push(Out { text, answer: false, failed: false });
-    }
-
-    pub fn is_acknowledged(&self) -> bool {
-        self.acknowledged.load(SeqCst)
-    }
-
-    /// Its last message.
-    pub fn finish(&self) {
-        self.end(modern::listen_result(&self.id), false);
-    }
-
-    /// The same where it went wrong.
-    pub fn fail(&self, code: i32, why: &str) {
-        self.end(jsonrpc::error(Some(&self.id), code, why), true);
-    }
-
-    /// Ends it with this answer; its session knows it no more.
-    pub fn end(&self, text: String, failed: bool) {
-        if let Some(session) = self.session.upgrade() {
-            session.take_listen(&self.id);
-        }
-        self.reply.push(Out { text, answer: true, failed });
-    }
 }
 
 /// One client's relation to one server.
@@ -119,7 +48,7 @@ pub struct Session {
     exclusive: OnceLock<(Arc<Exclusive>, Duration)>,
     /// Requests that wait for a child to send them to.
     held: Mutex<Vec<Arc<Held>>>,
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     /// Open response streams and GET streams.
     streams: AtomicUsize,
     replay: Mutex<Streams>,
@@ -252,7 +181,7 @@ impl Session {
     /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
     pub(super) fn add_listen(&self, listen: Arc<Listen>) -> bool {
         let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = listens.len() < 100 && listens.iter().all(|l| l.id != listen.id);
+        let room = listens.len() < 100 && !listens.iter().any(|l| ids::same(&l.id, &listen.id));
         if room {
             listens.push(listen);
         }
@@ -266,7 +195,7 @@ impl Session {
         Some(listens.remove(at))
     }
 
-    /// The daemon drains: each subscription gets its last message.
+    /// Each subscription gets its last message.
     pub fn end_listens(&self) {
         self.listens().iter().for_each(|l| l.finish());
     }
@@ -287,8 +216,7 @@ impl Session {
 
     /// Sends what answers no request. False where there is no stream for it.
     pub fn notify(&self, text: &str) -> bool {
-        let push = self.push.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        push.is_some_and(|p| p.push(Out { text: text.to_owned(), answer: false, failed: false }))
+        self.push_outbox().is_some_and(|p| p.push(Out { text: text.to_owned(), answer: false, failed: false }))
     }
 
     pub fn touch(&self) {
@@ -367,24 +295,13 @@ impl Session {
         }
         self.hub.in_flight.fetch_add(1, SeqCst);
         self.server.in_flight.fetch_add(1, SeqCst);
-        Ok(Call {
-            session: self.clone(),
-            reply: reply.clone(),
-            id: id.into(),
-            token: token.map(Into::into),
-            opened: Instant::now(),
-            failed: true,
-            subscribes: None,
-            translated: None,
-            opening: false,
-            logs: false,
-        })
+        Ok(Call::new(self, id, token, reply))
     }
 
     /// Keeps a request of so many bytes that waits, in reach of a cancellation. Given back if too much waits already.
     pub(super) fn hold(&self, call: Call, size: usize) -> Result<Arc<Held>, Call> {
         let Some(waits) = self.server.wait_with(size) else { return Err(call) };
-        let held = Arc::new(Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), _waits: waits });
+        let held = Arc::new(Held::new(call, waits));
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
         Ok(held)
     }
@@ -398,23 +315,30 @@ impl Session {
     /// Takes the waiting requests that fit.
     pub(super) fn withdraw_held(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |h: &Held| h.call.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(&wanted);
-        held.iter().filter(|h| fits(h)).filter_map(|h| h.take()).collect()
+        held.iter().filter(|h| h.is(&wanted)).filter_map(|h| h.take()).collect()
     }
-}
 
-/// See [`Session::hold`].
-pub(super) struct Held {
-    call: Mutex<Option<Call>>,
-    /// The call was taken: whoever waits has nothing to wait for.
-    pub withdrawn: Flag,
-    _waits: Waits,
-}
+    pub fn subscribed(&self, uri: &str) -> bool {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
+    }
 
-impl Held {
-    fn take(&self) -> Option<Call> {
-        self.withdrawn.set();
-        self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What a session may hold of us: a thousand subscriptions of a length that URIs have.
+    pub(super) fn may_subscribe(&self, uri: &str) -> bool {
+        let held = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).len();
+        uri.len() <= 8 << 10 && held < 1000
+    }
+
+    pub(super) fn subscribe(&self, uri: &str) {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.to_owned());
+    }
+
+    /// True if it was subscribed.
+    pub(super) fn unsubscribe(&self, uri: &str) -> bool {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
+    }
+
+    pub fn all_subscriptions(&self) -> Vec<String> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
@@ -425,83 +349,5 @@ impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.touch();
         self.0.streams.fetch_sub(1, SeqCst);
-    }
-}
-
-/// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
-/// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
-pub struct Call {
-    pub session: Arc<Session>,
-    pub reply: Arc<Outbox>,
-    pub id: Box<str>,
-    pub token: Option<Box<str>>,
-    pub opened: Instant,
-    failed: bool,
-    /// The session subscribes to this resource if the server agrees.
-    pub(super) subscribes: Option<Box<str>>,
-    /// A request of the modern era for a legacy child: its method.
-    pub(super) translated: Option<Box<str>>,
-    /// The handshake of a session with a child of its own.
-    pub(super) opening: bool,
-    /// A request of the modern era that asks for log messages.
-    pub(super) logs: bool,
-}
-
-impl Call {
-    /// Answers with a whole message that carries the client's id.
-    pub fn answer(mut self, text: String, failed: bool) {
-        self.failed = failed;
-        if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
-            self.session.subscribe(&uri);
-        }
-        self.reply.push(Out { text, answer: true, failed });
-        if self.reply.is_resumable() {
-            // Its client may have left, and what waits for it is bounded.
-            self.session.replay().trim();
-        }
-    }
-
-    /// Answers with a result of our own, in the client's era.
-    pub fn result(self, result: &str) {
-        let text = jsonrpc::result(&self.id, result);
-        let text = self.in_era(text);
-        self.answer(text, false);
-    }
-
-    /// An answer in legacy words, in those of the client.
-    pub(super) fn in_era(&self, text: String) -> String {
-        let Some(method) = &self.translated else { return text };
-        let learnt = self.session.server.learnt_now();
-        let info = learnt.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |l| l.server_info);
-        match crate::model::envelope::scan(&text) {
-            Ok(e) => modern::answer(&e, &self.id, method, &info),
-            Err(_) => text,
-        }
-    }
-
-    /// Nobody wants the answer any more: what was made to carry it ends without one.
-    pub fn withdraw(self) {
-        if self.reply.is_resumable() {
-            // A stream that its client could take up again must have an end, or it asks for ever.
-            return self.error(jsonrpc::CANCELLED, "cancelled by the client");
-        }
-        self.reply.withdraw();
-    }
-
-    pub fn error(self, code: i32, message: &str) {
-        let text = jsonrpc::error(Some(&self.id), code, message);
-        self.answer(text, true);
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        let (session, hub) = (&self.session, &self.session.hub);
-        session.in_flight.fetch_sub(1, SeqCst);
-        session.server.in_flight.fetch_sub(1, SeqCst);
-        let (took, second) = (self.opened.elapsed(), hub.seconds());
-        session.server.meter.record(took, self.failed, second);
-        hub.meter.record(took, self.failed, second);
-        hub.in_flight.fetch_sub(1, SeqCst);
     }
 }

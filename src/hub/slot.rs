@@ -4,7 +4,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use event_listener::Event;
 use log::{info, warn};
 
 use super::link::Link;
@@ -29,8 +28,6 @@ pub struct Slot {
     label: String,
     server: Weak<Server>,
     state: Mutex<State>,
-    /// Its child or its state is another.
-    pub changed: Event,
 }
 
 struct State {
@@ -47,7 +44,6 @@ impl Slot {
             label: format!("server '{}'{place}", server.name),
             server: Arc::downgrade(server),
             state: Mutex::new(State { link: None, phase: ServerState::Starting, reason: None }),
-            changed: Event::new(),
         })
     }
 
@@ -83,7 +79,6 @@ impl Slot {
     /// Its child is ready, or gone.
     pub fn set_link(&self, new: Option<Arc<Link>>) {
         self.state().link.clone_from(&new);
-        self.changed.notify(usize::MAX);
         if let (Some(server), Some(link)) = (self.server.upgrade(), new) {
             server.note_child(self, &link);
         }
@@ -107,7 +102,6 @@ impl Slot {
             (_, Some(why)) => info!("{} is {phase}: {why}", self.label),
             (_, None) => info!("{} is {phase}", self.label),
         }
-        self.changed.notify(usize::MAX);
         server.announce();
     }
 }

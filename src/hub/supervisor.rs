@@ -16,6 +16,7 @@ use super::slot::{Slot, Wish};
 use super::wait::{Flag, sleep, within};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
+use crate::model::mcp;
 use crate::model::restart::{Ended, History, Next};
 use crate::model::status::ServerState;
 use crate::model::text::duration;
@@ -173,13 +174,17 @@ impl Supervisor {
     async fn live(&self, server: &Arc<Server>, slot: &Slot, link: &Arc<Link>, again: bool) -> Option<StartFailure> {
         if again && link.is_modern() {
             // Before anybody can send a request that they would hear of.
-            for listen in server.sessions_of(link).iter().flat_map(|s| s.listens()) {
-                link.listen(&listen);
+            for session in server.sessions_of(link) {
+                session.listens().iter().for_each(|listen| link.listen(listen));
             }
         }
         slot.set_link(Some(link.clone()));
         slot.enter(ServerState::Ready, None);
-        if again {
+        if again && link.is_modern() {
+            for session in server.sessions_of(link) {
+                session.lists_changed(true, &|list| link.learnt().is_some_and(|l| l.has(list)));
+            }
+        } else if again {
             let (server, link) = (server.clone(), link.clone());
             async_std::task::spawn(async move { restore(&server, &link).await });
         }
@@ -220,19 +225,11 @@ impl Supervisor {
     }
 }
 
-/// Brings a new child to the state that its sessions expect.
+/// Brings a new child of the legacy era to the state that its sessions expect.
 async fn restore(server: &Arc<Server>, link: &Link) {
-    if link.is_modern() {
-        for session in server.sessions_of(link) {
-            session.lists_changed(true, &|list| link.learnt().is_some_and(|l| l.has(list)));
-            session.listens().iter().for_each(|listen| link.listen(listen));
-        }
-        return;
-    }
     let all = async {
         for uri in server.subscriptions(link) {
-            let params = format!(r#"{{"uri":{}}}"#, crate::model::envelope::quote(&uri));
-            if let Err(e) = link.ask("resources/subscribe", Some(&params)).await {
+            if let Err(e) = link.ask("resources/subscribe", Some(&mcp::uri_params(&uri))).await {
                 debug!("server '{}': cannot subscribe again to {uri}: {e}", server.name);
             }
         }
@@ -327,10 +324,10 @@ pub async fn open(
             },
         }
     };
-    let limit = match wish {
-        Wish::Any => config.start_timeout,
+    let (method, limit) = match wish {
+        Wish::Any => ("initialize", config.start_timeout),
         // Some servers say nothing at all to what they do not know.
-        Wish::Modern => config.start_timeout.min(PROBE),
+        Wish::Modern => ("server/discover", config.start_timeout.min(PROBE)),
     };
     let outcome = within(limit, opening).or(unwanted).await;
     match outcome {
@@ -339,7 +336,7 @@ pub async fn open(
             // An end shows in the error of the open request, a moment before the status is known to all.
             if within(Duration::from_millis(500), link.exited()).await.is_some() {
                 let how = link.gone().await;
-                return fail(how, format!("{} before it answered 'initialize'{}", link.exit_text(), tail(&link)));
+                return fail(how, format!("{} before it answered '{method}'{}", link.exit_text(), tail(&link)));
             }
             let text = format!("its handshake failed: {why}{}", tail(&link));
             link.stop(&config.stop).await;
@@ -347,8 +344,8 @@ pub async fn open(
             Err(StartFailure { how: Ended::NotReady, text, refused })
         }
         None => {
-            let limit = duration(config.start_timeout);
-            let text = format!("it did not answer 'initialize' within {limit} (start_timeout){}", tail(&link));
+            let key = if limit == config.start_timeout { " (start_timeout)" } else { "" };
+            let text = format!("it did not answer '{method}' within {}{key}{}", duration(limit), tail(&link));
             link.stop(&config.stop).await;
             fail(Ended::NotReady, text)
         }
@@ -375,7 +372,7 @@ pub fn environment<'e>(
 }
 
 /// To what a person reads: milliseconds below ten seconds, else seconds.
-fn round(d: Duration) -> Duration {
+pub fn round(d: Duration) -> Duration {
     match d.as_secs() {
         0..10 => Duration::from_millis(d.as_millis() as u64),
         seconds => Duration::from_secs(seconds),

@@ -109,6 +109,11 @@ fn with_list_changed(capability: &str) -> String {
     format!("{{\"listChanged\":true{}}}", others.collect::<String>())
 }
 
+/// The params of `resources/subscribe` and `resources/unsubscribe`.
+pub fn uri_params(uri: &str) -> String {
+    format!(r#"{{"uri":{}}}"#, super::envelope::quote(uri))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

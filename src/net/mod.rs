@@ -8,7 +8,9 @@ pub mod door;
 pub mod frames;
 pub mod http;
 pub mod origin;
+pub mod sse;
 pub mod stream;
+pub mod streamable;
 pub mod ws;
 
 use std::io;

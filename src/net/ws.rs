@@ -29,7 +29,7 @@ use smol_hyper::rt::FuturesIo;
 
 use super::body::Body;
 use super::frames::Frames;
-use super::http::{Answer, error};
+use super::http::{Answer, error, unavailable};
 use super::stream::Conn;
 use super::{Net, Tracked};
 use crate::hub::counters::Dropped;
@@ -52,7 +52,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
 pub fn upgrade(net: &Arc<Net>, tracked: Arc<Tracked>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
     if net.hub.draining.is_set() {
-        return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, "the daemon is shutting down");
+        return unavailable(None, route::SHUTTING_DOWN);
     }
     let shape = {
         let mut shape = Request::new(());
@@ -71,7 +71,7 @@ pub fn upgrade(net: &Arc<Net>, tracked: Arc<Tracked>, server: &Arc<Server>, mut 
     };
     let session = match net.hub.open_session(server, Transport::WebSocket) {
         Ok(session) => session,
-        Err(why) => return error(StatusCode::SERVICE_UNAVAILABLE, None, jsonrpc::REFUSED, &why),
+        Err(why) => return unavailable(None, &why),
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");

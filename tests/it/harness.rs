@@ -348,7 +348,10 @@ impl Raw {
 
     /// The next message of an event stream that was opened by GET.
     pub fn event(&mut self) -> Option<Value> {
+        // Heartbeats keep the read from timing out.
+        let until = Instant::now() + LONG;
         loop {
+            assert!(Instant::now() < until, "no event within {LONG:?}");
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }

@@ -10,12 +10,13 @@ use log::{debug, info, warn};
 use super::{Link, Waiting};
 use crate::hub::counters::Dropped;
 use crate::hub::lines::{self, Line, Lines};
+use crate::hub::listen::Change;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
-use crate::hub::session::{Change, Session};
+use crate::hub::session::Session;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::text::printable;
-use crate::model::{ids, jsonrpc, modern};
+use crate::model::{ids, jsonrpc};
 
 impl Link {
     /// Reads standard output to its end.
@@ -112,13 +113,7 @@ impl Link {
                 {
                     call.session.agree(envelope::decode(revision).into_owned());
                 }
-                let text = match &call.translated {
-                    None => one_line(e, ids::restored(e, &call.id)),
-                    Some(method) => {
-                        let info = self.learnt().map_or("{}", |l| l.server_info.as_str());
-                        one_line(e, modern::answer(e, &call.id, method, info))
-                    }
-                };
+                let text = one_line(e, call.phrase(e, self.learnt()));
                 call.answer(text, e.error.is_some());
             }
             Some(Waiting::Daemon(sender)) => {
@@ -177,7 +172,8 @@ impl Link {
         if let (Kind::Request, Some(id), Some(own)) = (e.kind, e.get(&e.id), session.exclusive()) {
             // Whether the daemon is there, and not who is asked.
             if e.method == "ping" {
-                return self.say(&jsonrpc::result(id, "{}"));
+                self.say(&jsonrpc::result(id, "{}"));
+                return;
             }
             own.ask(id);
             if !session.deliver(&text, true) {
@@ -224,58 +220,7 @@ impl Link {
         })
     }
 
-    /// What a child of the modern era says belongs to a request or to a subscription.
-    fn modern_notification(&self, server: &Server, e: &Envelope<'_>) {
-        match (e.method.as_ref(), e.modern.subscription.clone()) {
-            ("notifications/progress", _) => self.progress(e),
-            ("notifications/message", _) => self.log_message(server, e),
-            (method, Some(span)) => {
-                let number = ids::number(&e.text()[span.clone()]);
-                if method == "notifications/tools/list_changed" {
-                    self.forget_headers();
-                }
-                let pending = self.pending();
-                match number.and_then(|n| pending.waiting.get(n)) {
-                    Some(Waiting::Listen(listen)) => {
-                        let listen = listen.clone();
-                        drop(pending);
-                        if method != "notifications/subscriptions/acknowledged" || listen.acknowledge() {
-                            listen.push(one_line(e, spliced(e.text(), &[(span, &listen.id)])));
-                        }
-                    }
-                    Some(Waiting::Watch) => {}
-                    _ => server.hub.counters.count(Dropped::UnownedNotifications),
-                }
-            }
-            _ => server.hub.counters.count(Dropped::UnownedNotifications),
-        }
-    }
-
-    /// A late reply: the child is done with that request.
-    fn lay_ghost(&self, e: &Envelope<'_>) {
-        let number = e.get(&e.id).and_then(ids::number);
-        self.pending().ghosts.retain(|(n, _)| Some(*n) != number);
-    }
-
-    /// Nothing in a log message says whose it is; with a single request that asked for any, there is no doubt.
-    fn log_message(&self, server: &Server, e: &Envelope<'_>) {
-        let mut pending = self.pending();
-        let haunted = pending.is_haunted();
-        let mut owners = pending.waiting.iter().filter_map(|(_, w)| match w {
-            Waiting::Client { call, .. } if call.logs => Some(call.reply.clone()),
-            _ => None,
-        });
-        match (owners.next(), owners.next()) {
-            (Some(owner), None) if !haunted => {
-                drop(owners);
-                drop(pending);
-                owner.push(Out { text: one_line(e, e.text().to_owned()), answer: false, failed: false });
-            }
-            _ => server.hub.counters.count(Dropped::UnownedNotifications),
-        }
-    }
-
-    fn progress(&self, e: &Envelope<'_>) {
+    pub(super) fn progress(&self, e: &Envelope<'_>) {
         let (Some(span), Some(token)) = (e.progress_token.clone(), e.get(&e.progress_token)) else { return };
         let mut pending = self.pending();
         let waiting = ids::number(token).and_then(|n| pending.waiting.get_mut(n));
@@ -294,7 +239,8 @@ impl Link {
     fn server_request(&self, server: &Server, e: &Envelope<'_>) {
         let Some(id) = e.get(&e.id) else { return };
         if e.method == "ping" {
-            return self.say(&jsonrpc::result(id, "{}"));
+            self.say(&jsonrpc::result(id, "{}"));
+            return;
         }
         server.hub.counters.count(Dropped::RefusedServerRequests);
         debug!("[{}] its request '{}' is refused: the child is shared", self.name, printable(&e.method, 100));
@@ -324,7 +270,7 @@ impl Link {
 }
 
 /// A carriage return between tokens would end a line of an event stream.
-fn one_line(e: &Envelope<'_>, text: String) -> String {
+pub(super) fn one_line(e: &Envelope<'_>, text: String) -> String {
     if !e.multiline {
         return text;
     }

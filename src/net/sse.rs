@@ -1,0 +1,57 @@
+//! HTTP+SSE, the transport of revision 2024-11-05: one event stream down, POSTs up.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Request, StatusCode};
+
+use super::Net;
+use super::body::{Events, Reply};
+use super::http::{Answer, body_of, error, plain, unavailable, wants_events};
+use super::streamable::stream;
+use crate::hub::outbox::Outbox;
+use crate::hub::route;
+use crate::hub::server::Server;
+use crate::hub::session::Transport;
+use crate::model::envelope::{Fault, scan};
+use crate::model::jsonrpc;
+
+/// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
+pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, headers: &HeaderMap) -> Answer {
+    if let Err(response) = wants_events(net, headers) {
+        return *response;
+    }
+    let session = match net.hub.open_session(server, Transport::Sse) {
+        Ok(session) => session,
+        Err(why) => return unavailable(None, &why),
+    };
+    let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+    session.attach(outbox.clone());
+    // Relative to this host, as clients demand.
+    let endpoint = format!("/servers/{name}/message?sessionId={}", session.id);
+    stream(Events::with_endpoint(Reply { session, outbox, answered: true, resumable: false }, &endpoint))
+}
+
+/// A message of such a session; what it asks for comes on the stream.
+pub async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let query = request.uri().query().unwrap_or("");
+    let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
+    let session = id.and_then(|id| net.hub.session(id));
+    let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.transport == Transport::Sse);
+    let Some((session, outbox)) = session.and_then(|s| s.push_outbox().map(|o| (s, o))) else {
+        let why = "there is no such session: GET the path /sse of the server first";
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
+    };
+    let (_, body) = match body_of(net, request).await {
+        Ok(whole) => whole,
+        Err(response) => return *response,
+    };
+    if let Err(fault @ Fault::Json(..)) = scan(&body) {
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
+    }
+    if let Some(later) = route::receive(&session, &body, &outbox) {
+        async_std::task::spawn(later);
+    }
+    plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
+}

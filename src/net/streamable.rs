@@ -1,0 +1,319 @@
+//! Streamable HTTP in both eras (basic/transports of revisions 2025-03-26 to 2026-07-28).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::Net;
+use super::body::{Body, Events, Reply};
+use super::http::{Answer, accepts, body_of, empty, error, not_allowed, plain, text, unavailable, wants_events};
+use crate::hub::outbox::{Out, Outbox};
+use crate::hub::server::Server;
+use crate::hub::session::{Session, Transport};
+use crate::hub::wait::sleep;
+use crate::hub::{self, batch, route};
+use crate::model::envelope::{Envelope, Fault, Kind, scan};
+use crate::model::{jsonrpc, mcp, modern};
+
+const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// An answer that takes longer than this is announced by the head of an event stream, so that no proxy gives up on a
+/// silent connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves a request of the endpoint `.../mcp`.
+pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    if request.method() != Method::POST && modern_only(server) {
+        // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
+        return not_allowed("POST, OPTIONS", "POST");
+    }
+    match *request.method() {
+        Method::POST => post(net, server, request).await,
+        Method::GET => get(net, server, request.headers()),
+        Method::DELETE => delete(net, server, request.headers()),
+        _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
+    }
+}
+
+/// The server speaks revision 2026-07-28 and no other.
+fn modern_only(server: &Server) -> bool {
+    server.learnt_now().is_some_and(|l| l.revision == modern::VERSION)
+}
+
+/// The revision named in the header must be one that exists; without it there is nothing to check.
+pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
+    let Some(version) = headers.get(VERSION) else { return Ok(()) };
+    match version.to_str() {
+        Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),
+        _ => Err(format!(
+            "unsupported MCP-Protocol-Version '{}'; supported: {}",
+            crate::model::text::printable(&String::from_utf8_lossy(version.as_bytes()), 40),
+            mcp::REVISIONS.join(", ")
+        )),
+    }
+}
+
+/// The session that a request names.
+fn session(
+    net: &Net,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    id: Option<&str>,
+) -> Result<Arc<Session>, Box<Answer>> {
+    let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
+    let Some(name) = headers.get(SESSION) else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
+    };
+    let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
+    let Some(session) = found.filter(|s| s.transport == Transport::Http) else {
+        return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
+    };
+    if let Err(why) = check_version(headers) {
+        return Err(refuse(StatusCode::BAD_REQUEST, &why));
+    }
+    Ok(session)
+}
+
+async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let (json, events) = accepts(request.headers());
+    if !json && !events {
+        let why = "the client must accept application/json and text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
+    }
+    let (head, body) = match body_of(net, request).await {
+        Ok(whole) => whole,
+        Err(response) => return *response,
+    };
+    let body = body.as_str();
+    let e = match scan(body) {
+        Ok(e) => e,
+        Err(Fault::Batch) => return batch(net, server, &head.headers, body, (json, events)).await,
+        Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
+    };
+    let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
+    if modern::claimed(&e) || modern_header {
+        return stateless(net, server, &head.headers, &e, (json, events)).await;
+    }
+    if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
+        return initialize(net, server, &e, (json, events)).await;
+    }
+    match session(net, server, &head.headers, e.get(&e.id)) {
+        Ok(session) => message(net, session, &e, (json, events)).await,
+        Err(response) => *response,
+    }
+}
+
+/// One request of the modern era: it is served by itself, and cancelled when its client leaves.
+async fn stateless(
+    net: &Arc<Net>,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    e: &Envelope<'_>,
+    accept: (bool, bool),
+) -> Answer {
+    if e.kind != Kind::Request {
+        return empty(StatusCode::ACCEPTED);
+    }
+    let fields =
+        |name: &str| -> Vec<&[u8]> { headers.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect() };
+    let refuse = |status: u16, refusal: &modern::Refusal| {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        plain(status, "application/json", refusal.text(e.get(&e.id)))
+    };
+    if let Err(refusal) = modern::check_meta(e) {
+        return refuse(400, &refusal);
+    }
+    let checked = modern::check_headers(e, &fields).and_then(|()| modern::check_version(e));
+    if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
+        return refuse(modern::http_status(refusal.code), &refusal);
+    }
+    if e.method == "subscriptions/listen" && !accept.1 {
+        let why = "a subscription is an event stream: the client must accept text/event-stream";
+        return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
+    }
+    let session = net.hub.stateless(server);
+    let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+    let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
+    if e.method == "tools/call"
+        && let Err(refusal) = hub::modern::check_params(&session, e, &fields).await
+    {
+        reply.answered = true;
+        return refuse(400, &refusal);
+    }
+    if let Some(later) = hub::modern::message(&session, e, &outbox) {
+        async_std::task::spawn(later);
+    }
+    answer(reply, accept).await
+}
+
+/// `initialize` opens a session, whose id comes with the answer.
+async fn initialize(net: &Arc<Net>, server: &Arc<Server>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
+    let session = match net.hub.open_session(server, Transport::Http) {
+        Ok(session) => session,
+        Err(why) => return unavailable(e.get(&e.id), &why),
+    };
+    let mut unborn = Unborn(Some(session.clone()));
+    let mut response = message(net, session.clone(), e, accept).await;
+    let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
+    if born && let Ok(id) = HeaderValue::from_str(&session.id) {
+        response.headers_mut().insert(SESSION, id);
+        unborn.0 = None;
+    }
+    response
+}
+
+/// A session whose client has not got its id: it ends with the attempt, also when the client leaves meanwhile.
+struct Unborn(Option<Arc<Session>>);
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if let Some(session) = &self.0 {
+            session.hub.end_session(session, "its handshake failed");
+        }
+    }
+}
+
+/// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
+async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
+    let limit = net.hub.config().limits.reply.bytes();
+    let most = limit.saturating_mul(2);
+    let outbox = Arc::new(if accept.1 { Outbox::single(most) } else { Outbox::plain(most) });
+    if e.kind != Kind::Request {
+        route::message(&session, e, &outbox);
+        return empty(StatusCode::ACCEPTED);
+    }
+    let reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
+    if let Some(later) = route::message(&session, e, &outbox) {
+        async_std::task::spawn(later);
+    }
+    answer(reply, accept).await
+}
+
+/// Waits for what comes first: the head of the response depends on it.
+async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
+    let outbox = reply.outbox.clone();
+    let first = if events {
+        let slow = async {
+            sleep(PATIENCE).await;
+            Err(())
+        };
+        async { Ok(outbox.next().await) }.or(slow).await
+    } else {
+        loop {
+            // Without an event stream there is no place for anything but the answer.
+            match outbox.next().await {
+                Some(out) if !out.answer => {}
+                other => break Ok(other),
+            }
+        }
+    };
+    match first {
+        Ok(Some(out)) if out.answer && json => {
+            reply.answered = true;
+            // In the legacy era errors are an affair of the application, but for the one that says there is no such era.
+            let code = if out.failed { modern::error_code(&out.text) } else { None };
+            let code = code.filter(|c| reply.session.is_modern() || *c == modern::UNSUPPORTED_VERSION);
+            let status = code.map_or(200, modern::http_status);
+            plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", out.text)
+        }
+        // Cancelled: there will be nothing, and a client that takes no event stream gets none.
+        Ok(None) if !events => empty(StatusCode::ACCEPTED),
+        Ok(None) => stream(Events::new(reply, None)),
+        Ok(first) => stream(events_of(reply, first)),
+        Err(()) => stream(events_of(reply, None)),
+    }
+}
+
+/// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
+/// ends with its client.
+fn events_of(reply: Reply, first: Option<Out>) -> Events {
+    let lasting = reply.session.transport == Transport::Http && reply.session.server.children().is_some();
+    match lasting && reply.session.revision().is_some() {
+        true => Events::resumable(reply, first),
+        false => Events::new(reply, first),
+    }
+}
+
+/// A response that is an event stream.
+pub fn stream(events: Events) -> Answer {
+    let mut response = Response::new(Body::Events(Box::new(events)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+/// The stream for messages that answer no request.
+fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
+    if let Err(response) = wants_events(net, headers) {
+        return *response;
+    }
+    let session = match session(net, server, headers, None) {
+        Ok(session) => session,
+        Err(response) => return *response,
+    };
+    if let Some(id) = text(headers, &LAST_EVENT) {
+        // An id that is not known any more is answered as if there was none: nothing can be replayed.
+        let found = session.replay().find(id);
+        if let Some((lost, event)) = found {
+            if lost.outbox.is_finished() && lost.after(event).is_empty() {
+                // An empty stream would be taken for one that broke again, for ever.
+                let why = "this stream has ended, and nothing that came after this event is kept";
+                return error(StatusCode::GONE, None, jsonrpc::INVALID_REQUEST, why);
+            }
+            return stream(Events::resumed(&session, lost, event));
+        }
+    }
+    let outbox = Arc::new(Outbox::new(net.hub.config().limits.message.bytes()));
+    session.attach(outbox.clone());
+    net.hub.add_stream(&outbox);
+    stream(Events::resumable(Reply { session, outbox, answered: true, resumable: true }, None))
+}
+
+/// Several messages at once, which revision 2025-03-26 had.
+async fn batch(
+    net: &Arc<Net>,
+    server: &Arc<Server>,
+    headers: &HeaderMap,
+    body: &str,
+    (_, events): (bool, bool),
+) -> Answer {
+    let session = match session(net, server, headers, None) {
+        Ok(session) => session,
+        Err(response) => return *response,
+    };
+    if session.revision() != Some(batch::BATCHES) {
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&Fault::Batch));
+    }
+    let outbox = match batch::batch(&session, body) {
+        Ok(Some(outbox)) => outbox,
+        Ok(None) => return empty(StatusCode::ACCEPTED),
+        Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
+    };
+    let mut reply = Reply { session, outbox: outbox.clone(), answered: false, resumable: false };
+    if events {
+        return stream(events_of(reply, None));
+    }
+    let answers = batch::collect(&reply.session, &outbox, drop).await;
+    reply.answered = true;
+    match answers {
+        Some(text) => plain(StatusCode::OK, "application/json", text),
+        None => empty(StatusCode::ACCEPTED),
+    }
+}
+
+fn delete(net: &Net, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
+    match session(net, server, headers, None) {
+        Ok(session) => {
+            net.hub.end_session(&session, "its client deleted it");
+            empty(StatusCode::NO_CONTENT)
+        }
+        Err(response) => *response,
+    }
+}
