@@ -11,10 +11,11 @@ use crate::model::text::suggest;
 /// Runs MCP servers as a Unix daemon: starts them, watches them, and serves them over HTTP and WebSocket to any
 /// number of clients. Returns when the instance serves, or says why it does not.
 ///
-/// In place of a configuration file, one server can be given as a command behind "--".
+/// In place of a configuration file, one server can be given as a command behind "--". Without either, every instance
+/// file in /etc/mcp (root) or $XDG_CONFIG_HOME/mcp (others) is started.
 #[derive(FromArgs, Debug, Default)]
 pub struct Daemon {
-    /// the instance file (mcpdaemon.ron(5))
+    /// the instance file (mcpdaemon.ron(5)), or a folder of them
     #[argh(option, short = 'c', arg_name = "path")]
     pub config: Option<PathBuf>,
 
@@ -45,6 +46,18 @@ pub struct Daemon {
     /// off, error, warn, info, debug or trace
     #[argh(option, arg_name = "level")]
     pub log_level: Option<String>,
+
+    /// let servers run as root
+    #[argh(switch)]
+    pub allow_root: bool,
+
+    /// end what a killed predecessor of the instance left behind, and exit
+    #[argh(switch)]
+    pub cleanup: bool,
+
+    /// write a newline to this descriptor once the instance serves (s6)
+    #[argh(option, arg_name = "fd", from_str_fn(descriptor))]
+    pub notify_fd: Option<i32>,
 
     /// print the version and exit
     #[argh(switch, short = 'V')]
@@ -166,6 +179,10 @@ pub struct Logs {
     pub name: String,
 }
 
+fn descriptor(text: &str) -> Result<i32, String> {
+    text.parse().ok().filter(|fd| *fd >= 1).ok_or_else(|| format!("'{text}' is no descriptor: a number from 1 on"))
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("'{text}' is no duration; write 500ms, 30s or 5m"))
 }
@@ -199,7 +216,6 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     }
     match (&daemon.config, daemon.command.is_empty()) {
         _ if daemon.version => Ok(Parsed::Args(daemon)),
-        (None, true) => Err(usage("what shall it run? Give -c FILE, or a command behind --")),
         (Some(_), false) => Err(usage("-c FILE and a command behind -- exclude each other")),
         _ => Ok(Parsed::Args(daemon)),
     }

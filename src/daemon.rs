@@ -3,29 +3,33 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use log::{error, info, warn};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid};
 
 use crate::cli::{self, Parsed};
 use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
-use crate::instance::{self, Instance};
+use crate::instance::{self, Instance, Tell};
 use crate::logging::{self, LogFile};
-use crate::model::config::{self, Config, Listen, Loaded};
+use crate::many;
+use crate::model::config::{self, Account, Config, Listen, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
+use crate::model::text::count;
 use crate::net::door;
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
+use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
-use crate::sys::{fds, paths, process};
+use crate::sys::{accounts, fds, paths, process};
 
 /// How long the end waits for a log that cannot be written.
 const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
@@ -48,6 +52,8 @@ fn say(text: &str) {
 
 /// Steps that need nothing but the caller's terminal.
 fn begin(args: Vec<String>) -> Result<Exit, Failure> {
+    // Before anything else is opened.
+    let passed = Passed::take();
     let args = match cli::daemon(args)? {
         Parsed::Say(help) => {
             say(&help);
@@ -60,6 +66,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    if let Some(dir) = folder(&args, &cwd)? {
+        return many::run(&dir, &args);
+    }
     let source = Source::new(&args, &cwd);
     let loaded = source.load().map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
     if args.dump {
@@ -71,21 +80,81 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let run_dir = args.run_dir.as_ref().map_or_else(paths::run_dir, |dir| cwd.join(dir));
+    if args.cleanup {
+        return clean_up(&loaded.config.name, &run_dir);
+    }
+    let newline = args.notify_fd.map(|fd| {
+        let missing = || Failure::new(Exit::Usage, format!("mcpdaemon: --notify-fd {fd}: this descriptor is not open"));
+        passed::own_fd(fd).ok_or_else(missing)
+    });
+    let newline = newline.transpose()?;
     let foreground = args.foreground || become_daemon::is_init();
     if !foreground && become_daemon::threads() != 1 {
         return Err(Failure::new(Exit::Software, "a second thread runs already: cannot fork"));
     }
-    become_daemon::clean_slate(foreground)
+    let mut keep = passed.fds();
+    keep.extend(newline.as_ref().map(AsRawFd::as_raw_fd));
+    become_daemon::clean_slate(foreground, &keep)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
-    start(source, loaded, run_dir, foreground)
+    start(Start { source, run_dir, foreground, passed, newline }, loaded)
+}
+
+/// The folder of instance files that is to be started, if that is what is wanted.
+fn folder(args: &cli::Daemon, cwd: &Path) -> Result<Option<PathBuf>, Failure> {
+    match &args.config {
+        Some(path) => Ok(Some(cwd.join(path)).filter(|p| p.is_dir())),
+        None if !args.command.is_empty() => Ok(None),
+        None => {
+            let dir = paths::config_dir();
+            match dir.is_dir() {
+                true => Ok(Some(dir)),
+                false => {
+                    let text = format!(
+                        "mcpdaemon: what shall it run? There is no folder {}; give -c FILE, or a command behind --",
+                        dir.display()
+                    );
+                    Err(Failure::new(Exit::Usage, text))
+                }
+            }
+        }
+    }
+}
+
+/// `--cleanup`: what a killed daemon left behind goes, processes and files.
+fn clean_up(name: &str, run_dir: &Path) -> Result<Exit, Failure> {
+    let (lock, run_dir) = lock(name, run_dir)?;
+    let key = key(&run_dir, name);
+    no_living_owner(&key)?;
+    let (found, left) = end_predecessor(&key);
+    let _ = std::fs::remove_file(run_dir.join(format!("{name}.status")));
+    lock.remove();
+    if !left.is_empty() {
+        return Err(Failure::new(Exit::Software, format!("{name}: these processes cannot be ended: {left:?}")));
+    }
+    say(&match found {
+        0 => format!("{name}: nothing was left behind"),
+        n => format!("{name}: ended {}", count(n, "process")),
+    });
+    Ok(Exit::Ok)
+}
+
+/// What a start has from its caller.
+struct Start {
+    source: Source,
+    run_dir: PathBuf,
+    foreground: bool,
+    passed: Passed,
+    /// Where a newline says that we serve.
+    newline: Option<OwnedFd>,
 }
 
 /// Lock and fork. From here on there is something to undo.
-fn start(source: Source, loaded: Loaded, run_dir: PathBuf, foreground: bool) -> Result<Exit, Failure> {
+fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    let (lock, run_dir) = lock(&name, &run_dir)?;
+    let (lock, run_dir) = lock(&name, &from.run_dir)?;
+    from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
-    if !foreground {
+    if !from.foreground {
         match become_daemon::fork_away() {
             Ok(Side::Daemon(pipe)) => readiness = pipe,
             Ok(Side::Caller(code, text)) => {
@@ -104,7 +173,7 @@ fn start(source: Source, loaded: Loaded, run_dir: PathBuf, foreground: bool) -> 
         }
     }
     let background = readiness.is_background();
-    match settle(source, loaded, &run_dir, lock, readiness, foreground) {
+    match settle(from, loaded, lock, readiness) {
         Ok(exit) => Ok(exit),
         // The caller has been told by the pipe; standard error may be the same terminal.
         Err(failure) if background => Ok(failure.exit),
@@ -157,17 +226,9 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
 }
 
 /// The daemon's own side, still with one thread: everything that has to be there before the runtime.
-fn settle(
-    source: Source,
-    loaded: Loaded,
-    run_dir: &Path,
-    lock: PidFile,
-    mut readiness: Readiness,
-    foreground: bool,
-) -> Result<Exit, Failure> {
+fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readiness) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    let prepared = prepare(&loaded.config, run_dir, foreground);
-    let (log, sockets, guard, nofile, mark) = match prepared {
+    let (log, sockets, guard, nofile, mark) = match prepare(&loaded.config, &mut from) {
         Ok(all) => all,
         Err(failure) => {
             lock.remove();
@@ -198,7 +259,8 @@ fn settle(
     let ended = log.clone();
     let boot = Boot { spawner: spawner.clone(), nofile, mark, at: Instant::now() };
     let config = Arc::new(loaded.config);
-    let instance = Instance::new(Hub::new(boot, config), source, log, run_dir, lock);
+    let tell = Tell { notifier: from.passed.notifier.take(), newline: from.newline.take() };
+    let instance = Instance::new(Hub::new(boot, config), from.source, log, &from.run_dir, lock, tell);
     let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     let watched = guard.handle();
@@ -228,12 +290,12 @@ fn settle(
 
 type Prepared = (LogFile, Vec<(Listen, Socket)>, Guard, u64, String);
 
-fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared, Failure> {
+fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
     let os =
         |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
-    become_daemon::settle(config.umask.0, foreground).map_err(os("change to /"))?;
+    become_daemon::settle(config.umask.0, from.foreground).map_err(os("change to /"))?;
     fds::null_stdin().map_err(os("open /dev/null"))?;
-    let file: Option<(PathBuf, File)> = match foreground {
+    let file: Option<(PathBuf, File)> = match from.foreground {
         true => None,
         false => {
             let path = config.log.file.clone();
@@ -243,23 +305,119 @@ fn prepare(config: &Config, run_dir: &Path, foreground: bool) -> Result<Prepared
     };
     let log = LogFile::start(file, config.log.level);
     info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
-    let sockets =
-        config.listen.iter().map(|at| Ok((at.clone(), door::open(at, false)?))).collect::<Result<Vec<_>, _>>()?;
-    become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
+    let sockets = open_sockets(config, &mut from.passed)?;
     let nofile = fds::raise_nofile().unwrap_or_else(|e| {
         warn!("cannot raise the limit of open files: {}", plain(&e));
         1024
     });
-    let key = format!("{}:", run_dir.join(&config.name).display());
-    if let Some(pid) = process::living_owner(&key) {
-        let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
-        return Err(Failure::new(Exit::AlreadyRunning, text));
+    if let Some(account) = &config.account {
+        drop_privileges(config, account, &from.run_dir)?;
     }
-    end_predecessor(&key);
+    become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
+    let key = key(&from.run_dir, &config.name);
+    no_living_owner(&key)?;
+    let (found, left) = end_predecessor(&key);
+    if found > 0 {
+        warn!("ended {} that a killed predecessor had left behind", count(found, "process"));
+    }
+    if !left.is_empty() {
+        error!("these processes of a predecessor cannot be ended: {left:?}");
+    }
     let this = Pid::this();
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
     Ok((log, sockets, guard, nofile, mark))
+}
+
+/// Everything to listen on: opened here, or passed by the service manager.
+fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Socket)>, Failure> {
+    let mut sockets = Vec::new();
+    for at in &config.listen {
+        let Listen::Passed(wanted) = at else {
+            sockets.push((at.clone(), door::open(at, config.next_ports, false)?));
+            continue;
+        };
+        let fits = |(name, _): &mut (String, OwnedFd)| wanted.as_ref().is_none_or(|w| w == name);
+        let (ours, others): (Vec<_>, Vec<_>) = std::mem::take(&mut passed.sockets)
+            .into_iter()
+            .map(|mut one| (fits(&mut one), one))
+            .partition(|(ours, _)| *ours);
+        passed.sockets = others.into_iter().map(|(_, one)| one).collect();
+        if ours.is_empty() {
+            let text = format!("cannot listen on {at}: the service manager has passed no such socket (LISTEN_FDS)");
+            return Err(Failure::new(Exit::Unavailable, text));
+        }
+        for (_, (name, fd)) in ours {
+            let refused = |why: String| Failure::new(Exit::Unavailable, format!("the passed socket '{name}': {why}"));
+            let socket = passed::listener(fd).map_err(refused)?;
+            if !socket.is_local() && !config.insecure {
+                let why = "it can be reached from other machines, and nothing asks who connects: say insecure: true";
+                return Err(Failure::new(Exit::Config, refused(why.to_owned()).text));
+            }
+            sockets.push((at.clone(), socket));
+        }
+    }
+    for (name, _) in passed.sockets.drain(..) {
+        warn!("the service manager has passed a socket '{name}' that no listen: \"systemd:...\" asks for");
+    }
+    Ok(sockets)
+}
+
+/// Becomes the user of the configuration, for good. What was made so far is handed over: the files that the daemon has to
+/// replace and remove.
+fn drop_privileges(config: &Config, account: &Account, run_dir: &Path) -> Result<(), Failure> {
+    let give = |path: &Path| {
+        let owned = nix::unistd::chown(path, Some(account.uid.into()), Some(account.gid.into()));
+        if let Err(e) = owned {
+            warn!("{}: cannot be given to '{}': {}", path.display(), account.name, e.desc());
+        }
+    };
+    let status = run_dir.join(format!("{}.status", config.name));
+    // Where it cannot be replaced, it is rewritten.
+    let _ = std::fs::OpenOptions::new().create(true).append(true).open(&status);
+    give(&status);
+    give(&run_dir.join(format!("{}.pid", config.name)));
+    give(&config.log.file);
+    for at in &config.listen {
+        if let Listen::Unix(path) = at {
+            give(path);
+        }
+    }
+    accounts::become_user(account).map_err(|e| Failure::new(Exit::NoPermission, accounts::refused(account, &e)))?;
+    info!("{}: now runs as '{}' (uid {}, gid {})", config.name, account.name, account.uid, account.gid);
+    for (what, path) in
+        [("the run directory", run_dir), ("the configuration", config.file.as_deref().unwrap_or(run_dir))]
+    {
+        let mode = if what == "the configuration" { AccessFlags::R_OK } else { AccessFlags::W_OK };
+        if nix::unistd::access(path, mode).is_err() {
+            warn!(
+                "{}: '{}' has no access to {what}: {}",
+                path.display(),
+                account.name,
+                match mode {
+                    AccessFlags::R_OK => "no reload will be possible",
+                    _ => "its files there are rewritten in place and stay behind, empty",
+                }
+            );
+        }
+    }
+    become_daemon::set_home(account);
+    Ok(())
+}
+
+/// What the marks of an instance's children begin with, whichever process started them.
+fn key(run_dir: &Path, name: &str) -> String {
+    format!("{}:", run_dir.join(name).display())
+}
+
+fn no_living_owner(key: &str) -> Result<(), Failure> {
+    match process::living_owner(key) {
+        Some(pid) => {
+            let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
+            Err(Failure::new(Exit::AlreadyRunning, text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Without its guard, a daemon that is killed leaves processes behind: whoever killed the guard should know.
@@ -270,14 +428,9 @@ async fn watch_guard(handle: std::io::Result<PidFd>) {
     }
 }
 
-/// We hold the lock, so whatever bears the instance's mark was left by a daemon that is dead.
-fn end_predecessor(key: &str) {
+/// We hold the lock, so whatever bears the instance's mark was left by a daemon that is dead. Gives how many there were,
+/// and those that could not be ended.
+fn end_predecessor(key: &str) -> (usize, Vec<Pid>) {
     let second = std::time::Duration::from_secs(1);
-    let (found, left) = process::end_marked(|mark| mark.starts_with(key), second, 5 * second);
-    if found > 0 {
-        warn!("ended {found} processes that a killed predecessor had left behind");
-    }
-    if !left.is_empty() {
-        error!("these processes of a predecessor cannot be ended: {left:?}");
-    }
+    process::end_marked(|mark| mark.starts_with(key), second, 5 * second)
 }

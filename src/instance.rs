@@ -1,6 +1,7 @@
 //! A running instance: becomes ready, follows signals, reloads, writes its status, drains.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -25,6 +26,7 @@ use crate::net::Net;
 use crate::source::Source;
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
+use crate::sys::notify::{self, Notifier};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::PidFile;
 use crate::sys::{fds, reap};
@@ -60,6 +62,16 @@ pub struct Instance {
     written: AtomicU64,
     /// The instance is over: no status file is written any more.
     files_closed: Mutex<bool>,
+    notifier: Option<Notifier>,
+    newline: Mutex<Option<OwnedFd>>,
+}
+
+/// Whom to tell how it goes, beside the caller: a service manager.
+#[derive(Default)]
+pub struct Tell {
+    pub notifier: Option<Notifier>,
+    /// Where a newline says that we serve (s6).
+    pub newline: Option<OwnedFd>,
 }
 
 struct Life {
@@ -70,7 +82,14 @@ struct Life {
 }
 
 impl Instance {
-    pub fn new(hub: Arc<Hub>, source: Source, log: LogFile, run_dir: &Path, lock: PidFile) -> Arc<Instance> {
+    pub fn new(
+        hub: Arc<Hub>,
+        source: Source,
+        log: LogFile,
+        run_dir: &Path,
+        lock: PidFile,
+        tell: Tell,
+    ) -> Arc<Instance> {
         let name = hub.config().name.clone();
         Arc::new(Instance {
             hub,
@@ -88,6 +107,8 @@ impl Instance {
             write_now: AtomicBool::new(false),
             written: AtomicU64::new(0),
             files_closed: Mutex::new(false),
+            notifier: tell.notifier,
+            newline: Mutex::new(tell.newline),
         })
     }
 
@@ -111,6 +132,7 @@ impl Instance {
         let net = Net::new(self.hub.clone(), self.admin());
         let _ = self.net.set(Arc::downgrade(&net));
         let writer = async_std::task::spawn(self.clone().write_status());
+        async_std::task::spawn(self.hub.clone().run_event_commands());
         self.hub.changed();
         let mut signals = signals;
         let outcome = self.serve(&net, sockets, &mut signals, readiness).await;
@@ -178,6 +200,7 @@ impl Instance {
         }
         self.announce(net, readiness)?;
         async_std::task::spawn(self.clone().reloads(net.clone()));
+        async_std::task::spawn(self.clone().feed_watchdog());
         self.follow(net, signals).await;
         Ok(())
     }
@@ -206,6 +229,12 @@ impl Instance {
         info!("{text}");
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
+        }
+        if let Some(notifier) = &self.notifier {
+            notifier.ready(&self.in_a_line());
+        }
+        if let Some(fd) = self.newline.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            notify::newline(fd);
         }
         let text =
             if config.hints { format!("{text}\n{}", hints::hints(&config, &net.urls(), &self.run_dir)) } else { text };
@@ -267,6 +296,10 @@ impl Instance {
         let config = self.hub.config();
         info!("stopping: {} in flight", count(self.hub.in_flight.load(SeqCst) as usize, "request"));
         self.enter(InstanceState::Draining);
+        if let Some(notifier) = &self.notifier {
+            let grace = config.servers.values().map(|s| s.kind.grace()).max().unwrap_or_default();
+            notifier.stopping("stopping", config.drain_timeout + grace + Duration::from_secs(10));
+        }
         net.close_listeners();
         self.hub.begin_drain();
         let hurry = async {

@@ -14,6 +14,7 @@ mod hints;
 pub mod hub;
 mod instance;
 mod logging;
+mod many;
 pub mod model;
 pub mod net;
 mod source;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli;
-use crate::model::config::{self, Given, Input, Loaded, Origin, Problem, Surroundings};
+use crate::model::config::{self, Given, Input, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
-use crate::sys::{paths, spawn};
+use crate::sys::{accounts, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.
 #[derive(Clone)]
@@ -16,6 +16,7 @@ pub struct Source {
     name: Option<String>,
     listen: Vec<String>,
     log_level: Option<String>,
+    allow_root: bool,
     /// Where the program was started: the daemon itself is in / later.
     cwd: PathBuf,
 }
@@ -29,6 +30,7 @@ impl Source {
             name: args.name.clone(),
             listen: args.listen.clone(),
             log_level: args.log_level.clone(),
+            allow_root: args.allow_root,
             cwd: cwd.to_owned(),
         }
     }
@@ -42,12 +44,7 @@ impl Source {
     pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
         let (text, stem, dir) = match &self.file {
             Some(path) => {
-                let problem = |what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
-                if path.is_dir() {
-                    return Err(problem("it is a folder; -c takes a file".to_owned()));
-                }
-                let bytes = std::fs::read(path).map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
-                let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
+                let text = read_text(path)?;
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 // By its real place: a symlink may be switched to another folder with other files beside it.
                 let real = path.canonicalize().unwrap_or_else(|_| path.clone());
@@ -73,8 +70,15 @@ impl Source {
         };
         let var = |name: &str| std::env::var(name).ok();
         let find_program = |name: &str, path: Option<&str>| spawn::find_program(name, path);
-        let around = Surroundings { var: &var, find_program: &find_program, is_dir: &Path::is_dir };
-        let input = Input { file: self.file.clone(), stem, dir, text: &text, log_dir: paths::log_dir() };
+        let around = Surroundings {
+            var: &var,
+            find_program: &find_program,
+            is_dir: &Path::is_dir,
+            account: &accounts::find,
+            uid: nix::unistd::Uid::effective().as_raw(),
+        };
+        let parts = self.file.as_deref().map_or(Ok(Vec::new()), parts)?;
+        let input = Input { file: self.file.clone(), stem, dir, text: &text, parts, log_dir: paths::log_dir() };
         config::load(&input, &self.given(), &around)
     }
 
@@ -104,11 +108,58 @@ impl Source {
             name: choose(self.name.clone(), "--name", "MCP_NAME"),
             listen,
             log_level: choose(self.log_level.clone(), "--log-level", "MCP_LOG_LEVEL"),
+            allow_root: match self.allow_root {
+                true => Some((true, Origin::Flag("--allow-root"))),
+                false => {
+                    env("MCP_ALLOW_ROOT").map(|v| (v == "1" || v == "true", Origin::Environment("MCP_ALLOW_ROOT")))
+                }
+            },
             ws_ping_interval: env("WS_PING_INTERVAL"),
             ws_ping_timeout: env("WS_PING_TIMEOUT"),
             ws_max_size: env("WS_MAX_SIZE"),
         }
     }
+}
+
+/// The instance files of a folder, and the drop-ins beside an instance file: what ends in `.ron` and is not hidden, in
+/// order.
+pub fn ron_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|n| n.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|e| e == "ron") && !path.is_dir() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// `NAME.d/*.ron` beside `NAME.ron`: a server each. One that cannot be read is a problem, and never silently left out.
+fn parts(file: &Path) -> Result<Vec<Part>, Vec<Problem>> {
+    let dir = file.with_extension("d");
+    let problem = |path: &Path, what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
+    let paths = match ron_files(&dir) {
+        Ok(paths) => paths,
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(e) => return Err(problem(&dir, format!("cannot read the folder: {}", plain(&e)))),
+    };
+    let read = |path: PathBuf| {
+        let text = read_text(&path)?;
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Part { dir: real.parent().unwrap_or(Path::new("/")).to_owned(), path, name, text })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+fn read_text(path: &Path) -> Result<String, Vec<Problem>> {
+    let problem = |what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
+    let bytes = std::fs::read(path).map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
+    String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))
 }
 
 /// Problems as they are printed, a line each.

@@ -166,8 +166,15 @@ impl Place {
 
     /// The status file, if it can be read and understood.
     fn status(&self, name: &str) -> Option<Status> {
-        let text = std::fs::read_to_string(self.status_file(name)).ok()?;
-        serde_json::from_str(&text).ok()
+        // Where it cannot be replaced as a whole, it may be read while it is written.
+        for _ in 0..5 {
+            let text = std::fs::read_to_string(self.status_file(name)).ok()?;
+            if let Ok(status) = serde_json::from_str(&text) {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
     }
 
     /// Asks the daemon to write its status and waits for it, up to a second.

@@ -14,12 +14,13 @@ use futures_lite::FutureExt;
 use log::{debug, info, warn};
 
 use super::link::{Link, exit_text};
+use super::pulse::hung;
 use super::server::Server;
 use super::session::Session;
 use super::supervisor::{self, StartFailure, chance, round};
 use super::wait::{Flag, sleep, until, within};
 use crate::model::config::Mode;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::Envelope;
 use crate::model::restart::{Ended, History, Next};
 use crate::model::text::duration;
@@ -170,7 +171,19 @@ impl Exclusive {
                         self.end.wait().or(self.quiet_renewal(server, session)).await;
                         None
                     };
-                    match exited.or(over).await {
+                    let config = self.config();
+                    let hung = async {
+                        hung(&link, config.health.as_ref()).await;
+                        Some(Ended::NotReady)
+                    };
+                    match exited.or(over).or(hung).await {
+                        Some(Ended::NotReady) if !link.is_dead() => {
+                            let text = "it does not answer pings and is replaced".to_owned();
+                            link.fail_all(jsonrpc::INTERNAL_ERROR, &format!("server '{}': {text}", server.name));
+                            self.state().link = None;
+                            link.stop(&Stop { stdin: Duration::ZERO, ..config.stop.clone() }).await;
+                            StartFailure { how: Ended::NotReady, text, refused: false }
+                        }
                         Some(how) => {
                             link.gone().await;
                             StartFailure { how, text: link.exit_text(), refused: false }

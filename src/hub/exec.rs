@@ -215,11 +215,12 @@ impl Executor {
             let spec = Spec {
                 program: program.clone(),
                 args,
-                env: environment(&config.pass_env, config.env.iter(), &mark),
+                env: environment(&config.pass_env, config.env.iter(), config.confine.account.as_ref(), &mark),
                 cwd: config.cwd.clone(),
                 stdin: false,
                 umask: hub.config().umask.0,
                 nofile: hub.boot.nofile,
+                confine: config.confine.clone(),
             };
             info!("server '{}': runs {}", me.name, program.display());
             let result = match hub.boot.spawner.spawn(spec).await {

@@ -10,7 +10,10 @@ mod modern;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,7 +30,7 @@ use super::listen::Listen;
 use super::outbox::{ByteQueue, NotQueued, Outbox};
 use super::server::Server;
 use super::session::Session;
-use super::wait::{Flag, sleep, within};
+use super::wait::{Flag, millis, sleep, within};
 use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::{self, Envelope};
 use crate::model::ids::{self, Table};
@@ -85,6 +88,9 @@ pub struct Link {
     /// We asked it to end.
     stopping: AtomicBool,
     ticking: AtomicBool,
+    /// When it last said anything, and when a client last had anything to do with it ([`millis`]).
+    heard_at: AtomicU64,
+    used_at: AtomicU64,
 }
 
 #[derive(Default)]
@@ -163,6 +169,8 @@ impl Link {
             ended: OnceLock::new(),
             stopping: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
+            heard_at: AtomicU64::new(millis()),
+            used_at: AtomicU64::new(millis()),
         });
         let mut tasks = Vec::new();
         if let Some(stdin) = stdin {
@@ -183,6 +191,10 @@ impl Link {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
+    pub fn request_timeout(&self) -> Duration {
+        self.config().request_timeout
+    }
+
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -195,6 +207,19 @@ impl Link {
     /// Requests of clients that are unanswered.
     pub fn waiting(&self) -> usize {
         self.pending().waiting.iter().filter(|(_, w)| matches!(w, Waiting::Client { .. })).count()
+    }
+
+    /// How long it has said nothing at all.
+    pub fn silent_for(&self) -> Duration {
+        Duration::from_millis(millis().saturating_sub(self.heard_at.load(Relaxed)))
+    }
+
+    /// How long no client has had anything to do with it.
+    pub fn unused_for(&self) -> Duration {
+        match self.waiting() {
+            0 => Duration::from_millis(millis().saturating_sub(self.used_at.load(Relaxed))),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The process has ended, or has closed its input and is about to: whoever has a request should ask for the next
@@ -236,6 +261,7 @@ impl Link {
             self.not_queued(call, why);
             return None;
         }
+        self.used_at.store(millis(), Relaxed);
         let config = self.config();
         let deadline = now + config.request_timeout;
         let latest = now + config.request_max.max(config.request_timeout);

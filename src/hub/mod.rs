@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod call;
 pub mod counters;
+pub mod events;
 pub mod exclusive;
 pub mod exec;
 pub mod lines;
@@ -12,6 +13,7 @@ pub mod link;
 pub mod listen;
 pub mod modern;
 pub mod outbox;
+pub mod pulse;
 pub mod reload;
 pub mod replay;
 pub mod route;
@@ -108,6 +110,7 @@ pub struct Hub {
     streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
     /// Children that were replaced or removed by a reload, and still have requests to finish.
     retiring: Mutex<Vec<Retiring>>,
+    events: events::Events,
     change: Event,
     change_count: AtomicU64,
 }
@@ -132,6 +135,7 @@ impl Hub {
             cut: Flag::default(),
             streams: Mutex::default(),
             retiring: Mutex::default(),
+            events: events::Events::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),
         })
@@ -183,7 +187,8 @@ impl Hub {
     /// Required servers that are not ready, each with the reason.
     pub fn not_ready(&self) -> Vec<String> {
         let servers = self.servers();
-        let missing = servers.iter().filter(|s| s.required() && s.phase() != ServerState::Ready);
+        let missing =
+            servers.iter().filter(|s| s.required() && !matches!(s.phase(), ServerState::Ready | ServerState::Idle));
         let say = |s: &Arc<Server>| match s.condition() {
             (phase, Some(why)) => format!("server '{}' is {phase}: {why}", s.name),
             (phase, None) => format!("server '{}' is {phase}", s.name),

@@ -270,7 +270,7 @@ impl Server {
     /// Waits until the server is ready, or is not going to be.
     pub async fn settled(&self) -> Result<(), String> {
         let check = || match self.condition() {
-            (ServerState::Ready, _) => Some(Ok(())),
+            (ServerState::Ready | ServerState::Unhealthy | ServerState::Idle, _) => Some(Ok(())),
             (ServerState::Failed | ServerState::Backoff | ServerState::Stopped, why) => {
                 Some(Err(why.unwrap_or_default()))
             }
@@ -340,6 +340,12 @@ impl Server {
             sessions.retain(own);
         }
         sessions
+    }
+
+    /// Whether a child keeps something for a client that waits to be told: then it is in use without a request.
+    pub fn is_watched(&self, link: &Link) -> bool {
+        let mut sessions = self.sessions_of(link).into_iter();
+        sessions.any(|s| !s.listens().is_empty() || (!link.is_modern() && s.has_subscriptions()))
     }
 
     /// A message that concerns every client of a child, such as `list_changed`.
@@ -437,11 +443,18 @@ impl Drop for Waits {
     }
 }
 
-/// The child of a slot, or why there will be none.
+/// The child of a slot, or why there will be none. One that rests is called.
 fn ready(slot: &Slot) -> Option<Result<Arc<Link>, String>> {
     if let Some(link) = slot.link() {
         return Some(Ok(link));
     }
-    let down = matches!(slot.phase().0, ServerState::Failed | ServerState::Stopping | ServerState::Stopped);
+    let down = match slot.phase().0 {
+        ServerState::Failed | ServerState::Stopped => true,
+        ServerState::Stopping => slot.supervisor.is_retired(),
+        _ => false,
+    };
+    if !down {
+        slot.supervisor.want();
+    }
     down.then(|| Err(slot.trouble()))
 }

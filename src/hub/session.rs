@@ -337,6 +337,10 @@ impl Session {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
     }
 
+    pub fn has_subscriptions(&self) -> bool {
+        !self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     pub fn all_subscriptions(&self) -> Vec<String> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }

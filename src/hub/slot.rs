@@ -34,6 +34,30 @@ struct State {
     link: Option<Arc<Link>>,
     phase: ServerState,
     reason: Option<String>,
+    /// The trouble that somebody was told of, or would like to be told the end of.
+    trouble: Option<ServerState>,
+}
+
+impl State {
+    /// What is worth telling of the way to another state.
+    fn news(&mut self, phase: ServerState) -> Option<&'static str> {
+        match phase {
+            ServerState::Failed | ServerState::Unhealthy => {
+                let before = self.trouble.replace(phase);
+                let event = if phase == ServerState::Failed { "server-failed" } else { "server-unhealthy" };
+                (before != Some(phase)).then_some(event)
+            }
+            ServerState::Backoff => {
+                self.trouble.get_or_insert(phase);
+                None
+            }
+            ServerState::Ready => match self.trouble.take()? {
+                ServerState::Backoff => Some("server-restarted"),
+                _ => Some("server-recovered"),
+            },
+            _ => None,
+        }
+    }
 }
 
 impl Slot {
@@ -43,7 +67,7 @@ impl Slot {
             wish,
             label: format!("server '{}'{place}", server.name),
             server: Arc::downgrade(server),
-            state: Mutex::new(State { link: None, phase: ServerState::Starting, reason: None }),
+            state: Mutex::new(State { link: None, phase: ServerState::Starting, reason: None, trouble: None }),
         })
     }
 
@@ -97,6 +121,10 @@ impl Slot {
         // A slot that was replaced goes down in silence: the server is spoken for by another.
         let server = self.server.upgrade().filter(|s| s.has(self));
         let Some(server) = server else { return };
+        let news = self.state().news(phase);
+        if let Some(event) = news {
+            server.hub.tell(event, Some(&server.name), reason.as_deref());
+        }
         match (phase, reason) {
             (ServerState::Failed | ServerState::Backoff, Some(why)) => warn!("{} is {phase}: {why}", self.label),
             (_, Some(why)) => info!("{} is {phase}: {why}", self.label),

@@ -9,6 +9,8 @@ use crate::sys::spawn::{Spec, Started};
 /// What the main thread is asked to do.
 pub enum Job {
     Spawn(Box<Spec>, async_channel::Sender<io::Result<Started>>),
+    /// Answer: the thread is well.
+    Echo(async_channel::Sender<()>),
     /// End the program.
     Exit(Exit),
 }
@@ -31,6 +33,14 @@ impl Spawner {
         receiver.recv().await.map_err(|_| gone())?
     }
 
+    /// Waits for a sign of life of the main thread.
+    pub async fn echo(&self) {
+        let (sender, receiver) = async_channel::bounded(1);
+        if self.0.send(Job::Echo(sender)).is_ok() {
+            let _ = receiver.recv().await;
+        }
+    }
+
     pub fn exit(&self, exit: Exit) {
         let _ = self.0.send(Job::Exit(exit));
     }
@@ -42,6 +52,9 @@ pub fn serve(jobs: &mpsc::Receiver<Job>) -> Exit {
         match jobs.recv() {
             Ok(Job::Spawn(spec, answer)) => {
                 let _ = answer.send_blocking(crate::sys::spawn::spawn(&spec));
+            }
+            Ok(Job::Echo(answer)) => {
+                let _ = answer.send_blocking(());
             }
             Ok(Job::Exit(exit)) => return exit,
             Err(_) => return Exit::Software,

@@ -1,8 +1,9 @@
 //! Waiting: one-way flags, and limits on how long.
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use event_listener::Event;
@@ -54,6 +55,12 @@ pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option
         None
     };
     work.or(limit).await
+}
+
+/// Milliseconds of the monotonic clock since the first call: a time that fits in an atomic number.
+pub fn millis() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    FIRST.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
 pub async fn sleep(time: Duration) {

@@ -31,6 +31,9 @@ impl Instance {
                 return;
             }
             self.enter(InstanceState::Reloading);
+            if let Some(notifier) = &self.notifier {
+                notifier.reloading();
+            }
             let outcome = self.reload(&net).await;
             {
                 let mut life = self.life();
@@ -42,6 +45,7 @@ impl Instance {
                     }
                     Err(text) => {
                         error!("reload refused, still running the old configuration: {text}");
+                        self.hub.tell("reload-refused", None, Some(&text));
                         (false, text)
                     }
                 };
@@ -52,6 +56,10 @@ impl Instance {
                 }
             }
             self.hub.changed();
+            if let Some(notifier) = &self.notifier {
+                // Also after a refusal: it serves, and the status says with what.
+                notifier.ready(&self.in_a_line());
+            }
         }
     }
 
@@ -79,7 +87,7 @@ impl Instance {
         if renamed {
             plan.restart_needed.push("name");
         }
-        let opened = net.open(&plan.open, &plan.close).await.map_err(|failure| failure.text)?;
+        let opened = net.open(&plan.open, new.next_ports, &plan.close).await.map_err(|failure| failure.text)?;
         if self.log.path().is_some_and(|path| path != new.log.file) {
             logging::open(&new.log.file)
                 .map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;

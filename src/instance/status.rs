@@ -1,8 +1,8 @@
 //! What the instance says of itself: the status document, as a file and live.
 
-use std::fs::Permissions;
+use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -11,10 +11,10 @@ use log::warn;
 use nix::unistd::Pid;
 
 use super::Instance;
-use crate::hub::wait::sleep;
+use crate::hub::wait::{sleep, within};
 use crate::model::exit::plain;
-use crate::model::status::{InstanceState, Status};
-use crate::model::text::count;
+use crate::model::status::{InstanceState, ServerState, Status};
+use crate::model::text::{count, printable};
 use crate::net::admin::Admin;
 use crate::sys::process;
 
@@ -86,11 +86,61 @@ impl Instance {
         }
     }
 
+    /// How it goes, in a line, for a service manager.
+    pub(super) fn in_a_line(&self) -> String {
+        let servers = self.hub.servers();
+        let (state, refused) = {
+            let life = self.life();
+            (life.state, life.last_reload.clone().filter(|r| !r.ok))
+        };
+        let ready = servers.iter().filter(|s| matches!(s.phase(), ServerState::Ready | ServerState::Idle)).count();
+        let mut text = match state {
+            InstanceState::Ready => format!("serving: {ready} of {} ready", count(servers.len(), "server")),
+            other => other.to_string(),
+        };
+        for why in self.hub.not_ready() {
+            text.push_str("; ");
+            text.push_str(&why);
+        }
+        if let Some(refused) = refused {
+            text.push_str("; the last reload was refused: ");
+            text.push_str(&refused.text);
+        }
+        printable(&text, 500)
+    }
+
+    /// Tells the service manager's watchdog that all threads are well: the tasks by running this, the main thread by
+    /// answering.
+    pub(super) async fn feed_watchdog(self: Arc<Self>) {
+        let Some((notifier, limit)) = self.notifier.as_ref().and_then(|n| Some((n, n.watchdog()?))) else { return };
+        loop {
+            sleep(limit / 3).await;
+            if within(limit / 3, self.hub.boot.spawner.echo()).await.is_some() {
+                notifier.alive();
+            }
+        }
+    }
+
     pub(super) async fn write_status(self: Arc<Self>) {
         let mut seen = 0;
         let mut failed = false;
+        let mut told = String::new();
+        let mut degraded = false;
         loop {
             seen = self.hub.change_after(seen).await;
+            let missing = if self.life().state == InstanceState::Ready { self.hub.not_ready() } else { Vec::new() };
+            if missing.is_empty() == degraded && self.life().state == InstanceState::Ready {
+                degraded = !degraded;
+                let event = if degraded { "instance-degraded" } else { "instance-recovered" };
+                self.hub.tell(event, None, Some(&missing.join("; ")).filter(|_| degraded).map(String::as_str));
+            }
+            if let Some(notifier) = &self.notifier {
+                let line = self.in_a_line();
+                if line != told {
+                    notifier.status(&line);
+                    told = line;
+                }
+            }
             if !self.write_now.swap(false, SeqCst) {
                 sleep(SETTLE).await;
             }
@@ -115,22 +165,36 @@ impl Instance {
             return Ok(());
         }
         let status = self.status();
-        let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)?;
+        let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)? + "\n";
         let number = self.written.fetch_add(1, SeqCst);
         let temporary = self.status_path.with_extension(format!("status.{number}"));
-        let written = std::fs::write(&temporary, text + "\n")
+        let written = std::fs::write(&temporary, &text)
             .and_then(|()| std::fs::set_permissions(&temporary, Permissions::from_mode(0o644)))
             .and_then(|()| std::fs::rename(&temporary, &self.status_path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary);
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => self.rewrite(&text),
+            Err(e) => {
+                let _ = std::fs::remove_file(&temporary);
+                Err(e)
+            }
+            Ok(()) => Ok(()),
         }
-        written
+    }
+
+    /// Where privileges were dropped, the folder may be another's, and only the file is ours: then it is written in place,
+    /// in one piece. Readers try again if they come in between.
+    fn rewrite(&self, text: &str) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.status_path)?;
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.set_len(text.len() as u64)
     }
 
     /// Removes the status file; the PID file goes with the lock.
     pub fn remove_files(&self) {
         *self.files_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        let _ = std::fs::remove_file(&self.status_path);
+        if std::fs::remove_file(&self.status_path).is_err() {
+            let _ = OpenOptions::new().write(true).truncate(true).open(&self.status_path);
+        }
     }
 
     /// Gives up the lock and removes the PID file: from now on the instance is not running.

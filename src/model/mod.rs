@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod exit;
 pub mod ids;
 pub mod jsonrpc;
+pub mod life;
 pub mod mcp;
 pub mod meter;
 pub mod modern;

@@ -39,6 +39,9 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
         group.push(name.clone());
     }
     plan.remove = old.servers.keys().filter(|n| !new.servers.contains_key(*n)).cloned().collect();
+    if old.account != new.account {
+        plan.restart_needed.push("user, group");
+    }
     let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.listen.iter().collect(), new.listen.iter().collect());
     plan.open = is.difference(&was).map(|l| (*l).clone()).collect();
     plan.close = was.difference(&is).map(|l| (*l).clone()).collect();
@@ -49,8 +52,8 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
 fn same_process(old: &Kind, new: &Kind) -> bool {
     match (old, new) {
         (Kind::Stdio(a), Kind::Stdio(b)) => {
-            (&a.program, &a.args, &a.env, &a.pass_env, &a.cwd, &a.sharing)
-                == (&b.program, &b.args, &b.env, &b.pass_env, &b.cwd, &b.sharing)
+            (&a.program, &a.args, &a.env, &a.pass_env, &a.cwd, &a.sharing, &a.confine)
+                == (&b.program, &b.args, &b.env, &b.pass_env, &b.cwd, &b.sharing, &b.confine)
         }
         (Kind::Exec(_), Kind::Exec(_)) => true,
         _ => false,
@@ -89,9 +92,15 @@ mod tests {
     use crate::model::config::{Given, Input, Surroundings, load};
 
     fn config(text: &str) -> Config {
-        let around =
-            Surroundings { var: &|_| None, find_program: &|n, _| Some(format!("/bin/{n}").into()), is_dir: &|_| true };
-        let input = Input { file: None, stem: "t".into(), dir: "/".into(), text, log_dir: "/log".into() };
+        let around = Surroundings {
+            var: &|_| None,
+            find_program: &|n, _| Some(format!("/bin/{n}").into()),
+            is_dir: &|_| true,
+            account: &|_, _| Err("nobody".to_owned()),
+            uid: 1000,
+        };
+        let input =
+            Input { file: None, stem: "t".into(), dir: "/".into(), text, parts: Vec::new(), log_dir: "/log".into() };
         load(&input, &Given::default(), &around).unwrap().config
     }
 

@@ -24,6 +24,10 @@ pub enum InstanceState {
 pub enum ServerState {
     Starting,
     Ready,
+    /// It does not answer pings; see `reason`.
+    Unhealthy,
+    /// Not started, or stopped, because nobody needs it; the next request starts it.
+    Idle,
     /// Ended, and waiting to be started again.
     Backoff,
     /// Ended too often, or for good; see `reason`.

@@ -6,17 +6,21 @@ use std::os::unix::net::UnixListener;
 use std::sync::{Mutex, PoisonError};
 
 use async_io::Async;
+use log::warn;
 
 use super::stream::Conn;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::listen::{self, Socket, SocketFile};
 
-/// Opens a listener. `share` lets it overlap with one of our own, see [`listen::share_port`].
-pub fn open(at: &Listen, share: bool) -> Result<Socket, Failure> {
+/// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
+/// our own, see [`listen::share_port`].
+pub fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
     let opened = match at {
-        Listen::Tcp { host, port } => listen::tcp(host, *port, share),
+        Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
+        Listen::Tcp { host, port } => tcp(host, *port, next, share),
         Listen::Unix(path) => listen::unix(path),
+        Listen::Passed(_) => Err(io::Error::other("no socket of that name was passed by the service manager")),
     };
     opened.map_err(|e| {
         let exit = match e.kind() {
@@ -31,6 +35,25 @@ pub fn open(at: &Listen, share: bool) -> Result<Socket, Failure> {
     })
 }
 
+fn tcp(host: &str, port: u16, next: u16, share: bool) -> io::Result<Socket> {
+    let taken = match listen::tcp(host, port, share) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && next > 0 => plain(&e),
+        outcome => return outcome,
+    };
+    for other in (port..=port.saturating_add(next)).skip(1) {
+        match listen::tcp(host, other, share) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            Ok(socket) => {
+                warn!("{host}:{port}: {taken}; port {other} is used in its place (port_conflict)");
+                return Ok(socket);
+            }
+            other => return other,
+        }
+    }
+    let why = format!("{taken}, and the {next} ports after it are in use too (port_conflict)");
+    Err(io::Error::new(io::ErrorKind::AddrInUse, why))
+}
+
 /// A listening socket on the reactor.
 pub enum Door {
     Tcp(Async<TcpListener>),
@@ -41,7 +64,7 @@ impl Door {
     pub fn new(socket: Socket) -> io::Result<Door> {
         Ok(match socket {
             Socket::Tcp(listener) => Door::Tcp(Async::new(listener)?),
-            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Mutex::new(Some(file))),
+            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Mutex::new(file)),
         })
     }
 

@@ -99,7 +99,7 @@ impl Net {
 
     /// Opens the sockets of a new configuration while those of the old one are still open, and nothing if one of them
     /// cannot be. The addresses that are about to be closed are in nobody's way, also where they overlap.
-    pub async fn open(&self, new: &[Listen], closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
+    pub async fn open(&self, new: &[Listen], next: u16, closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
         let leaving: Vec<_> = {
             let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
             listeners.iter().filter(|l| closing.contains(&l.at)).map(|l| l.door.clone()).collect()
@@ -111,7 +111,7 @@ impl Net {
                 let own: Vec<_> =
                     leaving.iter().filter(|door| door.port().is_some() && door.port() == at.port()).collect();
                 own.iter().for_each(|door| door.share_port(true));
-                let socket = door::open(at, !own.is_empty());
+                let socket = door::open(at, next, !own.is_empty());
                 own.iter().for_each(|door| door.share_port(false));
                 Ok((at.clone(), socket?))
             };

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
@@ -14,6 +14,7 @@ use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
 
 use super::fds::{self, Inherited};
 use super::signals;
+use crate::model::config::Account;
 use crate::model::exit::{Exit, Failure};
 
 /// The end of the pipe that says how the start went. In the foreground there is no pipe.
@@ -27,11 +28,12 @@ pub enum Side {
     Daemon(Readiness),
 }
 
-/// Steps 1 to 3 for every start: standard streams open, inherited descriptors and signals put in order.
+/// Steps 1 to 3 for every start: standard streams open, inherited descriptors (but those to `keep`) and signals put in
+/// order.
 ///
 /// Rust's runtime has opened 0 to 2 already where they were closed.
-pub fn clean_slate(foreground: bool) -> io::Result<()> {
-    fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, &[])?;
+pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
+    fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, keep)?;
     signals::reset(false)
 }
 
@@ -132,6 +134,17 @@ fn say(pipe: &mut File, code: u8, text: &str) -> io::Result<()> {
 pub fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     Ok(())
+}
+
+/// The environment of another user, for what the daemon and its children take from there. Call it while the process has
+/// one thread.
+pub fn set_home(account: &Account) {
+    for (name, value) in
+        [("HOME", account.home.as_os_str()), ("USER", account.name.as_ref()), ("LOGNAME", account.name.as_ref())]
+    {
+        // SAFETY: the process has a single thread.
+        unsafe { std::env::set_var(name, value) };
+    }
 }
 
 /// How many threads this process has.

@@ -23,7 +23,8 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// With its file, unless that is somebody else's.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a Unix socket, which goes with its listener.
@@ -98,10 +99,18 @@ pub fn unix(path: &Path) -> io::Result<Socket> {
     let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
     listener.set_nonblocking(true)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(Socket::Unix(listener, file))
+    Ok(Socket::Unix(listener, Some(file)))
 }
 
 impl Socket {
+    /// Reachable from this machine only.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Socket::Tcp(l) => l.local_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback()),
+            Socket::Unix(..) => true,
+        }
+    }
+
     /// Where it listens, as a URL's beginning; the port is the real one where 0 was asked for.
     pub fn url(&self) -> String {
         match self {

@@ -2,10 +2,13 @@
 //!
 //! Nothing here knows a configuration, a server or a session; a caller hands in paths, marks and numbers.
 
+pub mod accounts;
 pub mod become_daemon;
 pub mod fds;
 pub mod guard;
 pub mod listen;
+pub mod notify;
+pub mod passed;
 pub mod paths;
 pub mod pidfd;
 pub mod pidfile;

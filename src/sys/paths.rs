@@ -34,6 +34,14 @@ pub fn log_dir() -> PathBuf {
     absolute("MCP_LOG_DIR").unwrap_or_else(own_log_dir)
 }
 
+/// The folder of instance files: /etc/mcp for root, $XDG_CONFIG_HOME/mcp for others.
+pub fn config_dir() -> PathBuf {
+    match Uid::effective().is_root() {
+        true => PathBuf::from("/etc/mcp"),
+        false => absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home().join(".config")).join("mcp"),
+    }
+}
+
 fn own_log_dir() -> PathBuf {
     match Uid::effective().is_root() {
         true => PathBuf::from("/var/log/mcp"),

@@ -138,7 +138,7 @@ fn number(file: &File) -> Option<Pid> {
 /// What a PID file says of its instance.
 #[derive(Debug)]
 pub enum Probe {
-    /// There is no file.
+    /// There is no file, or one that was emptied in place of being removed.
     Absent,
     /// There is a file, and nobody holds its lock.
     Stale,
@@ -161,6 +161,8 @@ pub fn probe(path: &Path) -> io::Result<Probe> {
     let pid = number(&file);
     let handle = pid.map(PidFd::open);
     let file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        // Emptied by a daemon that could not remove it.
+        Ok(file) if file.metadata()?.len() == 0 => return Ok(Probe::Absent),
         Ok(_) => return Ok(Probe::Stale),
         Err((file, Errno::EWOULDBLOCK)) => file,
         Err((_, e)) => return Err(e.into()),

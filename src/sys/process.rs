@@ -25,6 +25,11 @@ pub fn lives(pid: Pid) -> bool {
     stat(pid).is_some_and(|s| s[0] != "Z")
 }
 
+/// Whether a process was stopped by a signal.
+pub fn is_stopped(pid: Pid) -> bool {
+    stat(pid).is_some_and(|s| s[0] == "T")
+}
+
 /// The fields of /proc/PID/stat behind the name, which may itself hold spaces and brackets; index 0 is the state.
 fn stat(pid: Pid) -> Option<Vec<String>> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

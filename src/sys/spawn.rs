@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::pidfd::PidFd;
 use super::{reap, signals};
+use crate::model::config::Confine;
 
 /// What to start. The environment is exactly `env`.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Spec {
     pub umask: u32,
     /// The soft limit of open files; programs that use select(2) break with more than they expect.
     pub nofile: u64,
+    /// As whom it runs and what it may take.
+    pub confine: Confine,
 }
 
 /// A started child with our ends of its pipes.
@@ -47,8 +50,8 @@ pub fn spawn(spec: &Spec) -> io::Result<Started> {
     command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     command.current_dir(spec.cwd.as_deref().unwrap_or(Path::new("/")));
-    let (daemon, umask, nofile) = (Pid::this(), spec.umask, spec.nofile);
-    let prepare = move || prepare(daemon, umask, nofile);
+    let inside = Inside::new(spec);
+    let prepare = move || inside.prepare();
     // SAFETY: `prepare` makes only async-signal-safe calls and allocates nothing.
     unsafe { command.pre_exec(prepare) };
     let (pid, mut child) = reap::knowing(|| {
@@ -76,27 +79,81 @@ pub fn end_unwatched(pid: Pid) {
     reap::forget(pid);
 }
 
-/// Runs in the child between fork and exec.
-fn prepare(daemon: Pid, umask: u32, nofile: u64) -> io::Result<()> {
-    // Rust hands on masks and SIG_IGN (measured): a child with SIGTERM blocked could only be killed.
-    signals::reset(true)?;
-    let limit = libc::rlimit { rlim_cur: nofile, rlim_max: 0 };
-    // SAFETY: umask, getrlimit, setrlimit and prctl with valid pointers; all async-signal-safe in practice (plain
-    // system calls).
-    unsafe {
-        libc::umask(umask);
-        let mut now: libc::rlimit = std::mem::zeroed();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut now) == 0 {
-            now.rlim_cur = limit.rlim_cur.min(now.rlim_max);
-            libc::setrlimit(libc::RLIMIT_NOFILE, &now);
+/// What is done in the child between fork and exec, computed ahead: nothing may be allocated there.
+struct Inside {
+    daemon: Pid,
+    umask: u32,
+    /// Soft and hard value of each limit; None for the hard one leaves it as it is.
+    limits: Vec<(libc::__rlimit_resource_t, libc::rlim_t, Option<libc::rlim_t>)>,
+    /// Groups, group and user.
+    account: Option<(Vec<libc::gid_t>, libc::gid_t, libc::uid_t)>,
+    no_new_privs: bool,
+}
+
+impl Inside {
+    fn new(spec: &Spec) -> Inside {
+        let wanted = &spec.confine.limits;
+        let mut limits = vec![match wanted.nofile {
+            Some(n) => (libc::RLIMIT_NOFILE, n.into(), Some(n.into())),
+            None => (libc::RLIMIT_NOFILE, spec.nofile, None),
+        }];
+        limits.extend(wanted.memory.map(|size| (libc::RLIMIT_DATA, size.0, Some(size.0))));
+        limits.extend(wanted.processes.map(|n| (libc::RLIMIT_NPROC, n.into(), Some(n.into()))));
+        // At the soft limit comes SIGXCPU, at the hard one SIGKILL (setrlimit(2)).
+        limits.extend(wanted.cpu.map(|d| (libc::RLIMIT_CPU, d.as_secs().max(1), Some(d.as_secs().max(1) + 1))));
+        let account = spec.confine.account.as_ref().filter(|a| a.uid != nix::unistd::Uid::effective().as_raw());
+        Inside {
+            daemon: Pid::this(),
+            umask: spec.confine.umask.map_or(spec.umask, |m| m.0),
+            limits,
+            account: account.map(|a| (a.groups.clone(), a.gid, a.uid)),
+            no_new_privs: spec.confine.no_new_privs,
         }
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
     }
-    // The daemon may have died before PDEATHSIG was set.
-    if nix::unistd::getppid() != daemon {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+
+    /// Async-signal-safe: plain system calls only.
+    fn prepare(&self) -> io::Result<()> {
+        // Rust hands on masks and SIG_IGN (measured): a child with SIGTERM blocked could only be killed.
+        signals::reset(true)?;
+        for (resource, soft, hard) in &self.limits {
+            // SAFETY: getrlimit and setrlimit with valid pointers.
+            let done = unsafe {
+                let mut now: libc::rlimit = std::mem::zeroed();
+                libc::getrlimit(*resource, &mut now);
+                now.rlim_max = hard.map_or(now.rlim_max, |hard| hard.min(now.rlim_max));
+                now.rlim_cur = (*soft).min(now.rlim_max);
+                libc::setrlimit(*resource, &now)
+            };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if let Some((groups, gid, uid)) = &self.account {
+            // The kernel's own calls, groups first: those of libc would tell threads that do not exist here.
+            // SAFETY: the pointer is to as many groups as are said to be there.
+            let done = unsafe {
+                libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0
+                    && libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid) == 0
+                    && libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid) == 0
+            };
+            if !done {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: umask and prctl with integers. PR_SET_PDEATHSIG comes after the user has changed, which resets it.
+        unsafe {
+            libc::umask(self.umask);
+            if self.no_new_privs {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            }
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+        }
+        // The daemon may have died before PDEATHSIG was set.
+        if nix::unistd::getppid() != self.daemon {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Signals a child's whole process group, and wakes its stopped members so that they can receive it.

@@ -15,6 +15,8 @@ static OUT: Mutex<()> = Mutex::new(());
 static IGNORE_EOF: AtomicBool = AtomicBool::new(false);
 static ASKER: Mutex<Value> = Mutex::new(Value::Null);
 static ERA: OnceLock<bool> = OnceLock::new();
+/// Pings that are left unanswered.
+static SULKS: AtomicU64 = AtomicU64::new(0);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn say(line: &str) {
@@ -92,6 +94,11 @@ fn main() {
             loop {
                 std::thread::park();
             }
+        }
+        // One thing at a time, as many servers work: meanwhile nothing is read.
+        if message["params"]["name"] == "hog" {
+            answer(&message, &line);
+            continue;
         }
         // What changes its state, in order.
         if message["method"].as_str().is_some_and(|m| m.starts_with("resources/")) {
@@ -176,6 +183,9 @@ fn answer(message: &Value, line: &str) {
         Some("notifications/cancelled") => eprintln!("cancelled {}", message["params"]["requestId"]),
         Some("notifications/initialized") if flag("--reply-to-notification").is_some() => {
             say(r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"Method not found"}}"#);
+        }
+        Some("ping") if SULKS.load(SeqCst) > 0 => {
+            SULKS.fetch_sub(1, SeqCst);
         }
         Some("ping") => error(id, -32601, "Method not found"),
         Some(_) if !id.is_null() => error(id, -32601, "Method not found"),
@@ -285,7 +295,11 @@ fn call(id: &Value, params: &Value, line: &str) {
         // The very line that came in, as a string: what arrived is what was sent.
         "raw" => text(id, line),
         "echo" => text(id, args["text"].as_str().unwrap_or("")),
-        "sleep" => {
+        "sulk" => {
+            SULKS.store(n, SeqCst);
+            text(id, "hm");
+        }
+        "hog" | "sleep" => {
             std::thread::sleep(Duration::from_millis(n));
             text(id, args["text"].as_str().unwrap_or("slept"));
         }
@@ -404,7 +418,7 @@ fn call(id: &Value, params: &Value, line: &str) {
             text(id, "asked");
         }
         "self" => {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let grab = |key: &str| status.lines().find(|l| l.starts_with(key)).unwrap_or("").to_owned();
             let fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
                 .unwrap()
@@ -423,6 +437,8 @@ fn call(id: &Value, params: &Value, line: &str) {
                     "blocked": grab("SigBlk"), "ignored": grab("SigIgn"), "fds": fds, "env": env,
                     "pid": std::process::id(), "cwd": std::env::current_dir().unwrap(),
                     "pgrp": nix::unistd::getpgrp().as_raw(), "umask": grab("Umask"), "nofile": nofile(),
+                    "uids": grab("Uid"), "gids": grab("Gid"), "groups": grab("Groups"), "nnp": grab("NoNewPrivs"),
+                    "limits": std::fs::read_to_string("/proc/self/limits").unwrap(),
                 }}),
             );
         }

@@ -78,7 +78,11 @@ impl Scratch {
     /// A program with this scratch folder's surroundings.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("MCP_RUN_DIR", self.path("run")).env("MCP_LOG_DIR", self.path("logs")).env("HOME", self.dir.path());
+        command
+            .env("MCP_RUN_DIR", self.path("run"))
+            .env("MCP_LOG_DIR", self.path("logs"))
+            .env("HOME", self.dir.path())
+            .env("MCP_ALLOW_ROOT", "1");
         for name in ["WS_PING_INTERVAL", "WS_PING_TIMEOUT", "WS_MAX_SIZE", "MCP_LISTEN", "MCP_NAME", "MCP_LOG_LEVEL"] {
             command.env_remove(name);
         }

@@ -1,6 +1,7 @@
 //! What a child says, on both of its outputs, and to whom it goes.
 
 use std::fs::File;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use crate::hub::listen::Change;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::Session;
+use crate::hub::wait::millis;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc};
@@ -25,6 +27,7 @@ impl Link {
         let mut input = Lines::new(hub.config().limits.reply.bytes());
         loop {
             let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
+            self.heard_at.store(millis(), Relaxed);
             let Some(server) = self.server.upgrade() else { break };
             while let Some(line) = if last { input.rest() } else { input.take() } {
                 match line {
@@ -108,6 +111,7 @@ impl Link {
         let waiting = e.get(&e.id).and_then(ids::number).and_then(|n| self.pending().waiting.take(n));
         match waiting {
             Some(Waiting::Client { call, .. }) => {
+                self.used_at.store(self.heard_at.load(Relaxed), Relaxed);
                 if call.opening
                     && let Some(revision) = e.get(&e.result).and_then(|r| envelope::member(r, "protocolVersion"))
                 {

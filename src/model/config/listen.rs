@@ -14,6 +14,8 @@ pub enum Listen {
         port: u16,
     },
     Unix(PathBuf),
+    /// Sockets that the service manager has opened (sd_listen_fds(3)): all, or those of one name.
+    Passed(Option<String>),
 }
 
 impl Listen {
@@ -23,14 +25,15 @@ impl Listen {
             Listen::Tcp { host, .. } => {
                 host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
             }
-            Listen::Unix(_) => true,
+            // Who passes a socket knows where it listens.
+            Listen::Unix(_) | Listen::Passed(_) => true,
         }
     }
 
     pub fn port(&self) -> Option<u16> {
         match self {
             Listen::Tcp { port, .. } => Some(*port),
-            Listen::Unix(_) => None,
+            Listen::Unix(_) | Listen::Passed(_) => None,
         }
     }
 }
@@ -47,7 +50,10 @@ impl FromStr for Listen {
                 path => Ok(Listen::Unix(path.into())),
             };
         }
-        let wrong = || format!("'{text}' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path");
+        if let Some(name) = text.strip_prefix("systemd:") {
+            return Ok(Listen::Passed(Some(name.to_owned()).filter(|n| !n.is_empty())));
+        }
+        let wrong = || format!("'{text}' is no address: write HOST:PORT, [IPV6]:PORT, unix:/path or systemd:");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| match port.parse::<u64>() {
             Ok(_) => format!("'{port}' is no port: 0 to 65535"),
@@ -69,6 +75,7 @@ impl fmt::Display for Listen {
             Listen::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Listen::Tcp { host, port } => write!(f, "{host}:{port}"),
             Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+            Listen::Passed(name) => write!(f, "systemd:{}", name.as_deref().unwrap_or("")),
         }
     }
 }
@@ -84,6 +91,8 @@ mod tests {
             ("[::1]:0", true),
             ("localhost:1", true),
             ("unix:/run/x.sock", true),
+            ("systemd:", true),
+            ("systemd:web", true),
             ("0.0.0.0:80", false),
             ("[::]:80", false),
             ("[::ffff:127.0.0.1]:80", true),

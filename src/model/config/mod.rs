@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use listen::Listen;
 pub use read::{Origin, Problem, Shown, Surroundings};
-pub use server::{Exec, Kind, Server, Stdio};
+pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
 
 use read::{Node, Reader, Section, Setting};
@@ -39,6 +39,20 @@ pub struct Config {
     pub umask: Mode,
     /// Print commands to try after a background start.
     pub hints: bool,
+    /// What the daemon itself becomes once everything is open that needs more.
+    pub account: Option<Account>,
+    /// Where an address is taken, so many of the next ports are tried.
+    pub next_ports: u16,
+    /// Addresses that others can reach are wanted.
+    pub insecure: bool,
+    pub on_event: Option<EventCommand>,
+}
+
+/// A command that is run when something happens which somebody should know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventCommand {
+    pub program: PathBuf,
+    pub args: Vec<String>,
 }
 
 /// What a peer may take.
@@ -79,6 +93,7 @@ pub struct Given {
     pub name: Option<(String, Origin)>,
     pub listen: Option<(Vec<String>, Origin)>,
     pub log_level: Option<(String, Origin)>,
+    pub allow_root: Option<(bool, Origin)>,
     pub ws_ping_interval: Option<String>,
     pub ws_ping_timeout: Option<String>,
     pub ws_max_size: Option<String>,
@@ -93,8 +108,21 @@ pub struct Input<'a> {
     /// The folder that relative paths start from.
     pub dir: PathBuf,
     pub text: &'a str,
+    /// Files that add a server each.
+    pub parts: Vec<Part>,
     /// Where `NAME.log` goes by default.
     pub log_dir: PathBuf,
+}
+
+/// A file beside the instance file with one more server (`NAME.d/*.ron`).
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub path: PathBuf,
+    /// Where relative paths in it start from.
+    pub dir: PathBuf,
+    /// The server's name.
+    pub name: String,
+    pub text: String,
 }
 
 /// A configuration with the values that led to it, for `-T`.
@@ -111,8 +139,18 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
         None => "command line".to_owned(),
     };
     let reader = Reader::new(file, input.dir.clone(), input.text, around, input.file.is_some());
-    let config = reader.root().and_then(|root| instance(&reader, root, input, given));
-    let (mut problems, shown) = reader.finish();
+    let parts: Vec<_> = input
+        .parts
+        .iter()
+        .map(|p| (p, Reader::new(p.path.display().to_string(), p.dir.clone(), &p.text, around, true)))
+        .collect();
+    let config = reader.root().and_then(|root| instance(&reader, root, input, given, &parts));
+    let (mut problems, mut shown) = reader.finish();
+    for (_, part) in parts {
+        let (more, values) = part.finish();
+        problems.extend(more);
+        shown.extend(values);
+    }
     for (what, over) in overrides(given) {
         if let Err(why) = over {
             problems.push(Problem { file: what.to_owned(), place: None, what: why });
@@ -177,7 +215,13 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn instance<'a>(reader: &Reader<'a>, root: Node<'a>, input: &Input<'a>, given: &Given) -> Option<Config> {
+fn instance<'a>(
+    reader: &Reader<'a>,
+    root: Node<'a>,
+    input: &Input<'a>,
+    given: &Given,
+    parts: &[(&'a Part, Reader<'a>)],
+) -> Option<Config> {
     let mut s = reader.section(root)?;
     let over_name = given.name.clone();
     let name = s.get_or("name", over_name, input.stem.clone());
@@ -209,14 +253,31 @@ fn instance<'a>(reader: &Reader<'a>, root: Node<'a>, input: &Input<'a>, given: &
     });
     let umask = s.get("umask", Mode(0o027));
     let hints = s.get("hints", false);
-    let servers = match s.node("servers") {
-        Some(node) => server::servers(reader, node),
+    let account = server::account(&mut s);
+    let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
+    let next_ports = port_conflict(&mut s);
+    let on_event = event_command(&mut s);
+    let node = s.node("servers");
+    let mut servers = match node {
+        Some(node) => server::servers(reader, node, !parts.is_empty()),
+        None if !parts.is_empty() => BTreeMap::new(),
         None => {
             reader.problem(root, "'servers' is missing: an instance needs at least one server");
             BTreeMap::new()
         }
     };
     s.finish();
+    for (part, reader) in parts {
+        let Some(root) = reader.root() else { continue };
+        if let Err(what) = check_name(&part.name) {
+            reader.problem(root, what);
+        }
+        if servers.contains_key(&part.name) {
+            reader.problem(root, format!("there is a server '{}' already, in the instance file", part.name));
+        }
+        servers.extend(server::one(reader, &part.name, root).map(|s| (part.name.clone(), s)));
+    }
+    check_accounts(reader, node.unwrap_or(root), &servers, account.as_ref(), allow_root);
     Some(Config {
         name,
         file: input.file.clone(),
@@ -230,7 +291,90 @@ fn instance<'a>(reader: &Reader<'a>, root: Node<'a>, input: &Input<'a>, given: &
         log,
         umask,
         hints,
+        account,
+        next_ports,
+        insecure,
+        on_event,
     })
+}
+
+/// Whether each server can run as whom it shall, and whether that is wise.
+fn check_accounts<'a>(
+    reader: &Reader<'a>,
+    at: Node<'a>,
+    servers: &BTreeMap<String, Server>,
+    own: Option<&Account>,
+    allow_root: bool,
+) {
+    let started = reader.around().uid;
+    let uid = own.map_or(started, |a| a.uid);
+    if started != 0 && uid != started {
+        reader.problem(at, "'user' of the instance: becoming another user needs root");
+        return;
+    }
+    for (name, server) in servers {
+        let wanted = server.kind.confine().account.as_ref();
+        match wanted {
+            Some(account) if uid != 0 && account.uid != uid => {
+                let why = match own {
+                    Some(own) => format!("the daemon itself becomes '{}' and cannot start it as", own.name),
+                    None => "only root can start it as".to_owned(),
+                };
+                reader.problem(at, format!("server '{name}': {why} '{}'", account.name));
+            }
+            _ if wanted.map_or(uid, |a| a.uid) == 0 && !allow_root => reader.problem(
+                at,
+                format!(
+                    "server '{name}' would run as root: set 'user', of the instance or of the server, \
+                     or say allow_root: true"
+                ),
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// `Error`, or `Next(n)`: how many ports to try after the one that is taken.
+fn port_conflict(s: &mut Section<'_, '_>) -> u16 {
+    let Some(node) = s.node("port_conflict") else {
+        s.show("port_conflict", "Error".to_owned(), Origin::Default);
+        return 0;
+    };
+    let read = |s: &Section<'_, '_>| match s.reader.variant(node) {
+        Some(("Error", None)) => Some(0),
+        Some(("Next", Some(body))) => {
+            let at = s.reader.only(body, "Next(number of ports)")?;
+            let n: u32 = s.reader.plain(at, "a number of ports")?;
+            if !(1..=1000).contains(&n) {
+                s.reader.problem(at, "Next tries 1 to 1000 ports");
+            }
+            u16::try_from(n).ok()
+        }
+        _ => {
+            s.reader.problem(node, "expected Error or Next(number of ports)");
+            None
+        }
+    };
+    let n = read(s).unwrap_or(0);
+    s.show_given("port_conflict", node, if n == 0 { "Error".to_owned() } else { format!("Next({n})") });
+    n
+}
+
+fn event_command(s: &mut Section<'_, '_>) -> Option<EventCommand> {
+    let node = s.optional("on_event");
+    let words = node.and_then(|n| server::Words::read(s.reader, n));
+    match (node, words) {
+        (Some(node), Some(server::Words(mut words))) => {
+            s.show_given("on_event", node, words.show());
+            let program = server::program(s.reader, node, &words.remove(0), None)?;
+            Some(EventCommand { program, args: words })
+        }
+        (Some(_), None) => None,
+        (None, _) => {
+            s.show("on_event", "None".to_owned(), Origin::Default);
+            None
+        }
+    }
 }
 
 fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], insecure: bool) {

@@ -14,6 +14,7 @@ use ron::extensions::Extensions;
 use ron::value::RawValue;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::server::Account;
 use crate::model::text::suggest;
 
 /// One thing that is wrong in one place; prints as `prod.ron:12:5: what`.
@@ -56,6 +57,9 @@ pub enum Shown {
     },
 }
 
+/// Finds an account by user and group.
+pub type FindAccount = dyn Fn(Option<&str>, Option<&str>) -> Result<Account, String>;
+
 /// What reading may look at outside the file. Pure: it is handed in.
 pub struct Surroundings<'e> {
     /// The environment, for `${VAR}` and `~`.
@@ -63,6 +67,10 @@ pub struct Surroundings<'e> {
     /// Finds a program as execvp(3) would, with the given PATH (or the daemon's own).
     pub find_program: &'e dyn Fn(&str, Option<&str>) -> Option<PathBuf>,
     pub is_dir: &'e dyn Fn(&Path) -> bool,
+    /// Looks up a user and a group, by name or number; without a user, the daemon's own with another group.
+    pub account: &'e FindAccount,
+    /// As whom the daemon runs: its effective user ID.
+    pub uid: u32,
 }
 
 /// One file being read.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::{Node, Reader, Section, Setting, Shown};
-use super::setting::{Size, quoted};
+use super::setting::{Mode, Size, quoted};
 use super::{Origin, check_name};
 use crate::model::restart::{Mode as RestartMode, Policy};
 
@@ -15,6 +15,59 @@ pub struct Server {
     pub kind: Kind,
     /// The instance counts as ready only with it.
     pub required: bool,
+}
+
+impl Kind {
+    /// The longest that a process of it is given to end.
+    pub fn grace(&self) -> Duration {
+        match self {
+            Kind::Stdio(stdio) => stdio.stop.stdin + stdio.stop.term,
+            Kind::Exec(exec) => exec.stop_after,
+        }
+    }
+
+    /// As whom its processes run.
+    pub fn confine(&self) -> &Confine {
+        match self {
+            Kind::Stdio(stdio) => &stdio.confine,
+            Kind::Exec(exec) => &exec.confine,
+        }
+    }
+}
+
+/// As whom the processes of a server run, and what they may take.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Confine {
+    /// None for the daemon's own.
+    pub account: Option<Account>,
+    /// None for the instance's.
+    pub umask: Option<Mode>,
+    pub limits: Rlimits,
+    /// No set-user-ID program gives them more than they have (prctl(2), PR_SET_NO_NEW_PRIVS).
+    pub no_new_privs: bool,
+}
+
+/// A user of the system with a group and all supplementary groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub home: PathBuf,
+}
+
+/// Limits of resources (setrlimit(2)) for each process of a server; None is what the daemon was started with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rlimits {
+    /// Open files.
+    pub nofile: Option<u32>,
+    /// Private memory that can be written, RLIMIT_DATA: address space that is only reserved does not count.
+    pub memory: Option<Size>,
+    /// Processes of the same user.
+    pub processes: Option<u32>,
+    /// Processor time.
+    pub cpu: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +95,22 @@ pub struct Stdio {
     pub restart: Policy,
     pub stop: Stop,
     pub sharing: Sharing,
+    /// Started when the first request needs it, and stopped when nothing has for this long. None: started with the
+    /// instance.
+    pub on_demand: Option<Duration>,
+    pub health: Option<Health>,
+    pub confine: Confine,
+}
+
+/// How a child is asked whether it still answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// Between two questions, and since the last sign of life.
+    pub interval: Duration,
+    /// For the answer.
+    pub timeout: Duration,
+    /// So many answers in a row may be missing, and no more, before the child is replaced.
+    pub failures: u32,
 }
 
 /// Who shares a child of the server.
@@ -87,6 +156,7 @@ pub struct Exec {
     pub sessions: u32,
     /// Time for a command to end after SIGTERM, before SIGKILL.
     pub stop_after: Duration,
+    pub confine: Confine,
 }
 
 /// The programs of an executor.
@@ -96,11 +166,11 @@ pub enum Allow {
     These(BTreeMap<String, PathBuf>),
 }
 
-/// Reads `servers: {"name": Kind(...)}`.
-pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>) -> BTreeMap<String, Server> {
+/// Reads `servers: {"name": Kind(...)}`, which may be empty if there are `more` elsewhere.
+pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, more: bool) -> BTreeMap<String, Server> {
     let mut servers = BTreeMap::new();
     let Some(pairs) = reader.map(node, "{\"name\": Stdio(...), ...}") else { return servers };
-    if pairs.is_empty() {
+    if pairs.is_empty() && !more {
         reader.problem(node, "no server: an instance needs at least one");
     }
     reader.show(Shown::Open("servers: {".to_owned()));
@@ -119,7 +189,8 @@ pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>) -> BTreeMap<String, Serv
     servers
 }
 
-fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>) -> Option<Server> {
+/// Reads one server: `Kind(...)`.
+pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>) -> Option<Server> {
     const KINDS: [&str; 2] = ["Stdio", "Exec"];
     let Some((kind, body)) = reader.variant(node) else {
         reader.problem(node, "expected Stdio(...) or Exec(...)");
@@ -167,6 +238,9 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         restart: s.nested("restart", restart),
         stop: s.nested("stop", stop),
         sharing: sharing(s),
+        on_demand: start(s),
+        health: health(s),
+        confine: confine(s),
     };
     if command.is_none() {
         s.reader.problem(whole, "'command' is missing: which program is the server?");
@@ -174,6 +248,91 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
     let Words(mut words) = words?;
     let program = program(s.reader, command?, &words.remove(0), rest.env.get("PATH").map(String::as_str))?;
     Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
+}
+
+fn confine(s: &mut Section<'_, '_>) -> Confine {
+    Confine {
+        account: account(s),
+        umask: s.opt("umask"),
+        limits: s.nested("limits", |s| Rlimits {
+            nofile: s.opt("nofile"),
+            memory: s.opt("memory"),
+            processes: s.opt("processes"),
+            cpu: s.opt("cpu"),
+        }),
+        no_new_privs: s.get("no_new_privs", true),
+    }
+}
+
+/// Reads `user` and `group`.
+pub fn account(s: &mut Section<'_, '_>) -> Option<Account> {
+    let (user_at, group_at) = (s.optional("user"), s.optional("group"));
+    let (user, group): (Option<String>, Option<String>) = (s.opt("user"), s.opt("group"));
+    if user.is_none() && group.is_none() {
+        return None;
+    }
+    match (s.reader.around().account)(user.as_deref(), group.as_deref()) {
+        Ok(account) => Some(account),
+        Err(why) => {
+            let at = if user.is_some() { user_at } else { group_at };
+            s.reader.problem(at?, why);
+            None
+        }
+    }
+}
+
+/// `Eager`, or `OnDemand` with the time without use after which it is stopped.
+fn start(s: &mut Section<'_, '_>) -> Option<Duration> {
+    const KINDS: [&str; 2] = ["Eager", "OnDemand"];
+    const IDLE: Duration = Duration::from_secs(10 * 60);
+    let Some(node) = s.node("start") else {
+        s.show("start", "Eager".to_owned(), Origin::Default);
+        return None;
+    };
+    let read = |s: &Section<'_, '_>| match s.reader.variant(node) {
+        Some(("Eager", None)) => None,
+        Some(("OnDemand", body)) => {
+            let mut inner = match body {
+                Some(body) => s.reader.section(body)?,
+                None => s.reader.empty(),
+            };
+            let idle = inner.quiet("idle", IDLE);
+            inner.finish();
+            if idle.is_zero() {
+                s.reader.problem(node, "'idle' must be more than 0");
+            }
+            Some(idle)
+        }
+        Some((kind, _)) if !KINDS.contains(&kind) => {
+            s.reader.unknown(node, "way of starting", kind, &KINDS);
+            None
+        }
+        _ => {
+            s.reader.problem(node, "expected Eager or OnDemand(idle: \"10m\")");
+            None
+        }
+    };
+    let start = read(s);
+    let shown = start.map_or("Eager".to_owned(), |idle| format!("OnDemand(idle: {})", idle.show()));
+    s.show_given("start", node, shown);
+    start
+}
+
+/// `(interval, timeout, failures)`, or `None` for no questions.
+fn health(s: &mut Section<'_, '_>) -> Option<Health> {
+    if s.node("health").is_some() && s.optional("health").is_none() {
+        s.show("health", "None".to_owned(), Origin::Default);
+        return None;
+    }
+    Some(s.nested("health", |s| {
+        let health = Health {
+            interval: s.time("interval", Duration::from_secs(30)),
+            timeout: s.time("timeout", Duration::from_secs(5)),
+            failures: s.get("failures", 3),
+        };
+        // None missing at all would be a restart for nothing.
+        Health { failures: health.failures.max(1), ..health }
+    }))
 }
 
 fn sharing(s: &mut Section<'_, '_>) -> Sharing {
@@ -255,6 +414,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
     let max_line = s.get("max_line", Size::mib(64));
     let sessions = s.get("sessions", 100);
     let stop_after = s.nested("stop", |s| s.get("term", Duration::from_secs(5)));
+    let confine = confine(s);
     let Some(at) = allow else {
         s.reader.problem(whole, "'allow' is missing: which programs may clients run? (allow: [\"*\"] allows all)");
         return None;
@@ -278,7 +438,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         let found: Vec<_> = found.collect();
         Allow::These(found.into_iter().collect::<Option<_>>()?)
     };
-    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop_after })
+    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop_after, confine })
 }
 
 fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {
@@ -293,7 +453,7 @@ fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {
 }
 
 /// The absolute path of a program: as it stands if it has a slash (relative to the file's folder), else from PATH.
-fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&str>) -> Option<PathBuf> {
+pub fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&str>) -> Option<PathBuf> {
     let find = reader.around().find_program;
     if name.contains('/') {
         let absolute = reader.dir().join(name);
@@ -335,7 +495,7 @@ fn stop(s: &mut Section<'_, '_>) -> Stop {
 }
 
 /// `"program"` or `["program", "argument", ...]`.
-struct Words(Vec<String>);
+pub struct Words(pub Vec<String>);
 
 impl Setting for Words {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {

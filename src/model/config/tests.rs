@@ -14,15 +14,28 @@ fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         _ => None,
     };
     let is_dir = |path: &std::path::Path| !path.ends_with("nodir");
-    let around = Surroundings { var: &var, find_program: &find_program, is_dir: &is_dir };
+    let around =
+        Surroundings { var: &var, find_program: &find_program, is_dir: &is_dir, account: &somebody, uid: 1000 };
     let input = Input {
         file: Some("prod.ron".into()),
         stem: "prod".to_owned(),
         dir: "/etc/mcp".into(),
         text,
+        parts: Vec::new(),
         log_dir: "/var/log/mcp".into(),
     };
     load(&input, given, &around).map_err(|p| p.iter().map(ToString::to_string).collect())
+}
+
+fn somebody(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
+    let (name, uid) = match user {
+        Some("mcp") => ("mcp", 500),
+        Some("root") => ("root", 0),
+        None => ("own", 1000),
+        Some(other) => return Err(format!("there is no user '{other}'")),
+    };
+    let gid = if group.is_some() { 42 } else { uid };
+    Ok(Account { name: name.into(), uid, gid, groups: vec![gid], home: "/home/mcp".into() })
 }
 
 fn problems(text: &str) -> Vec<String> {
@@ -154,7 +167,7 @@ fn a_flag_beats_the_environment_beats_the_file_and_the_dump_says_so() {
     assert_eq!(
         read(text, &bad).unwrap_err(),
         [
-            "MCP_LISTEN: '8003' is no address: write HOST:PORT, [IPV6]:PORT or unix:/path",
+            "MCP_LISTEN: '8003' is no address: write HOST:PORT, [IPV6]:PORT, unix:/path or systemd:",
             "WS_MAX_SIZE: expected a number of bytes, found 'much'"
         ]
     );
@@ -214,4 +227,50 @@ fn a_duration_too_short_to_be_meant_is_refused() {
     let text = "(websocket: (ping_interval: \"1ns\"), servers: {\"a\": Stdio(command: \"x\")})";
     let text = read(text, &Given::default()).unwrap_err()[0].to_string();
     assert!(text.ends_with("a duration of less than a millisecond"), "{text}");
+}
+
+#[test]
+fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
+    let servers = |more: &str| format!("servers: {{\"a\": Stdio(command: \"echo\", {more})}}");
+    let says = |uid: u32, text: &str| {
+        let var = |_: &str| None;
+        let find = |name: &str, _: Option<&str>| Some(PathBuf::from(format!("/bin/{name}")));
+        let around = Surroundings { var: &var, find_program: &find, is_dir: &|_| true, account: &somebody, uid };
+        let input = Input {
+            file: Some("t.ron".into()),
+            stem: "t".into(),
+            dir: "/".into(),
+            text,
+            parts: Vec::new(),
+            log_dir: "/log".into(),
+        };
+        load(&input, &Given::default(), &around).map(drop).map_err(|p| p[0].what.clone())
+    };
+    for (uid, text, outcome) in [
+        (1000, format!("({})", servers("")), Ok(())),
+        (1000, format!("({})", servers("user: \"own\"")), Err("there is no user 'own'")),
+        (1000, format!("({})", servers("user: \"mcp\"")), Err("server 'a': only root can start it as 'mcp'")),
+        (
+            1000,
+            format!("(user: \"mcp\", {})", servers("")),
+            Err("'user' of the instance: becoming another user needs root"),
+        ),
+        (0, format!("({})", servers("")), Err("server 'a' would run as root")),
+        (0, format!("(allow_root: true, {})", servers("")), Ok(())),
+        (0, format!("({})", servers("user: \"mcp\"")), Ok(())),
+        (0, format!("(user: \"mcp\", {})", servers("")), Ok(())),
+        (0, format!("(user: \"mcp\", {})", servers("user: \"mcp\"")), Ok(())),
+        (
+            0,
+            format!("(user: \"mcp\", {})", servers("user: \"root\"")),
+            Err("server 'a': the daemon itself becomes 'mcp'"),
+        ),
+        (0, format!("({})", servers("user: \"root\"")), Err("server 'a' would run as root")),
+    ] {
+        match (says(uid, &text), outcome) {
+            (Ok(()), Ok(())) => {}
+            (Err(said), Err(expected)) => assert!(said.starts_with(expected), "{uid} {text}: {said}"),
+            (said, expected) => panic!("{uid} {text}: {said:?}, expected {expected:?}"),
+        }
+    }
 }

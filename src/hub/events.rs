@@ -1,0 +1,177 @@
+//! What somebody should know of, and the command that tells them (`on_event`).
+//!
+//! The command is run for one event after the other, with a limit of time and of what waits; nothing ever waits for it.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_io::Async;
+use futures_lite::{AsyncWriteExt, FutureExt};
+use log::{debug, info, warn};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+
+use super::Hub;
+use super::counters::Dropped;
+use super::lines::{Line, Lines};
+use super::supervisor::environment;
+use super::wait::within;
+use crate::model::config::{Confine, EventCommand};
+use crate::model::exit::plain;
+use crate::model::text::printable;
+use crate::sys::spawn::{Spec, Started, end_unwatched, signal_group};
+use crate::sys::{process, reap};
+
+/// How long the command may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Events that wait for their turn; more are dropped and counted.
+const WAITING: usize = 64;
+
+/// Something to know of, as the command gets it on its standard input.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// `server-failed`, `server-restarted`, `server-unhealthy`, `server-recovered`, `reload-refused`,
+    /// `instance-degraded` or `instance-recovered`.
+    pub event: &'static str,
+    pub instance: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Of the daemon.
+    pub pid: u32,
+}
+
+/// The way to the task that runs the command.
+pub struct Events(async_channel::Sender<Event>, async_channel::Receiver<Event>);
+
+impl Default for Events {
+    fn default() -> Self {
+        let (sender, receiver) = async_channel::bounded(WAITING);
+        Events(sender, receiver)
+    }
+}
+
+impl Hub {
+    /// Lets whoever the configuration names know of something.
+    pub fn tell(&self, event: &'static str, server: Option<&str>, reason: Option<&str>) {
+        let config = self.config();
+        if config.on_event.is_none() {
+            return;
+        }
+        let event = Event {
+            event,
+            instance: config.name.clone(),
+            server: server.map(str::to_owned),
+            reason: reason.map(|r| printable(r, 2000)),
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            pid: std::process::id(),
+        };
+        if self.events.0.try_send(event).is_err() {
+            self.counters.count(Dropped::Events);
+        }
+    }
+
+    /// Runs the command for each event, for as long as the daemon lives.
+    pub async fn run_event_commands(self: Arc<Self>) {
+        while let Ok(event) = self.events.1.recv().await {
+            if let Some(command) = self.config().on_event.clone() {
+                self.run_event_command(&command, &event).await;
+            }
+        }
+    }
+
+    async fn run_event_command(self: &Arc<Self>, command: &EventCommand, event: &Event) {
+        let mark = self.next_mark();
+        let none = std::collections::BTreeMap::new();
+        let mut env = environment(&[], none.iter(), None, &mark);
+        for (name, value) in [
+            ("MCP_EVENT", Some(event.event)),
+            ("MCP_INSTANCE", Some(&event.instance)),
+            ("MCP_SERVER", event.server.as_deref()),
+        ] {
+            env.extend(value.map(|v| (name.into(), v.into())));
+        }
+        let spec = Spec {
+            program: command.program.clone(),
+            args: command.args.clone(),
+            env,
+            cwd: None,
+            stdin: true,
+            umask: self.config().umask.0,
+            nofile: self.boot.nofile,
+            confine: Confine::default(),
+        };
+        let name = command.program.display();
+        let started = match self.boot.spawner.spawn(spec).await {
+            Ok(started) => started,
+            Err(e) => return warn!("on_event: cannot start {name}: {}", plain(&e)),
+        };
+        debug!("on_event: {name} is run for '{}'", event.event);
+        let pid = started.pid;
+        let text = serde_json::to_string(event).unwrap_or_default() + "\n";
+        let outcome = within(LIMIT, attend(started, text)).await;
+        match outcome {
+            Some(Ok(0)) => {}
+            Some(Ok(code)) => warn!("on_event: {name} ended with status {code} for '{}'", event.event),
+            Some(Err(why)) => warn!("on_event: {name}: {why}"),
+            None => {
+                warn!("on_event: {name} took longer than {} s for '{}' and is ended", LIMIT.as_secs(), event.event);
+                signal_group(pid, Signal::SIGKILL);
+            }
+        }
+        let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
+        let _ = async_std::task::spawn_blocking(sweep).await;
+        let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+        reap::forget(pid);
+        reap::sweep();
+    }
+}
+
+/// Hands the event over, logs what the command says, and waits for its end: its status.
+async fn attend(started: Started, text: String) -> Result<i32, String> {
+    let pipes = || -> std::io::Result<_> {
+        let open = |fd| Async::new(File::from(fd));
+        let handle = Async::new(started.handle)?;
+        Ok((started.stdin.map(open).transpose()?, open(started.stdout)?, open(started.stderr)?, handle))
+    };
+    let (stdin, stdout, stderr, handle) = match pipes() {
+        Ok(all) => all,
+        Err(e) => {
+            end_unwatched(started.pid);
+            return Err(format!("cannot talk with its pipes: {}", plain(&e)));
+        }
+    };
+    let hand_over = async {
+        if let Some(mut stdin) = stdin {
+            // It need not care.
+            let _ = stdin.write_all(text.as_bytes()).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = async {
+        let _ = handle.readable().await;
+    };
+    ended.or(hand_over).or(repeat(stdout)).or(repeat(stderr)).await;
+    match handle.get_ref().peek() {
+        Ok(Some(crate::model::restart::Ended::Exited(code))) => Ok(code),
+        Ok(Some(other)) => Err(super::link::exit_text(other)),
+        _ => Err("its end could not be seen".to_owned()),
+    }
+}
+
+/// Repeats what the command says in the log.
+async fn repeat(pipe: Async<File>) {
+    let mut input = Lines::new(4 << 10);
+    while matches!(input.fill(&pipe).await, Ok(n) if n > 0) {
+        while let Some(line) = input.take() {
+            if let Line::Whole(bytes) = line {
+                info!("[on_event] {}", printable(&String::from_utf8_lossy(bytes), 1000));
+            }
+        }
+    }
+    std::future::pending::<()>().await;
+}

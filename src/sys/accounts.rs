@@ -1,0 +1,70 @@
+//! Users and groups: who a process can become, and becoming it for good.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
+
+use crate::model::config::Account;
+use crate::model::exit::plain;
+
+/// Looks up a user and a group, each by name or number. Without a group, the user's own with all supplementary ones;
+/// without a user, this process's user with that group.
+pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
+    let found = |what: &str, name: &str, e: nix::Error| format!("cannot look up the {what} '{name}': {}", e.desc());
+    let entry = match user {
+        Some(name) => {
+            let by_name = User::from_name(name).map_err(|e| found("user", name, e))?;
+            let number = || name.parse().ok().and_then(|n| User::from_uid(Uid::from_raw(n)).ok().flatten());
+            by_name.or_else(number).ok_or_else(|| format!("there is no user '{name}'"))?
+        }
+        None => {
+            let own = Uid::effective();
+            let entry = User::from_uid(own).map_err(|e| found("user", &own.to_string(), e))?;
+            entry.ok_or_else(|| format!("the user {own}, who runs this, has no name: give 'user' as well"))?
+        }
+    };
+    let gid = match group {
+        Some(name) => {
+            let by_name = Group::from_name(name).map_err(|e| found("group", name, e))?.map(|g| g.gid);
+            let number = || name.parse().ok().map(Gid::from_raw);
+            by_name.or_else(number).ok_or_else(|| format!("there is no group '{name}'"))?
+        }
+        None => entry.gid,
+    };
+    let name = CString::new(entry.name.clone()).map_err(|_| "a user's name with a NUL character".to_owned())?;
+    let groups = getgrouplist(&name, gid).map_err(|e| found("groups of", &entry.name, e))?;
+    Ok(Account {
+        name: entry.name,
+        uid: entry.uid.as_raw(),
+        gid: gid.as_raw(),
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+        home: entry.dir,
+    })
+}
+
+/// Becomes an account for good, groups first, and makes sure that there is no way back.
+pub fn become_user(account: &Account) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    if Uid::effective() == uid && Gid::effective() == gid && !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    let users = nix::unistd::getresuid()?;
+    let own = nix::unistd::getresgid()?;
+    let whole =
+        [users.real, users.effective, users.saved] == [uid; 3] && [own.real, own.effective, own.saved] == [gid; 3];
+    let back = !uid.is_root() && nix::unistd::setuid(Uid::from_raw(0)).is_ok();
+    if !whole || back {
+        return Err(io::Error::other("the privileges could not be dropped for good"));
+    }
+    Ok(())
+}
+
+/// What went wrong on the way to being somebody else, for the log.
+pub fn refused(account: &Account, e: &io::Error) -> String {
+    format!("cannot become the user '{}': {}", account.name, plain(e))
+}

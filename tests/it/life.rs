@@ -1,0 +1,122 @@
+//! Children that hang, and children that are there only while somebody needs them.
+
+use serde_json::json;
+
+use crate::harness::*;
+
+const QUICK: &str = "restart: (delay: \"50ms\", max_delay: \"200ms\", burst: 100)";
+const PINGS: &str = "health: (interval: \"50ms\", timeout: \"300ms\", failures: 3)";
+
+fn healthy(more: &str) -> String {
+    format!("{QUICK}, {PINGS}, {more}")
+}
+
+#[test]
+fn an_error_is_an_answer_to_a_ping() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &healthy(""))));
+    let mut http = daemon.http("fake");
+    // The fake answers each ping with "method not found". It stays through more pings than it may miss.
+    let asked = || daemon.log().matches("ping").count();
+    let child = daemon.child("fake");
+    let before = std::time::Instant::now();
+    wait("several intervals", || (before.elapsed().as_millis() > 600).then_some(()));
+    assert_eq!((daemon.child("fake"), daemon.server("fake")["state"].as_str()), (child, Some("ready")), "{}", asked());
+    assert_eq!(said(&http.ask(&call(1, "count", json!({})))), "1");
+}
+
+#[test]
+fn a_hung_child_is_unhealthy_and_then_replaced() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &healthy(""))));
+    let mut http = daemon.http("fake");
+    http.ask(&call(1, "sulk", json!({"n": 2})));
+    // Two pings are left unanswered, one fewer than it may miss; then it is well again.
+    let reason = wait("unhealthy", || {
+        let server = daemon.server("fake");
+        (server["state"] == "unhealthy").then(|| server["reason"].as_str().unwrap_or_default().to_owned())
+    });
+    assert!(reason.ends_with("of 3 pings unanswered"), "{reason}");
+    assert_eq!(daemon.status()["state"], "degraded");
+    wait("well again", || (daemon.server("fake")["state"] == "ready").then_some(()));
+    let child = daemon.child("fake");
+    assert_eq!(daemon.server("fake")["restarts"], 0);
+    // Stopped by a signal it answers nothing for ever, and works on nothing, whatever was asked of it.
+    http.send(&call(2, "sleep", json!({"n": 60_000})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    kill(child, libc::SIGSTOP);
+    let answer = http.raw.response().json();
+    let why = answer["error"]["message"].as_str().unwrap();
+    assert!(why.contains("server 'fake' did not answer pings and is replaced"), "{why}");
+    assert_eq!(said(&http.ask(&call(3, "count", json!({})))), "1", "a new process");
+    let server = daemon.server("fake");
+    assert_eq!((&server["restarts"], server["pids"][0] != child), (&json!(1), true), "{server}");
+    wait("the old one is gone", || (!alive(child)).then_some(()));
+}
+
+#[test]
+fn a_busy_child_is_not_a_hung_one() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &healthy(""))));
+    let mut http = daemon.http("fake");
+    let child = daemon.child("fake");
+    // It reads nothing for longer than all pings together may take.
+    assert_eq!(said(&http.ask(&call(1, "hog", json!({"n": 2500, "text": "done"})))), "done");
+    assert_eq!((daemon.child("fake"), &daemon.server("fake")["restarts"]), (child, &json!(0)));
+}
+
+#[test]
+fn a_hung_child_of_a_session_is_replaced_and_brought_to_its_state() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &healthy("sharing: PerSession(spare: 0)"))));
+    let mut http = daemon.http("fake");
+    assert_eq!(said(&http.ask(&call(1, "count", json!({})))), "1");
+    assert_eq!(said(&http.ask(&call(2, "count", json!({})))), "2");
+    http.ask(&call(3, "sulk", json!({"n": 100})));
+    wait("another child", || (daemon.server("fake")["restarts"] == 1).then_some(()));
+    assert_eq!(said(&http.ask(&call(4, "count", json!({})))), "1");
+}
+
+#[test]
+fn on_demand_a_child_is_there_only_while_it_is_needed() {
+    let scratch = Scratch::new();
+    let more = format!("{QUICK}, start: OnDemand(idle: \"400ms\")");
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &more)));
+    let server = daemon.server("fake");
+    assert_eq!((&server["state"], &server["pids"]), (&json!("idle"), &json!([])), "no process before it is needed");
+    assert_eq!(get(daemon.address(), "/readyz").status, 200, "{}", get(daemon.address(), "/readyz").body);
+    // The first request starts it; a slow one keeps it.
+    let mut http = daemon.http("fake");
+    assert_eq!(said(&http.ask(&call(1, "count", json!({})))), "1");
+    let first = daemon.child("fake");
+    assert_eq!(said(&http.ask(&call(2, "sleep", json!({"n": 1200, "text": "still"})))), "still");
+    assert_eq!(daemon.child("fake"), first);
+    wait("idle", || (daemon.server("fake")["state"] == "idle").then_some(()));
+    wait("no process", || (!alive(first)).then_some(()));
+    // The session lives on; what it asks for starts another child, and is not lost.
+    assert_eq!(said(&http.ask(&call(3, "count", json!({})))), "1");
+    let second = daemon.child("fake");
+    assert!(second != first && second != 0);
+    // A subscription is a use.
+    let subscribe = json!({"jsonrpc": "2.0", "id": 4, "method": "resources/subscribe", "params": {"uri": "test://r"}});
+    assert_eq!(http.ask(&subscribe)["result"], json!({}));
+    let before = std::time::Instant::now();
+    wait("thrice its idle time", || (before.elapsed().as_millis() > 1200).then_some(()));
+    assert_eq!(daemon.child("fake"), second);
+    assert_eq!(daemon.server("fake")["restarts"], 0, "rest is no failure");
+    assert_eq!(daemon.log().matches("is backoff").count(), 0);
+}
+
+#[test]
+fn on_demand_requests_that_come_while_a_child_goes_down_are_answered_by_the_next() {
+    let scratch = Scratch::new();
+    // It ignores the end of its input, so that going down takes a while.
+    let more = format!("{QUICK}, start: OnDemand(idle: \"100ms\"), stop: (stdin: \"300ms\")");
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--ignore-eof"], &more)));
+    let mut http = daemon.http("fake");
+    for n in 0..10 {
+        assert_eq!(said(&http.ask(&call(n, "echo", json!({"text": "here"})))), "here");
+        wait("on its way down", || (daemon.server("fake")["state"] != "ready").then_some(()));
+    }
+    assert_eq!(daemon.server("fake")["restarts"], 0);
+}
