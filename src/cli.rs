@@ -95,6 +95,7 @@ pub enum Verb {
     Status(Status),
     Stop(Stop),
     Reload(Reload),
+    Restart(Restart),
     Logs(Logs),
 }
 
@@ -145,6 +146,23 @@ pub struct Stop {
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "reload")]
 pub struct Reload {
+    /// how long to wait, such as 60s (the default)
+    #[argh(option, arg_name = "duration", default = "Duration::from_secs(60)", from_str_fn(duration))]
+    pub timeout: Duration,
+
+    /// every instance in the run directory
+    #[argh(switch)]
+    pub all: bool,
+
+    /// instances
+    #[argh(positional, arg_name = "name")]
+    pub names: Vec<String>,
+}
+
+/// exchanges the program of instances in place: children, sessions and connections live on
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "restart")]
+pub struct Restart {
     /// how long to wait, such as 60s (the default)
     #[argh(option, arg_name = "duration", default = "Duration::from_secs(60)", from_str_fn(duration))]
     pub timeout: Duration,
@@ -253,7 +271,7 @@ pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Resu
 }
 
 fn known_verb(word: &str) -> bool {
-    ["list", "status", "stop", "reload", "logs"].contains(&word)
+    ["list", "status", "stop", "reload", "restart", "logs"].contains(&word)
 }
 
 /// Brings what getopt_long(3) allows to what argh understands: `--key=value`, `-ft`, `-cPATH`, `-h`, and mcpctl's

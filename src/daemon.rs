@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 use nix::unistd::{AccessFlags, Pid};
@@ -15,24 +15,27 @@ use nix::unistd::{AccessFlags, Pid};
 use crate::cli::{self, Parsed};
 use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
-use crate::instance::{self, Instance, Tell};
+use crate::instance::{self, Instance};
 use crate::logging::{self, LogFile};
 use crate::many;
 use crate::model::config::{self, Account, Config, Listen, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
+use crate::model::handover::{self, Handover};
 use crate::model::text::count;
 use crate::net::door;
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
+use crate::sys::notify::Notifier;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
-use crate::sys::{accounts, fds, paths, process};
+use crate::sys::reexec::{self, Program};
+use crate::sys::{accounts, fds, paths, process, signals};
 
 /// How long the end waits for a log that cannot be written.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// `mcpdaemon`, with its arguments.
 pub fn main(args: Vec<String>) -> ExitCode {
@@ -65,6 +68,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         say(concat!("mcpdaemon ", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
     }
+    if let Some(document) = passed.handover {
+        return go_on(&args, document);
+    }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     if let Some(dir) = folder(&args, &cwd)? {
         return many::run(&dir, &args);
@@ -77,6 +83,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     if args.test {
         say(&format!("{}: configuration OK", loaded.config.name));
+        if passed.check {
+            say(&format!("handover {}", handover::FORMAT));
+        }
         return Ok(Exit::Ok);
     }
     let run_dir = args.run_dir.as_ref().map_or_else(paths::run_dir, |dir| cwd.join(dir));
@@ -227,16 +236,34 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
 
 /// The daemon's own side, still with one thread: everything that has to be there before the runtime.
 fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readiness) -> Result<Exit, Failure> {
-    let name = loaded.config.name.clone();
-    let (log, sockets, guard, nofile, mark) = match prepare(&loaded.config, &mut from) {
-        Ok(all) => all,
+    let program =
+        Program::this().map_err(|e| Failure::new(Exit::Os, format!("cannot find the program itself: {}", plain(&e))));
+    let prepared = program.and_then(|program| Ok((program, prepare(&loaded.config, &mut from)?)));
+    match prepared {
+        Ok((program, prepared)) => run(from, loaded, lock, readiness, program, prepared, None),
         Err(failure) => {
             lock.remove();
             readiness.failed(&failure);
-            return Err(failure);
+            Err(failure)
         }
-    };
+    }
+}
+
+/// The runtime, and the life of the instance in it.
+fn run(
+    mut from: Start,
+    loaded: Loaded,
+    lock: PidFile,
+    mut readiness: Readiness,
+    program: Program,
+    prepared: Prepared,
+    before: Option<Handover>,
+) -> Result<Exit, Failure> {
+    let name = loaded.config.name.clone();
+    let Prepared { log, sockets, guard, nofile, mark } = prepared;
     become_daemon::choose_threads();
+    // All threads but this one leave the signals alone, so that none is lost when the program is exchanged.
+    signals::hold(true);
     if let Err(e) = log.detach() {
         warn!("cannot start a thread for the log: {}", plain(&e));
     }
@@ -257,16 +284,29 @@ fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readine
     };
     let (spawner, jobs) = Spawner::new();
     let ended = log.clone();
-    let boot = Boot { spawner: spawner.clone(), nofile, mark, at: Instant::now() };
+    let now = Instant::now();
+    let uptime = Duration::from_millis(before.as_ref().map_or(0, |b| b.uptime));
+    let boot = Boot { spawner: spawner.clone(), nofile, mark, at: now.checked_sub(uptime).unwrap_or(now) };
     let config = Arc::new(loaded.config);
-    let tell = Tell { notifier: from.passed.notifier.take(), newline: from.newline.take() };
-    let instance = Instance::new(Hub::new(boot, config), from.source, log, &from.run_dir, lock, tell);
+    let start = instance::Start {
+        source: from.source,
+        texts: loaded.texts,
+        log,
+        run_dir: from.run_dir,
+        lock,
+        notifier: from.passed.notifier.take(),
+        newline: from.newline.take(),
+        foreground: from.foreground,
+        program,
+        guard: instance::guard_parts(&guard),
+    };
+    let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());
     let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     let watched = guard.handle();
     async_std::task::spawn(async move {
         let guarded = async_std::task::spawn(watch_guard(watched));
-        let failure = instance.live(sockets, signals, &mut readiness).await.err();
+        let failure = instance.live(sockets, signals, &mut readiness, before).await.err();
         guarded.cancel().await;
         let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);
         instance.remove_files();
@@ -279,6 +319,7 @@ fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readine
         *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
         ending.exit(exit);
     });
+    signals::hold(false);
     let exit = spawner::serve(&jobs);
     let failure = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     if failure.is_none() {
@@ -288,7 +329,78 @@ fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readine
     failure.map_or(Ok(exit), Err)
 }
 
-type Prepared = (LogFile, Vec<(Listen, Socket)>, Guard, u64, String);
+/// Goes on with what the program before has handed over in this very process. There is no way back: what is wrong here
+/// ends the instance.
+fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
+    let lost = |what: &str| Failure::new(Exit::Software, format!("cannot take over from the program before: {what}"));
+    let bytes = reexec::read(document).map_err(|e| lost(&plain(&e)))?;
+    let mut before: Handover = serde_json::from_slice(&bytes).map_err(|e| lost(&e.to_string()))?;
+    drop(bytes);
+    if before.format != handover::FORMAT {
+        return Err(lost(&format!("its document has the format {}, and not {}", before.format, handover::FORMAT)));
+    }
+    let source = Source::new(args, &before.cwd);
+    // As it was in force. A newer version may see it with other eyes, and has approved of what the files say now.
+    let named = source.named(&before.name);
+    let loaded = named.load_from(before.texts.clone()).or_else(|_| named.load());
+    let loaded = loaded.map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
+    let config = &loaded.config;
+    become_daemon::settle(config.umask.0, before.foreground).map_err(|e| lost(&plain(&e)))?;
+    let file = match before.foreground {
+        true => None,
+        false => {
+            let path = config.log.file.clone();
+            let file = logging::open(&path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", &path, &e))?;
+            Some((path, file))
+        }
+    };
+    let log = LogFile::start(file, config.log.level);
+    become_daemon::adopt_orphans().map_err(|e| lost(&plain(&e)))?;
+    let fd = |fd: i32, what: &str| passed::own_fd(fd).ok_or_else(|| lost(&format!("{what} is not open")));
+    let path = before.run_dir.join(format!("{}.pid", before.name));
+    let lock = PidFile::adopt(&path, fd(before.lock, "the PID file")?).map_err(|e| lost(&plain(&e)))?;
+    let guard = match Guard::adopt(Pid::from_raw(before.guard), fd(before.guard_pipe, "the guard's pipe")?) {
+        Ok(guard) => guard,
+        Err(e) => {
+            error!("the guard process is gone ({}): there is a new one", plain(&e));
+            Guard::start(&before.mark).map_err(|e| lost(&plain(&e)))?
+        }
+    };
+    let mut sockets = Vec::new();
+    for one in std::mem::take(&mut before.listeners) {
+        let at = one.at.clone();
+        match crate::net::handover::socket(one) {
+            Ok(socket) => sockets.push(socket),
+            Err(why) => error!("cannot listen on {at} any more: {why}"),
+        }
+    }
+    if let Err(e) = fds::raise_nofile() {
+        warn!("cannot raise the limit of open files: {}", plain(&e));
+    }
+    let notifier = before.notify.as_ref().and_then(|n| Notifier::new(&n.name, n.watchdog.map(Duration::from_micros)));
+    let from = Start {
+        source,
+        run_dir: before.run_dir.clone(),
+        foreground: before.foreground,
+        passed: Passed { notifier, ..Passed::default() },
+        newline: None,
+    };
+    let (nofile, mark) = (before.nofile, before.mark.clone());
+    let program = Program::this().map_err(|e| lost(&plain(&e)))?;
+    let prepared = Prepared { log, sockets, guard, nofile, mark };
+    run(from, loaded, lock, Readiness::foreground(), program, prepared, Some(before))
+}
+
+/// What there is before the runtime.
+struct Prepared {
+    log: LogFile,
+    sockets: Vec<(Listen, Socket)>,
+    guard: Guard,
+    /// The soft limit of open files that children get.
+    nofile: u64,
+    /// The beginning of every child's mark.
+    mark: String,
+}
 
 fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
     let os =
@@ -326,7 +438,7 @@ fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
     let this = Pid::this();
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
-    Ok((log, sockets, guard, nofile, mark))
+    Ok(Prepared { log, sockets, guard, nofile, mark })
 }
 
 /// Everything to listen on: opened here, or passed by the service manager.
@@ -431,6 +543,6 @@ async fn watch_guard(handle: std::io::Result<PidFd>) {
 /// We hold the lock, so whatever bears the instance's mark was left by a daemon that is dead. Gives how many there were,
 /// and those that could not be ended.
 fn end_predecessor(key: &str) -> (usize, Vec<Pid>) {
-    let second = std::time::Duration::from_secs(1);
+    let second = Duration::from_secs(1);
     process::end_marked(|mark| mark.starts_with(key), second, 5 * second)
 }

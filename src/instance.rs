@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,8 @@ use crate::hub::wait::sleep;
 use crate::logging::LogFile;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
-use crate::model::status::{InstanceState, Reload};
+use crate::model::handover::{Handover, Text};
+use crate::model::status::{InstanceState, Reload, Upgrade};
 use crate::model::text::count;
 use crate::net::Net;
 use crate::source::Source;
@@ -29,6 +30,7 @@ use crate::sys::listen::Socket;
 use crate::sys::notify::{self, Notifier};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::PidFile;
+use crate::sys::reexec::Program;
 use crate::sys::{fds, reap};
 
 /// How often the PID file is looked at: somebody may have deleted it.
@@ -36,10 +38,37 @@ const WATCH: Duration = Duration::from_secs(60);
 
 mod reload;
 mod status;
+mod upgrade;
 
-/// The signals that the daemon follows.
-pub fn signals() -> io::Result<Signals> {
-    Signals::new([SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD])
+pub use upgrade::guard_parts;
+
+/// The signals that the daemon follows, and which of them have come and were not followed yet.
+pub struct Followed {
+    stream: Signals,
+    come: Come,
+}
+
+/// A mark for each signal, set as it comes.
+type Come = Arc<Vec<(i32, Arc<AtomicBool>)>>;
+
+/// Begins to receive signals.
+pub fn signals() -> io::Result<Followed> {
+    let all = [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
+    let mut come = Vec::new();
+    for signal in all {
+        let mark = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal, mark.clone())?;
+        come.push((signal, mark));
+    }
+    Ok(Followed { stream: Signals::new(all)?, come: Arc::new(come) })
+}
+
+impl Followed {
+    async fn next(&mut self) -> Option<i32> {
+        let signal = self.stream.next().await?;
+        self.come.iter().filter(|(n, _)| *n == signal).for_each(|(_, mark)| mark.store(false, SeqCst));
+        Some(signal)
+    }
 }
 
 /// One instance, from its first server to its last.
@@ -64,14 +93,31 @@ pub struct Instance {
     files_closed: Mutex<bool>,
     notifier: Option<Notifier>,
     newline: Mutex<Option<OwnedFd>>,
+    foreground: bool,
+    program: Program,
+    /// The files that the configuration in force was read from.
+    texts: Mutex<Vec<Text>>,
+    /// The guard's number and our end of its pipe.
+    guard: (i32, i32),
+    /// An upgrade is wanted.
+    wanted_upgrade: AtomicBool,
+    /// Signals that were not followed yet.
+    come: OnceLock<Come>,
 }
 
-/// Whom to tell how it goes, beside the caller: a service manager.
-#[derive(Default)]
-pub struct Tell {
+/// What an instance has from whoever started it.
+pub struct Start {
+    pub source: Source,
+    pub texts: Vec<Text>,
+    pub log: LogFile,
+    pub run_dir: PathBuf,
+    pub lock: PidFile,
     pub notifier: Option<Notifier>,
     /// Where a newline says that we serve (s6).
     pub newline: Option<OwnedFd>,
+    pub foreground: bool,
+    pub program: Program,
+    pub guard: (i32, i32),
 }
 
 struct Life {
@@ -79,36 +125,46 @@ struct Life {
     generation: u64,
     reloads: u64,
     last_reload: Option<Reload>,
+    upgrades: u64,
+    last_upgrade: Option<Upgrade>,
 }
 
 impl Instance {
-    pub fn new(
-        hub: Arc<Hub>,
-        source: Source,
-        log: LogFile,
-        run_dir: &Path,
-        lock: PidFile,
-        tell: Tell,
-    ) -> Arc<Instance> {
+    pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
         let name = hub.config().name.clone();
+        let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
+        let life = Life {
+            state: InstanceState::Starting,
+            generation: before.map_or(1, |b| b.generation),
+            reloads: before.map_or(0, |b| b.reloads),
+            last_reload: before.and_then(|b| b.last_reload.clone()),
+            upgrades: before.map_or(0, |b| b.upgrades),
+            last_upgrade: before.and_then(|b| b.last_upgrade.clone()),
+        };
         Arc::new(Instance {
             hub,
             net: OnceLock::new(),
-            source,
-            log,
-            run_dir: run_dir.to_owned(),
-            status_path: run_dir.join(format!("{name}.status")),
-            pid_path: run_dir.join(format!("{name}.pid")),
-            lock: Mutex::new(Some(lock)),
-            started: SystemTime::now(),
-            life: Mutex::new(Life { state: InstanceState::Starting, generation: 1, reloads: 0, last_reload: None }),
+            source: from.source,
+            log: from.log,
+            status_path: from.run_dir.join(format!("{name}.status")),
+            pid_path: from.run_dir.join(format!("{name}.pid")),
+            run_dir: from.run_dir,
+            lock: Mutex::new(Some(from.lock)),
+            started: started.unwrap_or_else(SystemTime::now),
+            life: Mutex::new(life),
             wanted: AtomicBool::new(false),
             wake: Event::new(),
             write_now: AtomicBool::new(false),
             written: AtomicU64::new(0),
             files_closed: Mutex::new(false),
-            notifier: tell.notifier,
-            newline: Mutex::new(tell.newline),
+            notifier: from.notifier,
+            newline: Mutex::new(from.newline),
+            foreground: from.foreground,
+            program: from.program,
+            texts: Mutex::new(from.texts),
+            guard: from.guard,
+            wanted_upgrade: AtomicBool::new(false),
+            come: OnceLock::new(),
         })
     }
 
@@ -126,8 +182,9 @@ impl Instance {
     pub async fn live(
         self: &Arc<Self>,
         sockets: Vec<(Listen, Socket)>,
-        signals: Signals,
+        signals: Followed,
         readiness: &mut Readiness,
+        before: Option<Handover>,
     ) -> Result<(), Failure> {
         let net = Net::new(self.hub.clone(), self.admin());
         let _ = self.net.set(Arc::downgrade(&net));
@@ -135,7 +192,8 @@ impl Instance {
         async_std::task::spawn(self.hub.clone().run_event_commands());
         self.hub.changed();
         let mut signals = signals;
-        let outcome = self.serve(&net, sockets, &mut signals, readiness).await;
+        let _ = self.come.set(signals.come.clone());
+        let outcome = self.serve(&net, sockets, &mut signals, readiness, before).await;
         net.close_listeners();
         self.hub.begin_drain();
         self.hub.hurry.set();
@@ -162,8 +220,9 @@ impl Instance {
         self: &Arc<Self>,
         net: &Arc<Net>,
         sockets: Vec<(Listen, Socket)>,
-        signals: &mut Signals,
+        signals: &mut Followed,
         readiness: &mut Readiness,
+        before: Option<Handover>,
     ) -> Result<(), Failure> {
         for (at, socket) in sockets {
             if let Err(e) = net.listen(at.clone(), socket) {
@@ -171,6 +230,13 @@ impl Instance {
             }
         }
         let config = self.hub.config();
+        if let Some(before) = before {
+            self.take_over(net, before);
+            async_std::task::spawn(self.clone().reloads(net.clone()));
+            async_std::task::spawn(self.clone().feed_watchdog());
+            self.follow(net, signals).await;
+            return Ok(());
+        }
         for (name, server) in &config.servers {
             self.hub.add(name, server.clone());
         }
@@ -181,6 +247,7 @@ impl Instance {
                     SIGTERM | SIGINT | SIGQUIT => return None,
                     // A reload that comes too early is not lost.
                     SIGHUP => self.wanted.store(true, SeqCst),
+                    SIGUSR2 => self.wanted_upgrade.store(true, SeqCst),
                     SIGCHLD => drop(reap::sweep()),
                     SIGUSR1 => self.want_status(),
                     _ => {}
@@ -203,6 +270,68 @@ impl Instance {
         async_std::task::spawn(self.clone().feed_watchdog());
         self.follow(net, signals).await;
         Ok(())
+    }
+
+    /// Goes on where the program before has stopped.
+    fn take_over(self: &Arc<Self>, net: &Arc<Net>, mut before: Handover) {
+        let config = self.hub.config();
+        let (marks, last, prefix) = (before.marks(), before.marks_so_far, before.mark.clone());
+        let connections = std::mem::take(&mut before.connections);
+        let kept = (marks.len(), before.sessions.len(), connections.len());
+        let restored = self.hub.restore(&config, &mut before);
+        net.restore(connections, &restored);
+        drop(restored);
+        self.hub.go_on();
+        reap::sweep();
+        let text = format!(
+            "{} -> {}: kept {}, {} and {}",
+            before.version,
+            env!("CARGO_PKG_VERSION"),
+            count(kept.0, "process"),
+            count(kept.1, "session"),
+            count(kept.2, "connection"),
+        );
+        info!("{}: upgraded in place, {text}", config.name);
+        self.note_upgrade(true, text);
+        self.enter(InstanceState::Ready);
+        if let Err(e) = self.write_file() {
+            warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
+        }
+        if let Some(notifier) = &self.notifier {
+            notifier.ready(&self.in_a_line());
+        }
+        // What came in its last moments is ours.
+        if before.reload_wanted {
+            self.want_reload();
+        }
+        for signal in before.signals {
+            // To the process: this thread leaves signals to another.
+            let _ = nix::sys::signal::Signal::try_from(signal).map(|s| nix::sys::signal::kill(Pid::this(), s));
+        }
+        // The files may have been edited since; and what could not be kept must not be left behind.
+        if self.source.texts().is_ok_and(|now| {
+            let before = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            now.iter().map(|t| (&t.path, &t.text)).ne(before.iter().map(|t| (&t.path, &t.text)))
+        }) {
+            self.want_reload();
+        }
+        async_std::task::spawn_blocking(move || {
+            let lost = |mark: &str| {
+                let serial = mark.strip_prefix(&prefix).and_then(|s| s.parse::<u64>().ok());
+                serial.is_some_and(|n| n <= last) && !marks.iter().any(|m| m == mark)
+            };
+            let (found, _) = crate::sys::process::end_marked(lost, Duration::from_secs(1), Duration::from_secs(5));
+            if found > 0 {
+                info!("ended {} that could not be kept over the upgrade", count(found, "process"));
+            }
+        });
+    }
+
+    /// Notes the outcome of an upgrade.
+    fn note_upgrade(&self, ok: bool, text: String) {
+        let mut life = self.life();
+        life.upgrades += 1;
+        life.last_upgrade = Some(Upgrade { at: status::now(), ok, text });
     }
 
     /// Waits until every required server is ready, or one cannot be.
@@ -248,7 +377,7 @@ impl Instance {
     }
 
     /// Follows signals until the drain is over.
-    async fn follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Signals) {
+    async fn follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Followed) {
         let mut drain: Option<async_std::task::JoinHandle<()>> = None;
         loop {
             let signal = async { signals.next().await };
@@ -283,7 +412,7 @@ impl Instance {
                     self.clone().watch_pid_file();
                 }
                 Some(SIGUSR2) => {
-                    warn!("this version cannot be upgraded in place (SIGUSR2): stop and start it");
+                    self.want_upgrade();
                 }
                 Some(SIGCHLD) => drop(reap::sweep()),
                 Some(_) => self.clone().watch_pid_file(),

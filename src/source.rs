@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::cli;
 use crate::model::config::{self, Given, Input, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
+use crate::model::handover::Text;
 use crate::sys::{accounts, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.
@@ -18,7 +19,7 @@ pub struct Source {
     log_level: Option<String>,
     allow_root: bool,
     /// Where the program was started: the daemon itself is in / later.
-    cwd: PathBuf,
+    pub cwd: PathBuf,
 }
 
 impl Source {
@@ -42,14 +43,28 @@ impl Source {
 
     /// Reads and validates: a whole configuration or every problem.
     pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
-        let (text, stem, dir) = match &self.file {
-            Some(path) => {
-                let text = read_text(path)?;
-                let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-                // By its real place: a symlink may be switched to another folder with other files beside it.
-                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-                (text, stem, real.parent().unwrap_or(Path::new("/")).to_owned())
-            }
+        self.load_from(self.texts()?)
+    }
+
+    /// The files as they are now: the instance file first, then those that add a server. None for a command line.
+    pub fn texts(&self) -> Result<Vec<Text>, Vec<Problem>> {
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let mut texts = vec![Text { path: file.clone(), text: read_text(file)? }];
+        texts.extend(drop_ins(file)?);
+        Ok(texts)
+    }
+
+    /// Validates files that were read before.
+    pub fn load_from(&self, texts: Vec<Text>) -> Result<Loaded, Vec<Problem>> {
+        // By their real places: a symlink may be switched to another folder with other files beside it.
+        let folder = |path: &Path| {
+            let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            real.parent().unwrap_or(Path::new("/")).to_owned()
+        };
+        let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let mut all = texts.iter().cloned();
+        let (text, name, dir) = match all.next() {
+            Some(file) => (file.text, stem(&file.path), folder(&file.path)),
             None => {
                 let stem = self.command.first().map_or("", |c| c.rsplit('/').next().unwrap_or(c));
                 let clean: String = stem
@@ -68,6 +83,8 @@ impl Source {
                 (text, stem, self.cwd.clone())
             }
         };
+        let parts =
+            all.map(|t| Part { dir: folder(&t.path), name: stem(&t.path), path: t.path, text: t.text }).collect();
         let var = |name: &str| std::env::var(name).ok();
         let find_program = |name: &str, path: Option<&str>| spawn::find_program(name, path);
         let around = Surroundings {
@@ -77,9 +94,9 @@ impl Source {
             account: &accounts::find,
             uid: nix::unistd::Uid::effective().as_raw(),
         };
-        let parts = self.file.as_deref().map_or(Ok(Vec::new()), parts)?;
-        let input = Input { file: self.file.clone(), stem, dir, text: &text, parts, log_dir: paths::log_dir() };
-        config::load(&input, &self.given(), &around)
+        let input = Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: paths::log_dir() };
+        let loaded = config::load(&input, &self.given(), &around)?;
+        Ok(Loaded { texts, ..loaded })
     }
 
     /// A Unix socket's path from where the program was started.
@@ -137,23 +154,19 @@ pub fn ron_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// `NAME.d/*.ron` beside `NAME.ron`: a server each. One that cannot be read is a problem, and never silently left out.
-fn parts(file: &Path) -> Result<Vec<Part>, Vec<Problem>> {
+fn drop_ins(file: &Path) -> Result<Vec<Text>, Vec<Problem>> {
     let dir = file.with_extension("d");
-    let problem = |path: &Path, what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
     let paths = match ron_files(&dir) {
         Ok(paths) => paths,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
         }
-        Err(e) => return Err(problem(&dir, format!("cannot read the folder: {}", plain(&e)))),
+        Err(e) => {
+            let what = format!("cannot read the folder: {}", plain(&e));
+            return Err(vec![Problem { file: dir.display().to_string(), place: None, what }]);
+        }
     };
-    let read = |path: PathBuf| {
-        let text = read_text(&path)?;
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Part { dir: real.parent().unwrap_or(Path::new("/")).to_owned(), path, name, text })
-    };
-    paths.into_iter().map(read).collect()
+    paths.into_iter().map(|path| Ok(Text { text: read_text(&path)?, path })).collect()
 }
 
 fn read_text(path: &Path) -> Result<String, Vec<Problem>> {

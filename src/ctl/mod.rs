@@ -2,9 +2,9 @@
 //!
 //! It uses [`crate::model`] and [`crate::sys`] alone; a test checks that no runtime is linked in.
 
+mod ask;
 mod list;
 mod logs;
-mod reload;
 mod status;
 mod stop;
 
@@ -61,12 +61,13 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
     match args.verb {
         None => Err(Failure::new(
             Exit::CtlUsage,
-            "mcpctl: what shall it do? One of: list, status, stop, reload, logs\nTry 'mcpctl --help', or man mcpctl.",
+            "mcpctl: what shall it do? One of: list, status, stop, reload, restart, logs\nTry 'mcpctl --help', or man mcpctl.",
         )),
         Some(Verb::List(args)) => list::run(&place, &args),
         Some(Verb::Status(args)) => status::run(&place, &args),
         Some(Verb::Stop(args)) => stop::run(&place, &args),
-        Some(Verb::Reload(args)) => reload::run(&place, &args),
+        Some(Verb::Reload(args)) => ask::reload(&place, &args),
+        Some(Verb::Restart(args)) => ask::restart(&place, &args),
         Some(Verb::Logs(args)) => logs::run(&place, &args),
     }
 }

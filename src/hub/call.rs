@@ -4,13 +4,14 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::handover::Saver;
 use super::outbox::{Out, Outbox};
 use super::server::Waits;
 use super::session::Session;
 use super::wait::Flag;
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
-use crate::model::{ids, jsonrpc, modern};
+use crate::model::{handover, ids, jsonrpc, modern};
 
 /// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
 /// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
@@ -118,12 +119,20 @@ pub(super) struct Held {
     call: Mutex<Option<Call>>,
     /// The call was taken: whoever waits has nothing to wait for.
     pub withdrawn: Flag,
+    /// The request as it came.
+    text: Arc<str>,
     _waits: Waits,
 }
 
 impl Held {
-    pub fn new(call: Call, waits: Waits) -> Held {
-        Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), _waits: waits }
+    pub fn new(call: Call, text: Arc<str>, waits: Waits) -> Held {
+        Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), text, _waits: waits }
+    }
+
+    /// Everything of it, for the next program.
+    pub fn save(&self, saver: &mut Saver) -> Option<(handover::Call, String)> {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        call.as_ref().map(|call| (saver.call(call), self.text.to_string()))
     }
 
     /// Whether its request, if it is still there, is of this kind.

@@ -63,6 +63,13 @@ impl Counters {
         self.0[what as usize].load(Relaxed)
     }
 
+    /// Goes on from what another program has counted.
+    pub fn load(&self, saved: &BTreeMap<String, u64>) {
+        for (name, count) in NAMES.iter().zip(&self.0) {
+            count.store(saved.get(*name).copied().unwrap_or(0), Relaxed);
+        }
+    }
+
     /// All of them, by name.
     pub fn read(&self) -> BTreeMap<String, u64> {
         NAMES.iter().zip(&self.0).map(|(name, n)| ((*name).to_owned(), n.load(Relaxed))).collect()

@@ -31,7 +31,7 @@ const WAITING: usize = 64;
 /// Something to know of, as the command gets it on its standard input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Event {
-    /// `server-failed`, `server-restarted`, `server-unhealthy`, `server-recovered`, `reload-refused`,
+    /// `server-failed`, `server-restarted`, `server-unhealthy`, `server-recovered`, `reload-refused`, `upgrade-refused`,
     /// `instance-degraded` or `instance-recovered`.
     pub event: &'static str,
     pub instance: String,

@@ -4,6 +4,8 @@
 //! A child that dies is replaced, and brought to the state that its session expects: the client's own handshake, log
 //! level and subscriptions are repeated.
 
+mod rest;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -58,12 +60,17 @@ struct State {
 impl Exclusive {
     /// Begins to run a child for a session.
     pub fn start(session: &Arc<Session>, nest: &Arc<Nest>) -> Arc<Exclusive> {
+        Exclusive::begin(session, nest, State::default(), false)
+    }
+
+    /// The same from a state, which may have a child already. `again` says that the client has shaken hands before.
+    fn begin(session: &Arc<Session>, nest: &Arc<Nest>, state: State, again: bool) -> Arc<Exclusive> {
         let exclusive = Arc::new(Exclusive {
             config: Mutex::new(nest.config()),
             umask: session.hub.config().umask,
             renew: AtomicBool::new(false),
             renewal: Event::new(),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             changed: Event::new(),
             end: Flag::default(),
             done: Flag::default(),
@@ -72,7 +79,7 @@ impl Exclusive {
             (exclusive.clone(), nest.clone(), session.server.clone(), Arc::downgrade(session));
         nest.living.fetch_add(1, SeqCst);
         async_std::task::spawn(async move {
-            me.keep(&server, &nest, &session).await;
+            me.keep(&server, &nest, &session, again).await;
             nest.living.fetch_sub(1, SeqCst);
             me.done.set();
         });
@@ -153,16 +160,25 @@ impl Exclusive {
         self.state().asked.remove(&ids::canonical(id))
     }
 
-    async fn keep(&self, server: &Arc<Server>, nest: &Arc<Nest>, session: &Weak<Session>) {
+    async fn keep(&self, server: &Arc<Server>, nest: &Arc<Nest>, session: &Weak<Session>, mut again: bool) {
         let mut history = History::default();
-        let mut again = false;
+        let mut there = self.any_link();
         while !self.end.is_set() {
-            let ended = match self.raise(server, nest, session, again).await {
+            let before = there.take();
+            let fresh = before.is_none();
+            let raised = match before {
+                Some(link) => Ok(link),
+                None => self.raise(server, nest, session, again).await,
+            };
+            let ended = match raised {
                 Ok(link) => {
                     history.ready(Instant::now());
                     self.state().link = Some(link.clone());
                     self.changed.notify(usize::MAX);
-                    if again && let Some(session) = session.upgrade() {
+                    if again
+                        && fresh
+                        && let Some(session) = session.upgrade()
+                    {
                         session.lists_changed(false, &|list| server.has_list(list));
                     }
                     again = true;
@@ -311,10 +327,11 @@ struct Spares {
 }
 
 impl Nest {
-    pub fn new(config: Arc<Stdio>, max: u32, idle: Duration, spare: u32) -> Arc<Nest> {
+    pub fn new(config: Arc<Stdio>, max: u32, idle: Duration, spare: u32, links: Vec<Arc<Link>>) -> Arc<Nest> {
         let living = AtomicUsize::new(0);
         let config = Mutex::new(config);
-        Arc::new(Nest { config, max, idle, spare: spare as usize, spares: Mutex::default(), living })
+        let spares = Mutex::new(Spares { links, ..Spares::default() });
+        Arc::new(Nest { config, max, idle, spare: spare as usize, spares, living })
     }
 
     fn spares(&self) -> MutexGuard<'_, Spares> {

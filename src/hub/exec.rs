@@ -4,6 +4,7 @@
 //! arguments are handed over as they are, so `;`, `$()`, line feeds and path tricks have no meaning.
 
 mod command;
+mod rest;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -11,12 +12,13 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use event_listener::Event;
 use log::{debug, info, warn};
 use serde::Deserialize;
 
+use super::Hub;
 use super::call::Call;
+use super::handover::unless_frozen;
 use super::supervisor::environment;
 use super::wait::{Flag, until};
 use crate::model::config::server::{Allow, Exec};
@@ -24,9 +26,9 @@ use crate::model::envelope::{Envelope, quote};
 use crate::model::jsonrpc;
 use crate::model::mcp::{LATEST, Learnt};
 use crate::model::text::{duration, printable};
-use crate::sys::spawn::Spec;
+use crate::sys::spawn::{Spec, end_unwatched};
 use crate::sys::{process, reap};
-use command::{Progress, Stream, attend, report};
+use command::{Progress, Work, attend, report};
 
 /// The executor of one server.
 pub struct Executor {
@@ -43,6 +45,8 @@ struct Running {
     /// Taken by whoever answers it.
     call: Option<Call>,
     end: Arc<Flag>,
+    /// What is seen to by nobody while everything is at rest.
+    resting: Option<Work>,
 }
 
 #[derive(Deserialize)]
@@ -204,14 +208,12 @@ impl Executor {
     fn start(self: &Arc<Self>, call: Call, config: Arc<Exec>, program: PathBuf, args: Vec<String>, limit: Duration) {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let end = Arc::new(Flag::default());
-        let progress =
-            call.token.clone().map(|token| Progress { token, reply: call.reply.clone(), bytes: Arc::default() });
+        let progress = Progress::of(&call, 0);
         let hub = call.session.hub.clone();
-        self.running().insert(number, Running { pid: None, call: Some(call), end: end.clone() });
+        self.running().insert(number, Running { pid: None, call: Some(call), end: end.clone(), resting: None });
         let me = self.clone();
         async_std::task::spawn(async move {
             let mark = hub.next_mark();
-            let started = Instant::now();
             let spec = Spec {
                 program: program.clone(),
                 args,
@@ -223,56 +225,65 @@ impl Executor {
                 confine: config.confine.clone(),
             };
             info!("server '{}': runs {}", me.name, program.display());
-            let result = match hub.boot.spawner.spawn(spec).await {
+            let process = match hub.boot.spawner.spawn(spec).await {
+                Ok(process) => process,
                 Err(e) => {
-                    Ok(refusal(&format!("cannot start {}: {}", program.display(), crate::model::exit::plain(&e))))
-                }
-                Ok(process) => {
-                    let pid = process.pid;
-                    if let Some(running) = me.running().get_mut(&number) {
-                        running.pid = Some(pid.as_raw());
-                    }
-                    let kept = config.max_line.bytes();
-                    let out = Stream::new(process.stdout, kept, progress.clone());
-                    let err = Stream::new(process.stderr, kept, progress);
-                    let handle = Async::new(process.handle);
-                    let outcome = match (out, err, &handle) {
-                        (Ok(out), Ok(err), Ok(handle)) => {
-                            let how = attend(&config, pid, handle, (&out, &err), limit, (&end, &hub.cut)).await;
-                            Ok((how, out, err))
-                        }
-                        _ => Err("cannot read its output: no descriptors are left".to_owned()),
-                    };
-                    let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
-                    let (strays, _) = async_std::task::spawn_blocking(sweep).await;
-                    if strays > 0 {
-                        debug!("server '{}': ended {strays} processes that a command left behind", me.name);
-                    }
-                    if let Ok(handle) = &handle {
-                        let _ = handle.get_ref().reap();
-                    }
-                    reap::forget(pid);
-                    reap::sweep();
-                    match outcome {
-                        // A long output takes its time to be quoted: others must not wait for it.
-                        Ok((how, out, err)) => {
-                            let took = started.elapsed();
-                            let most = hub.config().limits.reply.bytes();
-                            Ok(async_std::task::spawn_blocking(move || report(how, &out, &err, took, most)).await)
-                        }
-                        Err(why) => Err(why),
-                    }
+                    let why = format!("cannot start {}: {}", program.display(), crate::model::exit::plain(&e));
+                    return me.over(number, Ok(refusal(&why)));
                 }
             };
-            let call = me.running().remove(&number).and_then(|r| r.call);
-            me.finished.notify(usize::MAX);
-            match (call, result) {
-                (Some(call), Ok(text)) => call.result(&text),
-                (Some(call), Err(why)) => call.error(jsonrpc::INTERNAL_ERROR, &why),
-                // Cancelled: the call was taken by whoever cancelled it.
-                (None, _) => {}
+            let pid = process.pid;
+            if let Some(running) = me.running().get_mut(&number) {
+                running.pid = Some(pid.as_raw());
+            }
+            match Work::new(process, mark, config.max_line.bytes(), progress, limit) {
+                Ok(work) => me.see_to(number, work, end, hub).await,
+                Err(_) => {
+                    end_unwatched(pid);
+                    me.over(number, Err("cannot read its output: no descriptors are left".to_owned()));
+                }
             }
         });
+    }
+
+    /// Sees to a command until its end, or until everything comes to rest.
+    async fn see_to(self: Arc<Self>, number: u64, work: Work, end: Arc<Flag>, hub: Arc<Hub>) {
+        let config = self.config();
+        let left = work.until.saturating_duration_since(Instant::now());
+        let streams = (&work.out, &work.err);
+        let attended = attend(&config, work.pid, &work.handle, streams, (left, work.limit), (&end, &hub.cut));
+        let Some(how) = unless_frozen(&hub, attended).await else {
+            if let Some(running) = self.running().get_mut(&number) {
+                running.resting = Some(work);
+            }
+            self.finished.notify(usize::MAX);
+            return;
+        };
+        let (pid, mark) = (work.pid, work.mark.clone());
+        let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
+        let (strays, _) = async_std::task::spawn_blocking(sweep).await;
+        if strays > 0 {
+            debug!("server '{}': ended {strays} processes that a command left behind", self.name);
+        }
+        let _ = work.handle.get_ref().reap();
+        reap::forget(pid);
+        reap::sweep();
+        // A long output takes its time to be quoted: others must not wait for it.
+        let (took, most) = (work.started.elapsed(), hub.config().limits.reply.bytes());
+        let text = async_std::task::spawn_blocking(move || report(how, &work.out, &work.err, took, most)).await;
+        self.over(number, Ok(text));
+    }
+
+    /// A command has ended: whoever waits is told.
+    fn over(&self, number: u64, result: Result<String, String>) {
+        let call = self.running().remove(&number).and_then(|r| r.call);
+        self.finished.notify(usize::MAX);
+        match (call, result) {
+            (Some(call), Ok(text)) => call.result(&text),
+            (Some(call), Err(why)) => call.error(jsonrpc::INTERNAL_ERROR, &why),
+            // Cancelled: the call was taken by whoever cancelled it.
+            (None, _) => {}
+        }
     }
 
     /// Ends the commands that fit; what their clients hear is the caller's affair.

@@ -28,6 +28,9 @@ pub enum Line<'a> {
     },
 }
 
+/// See [`Lines::rest_so_far`].
+pub type Rest = (Vec<u8>, Option<(Vec<u8>, Vec<u8>, usize)>);
+
 /// Splits what is read into lines.
 pub struct Lines {
     /// All of it is initialised; what was read ends at `end`.
@@ -46,6 +49,17 @@ pub struct Lines {
 impl Lines {
     pub fn new(limit: usize) -> Lines {
         Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, limit, cut: None, slice: None }
+    }
+
+    /// What was read and not handed out, and the line that is being thrown away.
+    pub fn rest_so_far(&self) -> Rest {
+        (self.buffer[self.start..self.end].to_vec(), self.cut.clone())
+    }
+
+    /// Goes on with what another reader had.
+    pub fn with_rest(limit: usize, (bytes, cut): Rest) -> Lines {
+        let end = bytes.len();
+        Lines { buffer: bytes, end, cut, ..Lines::new(limit) }
     }
 
     /// Reads more; 0 at the end.

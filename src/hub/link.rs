@@ -6,6 +6,7 @@
 
 mod hear;
 mod modern;
+mod rest;
 
 use std::fs::File;
 use std::io;
@@ -18,14 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
+use event_listener::Event;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::Hub;
 use super::call::Call;
 use super::counters::Dropped;
-use super::lines::{self};
+use super::handover::unless_frozen;
+use super::lines::{self, Lines};
 use super::listen::Listen;
 use super::outbox::{ByteQueue, NotQueued, Outbox};
 use super::server::Server;
@@ -43,6 +47,8 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 use crate::sys::{process, reap};
 
+/// What of one line of standard error is looked at.
+const STDERR_LINE: usize = 64 << 10;
 /// What a child may be behind with reading before callers are told so.
 const STDIN_LIMIT: usize = 32 << 20;
 /// After a child's end, how long its pipes may be held open by others before they are given up.
@@ -74,6 +80,9 @@ pub struct Link {
     headers: Mutex<modern::Headers>,
     asking: async_std::sync::Mutex<()>,
     stderr: Mutex<lines::Tail>,
+    /// What its tasks hand in when everything comes to rest.
+    parked: Mutex<Parked>,
+    handed_in: Event,
     /// The reader saw the end of standard output.
     silent: Flag,
     /// Its standard input is closed on its side.
@@ -91,6 +100,23 @@ pub struct Link {
     /// When it last said anything, and when a client last had anything to do with it ([`millis`]).
     heard_at: AtomicU64,
     used_at: AtomicU64,
+}
+
+/// Our ends of a child's pipes, each with what is left to be written or was read and not used.
+struct Pipes {
+    stdin: Option<(Async<File>, Vec<u8>)>,
+    stdout: (Async<File>, Lines),
+    stderr: (Async<File>, Lines),
+    handle: Async<PidFd>,
+}
+
+/// The same while they are at rest.
+#[derive(Default)]
+struct Parked {
+    stdin: Option<(Async<File>, Vec<u8>)>,
+    stdout: Option<(Async<File>, Lines)>,
+    stderr: Option<(Async<File>, Lines)>,
+    handle: Option<Async<PidFd>>,
 }
 
 #[derive(Default)]
@@ -148,8 +174,21 @@ impl Link {
         let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
         let stdin = started.stdin.map(pipe).transpose()?;
         let handle = Async::new(started.handle)?;
-        let link = Arc::new(Link {
-            pid: started.pid,
+        let link = Arc::new(Link::blank(started.pid, server, config, mark));
+        let pipes = Pipes {
+            stdin: stdin.map(|pipe| (pipe, Vec::new())),
+            stdout: (stdout, Lines::new(server.hub.config().limits.reply.bytes())),
+            stderr: (stderr, Lines::new(STDERR_LINE)),
+            handle,
+        };
+        link.work(pipes, server.hub.clone());
+        Ok(link)
+    }
+
+    /// A line without anything on it.
+    fn blank(pid: Pid, server: &Arc<Server>, config: Arc<Stdio>, mark: String) -> Link {
+        Link {
+            pid,
             mark,
             server: Arc::downgrade(server),
             name: server.name.clone(),
@@ -161,6 +200,8 @@ impl Link {
             headers: Mutex::default(),
             asking: Default::default(),
             stderr: Mutex::default(),
+            parked: Mutex::default(),
+            handed_in: Event::new(),
             silent: Flag::default(),
             deaf: Flag::default(),
             heard: Flag::default(),
@@ -171,15 +212,20 @@ impl Link {
             ticking: AtomicBool::new(false),
             heard_at: AtomicU64::new(millis()),
             used_at: AtomicU64::new(millis()),
-        });
-        let mut tasks = Vec::new();
-        if let Some(stdin) = stdin {
-            tasks.push(async_std::task::spawn(link.clone().write(stdin)));
         }
-        tasks.push(async_std::task::spawn(link.clone().read(stdout)));
-        tasks.push(async_std::task::spawn(link.clone().overhear(stderr)));
-        async_std::task::spawn(link.clone().attend(handle, tasks));
-        Ok(link)
+    }
+
+    /// Begins to talk with the child, or goes on with it.
+    fn work(self: &Arc<Self>, pipes: Pipes, hub: Arc<Hub>) {
+        let mut tasks = Vec::new();
+        if let Some((pipe, rest)) = pipes.stdin {
+            tasks.push(async_std::task::spawn(self.clone().write(pipe, rest, hub.clone())));
+        }
+        let (pipe, input) = pipes.stdout;
+        tasks.push(async_std::task::spawn(self.clone().read(pipe, input, hub.clone())));
+        let (pipe, input) = pipes.stderr;
+        tasks.push(async_std::task::spawn(self.clone().overhear(pipe, input, hub.clone())));
+        async_std::task::spawn(self.clone().attend(pipes.handle, tasks, hub));
     }
 
     fn config(&self) -> Arc<Stdio> {
@@ -387,20 +433,31 @@ impl Link {
 
     // --- tasks ---------------------------------------------------------------------------------------------------
 
-    async fn write(self: Arc<Self>, mut pipe: Async<File>) {
-        let mut buffer = Vec::new();
-        while self.stdin.take(&mut buffer).await {
-            if let Err(e) = pipe.write_all(&buffer).await {
-                debug!("server '{}': its input is closed: {e}", self.name);
-                self.stdin.close();
-                self.deaf.set();
-                return;
+    async fn write(self: Arc<Self>, mut pipe: Async<File>, mut buffer: Vec<u8>, hub: Arc<Hub>) {
+        loop {
+            let mut at = 0;
+            while at < buffer.len() {
+                match unless_frozen(&hub, pipe.write(&buffer[at..])).await {
+                    Some(Ok(n)) if n > 0 => at += n,
+                    Some(outcome) => {
+                        debug!("server '{}': its input is closed: {outcome:?}", self.name);
+                        self.stdin.close();
+                        self.deaf.set();
+                        return;
+                    }
+                    None => return self.hand_in(|parked| parked.stdin = Some((pipe, buffer.split_off(at)))),
+                }
+            }
+            match unless_frozen(&hub, self.stdin.take(&mut buffer)).await {
+                Some(true) => {}
+                Some(false) => return,
+                None => return self.hand_in(|parked| parked.stdin = Some((pipe, Vec::new()))),
             }
         }
     }
 
     /// Waits for the child's end, then sees to it that nothing of it is left and nobody waits for it.
-    async fn attend(self: Arc<Self>, handle: Async<PidFd>, tasks: Vec<async_std::task::JoinHandle<()>>) {
+    async fn attend(self: Arc<Self>, handle: Async<PidFd>, tasks: Vec<async_std::task::JoinHandle<()>>, hub: Arc<Hub>) {
         let quiet = async {
             // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
             // its input, is of no use any more. While it is being stopped, the ladder has its own times.
@@ -415,7 +472,10 @@ impl Link {
             let _ = handle.readable().await;
             false
         };
-        if ended.or(quiet).await {
+        let Some(quiet) = unless_frozen(&hub, ended.or(quiet)).await else {
+            return self.hand_in(|parked| parked.handle = Some(handle));
+        };
+        if quiet {
             warn!("server '{}' closed its input or output but did not end; it is ended", self.name);
             signal_group(self.pid, Signal::SIGTERM);
             if within(self.config().stop.term, handle.readable()).await.is_none() {

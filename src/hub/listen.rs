@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 
+use super::handover::Saver;
 use super::outbox::{Out, Outbox};
 use super::session::Session;
 use crate::model::modern::Filter;
-use crate::model::{jsonrpc, modern};
+use crate::model::{handover, jsonrpc, modern};
 
 /// Something that a server tells of itself.
 pub enum Change<'c> {
@@ -45,6 +46,21 @@ impl Listen {
             request: request.map(Into::into),
             acknowledged: AtomicBool::new(false),
         })
+    }
+
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.upgrade()
+    }
+
+    /// Everything of it, for the next program.
+    pub fn save(&self, saver: &mut Saver) -> handover::Listen {
+        handover::Listen {
+            id: self.id.to_string(),
+            reply: saver.outbox(&self.reply),
+            filter: self.filter.clone(),
+            request: self.request.as_ref().map(ToString::to_string),
+            acknowledged: self.is_acknowledged(),
+        }
     }
 
     /// The first acknowledgement is the one that counts; a new child's is not for the client.

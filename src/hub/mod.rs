@@ -8,6 +8,7 @@ pub mod counters;
 pub mod events;
 pub mod exclusive;
 pub mod exec;
+pub mod handover;
 pub mod lines;
 pub mod link;
 pub mod listen;
@@ -41,7 +42,7 @@ use server::{Children, Engine, Server};
 use session::{Session, Transport};
 use spawner::Spawner;
 use supervisor::Supervisor;
-use wait::{Flag, sleep, within};
+use wait::{Flag, Switch, sleep, within};
 
 use crate::model::config::{self, Config, Kind};
 use crate::model::meter::Meter;
@@ -102,6 +103,10 @@ pub struct Hub {
     pub connections: AtomicU64,
     /// No new requests.
     pub draining: Flag,
+    /// Everything comes to rest, to go on in another process.
+    pub freeze: Switch,
+    /// What did not come to rest in time says good-bye.
+    pub give_up: Switch,
     /// The drain is cut short.
     pub hurry: Flag,
     /// So is the ladder on which children go down: SIGKILL at once.
@@ -131,6 +136,8 @@ impl Hub {
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             draining: Flag::default(),
+            freeze: Switch::default(),
+            give_up: Switch::default(),
             hurry: Flag::default(),
             cut: Flag::default(),
             streams: Mutex::default(),
@@ -144,6 +151,11 @@ impl Hub {
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Of this program.
+    pub fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
     }
 
     /// Whole seconds since the start.
@@ -364,6 +376,17 @@ impl Hub {
     /// The child of a session, from its start on.
     pub(super) fn note_exclusive(&self, own: &Arc<Exclusive>) {
         self.note_retiring(Retiring::Exclusive(own.clone()));
+    }
+
+    /// Nothing is on its way down, and no child on its way up.
+    pub fn is_settled(&self) -> bool {
+        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        retiring.retain(|one| !one.is_done());
+        let quiet = retiring.iter().all(|one| matches!(one, Retiring::Exclusive(_)));
+        drop(retiring);
+        let slots = self.servers().into_iter().filter_map(|s| s.children()).flat_map(|c| c.all());
+        let moving = |phase| matches!(phase, ServerState::Starting | ServerState::Stopping);
+        quiet && !slots.into_iter().any(|s| moving(s.phase().0))
     }
 
     /// The children that are being retired.

@@ -22,8 +22,8 @@ use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
 use super::supervisor::{self, Supervisor};
 use super::wait::Flag;
-use crate::model::config::Kind as ServerKind;
-use crate::model::envelope::{self, Envelope, Kind, member};
+use crate::model::config::{Kind as ServerKind, Stdio};
+use crate::model::envelope::{Envelope, Kind, member};
 use crate::model::modern::{self, Filter, Refusal};
 use crate::model::status::ServerState;
 use crate::model::{jsonrpc, mcp};
@@ -144,17 +144,8 @@ fn forward(mut call: Call, e: &Envelope<'_>, target: Target) -> Option<Call> {
 }
 
 /// Waits for a child, in reach of a cancellation, then sends the request on.
-fn wait(call: Call, text: &str) -> Later {
-    let text = text.to_owned();
-    route::held(
-        call,
-        text.len(),
-        move |session| async move { target(&session).await },
-        move |call, target| match envelope::scan(&text) {
-            Ok(e) => forward(call, &e, target),
-            Err(_) => None,
-        },
-    )
+pub(super) fn wait(call: Call, text: &str) -> Later {
+    route::held(call, text, |session| async move { target(&session).await }, forward)
 }
 
 // --- subscriptions ---------------------------------------------------------------------------------------------------
@@ -373,10 +364,7 @@ async fn put_question(server: &Arc<Server>, children: &Arc<Children>) -> Option<
     match supervisor::open(server, link, &config, Wish::Modern, Some(&server.hub.draining)).await {
         Ok(link) if current() => {
             info!("server '{}' speaks the modern era as well: a second child serves it", server.name);
-            let slot = Slot::new(server, Supervisor::new((*config).clone()), Wish::Modern, " (modern era)");
-            slot.set_link(Some(link.clone()));
-            slot.supervisor.run(server, &slot, Some(link), false);
-            Some(Verdict::Modern(slot))
+            Some(Verdict::Modern(slot(server, &config, &link)))
         }
         Ok(link) => {
             link.stop(&config.stop).await;
@@ -389,6 +377,14 @@ async fn put_question(server: &Arc<Server>, children: &Arc<Children>) -> Option<
             Some(Verdict::Legacy(Instant::now(), info))
         }
     }
+}
+
+/// The place of a child that speaks the modern era.
+pub(super) fn slot(server: &Arc<Server>, config: &Stdio, link: &Arc<Link>) -> Arc<Slot> {
+    let slot = Slot::new(server, Supervisor::new(config.clone()), Wish::Modern, " (modern era)");
+    slot.set_link(Some(link.clone()));
+    slot.supervisor.run(server, &slot, Some(link.clone()), false);
+    slot
 }
 
 /// What the child of the modern era says of the headers that a call needs. Where it cannot be asked, the call itself

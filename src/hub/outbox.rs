@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::model::handover;
+
 /// What is kept for a client that is not connected, in bytes.
 const DETACHED: usize = 1 << 20;
 
@@ -18,6 +20,16 @@ pub struct Out {
     pub answer: bool,
     /// The answer is a JSON-RPC error.
     pub failed: bool,
+}
+
+impl Out {
+    pub fn save(&self) -> handover::Out {
+        handover::Out { text: self.text.clone(), answer: self.answer, failed: self.failed }
+    }
+
+    pub fn restore(saved: handover::Out) -> Out {
+        Out { text: saved.text, answer: saved.answer, failed: saved.failed }
+    }
 }
 
 /// Messages to one client: of a WebSocket, of an SSE stream, or of one POST.
@@ -57,6 +69,46 @@ impl Outbox {
             answers_only: false,
             resumable: AtomicBool::new(false),
         }
+    }
+
+    /// Everything of it, for another program.
+    pub fn save(&self) -> handover::Outbox {
+        let inner = self.lock();
+        handover::Outbox {
+            full: self.full,
+            detached: self.limit.load(Relaxed) != self.full,
+            answers_only: self.answers_only,
+            resumable: self.is_resumable(),
+            due: inner.due,
+            ended: inner.ended,
+            closed: inner.closed,
+            overflowed: inner.overflowed,
+            queue: inner.queue.iter().map(Out::save).collect(),
+        }
+    }
+
+    /// The same outbox in another program.
+    pub fn restore(saved: handover::Outbox) -> Outbox {
+        let queue: VecDeque<Out> = saved.queue.into_iter().map(Out::restore).collect();
+        let outbox = Outbox {
+            inner: Mutex::new(Messages {
+                bytes: queue.iter().map(|o| o.text.len()).sum(),
+                queue,
+                due: saved.due,
+                ended: saved.ended,
+                closed: saved.closed,
+                overflowed: saved.overflowed,
+                waker: None,
+            }),
+            limit: AtomicUsize::new(saved.full),
+            full: saved.full,
+            answers_only: saved.answers_only,
+            resumable: AtomicBool::new(saved.resumable),
+        };
+        if saved.detached {
+            outbox.detach();
+        }
+        outbox
     }
 
     /// The same for the answer to one request and what belongs to it.
@@ -275,7 +327,12 @@ pub enum NotQueued {
 
 impl ByteQueue {
     pub fn new(limit: usize) -> ByteQueue {
-        ByteQueue { inner: Mutex::default(), limit }
+        ByteQueue::with(limit, Vec::new())
+    }
+
+    /// A queue that holds something already.
+    pub fn with(limit: usize, queue: Vec<u8>) -> ByteQueue {
+        ByteQueue { inner: Mutex::new(Bytes { queue, ..Bytes::default() }), limit }
     }
 
     fn lock(&self) -> MutexGuard<'_, Bytes> {
@@ -303,6 +360,11 @@ impl ByteQueue {
 
     pub fn is_closed(&self) -> bool {
         self.lock().closed
+    }
+
+    /// What nobody has taken yet.
+    pub fn queued(&self) -> Vec<u8> {
+        self.lock().queue.clone()
     }
 
     /// What is queued is still written, then the writer ends.

@@ -104,6 +104,18 @@ impl Prepared {
 
 /// Gives a server its engine under a new configuration; the one before drains.
 pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Link>>) {
+    install_with(server, config, Adopted { slots: vec![link], spares: Vec::new() });
+}
+
+/// Children that are there already: one for each slot, as far as there are any, and those that wait for a session.
+#[derive(Default)]
+pub struct Adopted {
+    pub slots: Vec<Option<Arc<Link>>>,
+    pub spares: Vec<Arc<Link>>,
+}
+
+/// The same with children that are there already.
+pub fn install_with(server: &Arc<Server>, config: config::Server, adopted: Adopted) {
     let before = match &config.kind {
         Kind::Stdio(stdio) => {
             let size = match stdio.sharing {
@@ -115,17 +127,17 @@ pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Li
             let slots: Vec<_> = (1..=size).map(slot).collect();
             let nest = match stdio.sharing {
                 Sharing::PerSession { max, idle, spare } => {
-                    Some(Nest::new(Arc::new((**stdio).clone()), max, idle, spare))
+                    Some(Nest::new(Arc::new((**stdio).clone()), max, idle, spare, adopted.spares))
                 }
                 _ => None,
             };
             let (modern, probing) = (Mutex::default(), Mutex::default());
             let children = Arc::new(Children { slots, modern, nest, probing });
             let before = server.set_engine(Engine::Children(children.clone()), config);
-            let mut first = link;
             let again = matches!(before, Engine::Children(_));
+            let mut first = adopted.slots.into_iter();
             for slot in &children.slots {
-                slot.supervisor.run(server, slot, first.take(), again);
+                slot.supervisor.run(server, slot, first.next().flatten(), again);
             }
             before
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::outbox::Outbox;
+use crate::model::handover;
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
 const KEPT: usize = 1 << 20;
@@ -71,6 +72,16 @@ impl Stream {
         self.sent().bytes + self.outbox.bytes()
     }
 
+    fn save(&self, outbox: &mut dyn FnMut(&Arc<Outbox>) -> usize) -> handover::Stream {
+        let sent = self.sent();
+        handover::Stream {
+            number: self.number,
+            outbox: outbox(&self.outbox),
+            next: sent.next,
+            events: sent.events.iter().map(|(n, text)| (*n, text.to_string())).collect(),
+        }
+    }
+
     /// A connection takes the stream, from the one before if that has not noticed its end yet.
     pub fn take(&self) -> u64 {
         let number = self.connection.fetch_add(1, SeqCst) + 1;
@@ -126,6 +137,30 @@ impl Streams {
         }
         self.counted = held;
         HELD.fetch_add(held, SeqCst);
+    }
+
+    /// All streams with the number of the last one, for another program.
+    pub fn save(&self, outbox: &mut dyn FnMut(&Arc<Outbox>) -> usize) -> (u64, Vec<handover::Stream>) {
+        (self.next, self.all.iter().map(|s| s.save(outbox)).collect())
+    }
+
+    /// The same streams in another program.
+    pub fn restore(next: u64, saved: Vec<handover::Stream>, outbox: &dyn Fn(usize) -> Arc<Outbox>) -> Streams {
+        let mut streams = Streams { next, all: VecDeque::new(), counted: 0 };
+        for one in saved {
+            let bytes = one.events.iter().map(|(_, text)| text.len()).sum();
+            let events = one.events.into_iter().map(|(n, text)| (n, text.into())).collect();
+            let sent = Mutex::new(Sent { next: one.next, events, bytes });
+            let outbox = outbox(one.outbox);
+            streams.all.push_back(Arc::new(Stream { number: one.number, outbox, sent, connection: AtomicU64::new(0) }));
+        }
+        streams.trim();
+        streams
+    }
+
+    /// The stream with a number.
+    pub fn stream(&self, number: u64) -> Option<Arc<Stream>> {
+        self.all.iter().find(|s| s.number == number).cloned()
     }
 
     /// The stream that an event's id is of, and the event's number.

@@ -17,6 +17,7 @@ use super::outbox::{Out, Outbox};
 use super::server::Engine;
 use super::session::{Session, Transport};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
+use crate::model::mcp::Learnt;
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc, mcp, modern};
 
@@ -123,16 +124,17 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
         Some(link) => link.request(call, e)?,
         None => call,
     };
-    let text = e.text().to_owned();
+    Some(hold_exclusive(call, own, e.text()))
+}
+
+/// Keeps a request until the child of its session is there.
+fn hold_exclusive(call: Call, own: &Arc<Exclusive>, text: &str) -> Later {
     let own = own.clone();
     let ready = move |_| {
         let own = own.clone();
         async move { own.ready().await }
     };
-    Some(held(call, text.len(), ready, move |call, link: Arc<Link>| match envelope::scan(&text) {
-        Ok(e) => link.request(call, &e),
-        Err(_) => None,
-    }))
+    held(call, text, ready, |call, e, link: Arc<Link>| link.request(call, e))
 }
 
 /// Counts a request as open; None if it was refused.
@@ -210,12 +212,31 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
         }
         Engine::None => call,
     };
-    let text = e.text().to_owned();
     let ready = |session: Arc<Session>| async move { session.server.ready_link(&session).await };
-    Some(held(call, text.len(), ready, move |call, link: Arc<Link>| match envelope::scan(&text) {
-        Ok(e) => send(call, &e, &link),
-        Err(_) => None,
-    }))
+    Some(held(call, e.text(), ready, |call, e, link: Arc<Link>| send(call, e, &link)))
+}
+
+/// Takes up a request that waited for a child in the program before.
+pub(super) fn again(call: Call, text: &str) -> Option<Later> {
+    let e = envelope::scan(text).ok()?;
+    match call.session.exclusive().cloned() {
+        Some(own) => Some(hold_exclusive(call, &own, text)),
+        None if modern::claimed(&e) => Some(super::modern::wait(call, text)),
+        None if e.method == "initialize" => initialize(call, &e),
+        None => forward(call, &e),
+    }
+}
+
+/// Opens the subscriptions of the modern era that waited for a child in the program before.
+pub(super) fn listen_again(session: &Arc<Session>) {
+    for listen in session.listens().iter().filter(|l| !l.is_acknowledged()) {
+        let at_a_child = session.server.children().is_some_and(|c| c.links().iter().any(|link| link.has(listen)));
+        let Some(text) = listen.request.as_ref().filter(|_| !at_a_child) else { continue };
+        session.take_listen(&listen.id);
+        if let Ok(e) = envelope::scan(text) {
+            super::modern::message(session, &e, &listen.reply).map(async_std::task::spawn);
+        }
+    }
 }
 
 /// Sends a request of the legacy era to a shared child, if that speaks it. Given back if the child is gone meanwhile.
@@ -228,21 +249,21 @@ fn send(call: Call, e: &Envelope<'_>, link: &Arc<Link>) -> Option<Call> {
     None
 }
 
-/// Keeps a request of so many bytes until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
-/// if need be.
+/// Keeps a request with its text until what it needs is `ready`, in reach of a cancellation; then it is sent on, again if
+/// need be.
 pub(super) fn held<T, F>(
     call: Call,
-    size: usize,
+    text: &str,
     ready: impl Fn(Arc<Session>) -> F + Send + 'static,
-    send: impl Fn(Call, T) -> Option<Call> + Send + 'static,
+    send: impl Fn(Call, &Envelope<'_>, T) -> Option<Call> + Send + 'static,
 ) -> Later
 where
     F: Future<Output = Result<T, String>> + Send,
     T: Send,
 {
-    let session = call.session.clone();
+    let (session, text) = (call.session.clone(), Arc::<str>::from(text));
     // Now, and not when the task first runs: whoever cancels it must find it.
-    let mut held = session.hold(call, size);
+    let mut held = session.hold(call, &text);
     Box::pin(async move {
         loop {
             let waiting = match held {
@@ -261,9 +282,9 @@ where
             let found = ready(session.clone()).or(withdrawn).await;
             let Some(call) = session.release(&waiting) else { return };
             match found {
-                Ok(found) => match send(call, found) {
+                Ok(found) => match envelope::scan(&text).ok().and_then(|e| send(call, &e, found)) {
                     None => return,
-                    Some(back) => held = session.hold(back, size),
+                    Some(back) => held = session.hold(back, &text),
                 },
                 Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
             }
@@ -273,28 +294,27 @@ where
 
 /// Answers the handshake from what the child said in its own.
 fn initialize(call: Call, e: &Envelope<'_>) -> Option<Later> {
-    let asked = e.get(&e.protocol_version).map(|v| envelope::decode(v).into_owned());
-    let greet = |call: Call, learnt: &crate::model::mcp::Learnt, asked: Option<&str>| {
-        if learnt.revision == modern::VERSION {
-            let asked = asked.map(envelope::quote);
-            let text = modern::only(asked.as_deref()).text(Some(&call.id));
-            return call.answer(text, true);
-        }
-        let (revision, result) = learnt.answer_shared(asked);
-        call.session.agree(revision);
-        call.result(&result);
-    };
     if let Some(learnt) = call.session.server.learnt_now() {
-        greet(call, &learnt, asked.as_deref());
+        greet(call, e, &learnt);
         return None;
     }
-    Some(Box::pin(async move {
-        let server = call.session.server.clone();
-        match server.learnt(&call.session).await {
-            Ok(learnt) => greet(call, &learnt, asked.as_deref()),
-            Err(why) => call.error(jsonrpc::INTERNAL_ERROR, &why),
-        }
+    let ready = |session: Arc<Session>| async move { session.server.learnt(&session).await };
+    Some(held(call, e.text(), ready, |call, e, learnt| {
+        greet(call, e, &learnt);
+        None
     }))
+}
+
+fn greet(call: Call, e: &Envelope<'_>, learnt: &Learnt) {
+    let asked = e.get(&e.protocol_version);
+    if learnt.revision == modern::VERSION {
+        let asked = asked.map(|v| envelope::quote(&envelope::decode(v)));
+        let text = modern::only(asked.as_deref()).text(Some(&call.id));
+        return call.answer(text, true);
+    }
+    let (revision, result) = learnt.answer_shared(asked.map(envelope::decode).as_deref());
+    call.session.agree(revision);
+    call.result(&result);
 }
 
 /// Subscriptions are counted: the child hears of the first subscriber and of the last one's leave.

@@ -1,5 +1,7 @@
 //! One named server: its configuration in force, its state, and who uses it.
 
+mod rest;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;

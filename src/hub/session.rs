@@ -1,5 +1,7 @@
 //! Sessions: one client's relation to a server, and the requests that it has open.
 
+mod rest;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -298,10 +300,10 @@ impl Session {
         Ok(Call::new(self, id, token, reply))
     }
 
-    /// Keeps a request of so many bytes that waits, in reach of a cancellation. Given back if too much waits already.
-    pub(super) fn hold(&self, call: Call, size: usize) -> Result<Arc<Held>, Call> {
-        let Some(waits) = self.server.wait_with(size) else { return Err(call) };
-        let held = Arc::new(Held::new(call, waits));
+    /// Keeps a request that waits, with its text, in reach of a cancellation. Given back if too much waits already.
+    pub(super) fn hold(&self, call: Call, text: &Arc<str>) -> Result<Arc<Held>, Call> {
+        let Some(waits) = self.server.wait_with(text.len()) else { return Err(call) };
+        let held = Arc::new(Held::new(call, text.clone(), waits));
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
         Ok(held)
     }

@@ -1,12 +1,14 @@
 //! Waiting: one-way flags, and limits on how long.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
 
 /// A fact that becomes true once and stays so.
@@ -30,6 +32,50 @@ impl Flag {
 
     pub async fn wait(&self) {
         until(&self.event, || self.is_set().then_some(())).await;
+    }
+}
+
+/// A fact that comes and goes.
+#[derive(Debug, Default)]
+pub struct Switch {
+    on: AtomicBool,
+    event: Event,
+}
+
+impl Switch {
+    pub fn turn(&self, on: bool) {
+        self.on.store(on, Ordering::SeqCst);
+        self.event.notify(usize::MAX);
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is on.
+    pub async fn wait(&self) {
+        until(&self.event, || self.is_on().then_some(())).await;
+    }
+
+    /// Follows it from inside of a poll function.
+    pub fn watch(&self) -> Watch<'_> {
+        Watch { switch: self, listener: self.event.listen() }
+    }
+}
+
+/// See [`Switch::watch`].
+pub struct Watch<'s> {
+    switch: &'s Switch,
+    listener: EventListener,
+}
+
+impl Watch<'_> {
+    /// Whether it is on; the task is woken at each turn.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        while Pin::new(&mut self.listener).poll(cx).is_ready() {
+            self.listener = self.switch.event.listen();
+        }
+        self.switch.is_on()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reloading: single-flight, never lost, and all or nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
 
 use log::{error, info};
 
@@ -23,16 +23,36 @@ impl Instance {
         self.wake.notify(usize::MAX);
     }
 
-    /// Carries out reloads, one at a time; one that is asked for meanwhile follows.
+    /// Carries out reloads and upgrades, one at a time; one that is asked for meanwhile follows.
     pub(super) async fn reloads(self: Arc<Self>, net: Arc<Net>) {
         loop {
-            until(&self.wake, || self.wanted.swap(false, SeqCst).then_some(())).await;
+            let upgrade = until(&self.wake, || {
+                let upgrade = self.wanted_upgrade.swap(false, SeqCst);
+                (upgrade || self.wanted.swap(false, SeqCst)).then_some(upgrade)
+            })
+            .await;
             if self.hub.draining.is_set() {
                 return;
             }
             self.enter(InstanceState::Reloading);
             if let Some(notifier) = &self.notifier {
                 notifier.reloading();
+            }
+            if upgrade {
+                let why = self.upgrade(&net).await;
+                error!("not upgraded, the old program goes on: {why}");
+                self.hub.tell("upgrade-refused", None, Some(&why));
+                self.note_upgrade(false, why);
+                let mut life = self.life();
+                if life.state == InstanceState::Reloading {
+                    life.state = InstanceState::Ready;
+                }
+                drop(life);
+                self.hub.changed();
+                if let Some(notifier) = &self.notifier {
+                    notifier.ready(&self.in_a_line());
+                }
+                continue;
             }
             let outcome = self.reload(&net).await;
             {
@@ -82,7 +102,7 @@ impl Instance {
             }
         });
         let (loaded, renamed) = loaded.await.map_err(|problems| lines(&problems))?;
-        let new = loaded.config;
+        let (new, texts) = (loaded.config, loaded.texts);
         let mut plan = diff(&old, &new);
         if renamed {
             plan.restart_needed.push("name");
@@ -113,6 +133,7 @@ impl Instance {
         for at in &plan.close {
             net.unlisten(at);
         }
+        *self.texts.lock().unwrap_or_else(PoisonError::into_inner) = texts;
         Ok(plan.summary())
     }
 }

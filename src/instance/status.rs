@@ -42,9 +42,10 @@ impl Instance {
         let second = hub.seconds();
         let in_flight = hub.in_flight.load(SeqCst);
         let connections = hub.connections.load(SeqCst);
-        let (state, generation, reloads, last_reload) = {
+        let (state, generation, reloads, last_reload, upgrades, last_upgrade) = {
             let life = self.life();
-            (life.state, life.generation, life.reloads, life.last_reload.clone())
+            let (reload, upgrade) = (life.last_reload.clone(), life.last_upgrade.clone());
+            (life.state, life.generation, life.reloads, reload, life.upgrades, upgrade)
         };
         let degraded = state == InstanceState::Ready && !hub.not_ready().is_empty();
         let servers: Vec<_> = hub.servers().iter().map(|s| s.status(second)).collect();
@@ -69,6 +70,8 @@ impl Instance {
             generation,
             reloads,
             last_reload,
+            upgrades,
+            last_upgrade,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),

@@ -22,6 +22,16 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
+    /// The last number that was given.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// A table that goes on behind a number.
+    pub fn behind(last: u64) -> Table<T> {
+        Table { last, waiting: HashMap::new() }
+    }
+
     /// The next number. It is spent, also if nothing is entered under it.
     pub fn number(&mut self) -> u64 {
         self.last += 1;

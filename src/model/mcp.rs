@@ -2,7 +2,7 @@
 //!
 //! Rules cite the specification by revision, e.g. 2025-11-25 basic/lifecycle.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "202
 pub const LATEST: &str = "2025-11-25";
 
 /// What a child said of itself in its `initialize` result; values are JSON text as it sent them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Learnt {
     pub revision: String,
     pub capabilities: BTreeMap<String, String>,

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::status::Requests;
 
 /// Four steps to each doubling of microseconds: 0 µs to 2^40 µs, each value at most a quarter too high.
@@ -17,6 +19,16 @@ pub struct Meter {
     buckets: [AtomicU64; BUCKETS],
     /// Requests in each of the last 60 seconds, with the second they belong to.
     seconds: [(AtomicU64, AtomicU64); 60],
+}
+
+/// See [`Meter::save`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    total: u64,
+    errors: u64,
+    micros: u64,
+    buckets: Vec<u64>,
+    seconds: Vec<(u64, u64)>,
 }
 
 impl Default for Meter {
@@ -64,6 +76,29 @@ impl Meter {
             count.store(0, Relaxed);
         }
         count.fetch_add(1, Relaxed);
+    }
+
+    /// Everything, for another program.
+    pub fn save(&self) -> Saved {
+        Saved {
+            total: self.total.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            micros: self.micros.load(Relaxed),
+            buckets: self.buckets.iter().map(|b| b.load(Relaxed)).collect(),
+            seconds: self.seconds.iter().map(|(s, n)| (s.load(Relaxed), n.load(Relaxed))).collect(),
+        }
+    }
+
+    /// Goes on from what another program has counted.
+    pub fn load(&self, saved: &Saved) {
+        self.total.store(saved.total, Relaxed);
+        self.errors.store(saved.errors, Relaxed);
+        self.micros.store(saved.micros, Relaxed);
+        self.buckets.iter().zip(&saved.buckets).for_each(|(b, n)| b.store(*n, Relaxed));
+        for ((stamp, count), (s, n)) in self.seconds.iter().zip(&saved.seconds) {
+            stamp.store(*s, Relaxed);
+            count.store(*n, Relaxed);
+        }
     }
 
     /// What the status document says.
@@ -121,5 +156,8 @@ mod tests {
         assert!((95.0..120.0).contains(&r.p95_ms), "{r:?}");
         assert_eq!(meter.read(1200, 0).per_minute, 0);
         assert_eq!(Meter::default().read(0, 0).p95_ms, 0.0);
+        let other = Meter::default();
+        other.load(&meter.save());
+        assert_eq!(other.read(1100, 3), r);
     }
 }

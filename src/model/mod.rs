@@ -6,6 +6,7 @@
 pub mod config;
 pub mod envelope;
 pub mod exit;
+pub mod handover;
 pub mod ids;
 pub mod jsonrpc;
 pub mod life;

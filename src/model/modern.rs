@@ -375,7 +375,7 @@ pub fn tagged(text: &str, subscription: &str) -> String {
 }
 
 /// What a subscription asks for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(serde::Serialize, serde::Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub tools: bool,
     pub prompts: bool,

@@ -61,6 +61,11 @@ pub struct Status {
     /// Counts reloads asked for, applied or refused.
     pub reloads: u64,
     pub last_reload: Option<Reload>,
+    /// Counts upgrades in place asked for, carried out or not.
+    #[serde(default)]
+    pub upgrades: u64,
+    #[serde(default)]
+    pub last_upgrade: Option<Upgrade>,
     pub version: String,
     pub config: Option<String>,
     /// None in the foreground, where the log goes to standard error.
@@ -87,6 +92,15 @@ pub struct Reload {
     pub at: String,
     pub ok: bool,
     /// What changed, or every problem, a line each.
+    pub text: String,
+}
+
+/// The outcome of an upgrade in place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upgrade {
+    pub at: String,
+    pub ok: bool,
+    /// What was kept, or why the old program goes on.
     pub text: String,
 }
 

@@ -12,6 +12,7 @@ use async_io::Timer;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
+use super::seat::{Parts, Seat};
 use crate::hub::counters::Dropped;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::replay::Stream;
@@ -63,10 +64,17 @@ pub struct Reply {
     pub answered: bool,
     /// The client may come back for the rest.
     pub resumable: bool,
+    /// The connection that it is for.
+    pub seat: Arc<Seat>,
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        if self.seat.is_parking() {
+            let (session, outbox) = (self.session.clone(), self.outbox.clone());
+            let (answered, resumable) = (self.answered, self.resumable);
+            return self.seat.keep_reply(Parts { session, outbox, answered, resumable });
+        }
         match self.resumable && !self.session.is_ended() {
             true => self.outbox.detach(),
             false => self.outbox.close(),
@@ -119,11 +127,11 @@ impl Events {
     }
 
     /// A stream that a client has lost, from behind the event that it names.
-    pub fn resumed(session: &Arc<Session>, stream: Arc<Stream>, event: u64) -> Events {
+    pub fn resumed(session: &Arc<Session>, stream: Arc<Stream>, event: u64, seat: &Arc<Seat>) -> Events {
         let connection = stream.take();
         let outbox = stream.outbox.clone();
         outbox.reattach();
-        let reply = Reply { session: session.clone(), outbox, answered: true, resumable: true };
+        let reply = Reply { session: session.clone(), outbox, answered: true, resumable: true, seat: seat.clone() };
         let mut events = Events::new(reply, None);
         for (id, text) in stream.after(event) {
             events.head.push_str(&format!("id: {id}\nevent: message\ndata: {text}\n\n"));
@@ -132,6 +140,17 @@ impl Events {
             events.head.push_str(": here again\n\n");
         }
         events.stream = Some((stream, connection));
+        events
+    }
+
+    /// A stream that goes on where another process has left it.
+    pub fn adopted(reply: Reply, queue: VecDeque<Out>, head: String, stream: Option<Arc<Stream>>) -> Events {
+        let mut events = Events::new(reply, None);
+        (events.queue, events.head) = (queue, head);
+        events.stream = stream.map(|stream| {
+            let connection = stream.take();
+            (stream, connection)
+        });
         events
     }
 
@@ -156,6 +175,7 @@ impl Events {
         if self.reply.outbox.is_finished() {
             self.done = true;
             self.reply.answered = true;
+            self.reply.seat.idles();
         }
         self.heartbeat.set_after(HEARTBEAT);
         Bytes::from(out)
@@ -167,7 +187,11 @@ impl Drop for Events {
         if self.is_taken() {
             // What happens to the outbox is the other connection's affair.
             self.reply.outbox = Arc::new(Outbox::new(0));
+            self.reply.outbox.end();
             self.reply.answered = true;
+        } else if self.reply.seat.is_parking() {
+            let (queue, head) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.head));
+            self.reply.seat.keep_events(queue, head, self.stream.take());
         }
     }
 }
@@ -182,6 +206,7 @@ impl hyper::body::Body for Body {
             Body::Events(events) => events,
         };
         if events.done || events.is_taken() {
+            events.reply.seat.idles();
             return Poll::Ready(None);
         }
         if !events.head.is_empty() {
@@ -209,6 +234,7 @@ impl hyper::body::Body for Body {
             // Whoever does not read is as good as gone.
             events.reply.answered = !outbox.overflowed();
             events.done = true;
+            events.reply.seat.idles();
             return Poll::Ready(None);
         }
         Poll::Ready(Some(Ok(Frame::data(events.write()))))

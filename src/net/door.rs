@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use async_io::Async;
@@ -102,6 +104,18 @@ impl Door {
         if let Door::Tcp(listener) = self {
             // If it fails, so does the bind that asked for it, with an error of its own.
             let _ = listen::share_port(listener.get_ref(), share);
+        }
+    }
+
+    /// The descriptor, and the file of a Unix socket that is ours with device and inode.
+    pub fn parts(&self) -> (RawFd, Option<(PathBuf, u64, u64)>) {
+        match self {
+            Door::Tcp(listener) => (listener.as_fd().as_raw_fd(), None),
+            Door::Unix(listener, file) => {
+                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let parts = file.as_ref().map(|f| f.parts()).map(|(path, dev, ino)| (path.to_owned(), dev, ino));
+                (listener.as_fd().as_raw_fd(), parts)
+            }
         }
     }
 

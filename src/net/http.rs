@@ -8,10 +8,11 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::body::Body;
-use super::{Net, Tracked, admin, origin, sse, streamable, ws};
+use super::seat::Seat;
+use super::{Net, admin, origin, sse, streamable, ws};
 use crate::hub::counters::Dropped;
 use crate::hub::route;
 use crate::hub::wait::sleep;
@@ -25,7 +26,7 @@ pub type Answer = Response<Body>;
 /// Serves one request of a connection whose own address is `local`.
 pub async fn serve(
     net: Arc<Net>,
-    tracked: Arc<Tracked>,
+    seat: Arc<Seat>,
     local: Option<IpAddr>,
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
@@ -43,18 +44,26 @@ pub async fn serve(
         return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
     }
     let allowed_origin = origin.and_then(|o| HeaderValue::from_str(o).ok());
-    let mut response = dispatch(&net, tracked, request).await;
-    if let Some(origin) = allowed_origin {
-        // A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
-        let headers = response.headers_mut();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("mcp-session-id"));
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    seat.busy(request.version() >= Version::HTTP_11, allowed_origin.clone());
+    let mut response = dispatch(&net, &seat, request).await;
+    match response.body() {
+        Body::Whole(_) => seat.idles(),
+        Body::Events(_) => seat.streams(),
     }
+    share(&mut response, allowed_origin);
     if net.hub.draining.is_set() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
+pub fn share(response: &mut Answer, origin: Option<HeaderValue>) {
+    let Some(origin) = origin else { return };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("mcp-session-id"));
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
 }
 
 /// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
@@ -73,7 +82,7 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
     Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
 }
 
-async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incoming>) -> Answer {
+async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
     if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return preflight(request.headers());
     }
@@ -90,10 +99,10 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     };
     if endpoint == "ws" {
-        return ws::upgrade(net, tracked, &server, request);
+        return ws::upgrade(net, seat, &server, request);
     }
     match (endpoint, request.method()) {
-        ("sse", &Method::GET) => return sse::open(net, &server, name, request.headers()),
+        ("sse", &Method::GET) => return sse::open(net, &server, name, seat, request.headers()),
         ("message", &Method::POST) => return sse::post(net, &server, request).await,
         ("sse" | "message", _) => {
             let (allowed, why) = if endpoint == "sse" {
@@ -105,7 +114,7 @@ async fn dispatch(net: &Arc<Net>, tracked: Arc<Tracked>, request: Request<Incomi
         }
         _ => {}
     }
-    streamable::serve(net, &server, request).await
+    streamable::serve(net, &server, seat, request).await
 }
 
 /// A header that is text.

@@ -6,16 +6,21 @@ pub mod admin;
 pub mod body;
 pub mod door;
 pub mod frames;
+pub mod handover;
 pub mod http;
 pub mod origin;
+pub mod park;
+pub mod seat;
 pub mod sse;
 pub mod stream;
 pub mod streamable;
 pub mod ws;
 
+use std::future::Future;
 use std::io;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -32,10 +37,19 @@ use crate::model::config::Listen;
 use crate::model::exit::{Failure, plain};
 use crate::sys::listen::Socket;
 use door::Door;
+use park::Lot;
+use seat::Seat;
 use stream::{Conn, HeadTimer};
 
 /// An idle connection is kept this long for its next request.
 const IDLE: Duration = Duration::from_secs(75);
+
+/// Why a connection is no longer polled.
+enum End {
+    Closed(Result<(), hyper::Error>),
+    /// It is at rest, to go on in another process.
+    AtRest,
+}
 
 /// Everything that faces clients.
 pub struct Net {
@@ -43,6 +57,8 @@ pub struct Net {
     pub app: admin::App,
     listeners: Mutex<Vec<Listener>>,
     closed: Event,
+    /// Connections at rest.
+    lot: Lot,
 }
 
 struct Listener {
@@ -60,19 +76,15 @@ impl Listener {
     }
 }
 
-/// A connection as long as it lives, also as a WebSocket.
-pub struct Tracked(Arc<Net>);
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        self.0.hub.connections.fetch_sub(1, SeqCst);
-        self.0.closed.notify(usize::MAX);
-    }
-}
-
 impl Net {
     pub fn new(hub: Arc<Hub>, admin: admin::Admin) -> Arc<Net> {
-        Arc::new(Net { hub, app: admin::app(admin), listeners: Mutex::default(), closed: Event::new() })
+        Arc::new(Net {
+            hub,
+            app: admin::app(admin),
+            listeners: Mutex::default(),
+            closed: Event::new(),
+            lot: Lot::default(),
+        })
     }
 
     /// Begins to accept on a socket.
@@ -132,7 +144,15 @@ impl Net {
                 stop.wait().await;
                 None
             };
-            let Some(accepted) = stopped.or(async { Some(door.accept().await) }).await else {
+            let frozen = async {
+                self.hub.freeze.wait().await;
+                None
+            };
+            let Some(accepted) = stopped.or(frozen).or(async { Some(door.accept().await) }).await else {
+                if !stop.is_set() {
+                    // Whoever comes waits in the queue of the kernel.
+                    return;
+                }
                 // Whoever is connected as the kernel sees it would get a reset: it is heard first.
                 while let Some(conn) = door.waiting() {
                     self.admit(conn);
@@ -170,47 +190,62 @@ impl Net {
             );
             return;
         }
-        let tracked = Arc::new(Tracked(self.clone()));
-        async_std::task::spawn(self.clone().serve(conn, tracked));
+        self.take(conn);
+    }
+
+    /// Serves a connection that is counted.
+    fn take(self: &Arc<Self>, conn: Conn) {
+        let seat = Seat::new(self, conn.fd(), conn.heard(), conn.blocked());
+        async_std::task::spawn(self.clone().serve(conn, seat));
     }
 
     /// One connection, from its first byte to its last or to its upgrade.
-    async fn serve(self: Arc<Self>, conn: Conn, tracked: Arc<Tracked>) {
+    async fn serve(self: Arc<Self>, conn: Conn, seat: Arc<Seat>) {
         let limits = self.hub.config().limits.clone();
         let local = conn.local_ip();
         let timer = HeadTimer { heard: conn.heard(), head: limits.header_timeout };
-        let (net, track) = (self.clone(), tracked.clone());
-        let service = service_fn(move |request| http::serve(net.clone(), track.clone(), local, request));
+        let (net, place, is_unix) = (self.clone(), seat.clone(), conn.is_unix());
+        let service = service_fn(move |request| http::serve(net.clone(), place.clone(), local, request));
         let connection = http1::Builder::new()
             .timer(timer)
             .header_read_timeout(IDLE)
             .max_header_size(limits.header.bytes())
             .serve_connection(FuturesIo::new(conn), service)
             .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
+        let mut connection = Box::pin(connection);
         let drain = async {
             self.hub.draining.wait().await;
-            None
         };
-        let outcome = async { Some(connection.as_mut().await) }.or(drain).await;
-        let outcome = match outcome {
-            Some(outcome) => Some(outcome),
-            None => {
+        let cut = async {
+            self.hub.hurry.wait().await;
+            // Time for the errors that end what is still open.
+            sleep(Duration::from_secs(1)).await;
+        };
+        let (mut drain, mut cut) = (std::pin::pin!(drain), std::pin::pin!(cut));
+        let (mut draining, mut freeze) = (false, self.hub.freeze.watch());
+        let end = std::future::poll_fn(|cx| {
+            if !draining && drain.as_mut().poll(cx).is_ready() {
                 // What is in flight is finished, then the connection closes; an idle one closes at once.
+                draining = true;
                 connection.as_mut().graceful_shutdown();
-                let cut = async {
-                    self.hub.hurry.wait().await;
-                    // Time for the errors that end what is still open.
-                    sleep(Duration::from_secs(1)).await;
-                    None
-                };
-                async { Some(connection.as_mut().await) }.or(cut).await
             }
-        };
-        if let Some(Err(e)) = outcome {
-            debug!("a connection ended: {e}");
+            if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+                return Poll::Ready(End::Closed(outcome));
+            }
+            if draining && cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Closed(Ok(())));
+            }
+            if freeze.poll(cx) && seat.is_at_rest() {
+                return Poll::Ready(End::AtRest);
+            }
+            Poll::Pending
+        })
+        .await;
+        match end {
+            End::Closed(Err(e)) => debug!("a connection ended: {e}"),
+            End::Closed(Ok(())) => {}
+            End::AtRest => self.park(&seat, is_unix, move || drop(connection)),
         }
-        drop(tracked);
     }
 
     /// Stops accepting everywhere.

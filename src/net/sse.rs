@@ -9,6 +9,7 @@ use hyper::{Request, StatusCode};
 use super::Net;
 use super::body::{Events, Reply};
 use super::http::{Answer, body_of, error, plain, unavailable, wants_events};
+use super::seat::Seat;
 use super::streamable::stream;
 use crate::hub::outbox::Outbox;
 use crate::hub::route;
@@ -18,7 +19,7 @@ use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
-pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, headers: &HeaderMap) -> Answer {
+pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
@@ -30,7 +31,10 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, headers: &HeaderMa
     session.attach(outbox.clone());
     // Relative to this host, as clients demand.
     let endpoint = format!("/servers/{name}/message?sessionId={}", session.id);
-    stream(Events::with_endpoint(Reply { session, outbox, answered: true, resumable: false }, &endpoint))
+    stream(Events::with_endpoint(
+        Reply { session, outbox, answered: true, resumable: false, seat: seat.clone() },
+        &endpoint,
+    ))
 }
 
 /// A message of such a session; what it asks for comes on the stream.

@@ -3,15 +3,18 @@
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncWrite};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 
 /// Reads that succeed at once for this long are followed by one through the reactor: async-std has no cooperative
 /// budget, and one flooding client would starve the others (stack.md 3.5).
@@ -25,6 +28,8 @@ pub struct Conn {
     io: Io,
     slice: Option<Instant>,
     heard: Arc<AtomicU64>,
+    /// Something could not be written yet.
+    blocked: Arc<AtomicBool>,
     /// Since when nothing could be written.
     stuck: Option<Timer>,
 }
@@ -46,7 +51,7 @@ impl Conn {
     }
 
     fn new(io: Io) -> Conn {
-        Conn { io, slice: None, heard: Arc::default(), stuck: None }
+        Conn { io, slice: None, heard: Arc::default(), blocked: Arc::default(), stuck: None }
     }
 
     /// Our own address; None for a Unix socket.
@@ -54,6 +59,47 @@ impl Conn {
         match &self.io {
             Io::Tcp(s) => s.get_ref().local_addr().ok().map(|a| a.ip().to_canonical()),
             Io::Unix(_) => None,
+        }
+    }
+
+    /// A connection that another process has accepted.
+    pub fn adopt(fd: OwnedFd, is_unix: bool) -> io::Result<Conn> {
+        match is_unix {
+            true => Ok(Conn::unix(Async::new(UnixStream::from(fd))?)),
+            false => Conn::tcp(Async::new(TcpStream::from(fd))?),
+        }
+    }
+
+    pub fn is_unix(&self) -> bool {
+        matches!(self.io, Io::Unix(_))
+    }
+
+    /// The descriptor, which stays its own.
+    pub fn fd(&self) -> RawFd {
+        match &self.io {
+            Io::Tcp(s) => s.get_ref().as_raw_fd(),
+            Io::Unix(s) => s.get_ref().as_raw_fd(),
+        }
+    }
+
+    /// Whether something could not be written yet.
+    pub fn blocked(&self) -> Arc<AtomicBool> {
+        self.blocked.clone()
+    }
+
+    /// Waits until the peer has closed its side, reading nothing. For ever, once it has sent something.
+    pub async fn gone(&self) {
+        loop {
+            let mut byte = [0];
+            match recv(self.fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return,
+                Ok(_) => return std::future::pending().await,
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            if std::future::poll_fn(|cx| self.poll_readable(cx)).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -94,6 +140,7 @@ impl Conn {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.poll_writable(cx) {
                     Poll::Ready(ready) => ready?,
                     Poll::Pending => {
+                        self.blocked.store(true, Relaxed);
                         // A peer that reads nothing at all must not hold its connection for ever.
                         let stuck = self.stuck.get_or_insert_with(|| Timer::after(STUCK));
                         return Pin::new(stuck).poll(cx).map(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -101,6 +148,7 @@ impl Conn {
                 },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => {
+                    self.blocked.store(false, Relaxed);
                     self.stuck = None;
                     return Poll::Ready(other);
                 }

@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::Net;
 use super::body::{Body, Events, Reply};
 use super::http::{Answer, accepts, body_of, empty, error, not_allowed, plain, text, unavailable, wants_events};
+use super::seat::Seat;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
@@ -27,14 +28,14 @@ const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves a request of the endpoint `.../mcp`.
-pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
     if request.method() != Method::POST && modern_only(server) {
         // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
         return not_allowed("POST, OPTIONS", "POST");
     }
     match *request.method() {
-        Method::POST => post(net, server, request).await,
-        Method::GET => get(net, server, request.headers()),
+        Method::POST => post(net, server, seat, request).await,
+        Method::GET => get(net, server, seat, request.headers()),
         Method::DELETE => delete(net, server, request.headers()),
         _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
     }
@@ -79,7 +80,7 @@ fn session(
     Ok(session)
 }
 
-async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
     let (json, events) = accepts(request.headers());
     if !json && !events {
         let why = "the client must accept application/json and text/event-stream";
@@ -92,18 +93,18 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) 
     let body = body.as_str();
     let e = match scan(body) {
         Ok(e) => e,
-        Err(Fault::Batch) => return batch(net, server, &head.headers, body, (json, events)).await,
+        Err(Fault::Batch) => return batch(net, server, seat, &head.headers, body, (json, events)).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
     };
     let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
     if modern::claimed(&e) || modern_header {
-        return stateless(net, server, &head.headers, &e, (json, events)).await;
+        return stateless(net, server, seat, &head.headers, &e, (json, events)).await;
     }
     if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
-        return initialize(net, server, &e, (json, events)).await;
+        return initialize(net, server, seat, &e, (json, events)).await;
     }
     match session(net, server, &head.headers, e.get(&e.id)) {
-        Ok(session) => message(net, session, &e, (json, events)).await,
+        Ok(session) => message(net, session, seat, &e, (json, events)).await,
         Err(response) => *response,
     }
 }
@@ -112,6 +113,7 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) 
 async fn stateless(
     net: &Arc<Net>,
     server: &Arc<Server>,
+    seat: &Arc<Seat>,
     headers: &HeaderMap,
     e: &Envelope<'_>,
     accept: (bool, bool),
@@ -138,7 +140,13 @@ async fn stateless(
     }
     let session = net.hub.stateless(server);
     let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
-    let mut reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
+    let mut reply = Reply {
+        session: session.clone(),
+        outbox: outbox.clone(),
+        answered: false,
+        resumable: false,
+        seat: seat.clone(),
+    };
     if e.method == "tools/call"
         && let Err(refusal) = hub::modern::check_params(&session, e, &fields).await
     {
@@ -152,34 +160,57 @@ async fn stateless(
 }
 
 /// `initialize` opens a session, whose id comes with the answer.
-async fn initialize(net: &Arc<Net>, server: &Arc<Server>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
+async fn initialize(
+    net: &Arc<Net>,
+    server: &Arc<Server>,
+    seat: &Arc<Seat>,
+    e: &Envelope<'_>,
+    accept: (bool, bool),
+) -> Answer {
     let session = match net.hub.open_session(server, Transport::Http) {
         Ok(session) => session,
         Err(why) => return unavailable(e.get(&e.id), &why),
     };
-    let mut unborn = Unborn(Some(session.clone()));
-    let mut response = message(net, session.clone(), e, accept).await;
-    let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
-    if born && let Ok(id) = HeaderValue::from_str(&session.id) {
-        response.headers_mut().insert(SESSION, id);
+    seat.births();
+    let mut unborn = Unborn(Some(session.clone()), seat.clone());
+    let mut response = message(net, session.clone(), seat, e, accept).await;
+    if name_session(&mut response, &session) {
         unborn.0 = None;
     }
     response
 }
 
+/// Puts the id of a new session in the answer to `initialize`, if it is one that opens it.
+pub fn name_session(response: &mut Answer, session: &Session) -> bool {
+    let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
+    match HeaderValue::from_str(&session.id) {
+        Ok(id) if born => {
+            response.headers_mut().insert(SESSION, id);
+            true
+        }
+        _ => false,
+    }
+}
+
 /// A session whose client has not got its id: it ends with the attempt, also when the client leaves meanwhile.
-struct Unborn(Option<Arc<Session>>);
+struct Unborn(Option<Arc<Session>>, Arc<Seat>);
 
 impl Drop for Unborn {
     fn drop(&mut self) {
-        if let Some(session) = &self.0 {
+        if let Some(session) = self.0.as_ref().filter(|_| !self.1.is_parking()) {
             session.hub.end_session(session, "its handshake failed");
         }
     }
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
-async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept: (bool, bool)) -> Answer {
+async fn message(
+    net: &Arc<Net>,
+    session: Arc<Session>,
+    seat: &Arc<Seat>,
+    e: &Envelope<'_>,
+    accept: (bool, bool),
+) -> Answer {
     let limit = net.hub.config().limits.reply.bytes();
     let most = limit.saturating_mul(2);
     let outbox = Arc::new(if accept.1 { Outbox::single(most) } else { Outbox::plain(most) });
@@ -187,7 +218,13 @@ async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept
         route::message(&session, e, &outbox);
         return empty(StatusCode::ACCEPTED);
     }
-    let reply = Reply { session: session.clone(), outbox: outbox.clone(), answered: false, resumable: false };
+    let reply = Reply {
+        session: session.clone(),
+        outbox: outbox.clone(),
+        answered: false,
+        resumable: false,
+        seat: seat.clone(),
+    };
     if let Some(later) = route::message(&session, e, &outbox) {
         async_std::task::spawn(later);
     }
@@ -195,7 +232,8 @@ async fn message(net: &Arc<Net>, session: Arc<Session>, e: &Envelope<'_>, accept
 }
 
 /// Waits for what comes first: the head of the response depends on it.
-async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
+pub async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
+    reply.seat.waits((json, events));
     let outbox = reply.outbox.clone();
     let first = if events {
         let slow = async {
@@ -250,7 +288,7 @@ pub fn stream(events: Events) -> Answer {
 }
 
 /// The stream for messages that answer no request.
-fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
+fn get(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
@@ -267,19 +305,20 @@ fn get(net: &Arc<Net>, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
                 let why = "this stream has ended, and nothing that came after this event is kept";
                 return error(StatusCode::GONE, None, jsonrpc::INVALID_REQUEST, why);
             }
-            return stream(Events::resumed(&session, lost, event));
+            return stream(Events::resumed(&session, lost, event, seat));
         }
     }
     let outbox = Arc::new(Outbox::new(net.hub.config().limits.message.bytes()));
     session.attach(outbox.clone());
     net.hub.add_stream(&outbox);
-    stream(Events::resumable(Reply { session, outbox, answered: true, resumable: true }, None))
+    stream(Events::resumable(Reply { session, outbox, answered: true, resumable: true, seat: seat.clone() }, None))
 }
 
 /// Several messages at once, which revision 2025-03-26 had.
 async fn batch(
     net: &Arc<Net>,
     server: &Arc<Server>,
+    seat: &Arc<Seat>,
     headers: &HeaderMap,
     body: &str,
     (_, events): (bool, bool),
@@ -296,7 +335,7 @@ async fn batch(
         Ok(None) => return empty(StatusCode::ACCEPTED),
         Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
     };
-    let mut reply = Reply { session, outbox: outbox.clone(), answered: false, resumable: false };
+    let mut reply = Reply { session, outbox: outbox.clone(), answered: false, resumable: false, seat: seat.clone() };
     if events {
         return stream(events_of(reply, None));
     }

@@ -27,11 +27,13 @@ use hyper::{Request, Response, StatusCode};
 use log::debug;
 use smol_hyper::rt::FuturesIo;
 
+use super::Net;
 use super::body::Body;
 use super::frames::Frames;
 use super::http::{Answer, error, unavailable};
+use super::park::{How, Resting};
+use super::seat::Seat;
 use super::stream::Conn;
-use super::{Net, Tracked};
 use crate::hub::counters::Dropped;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
@@ -39,6 +41,7 @@ use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
+use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls (stack.md 3.2).
 const READ_BUFFER: usize = 16 << 10;
@@ -50,7 +53,7 @@ const PIECE: usize = 1 << 20;
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
-pub fn upgrade(net: &Arc<Net>, tracked: Arc<Tracked>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
+pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
     if net.hub.draining.is_set() {
         return unavailable(None, route::SHUTTING_DOWN);
     }
@@ -80,20 +83,44 @@ pub fn upgrade(net: &Arc<Net>, tracked: Arc<Tracked>, server: &Arc<Server>, mut 
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
     }
     let coming = hyper::upgrade::on(&mut request);
-    let net = net.clone();
+    let (net, seat) = (net.clone(), seat.clone());
     async_std::task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
-        if let Some(parts) = upgraded {
-            serve(&net, &session, parts.io.into_inner(), parts.read_buf.to_vec()).await;
+        match upgraded {
+            Some(parts) => {
+                let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+                session.attach(outbox.clone());
+                let early = parts.read_buf.to_vec();
+                serve(&net, &session, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
+            }
+            None => net.hub.end_session(&session, "its WebSocket did not open"),
         }
-        net.hub.end_session(&session, "its WebSocket closed");
-        drop(tracked);
+        drop(seat);
     });
     answer
 }
 
-async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8>) {
+/// Goes on with a WebSocket between two messages; it is counted already.
+pub fn resume(net: &Arc<Net>, conn: Conn, session: Arc<Session>, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
+    let net = net.clone();
+    let seat = Seat::new(&net, conn.fd(), conn.heard(), conn.blocked());
+    async_std::task::spawn(async move {
+        serve(&net, &session, conn, Vec::new(), outbox, queue).await;
+        drop(seat);
+    });
+}
+
+/// One WebSocket, to its end or until it is at rest.
+async fn serve(
+    net: &Arc<Net>,
+    session: &Arc<Session>,
+    conn: Conn,
+    early: Vec<u8>,
+    outbox: Arc<Outbox>,
+    queue: VecDeque<Out>,
+) {
     let config = net.hub.config();
+    let (fd, is_unix) = (conn.fd(), conn.is_unix());
     let limit = config.websocket.max_size.bytes();
     let tuning = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -103,14 +130,12 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
     frames.feed(&early);
     let watched = Watched { conn, frames };
     let ws = WebSocketStream::from_partially_read(watched, early, Role::Server, Some(tuning)).await;
-    let outbox = Arc::new(Outbox::new(config.limits.reply.bytes().saturating_mul(2)));
-    session.attach(outbox.clone());
     let now = Instant::now();
     let mut connection = Connection {
         ws,
         session: session.clone(),
         outbox: outbox.clone(),
-        queue: VecDeque::new(),
+        queue,
         sent: 0,
         flushing: false,
         times: config.websocket.clone(),
@@ -124,16 +149,30 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         net.hub.draining.wait().await;
     };
     let mut draining = std::pin::pin!(draining);
+    let (mut freeze, mut give_up) = (net.hub.freeze.watch(), net.hub.give_up.watch());
     let why = loop {
         let end = std::future::poll_fn(|cx| {
             if !connection.draining && draining.as_mut().poll(cx).is_ready() {
                 connection.draining = true;
             }
-            connection.poll(cx)
+            let freezing = freeze.poll(cx);
+            if give_up.poll(cx) {
+                // Only what it sends is in our hands: a message of its client may be half here.
+                connection.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
+            }
+            connection.poll(cx, freezing)
         })
         .await;
         match end {
             End::Closed(why) => break why,
+            End::AtRest => match fds::duplicate(fd) {
+                Ok(fd) => {
+                    let (session, queue) = (session.clone(), std::mem::take(&mut connection.queue));
+                    let how = How::WebSocket { session, outbox, queue };
+                    return net.lot.put(Resting { fd, is_unix, how });
+                }
+                Err(_) => break "there is no descriptor to keep it",
+            },
             // The library's read buffer never shrinks: a connection that brought one huge message would hold its
             // memory for ever.
             End::Bloated => {
@@ -144,6 +183,7 @@ async fn serve(net: &Arc<Net>, session: &Arc<Session>, conn: Conn, early: Vec<u8
         }
     };
     outbox.close();
+    net.hub.end_session(session, "its WebSocket closed");
     debug!("a WebSocket of server '{}' closed: {why}", session.server.name);
 }
 
@@ -152,6 +192,8 @@ enum End {
     Closed(&'static str),
     /// It is between two messages, with nothing to send, and holds the memory of a long one.
     Bloated,
+    /// It is between two messages, with nothing half sent, to go on in another process.
+    AtRest,
 }
 
 /// A connection whose incoming frames are followed.
@@ -202,7 +244,7 @@ struct Connection {
 
 impl Connection {
     /// Ready once the connection is at its end.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, freezing: bool) -> Poll<End> {
         loop {
             let incoming = match self.poll_incoming(cx) {
                 Ok(busy) => busy,
@@ -214,6 +256,9 @@ impl Connection {
             };
             if let Err(why) = self.poll_time(cx) {
                 return Poll::Ready(End::Closed(why));
+            }
+            if !incoming && freezing && self.is_at_rest() {
+                return Poll::Ready(End::AtRest);
             }
             if !incoming && !outgoing && self.is_bloated() {
                 return Poll::Ready(End::Bloated);
@@ -233,6 +278,11 @@ impl Connection {
     fn is_bloated(&self) -> bool {
         let frames = &self.ws.get_ref().frames;
         frames.longest() > PIECE as u64 && frames.between_messages() && !self.flushing && self.closing.is_none()
+    }
+
+    /// Nothing of it is in the library's buffers.
+    fn is_at_rest(&self) -> bool {
+        self.ws.get_ref().frames.between_messages() && !self.flushing && self.sent == 0 && self.closing.is_none()
     }
 
     /// Takes what has come; true if there may be more.

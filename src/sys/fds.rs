@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -71,6 +71,23 @@ pub fn null_stdin() -> io::Result<()> {
 fn replace(from: RawFd, to: RawFd) -> io::Result<()> {
     // SAFETY: both are descriptor numbers; 0 to 2 are never owned by a Rust value that closes them.
     if unsafe { libc::dup2(from, to) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A second descriptor for the same thing, close-on-exec. EBADF if the number is not open.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers; the result is a new descriptor or -1.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Whether a descriptor is closed by exec(2).
+pub fn close_on_exec(fd: RawFd, close: bool) {
+    // SAFETY: plain integers; a number that is not open gives EBADF, which does no harm.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, if close { libc::FD_CLOEXEC } else { 0 }) };
 }
 
 /// Raises the soft limit of open files to the hard one; gives the soft limit that was, for the children.

@@ -5,7 +5,7 @@
 //! does not do: it reaches direct children only.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -45,6 +45,17 @@ impl Guard {
                 unsafe { libc::_exit(0) }
             }
         }
+    }
+
+    /// The guard of the program before, which sleeps on the same pipe.
+    pub fn adopt(pid: Pid, pipe: OwnedFd) -> io::Result<Guard> {
+        reap::know(pid);
+        Ok(Guard { pid, handle: PidFd::open(pid)?, pipe })
+    }
+
+    /// Its number, and our end of its pipe.
+    pub fn parts(&self) -> (Pid, RawFd) {
+        (self.pid, self.pipe.as_raw_fd())
     }
 
     /// A handle that becomes readable when the guard has ended.

@@ -102,6 +102,18 @@ pub fn unix(path: &Path) -> io::Result<Socket> {
     Ok(Socket::Unix(listener, Some(file)))
 }
 
+impl SocketFile {
+    /// Path, device and inode.
+    pub fn parts(&self) -> (&Path, u64, u64) {
+        (&self.path, self.identity.0, self.identity.1)
+    }
+
+    /// The file of a socket that the program before has bound.
+    pub fn adopt(path: PathBuf, device: u64, inode: u64) -> SocketFile {
+        SocketFile { path, identity: (device, inode) }
+    }
+}
+
 impl Socket {
     /// Reachable from this machine only.
     pub fn is_local(&self) -> bool {

@@ -14,5 +14,6 @@ pub mod pidfd;
 pub mod pidfile;
 pub mod process;
 pub mod reap;
+pub mod reexec;
 pub mod signals;
 pub mod spawn;

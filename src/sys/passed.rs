@@ -19,6 +19,9 @@ const FIRST: RawFd = 3;
 /// Where a process that is re-executed finds what it was before.
 pub const HANDOVER: &str = "MCPDAEMON_HANDOVER";
 
+/// Its value where the program is only asked whether it would understand.
+pub const CHECK: &str = "check";
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Passed {
@@ -27,6 +30,8 @@ pub struct Passed {
     pub notifier: Option<Notifier>,
     /// What this process was before it re-executed its program.
     pub handover: Option<OwnedFd>,
+    /// The program is to say whether it would understand that.
+    pub check: bool,
 }
 
 impl Passed {
@@ -45,6 +50,7 @@ impl Passed {
                 passed.sockets.extend(own_fd(fd).map(|fd| (name, fd)));
             }
         }
+        passed.check = var(HANDOVER).as_deref() == Some(CHECK);
         if let Some((pid, fd)) = var(HANDOVER).as_deref().and_then(|v| v.split_once(':'))
             && pid == own
         {

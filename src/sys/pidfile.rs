@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +75,17 @@ impl PidFile {
                 Err((_, e)) => return Err(Refused::Io(e.into())),
             }
         }
+    }
+
+    /// The file and the lock that the program before held in this process: flock(2) survives exec(2).
+    pub fn adopt(path: &Path, fd: OwnedFd) -> io::Result<PidFile> {
+        let file = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, e)| io::Error::from(e))?;
+        Ok(PidFile { path: path.to_owned(), file })
+    }
+
+    /// The descriptor that holds the lock.
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes the number, in place.

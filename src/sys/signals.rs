@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask, sigprocmask};
 
 /// All dispositions to their defaults, nothing blocked: nohup(1), cron and test runners leave signals ignored or
 /// blocked, and both survive exec(2). SIGPIPE stays as Rust has it (ignored), unless `pipe`.
@@ -23,6 +23,24 @@ pub fn reset(pipe: bool) -> io::Result<()> {
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+/// Lets the signals that the daemon follows wait, or no longer, for this thread and those that it starts from now on. With
+/// one thread alone that takes them, they can be made to wait while the program is exchanged: exec(2) keeps the mask and
+/// what waits, and drops the handlers.
+pub fn hold(wait: bool) {
+    let ours = [
+        Signal::SIGHUP,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ];
+    let set = SigSet::from_iter(ours);
+    let how = if wait { SigmaskHow::SIG_BLOCK } else { SigmaskHow::SIG_UNBLOCK };
+    let _ = pthread_sigmask(how, Some(&set), None);
 }
 
 /// Ignores a signal.

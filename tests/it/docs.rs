@@ -85,7 +85,7 @@ fn every_flag_and_verb_is_in_its_manual() {
         assert!(manual.contains(&flag), "{flag} is not in mcpdaemon.8");
     }
     let manual = page("mcpctl.8");
-    for verb in ["list", "status", "stop", "reload", "logs"] {
+    for verb in ["list", "status", "stop", "reload", "restart", "logs"] {
         assert!(manual.contains(&format!("mcpctl {verb}")), "{verb} is not in mcpctl.8");
         for flag in flags(mcpctl(), &[verb, "--help"]) {
             assert!(manual.contains(&flag), "{verb} {flag} is not in mcpctl.8");

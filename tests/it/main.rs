@@ -24,4 +24,5 @@ mod stop;
 mod storm;
 mod supervision;
 mod systemd;
+mod upgrade;
 mod websocket;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,15 +10,20 @@ use std::time::{Duration, Instant};
 use async_io::Async;
 use futures_lite::FutureExt;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
+use crate::hub::call::Call;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::wait::{Flag, sleep, within};
 use crate::model::config::server::Exec;
 use crate::model::envelope::quote;
+use crate::model::handover::{self, Bytes};
 use crate::model::jsonrpc;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
-use crate::sys::spawn::signal_group;
+use crate::sys::passed;
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::{Started, signal_group};
 
 /// The most of the output that one progress notification carries, in bytes.
 const PROGRESS_CHUNK: usize = 64 << 10;
@@ -34,15 +40,14 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-/// Waits for a command's end, its time limit, or somebody who no longer wants it (`end`); then ends it, without grace
-/// once `cut` is set. It is not reaped: that
-/// is for whoever sees to its family.
+/// Waits for a command's end, its time limit, of which so much is `left`, or somebody who no longer wants it (`end`); then
+/// ends it, without grace once `cut` is set. It is not reaped: that is for whoever sees to its family.
 pub(super) async fn attend(
     config: &Exec,
-    pid: nix::unistd::Pid,
-    handle: &Async<crate::sys::pidfd::PidFd>,
+    pid: Pid,
+    handle: &Async<PidFd>,
     (out, err): (&Stream, &Stream),
-    limit: Duration,
+    (left, limit): (Duration, Duration),
     (end, cut): (&Flag, &Flag),
 ) -> Outcome {
     let finished = async {
@@ -60,7 +65,7 @@ pub(super) async fn attend(
         Outcome::Ended(ended.unwrap_or(Ended::NotReady))
     };
     let late = async {
-        sleep(limit).await;
+        sleep(left).await;
         Outcome::TimedOut(limit)
     };
     let unwanted = async {
@@ -100,6 +105,49 @@ pub(super) struct Progress {
     pub(super) bytes: Arc<AtomicU64>,
 }
 
+impl Progress {
+    /// The way for a request that asked for it; so many bytes were reported already.
+    pub(super) fn of(call: &Call, bytes: u64) -> Option<Progress> {
+        let bytes = Arc::new(AtomicU64::new(bytes));
+        call.token.clone().map(|token| Progress { token, reply: call.reply.clone(), bytes })
+    }
+}
+
+/// A command that runs.
+pub(super) struct Work {
+    pub(super) pid: Pid,
+    pub(super) mark: String,
+    pub(super) handle: Async<PidFd>,
+    pub(super) out: Stream,
+    pub(super) err: Stream,
+    pub(super) started: Instant,
+    pub(super) until: Instant,
+    pub(super) limit: Duration,
+}
+
+impl Work {
+    /// Begins to read what a process writes, of which so much is `kept` of each stream.
+    pub(super) fn new(
+        process: Started,
+        mark: String,
+        kept: usize,
+        progress: Option<Progress>,
+        limit: Duration,
+    ) -> std::io::Result<Work> {
+        let started = Instant::now();
+        Ok(Work {
+            pid: process.pid,
+            mark,
+            handle: Async::new(process.handle)?,
+            out: Stream::new(process.stdout, kept, progress.clone())?,
+            err: Stream::new(process.stderr, kept, progress)?,
+            started,
+            until: started + limit,
+            limit,
+        })
+    }
+}
+
 /// One output stream of a command.
 pub(super) struct Stream {
     pipe: Async<File>,
@@ -124,6 +172,30 @@ impl Stream {
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything of it, for the next program.
+    pub(super) fn save(&self) -> handover::Output {
+        let kept = self.kept();
+        handover::Output {
+            fd: self.pipe.as_fd().as_raw_fd(),
+            kept: Bytes(kept.bytes.clone()),
+            cut: kept.cut,
+            sent: kept.sent,
+            at_end: kept.at_end,
+        }
+    }
+
+    /// Goes on with it; None if its descriptor is not there.
+    pub(super) fn restore(saved: handover::Output, limit: usize, progress: Option<Progress>) -> Option<Stream> {
+        let pipe = Async::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
+        let kept = Kept { bytes: saved.kept.0, cut: saved.cut, sent: saved.sent, at_end: saved.at_end };
+        Some(Stream { pipe, limit, progress, kept: Mutex::new(kept) })
+    }
+
+    /// How much of it and of others was reported as progress.
+    pub(super) fn reported(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |p| p.bytes.load(SeqCst))
     }
 
     /// Reads to the end.

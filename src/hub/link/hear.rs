@@ -9,7 +9,9 @@ use async_io::Async;
 use log::{debug, info, warn};
 
 use super::{Link, Waiting};
+use crate::hub::Hub;
 use crate::hub::counters::Dropped;
+use crate::hub::handover::unless_frozen;
 use crate::hub::lines::{self, Line, Lines};
 use crate::hub::listen::Change;
 use crate::hub::outbox::{Out, Outbox};
@@ -22,12 +24,9 @@ use crate::model::{ids, jsonrpc};
 
 impl Link {
     /// Reads standard output to its end.
-    pub(super) async fn read(self: Arc<Self>, pipe: Async<File>) {
-        let Some(hub) = self.server.upgrade().map(|s| s.hub.clone()) else { return };
-        let mut input = Lines::new(hub.config().limits.reply.bytes());
+    pub(super) async fn read(self: Arc<Self>, pipe: Async<File>, mut input: Lines, hub: Arc<Hub>) {
+        let mut last = false;
         loop {
-            let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
-            self.heard_at.store(millis(), Relaxed);
             let Some(server) = self.server.upgrade() else { break };
             while let Some(line) = if last { input.rest() } else { input.take() } {
                 match line {
@@ -35,19 +34,24 @@ impl Link {
                     Line::Cut { head, tail, length } => self.long_line(&server, &head, &tail, length),
                 }
             }
+            drop(server);
             if last {
                 break;
             }
+            let Some(read) = unless_frozen(&hub, input.fill(&pipe)).await else {
+                return self.hand_in(|parked| parked.stdout = Some((pipe, input)));
+            };
+            last = !matches!(read, Ok(n) if n > 0);
+            self.heard_at.store(millis(), Relaxed);
         }
         self.silent.set();
     }
 
     /// Standard error is always read, or the child would block on it; what is logged of it is bounded.
-    pub(super) async fn overhear(self: Arc<Self>, pipe: Async<File>) {
-        let mut input = Lines::new(64 << 10);
+    pub(super) async fn overhear(self: Arc<Self>, pipe: Async<File>, mut input: Lines, hub: Arc<Hub>) {
         let mut budget = lines::Budget::default();
+        let mut last = false;
         loop {
-            let last = !matches!(input.fill(&pipe).await, Ok(n) if n > 0);
             while let Some(line) = if last { input.rest() } else { input.take() } {
                 let text = match line {
                     Line::Whole(bytes) => printable(&String::from_utf8_lossy(bytes), lines::LOGGED),
@@ -77,6 +81,10 @@ impl Link {
                 self.heard.set();
                 return;
             }
+            let Some(read) = unless_frozen(&hub, input.fill(&pipe)).await else {
+                return self.hand_in(|parked| parked.stderr = Some((pipe, input)));
+            };
+            last = !matches!(read, Ok(n) if n > 0);
         }
     }
 

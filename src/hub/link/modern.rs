@@ -47,6 +47,12 @@ impl Link {
         }
     }
 
+    /// Whether a subscription is open here.
+    pub fn has(&self, listen: &Arc<Listen>) -> bool {
+        let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));
+        self.pending().waiting.iter().any(|(_, w)| ours(w))
+    }
+
     /// Ends a subscription at the child.
     pub fn unlisten(&self, listen: &Arc<Listen>) {
         let ours = |w: &Waiting| matches!(w, Waiting::Listen(l) if Arc::ptr_eq(l, listen));

@@ -17,6 +17,7 @@ pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
 
+use crate::model::handover::Text;
 use read::{Node, Reader, Section, Setting};
 
 /// The default address: loopback, the port of the first design (seed S1.4).
@@ -130,6 +131,8 @@ pub struct Part {
 pub struct Loaded {
     pub config: Config,
     pub shown: Vec<Shown>,
+    /// The files that it was read from.
+    pub texts: Vec<Text>,
 }
 
 /// Reads an instance file; all its problems at once.
@@ -157,7 +160,7 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
         }
     }
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, shown }),
+        Some(config) if problems.is_empty() => Ok(Loaded { config, shown, texts: Vec::new() }),
         _ => Err(problems),
     }
 }

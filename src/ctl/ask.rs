@@ -1,0 +1,95 @@
+//! `mcpctl reload` and `mcpctl restart`: ask a daemon for something and report what came of it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::{Place, each, running, say, signal};
+use crate::cli;
+use crate::model::exit::{Exit, Failure};
+use crate::model::status::{InstanceState, Status};
+use crate::model::text::duration;
+
+/// What is asked for.
+struct Wish {
+    verb: &'static str,
+    signal: Signal,
+    /// How often it was asked for so far.
+    count: fn(&Status) -> u64,
+    /// What came of it: whether it was done, and the daemon's word.
+    outcome: fn(Status) -> Option<(bool, String)>,
+    done: &'static str,
+    refused: &'static str,
+}
+
+pub fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure> {
+    let wish = Wish {
+        verb: "reload",
+        signal: Signal::SIGHUP,
+        count: |s| s.reloads,
+        outcome: |s| s.last_reload.map(|r| (r.ok, r.text)),
+        done: "reloaded",
+        refused: "reload refused, still running the old configuration",
+    };
+    run(place, &wish, &args.names, args.all, args.timeout)
+}
+
+pub fn restart(place: &Place, args: &cli::Restart) -> Result<Exit, Failure> {
+    let wish = Wish {
+        verb: "restart",
+        signal: Signal::SIGUSR2,
+        count: |s| s.upgrades,
+        outcome: |s| s.last_upgrade.map(|u| (u.ok, u.text)),
+        done: "restarted in place",
+        refused: "not restarted, the old program goes on",
+    };
+    run(place, &wish, &args.names, args.all, args.timeout)
+}
+
+fn run(place: &Place, wish: &Wish, names: &[String], all: bool, timeout: Duration) -> Result<Exit, Failure> {
+    let names = place.chosen(wish.verb, names, all)?;
+    Ok(each(&names, |name| match ask(place, wish, name, timeout) {
+        // With --all, what does not run has nothing to do.
+        Err(failure) if all && failure.exit == Exit::CtlNotRunning => Ok(()),
+        outcome => outcome,
+    }))
+}
+
+fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), Failure> {
+    let verb = wish.verb;
+    let mut found = place.find(name)?;
+    running(&found)?;
+    place.refresh(&mut found);
+    let unreadable =
+        || Failure::new(Exit::Failed, format!("{name}: its status file cannot be read, so the outcome cannot be seen"));
+    let before = found.status.as_ref().ok_or_else(unreadable)?;
+    // A reload that is under way began before the file was edited: ours is the one after it.
+    let busy = wish.signal == Signal::SIGHUP && before.state == InstanceState::Reloading;
+    let (process, wanted) = (before.pid, (wish.count)(before) + if busy { 2 } else { 1 });
+    let (pid, handle) = running(&found)?;
+    signal(name, pid, handle, wish.signal)?;
+    let start = Instant::now();
+    loop {
+        if handle.wait_end(Duration::from_millis(5)).unwrap_or(false) {
+            let text = format!("{name}: it ended during the {verb}; see 'mcpctl logs {name}'");
+            return Err(Failure::new(Exit::Failed, text));
+        }
+        let status = place.status(name).filter(|s| s.pid == process && (wish.count)(s) >= wanted);
+        match status.and_then(wish.outcome) {
+            Some((true, text)) => {
+                say(&format!("{name}: {} ({text})", wish.done));
+                return Ok(());
+            }
+            Some((false, text)) => {
+                let text = format!("{name}: {}: {}", wish.refused, text.replace('\n', "\n    "));
+                return Err(Failure::new(Exit::Failed, text));
+            }
+            None if start.elapsed() > timeout => {
+                let time = duration(timeout);
+                let text = format!("{name}: no outcome of the {verb} after {time}; see 'mcpctl status {name}'");
+                return Err(Failure::new(Exit::Failed, text));
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Bringing the line to a child to rest, and going on with it: in this process, or in the next one.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_io::Async;
+use nix::unistd::Pid;
+
+use super::{Link, Parked, Pending, Pipes, STDERR_LINE, Waiting};
+use crate::hub::Hub;
+use crate::hub::handover::{Restored, Saver};
+use crate::hub::lines::Lines;
+use crate::hub::outbox::ByteQueue;
+use crate::hub::server::Server;
+use crate::hub::session::Session;
+use crate::hub::wait::{millis, until};
+use crate::model::config::server::Stdio;
+use crate::model::handover::{self, Bytes, Child};
+use crate::model::ids::Table;
+use crate::model::mcp::Learnt;
+use crate::sys::pidfd::PidFd;
+use crate::sys::{passed, reap};
+
+impl Link {
+    /// A task of this line comes to rest.
+    pub(super) fn hand_in(&self, put: impl FnOnce(&mut Parked)) {
+        put(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        self.handed_in.notify(usize::MAX);
+    }
+
+    /// Waits until everything of it is at rest. A child that is about to end does not come to rest.
+    pub async fn rests(&self) {
+        let whole = || {
+            let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+            parked.is_whole().then_some(())
+        };
+        until(&self.handed_in, whole).await;
+    }
+
+    /// Goes on in this process.
+    pub fn resume(self: &Arc<Self>, hub: &Arc<Hub>) {
+        let parked = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Parked { stdin, stdout: Some(stdout), stderr: Some(stderr), handle: Some(handle) } = parked {
+            self.work(Pipes { stdin, stdout, stderr, handle }, hub.clone());
+        }
+    }
+
+    /// Everything of it for the next program; None if it is not at rest, or of no use any more.
+    pub fn save(&self, saver: &mut Saver) -> Option<Child> {
+        if self.is_dead() || self.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+            return None;
+        }
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !parked.is_whole() {
+            return None;
+        }
+        let Parked { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr), .. } = &mut *parked else {
+            return None;
+        };
+        let read = |(pipe, input): &mut (Async<File>, Lines)| {
+            let (bytes, cut) = input.rest_so_far();
+            let cut = cut.map(|(head, tail, length)| (Bytes(head), Bytes(tail), length));
+            handover::Pipe { fd: pipe.as_fd().as_raw_fd(), bytes: Bytes(bytes), cut }
+        };
+        let (now, unused) = (Instant::now(), self.unused_for());
+        let pending = self.pending();
+        let left = |until: &Instant| until.saturating_duration_since(now).as_millis() as u64;
+        let mut waiting = Vec::new();
+        for (number, one) in pending.waiting.iter() {
+            let saved = match one {
+                Waiting::Client { call, deadline, latest } => {
+                    let call = saver.call(call);
+                    handover::Waiting::Client { call, left: left(deadline), at_most: left(latest) }
+                }
+                Waiting::Listen(listen) => match listen.session() {
+                    Some(session) => {
+                        let session = saver.session(&session);
+                        handover::Waiting::Listen { session, id: listen.id.to_string() }
+                    }
+                    None => handover::Waiting::Nobody,
+                },
+                Waiting::Watch => handover::Waiting::Watch,
+                // Whoever of the daemon waits will ask again.
+                Waiting::Daemon(_) | Waiting::Nobody => handover::Waiting::Nobody,
+            };
+            waiting.push((*number, saved));
+        }
+        Some(Child {
+            pid: self.pid.as_raw(),
+            mark: self.mark.clone(),
+            learnt: self.learnt.get().cloned(),
+            stdin: handover::Pipe { fd: stdin.0.as_fd().as_raw_fd(), bytes: Bytes(stdin.1.clone()), cut: None },
+            stdout: read(stdout),
+            stderr: read(stderr),
+            queue: Bytes(self.stdin.queued()),
+            tail: self.tail(),
+            requests_so_far: pending.waiting.last(),
+            waiting,
+            unused: unused.as_millis() as u64,
+        })
+    }
+
+    /// Takes over a child that the program before has started; it is set to work by [`Link::resume`]. None if it has
+    /// ended meanwhile, which is then seen to by a sweep.
+    pub fn restore(
+        server: &Arc<Server>,
+        config: Arc<Stdio>,
+        saved: Child,
+        restored: &Restored,
+        owner: Option<Weak<Session>>,
+    ) -> Option<Arc<Link>> {
+        let pid = Pid::from_raw(saved.pid);
+        reap::know(pid);
+        let pipe = |pipe: &handover::Pipe| -> Option<Async<File>> {
+            let fd: OwnedFd = passed::own_fd(pipe.fd)?;
+            Async::new(File::from(fd)).ok()
+        };
+        let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), pipe(&saved.stderr));
+        let handle = PidFd::open(pid).and_then(Async::new).ok();
+        let (Some(stdin), Some(stdout), Some(stderr), Some(handle)) = (stdin, stdout, stderr, handle) else {
+            reap::forget(pid);
+            return None;
+        };
+        let mut table = Table::behind(saved.requests_so_far);
+        let now = Instant::now();
+        for (number, waiting) in saved.waiting {
+            let entry = match waiting {
+                handover::Waiting::Client { call, left, at_most } => match restored.call(call) {
+                    Some(call) => Waiting::Client {
+                        call,
+                        deadline: now + Duration::from_millis(left),
+                        latest: now + Duration::from_millis(at_most),
+                    },
+                    None => Waiting::Nobody,
+                },
+                handover::Waiting::Listen { session, id } => {
+                    let listen = restored.session(session).and_then(|s| s.listens().into_iter().find(|l| *l.id == id));
+                    listen.map_or(Waiting::Nobody, Waiting::Listen)
+                }
+                handover::Waiting::Nobody => Waiting::Nobody,
+                handover::Waiting::Watch => Waiting::Watch,
+            };
+            table.enter(number, entry);
+        }
+        let limit = server.hub.config().limits.reply.bytes();
+        let input = |limit, pipe: handover::Pipe| {
+            let cut = pipe.cut.map(|(head, tail, length)| (head.0, tail.0, length));
+            Lines::with_rest(limit, (pipe.bytes.0, cut))
+        };
+        let link = Link {
+            parked: Parked {
+                stdin: Some((stdin, saved.stdin.bytes.0)),
+                stdout: Some((stdout, input(limit, saved.stdout))),
+                stderr: Some((stderr, input(STDERR_LINE, saved.stderr))),
+                handle: Some(handle),
+            }
+            .into(),
+            pending: Pending { waiting: table, ..Pending::default() }.into(),
+            stdin: ByteQueue::with(super::STDIN_LIMIT, saved.queue.0),
+            learnt: saved.learnt.map_or_else(OnceLock::new, OnceLock::<Learnt>::from),
+            owner: owner.map_or_else(OnceLock::new, OnceLock::from),
+            used_at: millis().saturating_sub(saved.unused).into(),
+            ..Link::blank(pid, server, config, saved.mark)
+        };
+        let mut tail = link.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.tail.iter().for_each(|line| tail.push(line));
+        drop(tail);
+        Some(Arc::new(link))
+    }
+
+    /// After it was restored: what depends on the time begins to run.
+    pub fn start_clock(self: &Arc<Self>) {
+        if self.waiting() > 0 {
+            self.tick();
+        }
+    }
+}
+
+impl Parked {
+    fn is_whole(&self) -> bool {
+        self.stdin.is_some() && self.stdout.is_some() && self.stderr.is_some() && self.handle.is_some()
+    }
+}

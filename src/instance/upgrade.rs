@@ -1,0 +1,221 @@
+//! The upgrade in place (SIGUSR2): the program is exchanged, and everything that it serves goes on.
+//!
+//! The new program is asked first whether it understands the configuration and the document. Then everything comes to
+//! rest, is written down, and the process goes on as the new program, with the same number, lock, listeners, children and
+//! connections. Until that moment nothing is given up: whatever fails, the old program goes on where it was.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, SystemTime};
+
+use async_io::Async;
+use futures_lite::AsyncReadExt;
+use futures_lite::future::zip;
+use log::{info, warn};
+
+use super::Instance;
+use crate::hub::handover::Saver;
+use crate::hub::supervisor::environment;
+use crate::hub::wait::{sleep, within};
+use crate::model::config::Confine;
+use crate::model::exit::plain;
+use crate::model::handover::{FORMAT, Handover, Notify};
+use crate::model::restart::Ended;
+use crate::model::text::{count, printable};
+use crate::net::Net;
+use crate::sys::passed::{CHECK, HANDOVER};
+use crate::sys::spawn::{Spec, end_unwatched, signal_group};
+use crate::sys::{reap, reexec};
+
+/// How long the new program may take to check the configuration.
+const CHECKING: Duration = Duration::from_secs(30);
+/// How long everything may take to come to rest. Most of it takes milliseconds; meanwhile nobody is served.
+const REST: Duration = Duration::from_secs(5);
+
+impl Instance {
+    /// Exchanges the program. Returns only if that failed: the reason.
+    pub(super) async fn upgrade(&self, net: &Arc<Net>) -> String {
+        info!("upgrading in place: {} is checked", self.program.path.display());
+        if let Err(why) = self.check_program().await {
+            return why;
+        }
+        // Children of an earlier reload would have to be left behind.
+        let patience = self.hub.config().drain_timeout + Duration::from_secs(10);
+        let settled = async {
+            while !self.hub.is_settled() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if within(patience, settled).await.is_none() {
+            return "children of the last reload are still going down; try again".to_owned();
+        }
+        self.hub.come_to_rest(Duration::ZERO).await;
+        let (left, ()) = zip(net.comes_to_rest(REST), self.hub.come_to_rest(REST)).await;
+        if left > 0 {
+            warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
+        }
+        let why = match self.hub.draining.is_set() {
+            true => "the daemon is shutting down".to_owned(),
+            false => self.replace(net),
+        };
+        self.hub.go_on();
+        net.go_on();
+        why
+    }
+
+    /// From here on there is no pause: what is written down is what is.
+    fn replace(&self, net: &Arc<Net>) -> String {
+        // The status file is not left half written.
+        let files = self.files_closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // From now on signals wait for the next program; what came before is written down with the rest.
+        self.hub.boot.spawner.hold_signals();
+        let written = self.save(net).and_then(|handover| {
+            let bytes = serde_json::to_vec(&handover).map_err(|e| e.to_string())?;
+            Ok((reexec::document(&bytes).map_err(|e| plain(&e))?, handover.fds()))
+        });
+        let (document, fds) = match written {
+            Ok(both) => both,
+            Err(why) => {
+                self.hub.boot.spawner.release_signals();
+                return format!("the state cannot be written down: {why}");
+            }
+        };
+        info!("upgrading in place: going on as {}", self.program.path.display());
+        self.log.flush(Duration::from_secs(1));
+        let failure = self.hub.boot.spawner.replace(self.program.clone(), document, fds);
+        drop(files);
+        format!("cannot go on as {}: {}", self.program.path.display(), plain(&failure))
+    }
+
+    fn save(&self, net: &Arc<Net>) -> Result<Handover, String> {
+        let mut saver = Saver::default();
+        let connections = net.save_connections(&mut saver);
+        let servers = self.hub.save(&mut saver);
+        let (sessions, outboxes) = saver.finish();
+        let (sessions_so_far, marks_so_far) = self.hub.numbers();
+        let lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
+        let (guard, guard_pipe) = self.guard;
+        let life = self.life();
+        let millis = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        Ok(Handover {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.hub.config().name.clone(),
+            cwd: self.source.cwd.clone(),
+            run_dir: self.run_dir.clone(),
+            foreground: self.foreground,
+            texts: self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            lock,
+            guard,
+            guard_pipe,
+            mark: self.hub.boot.mark.clone(),
+            nofile: self.hub.boot.nofile,
+            notify: self
+                .notifier
+                .as_ref()
+                .map(|n| Notify { name: n.name().to_owned(), watchdog: n.watchdog().map(|w| w.as_micros() as u64) }),
+            started: millis(self.started),
+            uptime: self.hub.boot.at.elapsed().as_millis() as u64,
+            generation: life.generation,
+            reloads: life.reloads,
+            last_reload: life.last_reload.clone(),
+            upgrades: life.upgrades,
+            last_upgrade: life.last_upgrade.clone(),
+            reload_wanted: self.wanted.load(SeqCst),
+            signals: self
+                .come
+                .get()
+                .into_iter()
+                .flat_map(|c| c.iter())
+                .filter(|(_, m)| m.load(SeqCst))
+                .map(|(n, _)| *n)
+                .collect(),
+            sessions_so_far,
+            marks_so_far,
+            meter: self.hub.meter.save(),
+            dropped: self.hub.counters.read(),
+            listeners: net.save_listeners(),
+            servers,
+            sessions,
+            outboxes,
+            connections,
+        })
+    }
+
+    /// Lets the new program check the configuration, and say that it understands the document.
+    async fn check_program(&self) -> Result<(), String> {
+        let program = &self.program;
+        let mut env: Vec<_> = std::env::vars_os().collect();
+        env.push((HANDOVER.into(), CHECK.into()));
+        let mark = environment(&[], std::iter::empty(), None, &self.hub.next_mark());
+        env.extend(mark.into_iter().filter(|(name, _)| name == crate::sys::process::MARK));
+        let args = program.args.iter().skip(1).map(|a| a.to_string_lossy().into_owned());
+        let spec = Spec {
+            program: program.path.clone(),
+            // In front, because what stands behind "--" is a command.
+            args: ["--test".to_owned()].into_iter().chain(args).collect(),
+            env,
+            cwd: Some(self.source.cwd.clone()),
+            stdin: false,
+            umask: self.hub.config().umask.0,
+            nofile: self.hub.boot.nofile,
+            confine: Confine::default(),
+        };
+        let path = program.path.display();
+        let started =
+            self.hub.boot.spawner.spawn(spec).await.map_err(|e| format!("cannot start {path}: {}", plain(&e)))?;
+        let pid = started.pid;
+        let pipes = || -> std::io::Result<_> {
+            let open = |fd| Async::new(std::fs::File::from(fd));
+            Ok((open(started.stdout)?, open(started.stderr)?, Async::new(started.handle)?))
+        };
+        let (mut stdout, mut stderr, handle) = match pipes() {
+            Ok(all) => all,
+            Err(e) => {
+                end_unwatched(pid);
+                return Err(format!("cannot talk with {path}: {}", plain(&e)));
+            }
+        };
+        let (mut said, mut complained) = (Vec::new(), Vec::new());
+        let whole = async {
+            let _ = zip(stdout.read_to_end(&mut said), stderr.read_to_end(&mut complained)).await;
+            let _ = handle.readable().await;
+        };
+        let in_time = within(CHECKING, whole).await.is_some();
+        if !in_time {
+            signal_group(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = handle.readable().await;
+        }
+        let how = handle.get_ref().reap();
+        reap::forget(pid);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        match how {
+            _ if !in_time => Err(format!("{path} did not check the configuration within {} s", CHECKING.as_secs())),
+            Ok(Some(Ended::Exited(0))) if text(&said).lines().any(|l| l == format!("handover {FORMAT}")) => Ok(()),
+            Ok(Some(Ended::Exited(0))) => {
+                Err(format!("{path} does not understand what this version hands over: stop the instance and start it"))
+            }
+            Ok(Some(how)) => {
+                let how = crate::hub::link::exit_text(how);
+                Err(format!("{path} refuses the configuration ({how}): {}", printable(&text(&complained), 2000)))
+            }
+            _ => Err(format!("the end of {path} could not be seen")),
+        }
+    }
+}
+
+/// The guard's number and our end of its pipe.
+pub fn guard_parts(guard: &crate::sys::guard::Guard) -> (i32, i32) {
+    let (pid, fd) = guard.parts();
+    (pid.as_raw(), fd.as_raw_fd())
+}
+
+impl Instance {
+    /// A SIGUSR2 came.
+    pub(super) fn want_upgrade(&self) {
+        self.wanted_upgrade.store(true, SeqCst);
+        self.wake.notify(usize::MAX);
+    }
+}

@@ -1,0 +1,354 @@
+//! What one program tells the next when it re-executes in place: the whole state of an instance, as a document.
+//!
+//! Both programs may be of different versions, so the format has a number, and the next one is asked whether it knows it
+//! before anything is given up. Descriptors are named by their numbers, which exec(2) keeps; pieces of the outside world
+//! (pipes, sockets, processes) are thus the same before and after. Times are given as what is left or has passed, in
+//! milliseconds, because clocks that count from the start of a program begin anew.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::mcp::Learnt;
+use super::meter;
+use super::modern::Filter;
+use super::status::{Reload, Upgrade};
+
+/// The number of the format below.
+pub const FORMAT: u32 = 1;
+
+/// The document.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handover {
+    pub format: u32,
+    /// Which version wrote it.
+    pub version: String,
+    pub name: String,
+    /// Where the program was started; relative paths of its arguments begin there.
+    pub cwd: PathBuf,
+    pub run_dir: PathBuf,
+    pub foreground: bool,
+    /// The configuration in force, as it was read: it may have been edited since.
+    pub texts: Vec<Text>,
+    pub lock: i32,
+    pub guard: i32,
+    pub guard_pipe: i32,
+    pub mark: String,
+    /// The soft limit of open files that the program was started with.
+    pub nofile: u64,
+    pub notify: Option<Notify>,
+    /// Milliseconds since 1970, and since the start.
+    pub started: u64,
+    pub uptime: u64,
+    pub generation: u64,
+    pub reloads: u64,
+    pub last_reload: Option<Reload>,
+    pub upgrades: u64,
+    pub last_upgrade: Option<Upgrade>,
+    /// A reload was asked for and not begun.
+    pub reload_wanted: bool,
+    /// Signals that have come and were not followed.
+    pub signals: Vec<i32>,
+    /// The last number of a session, and of a mark.
+    pub sessions_so_far: u64,
+    pub marks_so_far: u64,
+    pub meter: meter::Saved,
+    pub dropped: BTreeMap<String, u64>,
+    pub listeners: Vec<Listener>,
+    pub servers: Vec<Server>,
+    pub sessions: Vec<Session>,
+    pub outboxes: Vec<Outbox>,
+    pub connections: Vec<Connection>,
+}
+
+/// A file of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Text {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Notify {
+    pub name: String,
+    pub watchdog: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listener {
+    /// As the configuration has it.
+    pub at: String,
+    pub fd: i32,
+    /// The file of a Unix socket that is ours, with device and inode.
+    pub file: Option<(PathBuf, u64, u64)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Server {
+    pub name: String,
+    pub restarts: u64,
+    pub last_exit: Option<String>,
+    pub learnt: Option<Learnt>,
+    pub meter: meter::Saved,
+    /// The child of each slot, if there is one.
+    pub slots: Vec<Option<Child>>,
+    pub modern: Era,
+    /// Children that wait for a session.
+    pub spares: Vec<Child>,
+    pub commands: Vec<Command>,
+}
+
+/// Whether a server speaks the modern era.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Era {
+    Unknown,
+    Modern(Option<Box<Child>>),
+    /// Found so long ago, when the child said this of itself.
+    Legacy(u64, Option<String>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Child {
+    pub pid: i32,
+    pub mark: String,
+    pub learnt: Option<Learnt>,
+    pub stdin: Pipe,
+    pub stdout: Pipe,
+    pub stderr: Pipe,
+    /// What is queued for it behind what [`Child::stdin`] has.
+    pub queue: Bytes,
+    /// The last lines of its standard error.
+    pub tail: Vec<String>,
+    /// The last number of a request.
+    pub requests_so_far: u64,
+    pub waiting: Vec<(u64, Waiting)>,
+    pub unused: u64,
+}
+
+/// A descriptor with what was read from it and not used, or is still to be written to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Pipe {
+    pub fd: i32,
+    pub bytes: Bytes,
+    /// The line that is being thrown away: both its ends, and its length so far.
+    pub cut: Option<(Bytes, Bytes, usize)>,
+}
+
+/// Who waits for an answer of a child.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Waiting {
+    Client { call: Call, left: u64, at_most: u64 },
+    Listen { session: u64, id: String },
+    Nobody,
+    Watch,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    pub session: u64,
+    pub reply: usize,
+    pub id: String,
+    pub token: Option<String>,
+    pub age: u64,
+    pub subscribes: Option<String>,
+    pub translated: Option<String>,
+    pub opening: bool,
+    pub logs: bool,
+}
+
+/// A command of the executor.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Command {
+    pub pid: i32,
+    pub mark: String,
+    pub stdout: Output,
+    pub stderr: Output,
+    /// What was reported as progress, of both.
+    pub progress: u64,
+    /// None where it was cancelled meanwhile.
+    pub call: Option<Call>,
+    pub age: u64,
+    pub left: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Output {
+    pub fd: i32,
+    pub kept: Bytes,
+    pub cut: u64,
+    pub sent: usize,
+    pub at_end: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Session {
+    pub number: u64,
+    pub id: String,
+    pub transport: Transport,
+    pub server: String,
+    pub slot: usize,
+    pub revision: Option<String>,
+    pub push: Option<usize>,
+    pub subscriptions: Vec<String>,
+    pub listens: Vec<Listen>,
+    pub modern: bool,
+    pub own: Option<Own>,
+    /// Requests that wait for a child, as they came.
+    pub held: Vec<(Call, String)>,
+    /// Seconds.
+    pub idle: u64,
+    pub used: bool,
+    pub streams_so_far: u64,
+    pub streams: Vec<Stream>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Transport {
+    Http,
+    WebSocket,
+    Sse,
+    Stateless,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Listen {
+    pub id: String,
+    pub reply: usize,
+    pub filter: Filter,
+    pub request: Option<String>,
+    pub acknowledged: bool,
+}
+
+/// The child of one session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Own {
+    pub child: Option<Child>,
+    pub hello: Option<String>,
+    pub initialized: bool,
+    pub level: Option<String>,
+    pub asked: Vec<String>,
+}
+
+/// An event stream that can be taken up again.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stream {
+    pub number: u64,
+    pub outbox: usize,
+    pub next: u64,
+    pub events: Vec<(u64, String)>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Outbox {
+    pub full: usize,
+    pub detached: bool,
+    pub answers_only: bool,
+    pub resumable: bool,
+    pub due: Option<usize>,
+    pub ended: bool,
+    pub closed: bool,
+    pub overflowed: bool,
+    pub queue: Vec<Out>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Out {
+    pub text: String,
+    pub answer: bool,
+    pub failed: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Connection {
+    pub fd: i32,
+    pub is_unix: bool,
+    pub how: How,
+}
+
+/// What is left of a connection.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum How {
+    Idle,
+    /// The answer to a request; `begun` if its head was sent.
+    Answer {
+        begun: bool,
+        asked: Asked,
+        session: u64,
+        outbox: usize,
+        answered: bool,
+        resumable: bool,
+        queue: Vec<Out>,
+        head: String,
+        /// The number of the stream that it is.
+        stream: Option<u64>,
+    },
+    WebSocket {
+        session: u64,
+        outbox: usize,
+        queue: Vec<Out>,
+    },
+}
+
+/// What of a request its answer depends on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Asked {
+    pub chunks: bool,
+    pub origin: Option<String>,
+    pub json: bool,
+    pub events: bool,
+    pub birth: bool,
+}
+
+/// Bytes, in base64: they may be no text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&data_encoding::BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        data_encoding::BASE64.decode(text.as_bytes()).map(Bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Handover {
+    /// Every descriptor that is named in it.
+    pub fn fds(&self) -> Vec<i32> {
+        let mut fds = vec![self.lock, self.guard_pipe];
+        fds.extend(self.listeners.iter().map(|l| l.fd));
+        fds.extend(self.connections.iter().map(|c| c.fd));
+        let mut child = |c: &Child| fds.extend([c.stdin.fd, c.stdout.fd, c.stderr.fd]);
+        for server in &self.servers {
+            server.slots.iter().flatten().for_each(&mut child);
+            if let Era::Modern(Some(modern)) = &server.modern {
+                child(modern);
+            }
+            server.spares.iter().for_each(&mut child);
+        }
+        self.sessions.iter().filter_map(|s| s.own.as_ref()?.child.as_ref()).for_each(&mut child);
+        fds.extend(self.servers.iter().flat_map(|s| &s.commands).flat_map(|c| [c.stdout.fd, c.stderr.fd]));
+        fds
+    }
+
+    /// The marks of the processes that live on.
+    pub fn marks(&self) -> Vec<String> {
+        let mut marks = Vec::new();
+        let mut child = |c: &Child| marks.push(c.mark.clone());
+        for server in &self.servers {
+            server.slots.iter().flatten().for_each(&mut child);
+            if let Era::Modern(Some(modern)) = &server.modern {
+                child(modern);
+            }
+            server.spares.iter().for_each(&mut child);
+        }
+        self.sessions.iter().filter_map(|s| s.own.as_ref()?.child.as_ref()).for_each(&mut child);
+        marks.extend(self.servers.iter().flat_map(|s| &s.commands).map(|c| c.mark.clone()));
+        marks
+    }
+}

@@ -1,0 +1,141 @@
+//! The part of the listeners and connections in an upgrade in place.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+
+use super::Net;
+use super::park::{How, Resting};
+use super::seat::{Asked, Left, Parts, Rest};
+use crate::hub::handover::{Restored, Saver};
+use crate::hub::outbox::Out;
+use crate::hub::wait::{until, within};
+use crate::model::config::Listen;
+use crate::model::handover;
+use crate::sys::listen::{Socket, SocketFile};
+use crate::sys::passed;
+
+/// How long a WebSocket that could not be brought to rest has for its good-bye.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+
+impl Net {
+    /// Waits until no connection is in anybody's hands but ours. WebSockets that are in the middle of something are closed
+    /// then, with a code that tells their clients to come again; whatever else is left has to be left behind. Gives how
+    /// many there are of those.
+    pub async fn comes_to_rest(&self, limit: Duration) -> u64 {
+        let none = || (self.hub.connections.load(SeqCst) == 0).then_some(());
+        if within(limit, until(&self.closed, none)).await.is_none() {
+            self.hub.give_up.turn(true);
+            let _ = within(GOOD_BYE, until(&self.closed, none)).await;
+        }
+        self.hub.connections.load(SeqCst)
+    }
+
+    /// Goes on in this process.
+    pub fn go_on(self: &Arc<Self>) {
+        self.hub.give_up.turn(false);
+        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            async_std::task::spawn(self.clone().accept(listener.door.clone(), listener.stop.clone()));
+        }
+        for one in self.lot.take() {
+            self.resume(one);
+        }
+    }
+
+    /// Where we listen.
+    pub fn save_listeners(&self) -> Vec<handover::Listener> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let save = |at: &Listen, (fd, file)| handover::Listener { at: at.to_string(), fd, file };
+        listeners.iter().map(|l| save(&l.at, l.door.parts())).collect()
+    }
+
+    /// The connections at rest; what they name is noted.
+    pub fn save_connections(&self, saver: &mut Saver) -> Vec<handover::Connection> {
+        self.lot.look(|all| all.iter().filter_map(|one| save(one, saver)).collect())
+    }
+
+    /// Lets the connections of the program before go on.
+    pub fn restore(self: &Arc<Self>, saved: Vec<handover::Connection>, restored: &Restored) {
+        for one in saved {
+            let Some(fd) = passed::own_fd(one.fd) else { continue };
+            if let Some(how) = restore(one.how, restored) {
+                self.resume(Resting { fd, is_unix: one.is_unix, how });
+            }
+        }
+    }
+}
+
+/// The listening socket of the program before.
+pub fn socket(saved: handover::Listener) -> Result<(Listen, Socket), String> {
+    let at: Listen = saved.at.parse()?;
+    let fd: OwnedFd = passed::own_fd(saved.fd).ok_or("its descriptor is not open")?;
+    let socket = match passed::listener(fd)? {
+        Socket::Unix(listener, _) => {
+            Socket::Unix(listener, saved.file.map(|(path, dev, ino)| SocketFile::adopt(path, dev, ino)))
+        }
+        tcp => tcp,
+    };
+    Ok((at, socket))
+}
+
+fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
+    let outs = |queue: &VecDeque<Out>| queue.iter().map(Out::save).collect();
+    let mut answer = |begun, asked: &Asked, left: &Left| {
+        let parts = left.reply.as_ref()?;
+        Some(handover::How::Answer {
+            begun,
+            asked: handover::Asked {
+                chunks: asked.chunks,
+                origin: asked.origin.as_ref().and_then(|o| o.to_str().ok()).map(str::to_owned),
+                json: asked.accept.0,
+                events: asked.accept.1,
+                birth: asked.birth,
+            },
+            session: saver.session(&parts.session),
+            outbox: saver.outbox(&parts.outbox),
+            answered: parts.answered,
+            resumable: parts.resumable,
+            queue: outs(&left.queue),
+            head: left.head.clone(),
+            stream: left.stream.as_ref().map(|(stream, _)| stream.number),
+        })
+    };
+    let how = match &one.how {
+        How::Http(Rest::Idle) => handover::How::Idle,
+        How::Http(Rest::Waiting(asked, left)) => answer(false, asked, left)?,
+        How::Http(Rest::Streaming(asked, left)) => answer(true, asked, left)?,
+        How::WebSocket { session, outbox, queue } => handover::How::WebSocket {
+            session: saver.session(session),
+            outbox: saver.outbox(outbox),
+            queue: outs(queue),
+        },
+    };
+    Some(handover::Connection { fd: one.fd.as_raw_fd(), is_unix: one.is_unix, how })
+}
+
+fn restore(how: handover::How, restored: &Restored) -> Option<How> {
+    let outs = |queue: Vec<handover::Out>| queue.into_iter().map(Out::restore).collect::<VecDeque<_>>();
+    Some(match how {
+        handover::How::Idle => How::Http(Rest::Idle),
+        handover::How::WebSocket { session, outbox, queue } => {
+            How::WebSocket { session: restored.session(session)?, outbox: restored.outbox(outbox), queue: outs(queue) }
+        }
+        handover::How::Answer { begun, asked, session, outbox, answered, resumable, queue, head, stream } => {
+            let session = restored.session(session)?;
+            let stream = stream.and_then(|n| session.replay().stream(n)).map(|s| (s, 0));
+            let asked = Asked {
+                chunks: asked.chunks,
+                origin: asked.origin.and_then(|o| HeaderValue::from_str(&o).ok()),
+                accept: (asked.json, asked.events),
+                birth: asked.birth,
+            };
+            let parts = Parts { session, outbox: restored.outbox(outbox), answered, resumable };
+            let left = Left { reply: Some(parts), queue: outs(queue), head, stream };
+            How::Http(if begun { Rest::Streaming(asked, left) } else { Rest::Waiting(asked, left) })
+        }
+    })
+}

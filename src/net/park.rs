@@ -1,0 +1,236 @@
+//! Connections at rest, and how they go on: in this process where an upgrade failed, else in the next one.
+//!
+//! The answer to a request that was taken before is written here, because no library takes a connection in the middle of
+//! one. It is HTTP/1.1 as RFC 9112 has it: a head, then one piece or chunks. After it the connection is one like others.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use futures_lite::{AsyncWriteExt, FutureExt};
+use hyper::body::Body as _;
+use hyper::header::{self, HeaderValue};
+use log::debug;
+
+use super::body::{Body, Events, Reply};
+use super::http::{Answer, share};
+use super::seat::{Asked, Left, Rest, Seat};
+use super::stream::Conn;
+use super::{Net, streamable, ws};
+use crate::hub::outbox::{Out, Outbox};
+use crate::hub::session::Session;
+use crate::sys::fds;
+
+/// The connections at rest.
+#[derive(Default)]
+pub struct Lot(Mutex<Vec<Resting>>);
+
+/// One of them.
+pub struct Resting {
+    pub fd: OwnedFd,
+    pub is_unix: bool,
+    pub how: How,
+}
+
+/// What is left of a connection.
+pub enum How {
+    Http(Rest),
+    WebSocket {
+        session: Arc<Session>,
+        outbox: Arc<Outbox>,
+        /// Taken from the outbox and not yet sent.
+        queue: VecDeque<Out>,
+    },
+}
+
+impl Lot {
+    pub fn put(&self, resting: Resting) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(resting);
+    }
+
+    /// Looks at all that are there.
+    pub fn look<T>(&self, look: impl FnOnce(&[Resting]) -> T) -> T {
+        look(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All that are there.
+    pub fn take(&self) -> Vec<Resting> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Net {
+    /// Puts a connection to rest; `give_up` drops what had it.
+    pub(super) fn park(&self, seat: &Seat, is_unix: bool, give_up: impl FnOnce()) {
+        let fd = match fds::duplicate(seat.fd) {
+            Ok(fd) => fd,
+            Err(e) => return debug!("a connection cannot be kept: {e}"),
+        };
+        seat.begin_parking();
+        give_up();
+        if let Some(rest) = seat.rest() {
+            self.lot.put(Resting { fd, is_unix, how: How::Http(rest) });
+        }
+    }
+
+    /// Lets a connection go on.
+    pub fn resume(self: &Arc<Self>, resting: Resting) {
+        let conn = match Conn::adopt(resting.fd, resting.is_unix) {
+            Ok(conn) => conn,
+            Err(e) => return debug!("a connection cannot go on: {e}"),
+        };
+        self.hub.connections.fetch_add(1, SeqCst);
+        match resting.how {
+            How::Http(Rest::Idle) => self.take(conn),
+            How::Http(Rest::Waiting(asked, left)) => self.take_late(conn, asked, left, false),
+            How::Http(Rest::Streaming(asked, left)) => self.take_late(conn, asked, left, true),
+            How::WebSocket { session, outbox, queue } => ws::resume(self, conn, session, outbox, queue),
+        }
+    }
+
+    /// Serves a connection whose request was taken before.
+    fn take_late(self: &Arc<Self>, conn: Conn, asked: Asked, left: Left, begun: bool) {
+        let Some(parts) = left.reply else { return };
+        let seat = Seat::new(self, conn.fd(), conn.heard(), conn.blocked());
+        seat.busy(asked.chunks, asked.origin.clone());
+        if asked.birth {
+            seat.births();
+        }
+        let reply = Reply {
+            session: parts.session,
+            outbox: parts.outbox,
+            answered: parts.answered,
+            resumable: parts.resumable,
+            seat: seat.clone(),
+        };
+        let (net, is_unix, place) = (self.clone(), conn.is_unix(), seat.clone());
+        let stream = left.stream.map(|(stream, _)| stream);
+        let events = (left.queue, left.head, stream);
+        let work: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = Box::pin(async move {
+            let mut conn = conn;
+            match begun {
+                true => {
+                    let events = Events::adopted(reply, events.0, events.1, events.2);
+                    place.streams();
+                    finish(&mut conn, Body::Events(Box::new(events)), asked.chunks).await?;
+                }
+                false => {
+                    let Some(response) = or_gone(&conn, late_answer(reply, &asked)).await else { return Ok(()) };
+                    give(&mut conn, &place, response, asked.chunks).await?;
+                }
+            }
+            if asked.chunks {
+                drop(place);
+                net.hub.connections.fetch_add(1, SeqCst);
+                net.take(conn);
+            }
+            Ok(())
+        });
+        async_std::task::spawn(self.clone().see_through(work, seat, is_unix));
+    }
+
+    /// Polls such a connection to its end, or until it is at rest again.
+    async fn see_through(
+        self: Arc<Self>,
+        work: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+        seat: Arc<Seat>,
+        is_unix: bool,
+    ) {
+        let mut work = work;
+        let mut freeze = self.hub.freeze.watch();
+        let ended = std::future::poll_fn(|cx| {
+            if work.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            match freeze.poll(cx) && seat.is_at_rest() {
+                true => Poll::Ready(false),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        if !ended {
+            self.park(&seat, is_unix, move || drop(work));
+        }
+    }
+}
+
+async fn late_answer(reply: Reply, asked: &Asked) -> Answer {
+    let session = reply.session.clone();
+    let mut response = streamable::answer(reply, asked.accept).await;
+    if asked.birth && !streamable::name_session(&mut response, &session) {
+        session.hub.end_session(&session, "its handshake failed");
+    }
+    share(&mut response, asked.origin.clone());
+    response
+}
+
+/// What the work brings, or None once the client has left.
+async fn or_gone<T>(conn: &Conn, work: impl Future<Output = T>) -> Option<T> {
+    let gone = async {
+        conn.gone().await;
+        None
+    };
+    async { Some(work.await) }.or(gone).await
+}
+
+/// Writes a whole response.
+async fn give(conn: &mut Conn, seat: &Seat, response: Answer, chunks: bool) -> io::Result<()> {
+    let (mut parts, body) = response.into_parts();
+    match (body.size_hint().exact(), chunks) {
+        (Some(length), _) => drop(parts.headers.insert(header::CONTENT_LENGTH, length.into())),
+        (None, true) => {
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        (None, false) => {}
+    }
+    if !chunks {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+    for (name, value) in &parts.headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    match body {
+        Body::Whole(bytes) => {
+            head.extend_from_slice(&bytes.unwrap_or_default());
+            conn.write_all(&head).await
+        }
+        events => {
+            conn.write_all(&head).await?;
+            seat.streams();
+            finish(conn, events, chunks).await
+        }
+    }
+}
+
+/// Writes what is left of a body without a length.
+async fn finish(conn: &mut Conn, mut body: Body, chunks: bool) -> io::Result<()> {
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let Some(frame) = or_gone(conn, frame).await else { return Ok(()) };
+        let Some(Ok(frame)) = frame else { break };
+        let Ok(data) = frame.into_data() else { continue };
+        if data.is_empty() {
+            continue;
+        }
+        let mut piece = Vec::with_capacity(data.len() + 20);
+        if chunks {
+            piece.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        }
+        piece.extend_from_slice(&data);
+        if chunks {
+            piece.extend_from_slice(b"\r\n");
+        }
+        conn.write_all(&piece).await?;
+    }
+    if chunks { conn.write_all(b"0\r\n\r\n").await } else { Ok(()) }
+}

@@ -1,0 +1,184 @@
+//! Where a connection stands, and bringing it to rest so that it can go on in another process.
+//!
+//! A connection is at rest between two requests, while an answer is waited for, and between two events of a stream: then
+//! nothing of it is in the buffers of a library, and what is left to do can be said in a few words.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::header::HeaderValue;
+
+use super::Net;
+use crate::hub::outbox::{Out, Outbox};
+use crate::hub::replay::Stream;
+use crate::hub::session::Session;
+
+/// A connection as long as it lives, also as a WebSocket.
+pub struct Seat {
+    net: Arc<Net>,
+    pub fd: RawFd,
+    /// Counts reads that brought something.
+    heard: Arc<AtomicU64>,
+    /// Something could not be written yet.
+    blocked: Arc<AtomicBool>,
+    state: Mutex<State>,
+}
+
+struct State {
+    at: At,
+    request: Asked,
+    /// It is being brought to rest: what is dropped now is put here.
+    parking: bool,
+    left: Left,
+}
+
+/// What of a request its answer depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// The client reads chunks (HTTP/1.1).
+    pub chunks: bool,
+    /// The origin that may read the answer.
+    pub origin: Option<HeaderValue>,
+    /// Which kinds of answer it takes: one JSON object, an event stream.
+    pub accept: (bool, bool),
+    /// It opens a session: the answer carries its id.
+    pub birth: bool,
+}
+
+/// How far a connection is; the number is what had been heard then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Between two requests.
+    Idle(u64),
+    /// A request is being read or looked at.
+    Busy,
+    /// An answer is waited for, and nothing of it was sent.
+    Waiting(u64),
+    /// An event stream.
+    Streaming(u64),
+}
+
+/// What was left to do.
+#[derive(Default)]
+pub struct Left {
+    pub reply: Option<Parts>,
+    /// Taken from the outbox and not yet sent.
+    pub queue: VecDeque<Out>,
+    pub head: String,
+    pub stream: Option<(Arc<Stream>, u64)>,
+}
+
+/// The way back for an answer, taken apart.
+pub struct Parts {
+    pub session: Arc<Session>,
+    pub outbox: Arc<Outbox>,
+    pub answered: bool,
+    pub resumable: bool,
+}
+
+/// A connection at rest.
+pub enum Rest {
+    /// The next thing is a request.
+    Idle,
+    Waiting(Asked, Left),
+    Streaming(Asked, Left),
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.net.hub.connections.fetch_sub(1, SeqCst);
+        self.net.closed.notify(usize::MAX);
+    }
+}
+
+impl Seat {
+    /// A place for a connection that is counted already.
+    pub fn new(net: &Arc<Net>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Seat> {
+        let state = State { at: At::Idle(0), request: Asked::default(), parking: false, left: Left::default() };
+        Arc::new(Seat { net: net.clone(), fd, heard, blocked, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Relaxed)
+    }
+
+    /// A request has come.
+    pub fn busy(&self, chunks: bool, origin: Option<HeaderValue>) {
+        let mut state = self.state();
+        state.at = At::Busy;
+        state.request = Asked { chunks, origin, ..Asked::default() };
+    }
+
+    /// It opens a session.
+    pub fn births(&self) {
+        self.state().request.birth = true;
+    }
+
+    /// Its answer is waited for.
+    pub fn waits(&self, accept: (bool, bool)) {
+        let mut state = self.state();
+        state.at = At::Waiting(self.heard());
+        state.request.accept = accept;
+    }
+
+    /// Its answer is on its way as a stream.
+    pub fn streams(&self) {
+        self.state().at = At::Streaming(self.heard());
+    }
+
+    /// Its answer was given.
+    pub fn idles(&self) {
+        self.state().at = At::Idle(self.heard());
+    }
+
+    /// Nothing of it is anywhere but in our own hands. True only between two polls of the connection.
+    pub fn is_at_rest(&self) -> bool {
+        let at = self.state().at;
+        let calm = match at {
+            At::Idle(heard) | At::Waiting(heard) | At::Streaming(heard) => heard == self.heard(),
+            At::Busy => false,
+        };
+        calm && !self.blocked.load(Relaxed)
+    }
+
+    /// From now on, what is dropped is kept here.
+    pub fn begin_parking(&self) {
+        self.state().parking = true;
+    }
+
+    pub fn is_parking(&self) -> bool {
+        self.state().parking
+    }
+
+    /// Keeps the way back for an answer.
+    pub fn keep_reply(&self, parts: Parts) {
+        self.state().left.reply = Some(parts);
+    }
+
+    /// Keeps what a stream had still to send.
+    pub fn keep_events(&self, queue: VecDeque<Out>, head: String, stream: Option<(Arc<Stream>, u64)>) {
+        let mut state = self.state();
+        (state.left.queue, state.left.head, state.left.stream) = (queue, head, stream);
+    }
+
+    /// What was left to do, once the connection is dropped; None if it is nothing that could be done.
+    pub fn rest(&self) -> Option<Rest> {
+        let mut state = self.state();
+        let (asked, left) = (std::mem::take(&mut state.request), std::mem::take(&mut state.left));
+        match state.at {
+            At::Idle(_) => Some(Rest::Idle),
+            At::Waiting(_) if left.reply.is_some() => Some(Rest::Waiting(asked, left)),
+            At::Streaming(_) if left.reply.is_some() => Some(Rest::Streaming(asked, left)),
+            _ => None,
+        }
+    }
+}
