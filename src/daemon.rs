@@ -1,7 +1,6 @@
 //! The life of the daemon, in order: arguments, configuration, lock, fork, sockets, guard, runtime, servers, ready,
 //! signals, drain, end. What each step does is elsewhere; here is when.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use crate::cli::{self, Parsed};
 use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
 use crate::instance::{self, Instance};
-use crate::logging::{self, LogFile};
+use crate::logging::{LogFile, Opened};
 use crate::many;
 use crate::model::config::{self, Account, Config, Listen, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
@@ -346,15 +345,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     let loaded = loaded.map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
     let config = &loaded.config;
     become_daemon::settle(config.umask.0, before.foreground).map_err(|e| lost(&plain(&e)))?;
-    let file = match before.foreground {
-        true => None,
-        false => {
-            let path = config.log.file.clone();
-            let file = logging::open(&path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", &path, &e))?;
-            Some((path, file))
-        }
-    };
-    let log = LogFile::start(file, config.log.level);
+    let log = open_log(config, before.foreground)?;
     become_daemon::adopt_orphans().map_err(|e| lost(&plain(&e)))?;
     let fd = |fd: i32, what: &str| passed::own_fd(fd).ok_or_else(|| lost(&format!("{what} is not open")));
     let path = before.run_dir.join(format!("{}.pid", before.name));
@@ -407,15 +398,7 @@ fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
         |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
     become_daemon::settle(config.umask.0, from.foreground).map_err(os("change to /"))?;
     fds::null_stdin().map_err(os("open /dev/null"))?;
-    let file: Option<(PathBuf, File)> = match from.foreground {
-        true => None,
-        false => {
-            let path = config.log.file.clone();
-            let file = logging::open(&path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", &path, &e))?;
-            Some((path, file))
-        }
-    };
-    let log = LogFile::start(file, config.log.level);
+    let log = open_log(config, from.foreground)?;
     info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
     let sockets = open_sockets(config, &mut from.passed)?;
     let nofile = fds::raise_nofile().unwrap_or_else(|e| {
@@ -439,6 +422,13 @@ fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
     let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
     Ok(Prepared { log, sockets, guard, nofile, mark })
+}
+
+fn open_log(config: &Config, foreground: bool) -> Result<LogFile, Failure> {
+    let path = &config.log.file;
+    let open = || Opened::open(path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", path, &e));
+    let file = if foreground { None } else { Some(open()?) };
+    Ok(LogFile::start(file, &config.log))
 }
 
 /// Everything to listen on: opened here, or passed by the service manager.

@@ -1,29 +1,36 @@
 //! The log: one line per event, to a file that can be moved away under us, or to standard error.
 //!
-//! simplelog formats; what is added here is that a record can never be more than one line, that a line is one
-//! write(2), that the file is reopened on request, and that a disk that is full or stuck, or a terminal that was
+//! simplelog writes the format `Text`; `Json`, which it does not know, is put together in [`logline`]. What is added
+//! to both is that a record can never be more than one line, that a line is one write(2), that the file is opened anew
+//! on request and moved away when it is long enough, and that a disk that is full or stuck, or a terminal that was
 //! stopped, neither stops nor kills anybody: once there are threads, one of them writes, and what it cannot keep up
 //! with is counted as lost.
 
-use std::fs::{File, OpenOptions};
+mod file;
+
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record, error};
 use simplelog::{ConfigBuilder, WriteLogger};
 use time::macros::format_description;
 
+use crate::model::config::{self, Format, Rotate};
+use crate::model::exit::plain;
+use crate::model::logline;
 use crate::model::text::printable;
+pub use file::Opened;
 
 /// The longest line, in bytes.
 const LINE: usize = 8 << 10;
 /// The most lines that wait to be written.
 const WAITING: usize = 4096;
+/// A log that could not be rotated goes on, and is tried again after this.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// The way to the log's file.
 #[derive(Clone)]
@@ -32,16 +39,21 @@ pub struct LogFile {
 }
 
 struct Shared {
-    target: Mutex<Target>,
+    way: Mutex<Way>,
+    /// Standard error is a stream of the journal, which notes the time of a line by itself, and takes its priority.
+    journal: bool,
     /// The way to the thread that writes; until there is one, lines are written where they arise.
     writer: OnceLock<SyncSender<Job>>,
     lost: AtomicU64,
 }
 
+/// Where lines go and how they look; what a reload can change.
 #[derive(Clone)]
-enum Target {
-    Stderr,
-    File(PathBuf, Arc<File>),
+struct Way {
+    /// None for standard error.
+    file: Option<Arc<Opened>>,
+    format: Format,
+    rotate: Option<Rotate>,
 }
 
 enum Job {
@@ -51,51 +63,110 @@ enum Job {
 }
 
 impl Shared {
-    fn target(&self) -> MutexGuard<'_, Target> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, line: &[u8]) {
         // Not under the lock: a write that is stuck must not hold up whoever opens another file.
-        let target = self.target().clone();
-        let written = match &target {
-            Target::Stderr => io::stderr().write_all(line),
-            Target::File(_, file) => (&**file).write_all(line),
+        let file = self.way().file.clone();
+        let written = match &file {
+            None => io::stderr().write_all(line),
+            Some(file) => file.write(line),
         };
         if written.is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
     }
+
+    /// Takes a line to where it is written.
+    fn pass(&self, line: Vec<u8>) {
+        match self.writer.get() {
+            None => self.write(&line),
+            Some(writer) => {
+                if writer.try_send(Job::Line(line)).is_err() {
+                    self.lost.fetch_add(1, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Rotates the log if it has no room for a line of this length.
+    fn make_room(&self, length: usize) -> io::Result<()> {
+        let (file, rotate) = match &*self.way() {
+            Way { file: Some(file), rotate: Some(rotate), .. } => (file.clone(), *rotate),
+            _ => return Ok(()),
+        };
+        if file.is_full(&rotate, length) {
+            let next = file.rotate(rotate.keep)?;
+            let mut way = self.way();
+            // Unless another one was opened meanwhile.
+            if way.file.as_ref().is_some_and(|now| Arc::ptr_eq(now, &file)) {
+                way.file = Some(Arc::new(next));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the writing thread does.
+    fn serve(&self, jobs: mpsc::Receiver<Job>) {
+        let mut failed: Option<Instant> = None;
+        for job in jobs {
+            match job {
+                Job::Line(line) => {
+                    if failed.is_none_or(|at| at.elapsed() > AGAIN) {
+                        let known = failed.is_some();
+                        failed = self.make_room(line.len()).err().map(|e| {
+                            // Once, until it works again.
+                            if !known {
+                                let path = self.path().unwrap_or_default();
+                                error!("{}: cannot rotate the log, going on with it: {}", path.display(), plain(&e));
+                            }
+                            Instant::now()
+                        });
+                    }
+                    self.write(&line);
+                }
+                Job::Flush(done) => drop(done.try_send(())),
+            }
+        }
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        self.way().file.as_ref().map(|file| file.path.clone())
+    }
 }
 
-/// Opens a log for appending; an existing one is never truncated. Its folder is made if need be.
-pub fn open(path: &Path) -> io::Result<File> {
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-    }
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+/// What a reload is about to change.
+pub struct Prepared {
+    /// Where the path is another one.
+    file: Option<Opened>,
+    config: config::Log,
 }
 
 impl LogFile {
-    /// Starts logging; with a file and its path, or to standard error.
-    pub fn start(file: Option<(PathBuf, File)>, level: LevelFilter) -> LogFile {
-        let target = file.map_or(Target::Stderr, |(path, file)| Target::File(path, Arc::new(file)));
-        let shared = Shared { target: Mutex::new(target), writer: OnceLock::new(), lost: AtomicU64::new(0) };
+    /// Starts logging; to a file, or to standard error.
+    pub fn start(file: Option<Opened>, config: &config::Log) -> LogFile {
+        let journal = file.is_none() && is_journal();
+        let way = Way { file: file.map(Arc::new), format: config.format, rotate: config.rotate };
+        let shared = Shared { way: Mutex::new(way), journal, writer: OnceLock::new(), lost: AtomicU64::new(0) };
         let log = LogFile { shared: Arc::new(shared) };
-        let config = ConfigBuilder::new()
-            .set_time_format_custom(format_description!(
-                "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-            ))
-            .set_target_level(LevelFilter::Off)
-            .set_thread_level(LevelFilter::Off)
-            .set_location_level(LevelFilter::Off)
-            .set_level_padding(simplelog::LevelPadding::Off)
-            .build();
+        let mut text = ConfigBuilder::new();
+        text.set_time_format_custom(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        ))
+        .set_target_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .set_level_padding(simplelog::LevelPadding::Off);
+        if journal {
+            text.set_time_level(LevelFilter::Off).set_max_level(LevelFilter::Off);
+        }
         let line = Line { shared: log.shared.clone(), buffer: Vec::new() };
         // The level is log's own, so that a reload can change it.
-        let inner = WriteLogger::new(LevelFilter::Trace, config, line);
-        if log::set_boxed_logger(Box::new(OneLine(inner))).is_ok() {
-            log::set_max_level(level);
+        let text = WriteLogger::new(LevelFilter::Trace, text.build(), line);
+        if log::set_boxed_logger(Box::new(OneLine { text, shared: log.shared.clone() })).is_ok() {
+            log::set_max_level(config.level);
         }
         log
     }
@@ -104,14 +175,7 @@ impl LogFile {
     pub fn detach(&self) -> io::Result<()> {
         let (sender, jobs) = mpsc::sync_channel(WAITING);
         let shared = self.shared.clone();
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            for job in jobs {
-                match job {
-                    Job::Line(line) => shared.write(&line),
-                    Job::Flush(done) => drop(done.try_send(())),
-                }
-            }
-        })?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || shared.serve(jobs))?;
         let _ = self.shared.writer.set(sender);
         Ok(())
     }
@@ -131,22 +195,35 @@ impl LogFile {
         let _ = written.recv_timeout(limit.saturating_sub(start.elapsed()));
     }
 
-    /// Opens the file anew, by another path or by the same one from which it may have been moved away. The old one is
-    /// kept if that fails.
-    pub fn reopen(&self, path: &Path) -> io::Result<()> {
-        if self.path().is_some() {
-            let file = open(path)?;
-            *self.shared.target() = Target::File(path.to_owned(), Arc::new(file));
+    /// Opens the file anew, from which it may have been moved away. The old one is kept if that fails.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Some(path) = self.path() {
+            let file = Opened::open(&path)?;
+            self.shared.way().file = Some(Arc::new(file));
         }
         Ok(())
     }
 
+    /// Opens the log of another configuration. Nothing changes until it is applied.
+    pub fn prepare(&self, config: &config::Log) -> io::Result<Prepared> {
+        let moves = self.path().is_some_and(|path| path != config.file);
+        let file = if moves { Some(Opened::open(&config.file)?) } else { None };
+        Ok(Prepared { file, config: config.clone() })
+    }
+
+    pub fn apply(&self, new: Prepared) {
+        let mut way = self.shared.way();
+        if let Some(file) = new.file {
+            way.file = Some(Arc::new(file));
+        }
+        way.format = new.config.format;
+        way.rotate = new.config.rotate;
+        log::set_max_level(new.config.level);
+    }
+
     /// The file's path; None for standard error.
     pub fn path(&self) -> Option<PathBuf> {
-        match &*self.shared.target() {
-            Target::Stderr => None,
-            Target::File(path, _) => Some(path.clone()),
-        }
+        self.shared.path()
     }
 
     /// Lines that could not be written.
@@ -155,8 +232,30 @@ impl LogFile {
     }
 }
 
-/// Makes each record one bounded line before it is formatted.
-struct OneLine(Box<WriteLogger<Line>>);
+/// Whether standard error goes to the journal of systemd: JOURNAL_STREAM says which file it is (systemd.exec(5)).
+fn is_journal() -> bool {
+    let Ok(stat) = nix::sys::stat::fstat(io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Makes each record one bounded line, and that what the format says.
+struct OneLine {
+    text: Box<WriteLogger<Line>>,
+    shared: Arc<Shared>,
+}
+
+impl OneLine {
+    fn json(&self, record: &Record<'_>, text: &str) -> Vec<u8> {
+        let now = (!self.shared.journal).then(|| humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        let line = logline::json(now.as_deref(), record.level(), record.target(), text);
+        format!("{}{line}\n", self.mark(record)).into_bytes()
+    }
+
+    /// What the journal wants to see first.
+    fn mark(&self, record: &Record<'_>) -> String {
+        if self.shared.journal { format!("<{}>", logline::priority(record.level())) } else { String::new() }
+    }
+}
 
 impl Log for OneLine {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -165,17 +264,24 @@ impl Log for OneLine {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let text = printable(&record.args().to_string(), LINE);
-            let args = format_args!("{text}");
-            self.0.log(&Record::builder().metadata(record.metadata().clone()).args(args).build());
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = printable(&record.args().to_string(), LINE);
+        let format = self.shared.way().format;
+        match format {
+            Format::Text => {
+                let args = format_args!("{}{text}", self.mark(record));
+                self.text.log(&Record::builder().metadata(record.metadata().clone()).args(args).build());
+            }
+            Format::Json => self.shared.pass(self.json(record, &text)),
         }
     }
 
     fn flush(&self) {}
 }
 
-/// Collects the pieces of a record and writes them at once.
+/// Collects the pieces of a record and passes them on at once.
 struct Line {
     shared: Arc<Shared>,
     buffer: Vec<u8>,
@@ -185,17 +291,7 @@ impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.last() == Some(&b'\n') {
-            match self.shared.writer.get() {
-                None => {
-                    self.shared.write(&self.buffer);
-                    self.buffer.clear();
-                }
-                Some(writer) => {
-                    if writer.try_send(Job::Line(std::mem::take(&mut self.buffer))).is_err() {
-                        self.shared.lost.fetch_add(1, Relaxed);
-                    }
-                }
-            }
+            self.shared.pass(std::mem::take(&mut self.buffer));
         }
         Ok(bytes.len())
     }

@@ -1,6 +1,11 @@
 //! `mcpctl logs`: the end of an instance's log, and what follows.
+//!
+//! A log that was rotated goes on backwards in `NAME.log.1`, `NAME.log.2` and so on, and files may change their names
+//! at any moment. So the way from one to the next is found by the file that is open, and a name is only believed if it
+//! is that of the neighbour before and after the neighbour is opened.
 
-use std::fs::File;
+use std::cmp::Ordering;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +14,7 @@ use std::time::Duration;
 use super::{Place, say};
 use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
+use crate::model::logline;
 use crate::sys::paths;
 
 /// How far back the last lines are looked for at first, in bytes; then further.
@@ -24,9 +30,9 @@ pub fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     }
     let path = found.status.and_then(|s| s.log).map(PathBuf::from);
     let path = path.unwrap_or_else(|| paths::log_dir().join(format!("{}.log", args.name)));
-    let wanted = |line: &str| args.server.as_ref().is_none_or(|server| mentions(line, server));
-    let mut file = File::open(&path).map_err(|e| cannot_read(&path, &e))?;
-    for line in last(&mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
+    let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
+    let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
+    for line in last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
         if !say(&line) {
             return Ok(Exit::Ok);
         }
@@ -46,13 +52,94 @@ fn cannot_read(path: &Path, e: &io::Error) -> Failure {
     Failure::new(exit, format!("{}: cannot read the log: {}", path.display(), plain(e)))
 }
 
-/// A line of a server is tagged `[NAME]` if the server's child wrote it, and names it in quotes otherwise.
-fn mentions(line: &str, server: &str) -> bool {
-    line.contains(&format!("[{server}] ")) || line.contains(&format!("server '{server}'"))
+/// Opens the log, which is not there for a moment while it is being rotated.
+fn open(path: &Path) -> io::Result<File> {
+    let mut tries = 0;
+    loop {
+        match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => tries += 1,
+            outcome => return outcome,
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
-/// The last lines that are wanted; the file is left at its end.
-fn last(file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<String>> {
+/// The log itself, or an old one: 1 is the latest.
+fn numbered(path: &Path, n: u32) -> PathBuf {
+    // Of a symbolic link, the files lie beside the real one.
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    if n > 0 {
+        name.push(format!(".{n}"));
+    }
+    name.into()
+}
+
+fn same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// The number that a log has at the moment. None if it was moved elsewhere or removed.
+fn number(path: &Path, file: &Metadata) -> Option<u32> {
+    let mut missing = 0;
+    for n in 0.. {
+        match std::fs::metadata(numbered(path, n)) {
+            Ok(there) if same(&there, file) => return Some(n),
+            Ok(_) => {}
+            // While files get their next numbers, there is a gap.
+            Err(_) if missing < 2 => missing += 1,
+            Err(_) => break,
+        }
+    }
+    None
+}
+
+/// What a neighbour is looked for by: its number, and a time that fits. Others may number their files differently.
+fn neighbour(path: &Path, file: &File, numbers: impl Fn(u32) -> Vec<u32>, fits: Ordering) -> io::Result<Option<File>> {
+    loop {
+        let ours = file.metadata()?;
+        let Some(n) = number(path, &ours) else { return Ok(None) };
+        let time = |m: &Metadata| (m.mtime(), m.mtime_nsec());
+        let found = numbers(n).into_iter().find_map(|n| {
+            let file = File::open(numbered(path, n)).ok()?;
+            let order = time(&file.metadata().ok()?).cmp(&time(&ours));
+            (order == fits || order.is_eq()).then_some(file)
+        });
+        if number(path, &ours) == Some(n) {
+            return Ok(found);
+        }
+    }
+}
+
+/// The log before this one.
+fn older(path: &Path, file: &File) -> io::Result<Option<File>> {
+    neighbour(path, file, |n| vec![n + 1], Ordering::Less)
+}
+
+/// The log after this one, once there is one.
+fn newer(path: &Path, file: &File) -> io::Result<Option<File>> {
+    if number(path, &file.metadata()?).is_none() {
+        // It may not be there yet, or no more, and there the next time.
+        return Ok(File::open(path).ok());
+    }
+    neighbour(path, file, |n| (0..n).rev().collect(), Ordering::Greater)
+}
+
+/// The last lines that are wanted, from as many files as it takes; this one is left at its end.
+fn last(path: &Path, file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<String>> {
+    let mut lines = end(file, count, wanted)?;
+    let mut at = file.try_clone()?;
+    while lines.len() < count
+        && let Some(mut before) = older(path, &at)?
+    {
+        let mut more = end(&mut before, count - lines.len(), wanted)?;
+        more.append(&mut lines);
+        (lines, at) = (more, before);
+    }
+    Ok(lines)
+}
+
+/// The last lines of one file that are wanted; it is left at its end.
+fn end(file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Result<Vec<String>> {
     let end = file.seek(SeekFrom::End(0))?;
     let mut back = STEP;
     loop {
@@ -90,16 +177,14 @@ fn follow(path: &Path, file: File, wanted: &dyn Fn(&str) -> bool) -> io::Result<
             line.clear();
             continue;
         }
+        next = newer(path, reader.get_ref())?.map(BufReader::new);
+        if next.is_some() {
+            continue;
+        }
         std::thread::sleep(Duration::from_millis(100));
-        let open = reader.get_ref().metadata()?;
-        if let Ok(there) = std::fs::metadata(path) {
-            if (there.dev(), there.ino()) != (open.dev(), open.ino()) {
-                // It may be gone again, and there the next time.
-                next = File::open(path).ok().map(BufReader::new);
-            } else if there.len() < reader.stream_position()? {
-                reader.seek(SeekFrom::Start(0))?;
-                line.clear();
-            }
+        if reader.get_ref().metadata()?.len() < reader.stream_position()? {
+            reader.seek(SeekFrom::Start(0))?;
+            line.clear();
         }
     }
 }

@@ -9,7 +9,6 @@ use super::Instance;
 use super::status::now;
 use crate::hub::reload;
 use crate::hub::wait::until;
-use crate::logging;
 use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload};
@@ -86,7 +85,7 @@ impl Instance {
     /// Reads and checks everything, opens what is new, starts what is new; only then changes anything.
     pub(super) async fn reload(&self, net: &Arc<Net>) -> Result<String, String> {
         if let Some(path) = self.log.path()
-            && let Err(e) = self.log.reopen(&path)
+            && let Err(e) = self.log.reopen()
         {
             error!("{}: cannot reopen the log, going on with the old one: {}", path.display(), plain(&e));
         }
@@ -108,21 +107,14 @@ impl Instance {
             plan.restart_needed.push("name");
         }
         let opened = net.open(&plan.open, new.next_ports, &plan.close).await.map_err(|failure| failure.text)?;
-        if self.log.path().is_some_and(|path| path != new.log.file) {
-            logging::open(&new.log.file)
-                .map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
-        }
+        let log = self.log.prepare(&new.log);
+        let log = log.map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
         let prepared = reload::prepare(&self.hub, &plan, &new).await?;
         if self.hub.draining.is_set() {
             prepared.discard().await;
             return Err("the daemon is shutting down".to_owned());
         }
-        if self.log.path().is_some()
-            && let Err(e) = self.log.reopen(&new.log.file)
-        {
-            error!("{}: cannot open the log: {}", new.log.file.display(), plain(&e));
-        }
-        log::set_max_level(new.log.level);
+        self.log.apply(log);
         become_daemon::set_umask(new.umask.0);
         prepared.apply(&self.hub, &plan, Arc::new(new));
         for (at, socket) in opened {

@@ -10,6 +10,7 @@ pub mod handover;
 pub mod ids;
 pub mod jsonrpc;
 pub mod life;
+pub mod logline;
 pub mod mcp;
 pub mod meter;
 pub mod modern;

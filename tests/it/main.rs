@@ -13,6 +13,7 @@ mod exec;
 mod files;
 mod http;
 mod life;
+mod logs;
 mod many;
 mod matrix;
 mod privileges;

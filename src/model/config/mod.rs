@@ -4,6 +4,7 @@
 //! a whole [`Config`] or every problem in it, never half of each.
 
 mod listen;
+mod logging;
 pub mod read;
 pub mod server;
 pub mod setting;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use listen::Listen;
+pub use logging::{Format, Log, Rotate};
 pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
@@ -80,12 +82,6 @@ pub struct WebSocket {
     /// Without a pong or anything else for this long, the connection is dropped.
     pub ping_timeout: Duration,
     pub max_size: Size,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Log {
-    pub file: PathBuf,
-    pub level: log::LevelFilter,
 }
 
 /// What is given beside the file: flags and environment, each with its origin.
@@ -249,10 +245,7 @@ fn instance<'a>(
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
     let log = s.nested("log", |s| {
         let level = given.log_level.as_ref().and_then(|(l, o)| l.parse().ok().map(|l| (l, o.clone())));
-        Log {
-            file: s.get("file", input.log_dir.join(format!("{name}.log"))),
-            level: s.get_or("level", level, log::LevelFilter::Info),
-        }
+        logging::log(s, input.log_dir.join(format!("{name}.log")), level)
     });
     let umask = s.get("umask", Mode(0o027));
     let hints = s.get("hints", false);

@@ -388,13 +388,28 @@ impl<'a> Section<'_, 'a> {
     /// A nested section; all defaults where it is absent.
     pub fn nested<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>) -> T) -> T {
         let reader = self.reader;
-        let section = self.node(key).and_then(|n| reader.section(n));
+        let inner = |n| match reader.variant(n) {
+            Some(("Some", Some(inner))) => reader.only(inner, "Some((key: value, ...))"),
+            _ => Some(n),
+        };
+        let section = self.node(key).and_then(inner).and_then(|n| reader.section(n));
         reader.show(Shown::Open(format!("{key}: (")));
         let mut section = section.unwrap_or_else(|| reader.empty());
         let value = read(&mut section);
         section.finish();
         reader.show(Shown::Close(')'));
         value
+    }
+
+    /// A nested section that can be switched off by `None`; all defaults where it is absent.
+    pub fn nested_or_none<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>) -> T) -> Option<T> {
+        if let Some(node) = self.node(key)
+            && let Some(("None", None)) = self.reader.variant(node)
+        {
+            self.show_given(key, node, "None".to_owned());
+            return None;
+        }
+        Some(self.nested(key, read))
     }
 
     /// Reports the keys that nobody asked for.

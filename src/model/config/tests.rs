@@ -185,6 +185,10 @@ fn small_slips_are_caught_too() {
     for (text, wanted) in [
         ("umask: 027", "1:9: expected mode bits in octal, 0o000 to 0o777, found 027"),
         ("websocket: (ping_interval: \"0s\")", "1:29: 'ping_interval' must be more than 0"),
+        ("log: (rotate: (size: \"1KiB\"))", "1:23: a log of less than 4KiB would be rotated all the time"),
+        ("log: (rotate: (keep: 1001))", "1:23: at most 1000 old files can be kept"),
+        ("log: (rotate: \"daily\")", "1:16: expected (key: value, ...), found \"daily\""),
+        ("log: (format: Jsno)", "1:16: unknown log format 'Jsno', did you mean 'Json'?"),
         ("servers: {\"b\": Stdio(command: \"uvx\", cwd: \"nodir\")}", "1:44: there is no folder '/etc/mcp/nodir'"),
     ] {
         let more = if text.starts_with("servers") { "" } else { ", servers: {\"a\": Exec(allow: [\"echo\"])}" };
@@ -272,5 +276,21 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
             (Err(said), Err(expected)) => assert!(said.starts_with(expected), "{uid} {text}: {said}"),
             (said, expected) => panic!("{uid} {text}: {said:?}, expected {expected:?}"),
         }
+    }
+}
+
+#[test]
+fn a_log_is_rotated_unless_it_is_said_to_be_an_affair_of_others() {
+    let five = Some(Rotate { size: Size::mib(10), keep: 5 });
+    for (text, rotate) in [
+        ("", five),
+        ("log: (level: Info),", five),
+        ("log: (rotate: (keep: 5)),", five),
+        ("log: (rotate: Some((size: \"1MiB\"))),", Some(Rotate { size: Size::mib(1), keep: 5 })),
+        ("log: (rotate: None),", None),
+    ] {
+        let loaded = read(&format!("({text} servers: {{\"a\": Stdio(command: \"uvx\")}})"), &Given::default()).unwrap();
+        assert_eq!((loaded.config.log.rotate, loaded.config.log.format), (rotate, Format::Text), "{text}");
+        assert_eq!(read(&dump(&loaded.shown), &Given::default()).unwrap().config, loaded.config);
     }
 }
