@@ -116,6 +116,10 @@ pub struct Status {
     #[argh(switch)]
     pub json: bool,
 
+    /// go on until none of them runs: on a terminal in place, else a line for each change
+    #[argh(switch)]
+    pub watch: bool,
+
     /// instances; all, if none is named
     #[argh(positional, arg_name = "name")]
     pub names: Vec<String>,

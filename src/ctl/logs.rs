@@ -16,6 +16,7 @@ use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::logline;
 use crate::sys::paths;
+use crate::sys::watch::{Watch, Woken};
 
 /// How far back the last lines are looked for at first, in bytes; then further.
 const STEP: u64 = 64 << 10;
@@ -160,6 +161,8 @@ fn end(file: &mut File, count: usize, wanted: &dyn Fn(&str) -> bool) -> io::Resu
 
 /// Prints what is added, over rotation by rename and by truncation, until it is interrupted.
 fn follow(path: &Path, file: File, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    // It looks by the clock: what is written to a log says so too often.
+    let watch = Watch::default();
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     // After a rename the daemon writes to the old file until it has opened the new one, so that is read to its end.
@@ -181,7 +184,9 @@ fn follow(path: &Path, file: File, wanted: &dyn Fn(&str) -> bool) -> io::Result<
         if next.is_some() {
             continue;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        if watch.wait(Duration::from_millis(100))? == Woken::Unread {
+            return Ok(());
+        }
         if reader.get_ref().metadata()?.len() < reader.stream_position()? {
             reader.seek(SeekFrom::Start(0))?;
             line.clear();

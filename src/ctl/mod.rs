@@ -7,6 +7,7 @@ mod list;
 mod logs;
 mod status;
 mod stop;
+mod watch;
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;

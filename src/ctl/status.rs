@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Found, Place, complain, say};
+use super::{Found, Place, complain, say, watch};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::Status;
@@ -14,6 +14,9 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let names = if args.names.is_empty() { place.names()? } else { args.names.clone() };
     if names.is_empty() && !args.json {
         say(&format!("no instances in {}", place.0.display()));
+    }
+    if args.watch && !names.is_empty() {
+        return watch::run(place, args);
     }
     let mut worst = if names.is_empty() { Exit::NotRunning } else { Exit::Ok };
     let mut documents = Vec::new();
@@ -33,12 +36,7 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
             worst = exit;
         }
         if args.json {
-            documents.push(serde_json::json!({
-                "name": name,
-                "running": exit == Exit::Ok,
-                "exit_code": exit.code(),
-                "status": found.status.filter(|_| exit == Exit::Ok),
-            }));
+            documents.push(document(&found));
         } else {
             if i > 0 {
                 say("");
@@ -53,7 +51,18 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     Ok(worst)
 }
 
-fn exit(found: &Found) -> Exit {
+/// One element of `instances`.
+pub(super) fn document(found: &Found) -> serde_json::Value {
+    let exit = exit(found);
+    serde_json::json!({
+        "name": found.name,
+        "running": exit == Exit::Ok,
+        "exit_code": exit.code(),
+        "status": found.status.as_ref().filter(|_| exit == Exit::Ok),
+    })
+}
+
+pub(super) fn exit(found: &Found) -> Exit {
     match found.probe {
         Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting => Exit::Ok,
         Probe::Stale => Exit::DeadWithPidFile,
@@ -61,7 +70,7 @@ fn exit(found: &Found) -> Exit {
     }
 }
 
-fn describe(found: &Found) -> String {
+pub(super) fn describe(found: &Found) -> String {
     let name = &found.name;
     match (&found.probe, &found.status) {
         (Probe::Absent, _) => format!("{name}: not running"),

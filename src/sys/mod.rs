@@ -17,3 +17,4 @@ pub mod reap;
 pub mod reexec;
 pub mod signals;
 pub mod spawn;
+pub mod watch;

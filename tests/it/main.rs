@@ -26,4 +26,5 @@ mod storm;
 mod supervision;
 mod systemd;
 mod upgrade;
+mod watch;
 mod websocket;
