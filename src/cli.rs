@@ -39,6 +39,10 @@ pub struct Daemon {
     #[argh(option, arg_name = "name")]
     pub name: Option<String>,
 
+    /// print an instance file made from the mcpServers JSON of a client, "-" for standard input, and exit
+    #[argh(option, arg_name = "file")]
+    pub import: Option<PathBuf>,
+
     /// the folder of PID and status files
     #[argh(option, arg_name = "dir")]
     pub run_dir: Option<PathBuf>,
@@ -238,6 +242,10 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     }
     match (&daemon.config, daemon.command.is_empty()) {
         _ if daemon.version => Ok(Parsed::Args(daemon)),
+        (None, true) if daemon.import.is_some() => Ok(Parsed::Args(daemon)),
+        _ if daemon.import.is_some() => {
+            Err(usage("--import FILE goes alone: it prints an instance file and runs nothing"))
+        }
         (Some(_), false) => Err(usage("-c FILE and a command behind -- exclude each other")),
         _ => Ok(Parsed::Args(daemon)),
     }
@@ -332,6 +340,11 @@ mod tests {
         assert_eq!(d.listen, ["127.0.0.1:0", "unix:/s"]);
         let d = daemon(&["-f", "--", "npx", "-y", "--x=1", "-c", "--"]).unwrap();
         assert_eq!(d.command, ["npx", "-y", "--x=1", "-c", "--"]);
+        assert_eq!(daemon(&["--import", "-"]).unwrap().import, Some("-".into()));
+        for more in [&["-c", "x.ron"][..], &["--", "x"]] {
+            let text = daemon(&[&["--import=x.json"], more].concat()).unwrap_err();
+            assert!(text.contains("--import FILE goes alone"), "{text}");
+        }
         assert!(daemon(&["--help"]).unwrap_err().contains("--run-dir"));
     }
 

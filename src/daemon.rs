@@ -14,6 +14,7 @@ use nix::unistd::{AccessFlags, Pid};
 use crate::cli::{self, Parsed};
 use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
+use crate::importing;
 use crate::instance::{self, Instance};
 use crate::logging::{LogFile, Opened};
 use crate::many;
@@ -69,6 +70,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     if let Some(document) = passed.handover {
         return go_on(&args, document);
+    }
+    if let Some(file) = &args.import {
+        return importing::run(file);
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     if let Some(dir) = folder(&args, &cwd)? {

@@ -12,6 +12,7 @@ pub mod ctl;
 pub mod daemon;
 mod hints;
 pub mod hub;
+mod importing;
 mod instance;
 mod logging;
 mod many;

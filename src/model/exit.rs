@@ -26,6 +26,8 @@ pub enum Exit {
     CtlNotRunning,
     /// mcpdaemon: wrong usage (EX_USAGE).
     Usage,
+    /// mcpdaemon: what is to be imported cannot be read or is not what it should be (EX_DATAERR).
+    Data,
     /// mcpdaemon: an address cannot be served (EX_UNAVAILABLE).
     Unavailable,
     /// mcpdaemon: died or failed during the start (EX_SOFTWARE).
@@ -53,6 +55,7 @@ impl Exit {
             Exit::Unknown | Exit::CtlPermission => 4,
             Exit::CtlNotRunning => 7,
             Exit::Usage => 64,
+            Exit::Data => 65,
             Exit::Unavailable => 69,
             Exit::Software => 70,
             Exit::Os => 71,

@@ -9,6 +9,8 @@ pub mod envelope;
 pub mod exit;
 pub mod handover;
 pub mod ids;
+pub mod import;
+pub mod jsonc;
 pub mod jsonrpc;
 pub mod life;
 pub mod logline;

@@ -91,7 +91,7 @@ fn every_flag_and_verb_is_in_its_manual() {
             assert!(manual.contains(&flag), "{verb} {flag} is not in mcpctl.8");
         }
     }
-    for code in ["64", "69", "70", "71", "73", "75", "77", "78"] {
+    for code in ["64", "65", "69", "70", "71", "73", "75", "77", "78"] {
         assert!(page("mcpdaemon.8").contains(code), "exit status {code} is not in mcpdaemon.8");
     }
 }

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod files;
 mod http;
+mod import;
 mod life;
 mod logs;
 mod many;

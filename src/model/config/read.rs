@@ -420,7 +420,8 @@ impl<'a> Section<'_, 'a> {
     }
 }
 
-/// Expands a leading `~/` (of the text, or of a default in it) and `${VAR}`, `${VAR:-default}`; `$$` stands for `$`.
+/// Expands a leading `~/` (of the text, or of a default in it) and `${VAR}`, `${VAR:-default}`; `$$` stands for `$`, and
+/// `$~` for `~`.
 pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let text = home(text, var)?;
     let mut out = String::with_capacity(text.len());
@@ -430,6 +431,9 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
         let tail = &rest[at + 1..];
         if let Some(after) = tail.strip_prefix('$') {
             out.push('$');
+            rest = after;
+        } else if let Some(after) = tail.strip_prefix('~') {
+            out.push('~');
             rest = after;
         } else if let Some(inner) = tail.strip_prefix('{') {
             let end = inner.find('}').ok_or("'${' without '}' (write '$$' for a plain '$')")?;
@@ -453,6 +457,15 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// Writes a text so that [`expand`] gives it back.
+pub fn escaped(text: &str) -> String {
+    let text = text.replace('$', "$$");
+    match text.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("$~{rest}"),
+        _ => text,
+    }
 }
 
 /// `~` and `~/...` with the home directory in place.

@@ -116,7 +116,7 @@ fn broken_ron_has_its_position() {
 fn strings_are_expanded_and_paths_made_absolute() {
     let c = read(
         r#"(log: (file: "${NONE:-~/x}/${NONE:-y}.log"), listen: ["unix:run/s.sock"], servers: {
-            "a": Stdio(command: ["./bin/a", "$$1", "${TOKEN}"], cwd: "data", env: {"K": "${TOKEN}"}),
+            "a": Stdio(command: ["./bin/a", "$$1", "${TOKEN}", "$~/x", "a$~b$c"], cwd: "data", env: {"K": "${TOKEN}"}),
         })"#,
         &Given::default(),
     )
@@ -128,7 +128,7 @@ fn strings_are_expanded_and_paths_made_absolute() {
     assert_eq!(s.program, PathBuf::from("/etc/mcp/bin/a"));
     assert_eq!(
         (s.args.as_slice(), s.cwd.as_deref()),
-        (&["$1".to_owned(), "s3cret".to_owned()][..], Some(std::path::Path::new("/etc/mcp/data")))
+        (&["$1", "s3cret", "~/x", "a~b$c"].map(str::to_owned)[..], Some(std::path::Path::new("/etc/mcp/data")))
     );
     assert_eq!(s.env["K"], "s3cret");
     assert_eq!(

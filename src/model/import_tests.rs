@@ -1,0 +1,289 @@
+//! What becomes of the files of clients.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::model::config::{Given, Input as File, Kind, Stdio, Surroundings, load};
+
+/// Loads an instance file where every program and folder exists.
+fn loaded(text: &str) -> BTreeMap<String, Stdio> {
+    let var = |name: &str| match name {
+        "HOME" => Some("/home/u".to_owned()),
+        "TOKEN" | "API_KEY" => Some("s3cret".to_owned()),
+        "WORKSPACE_FOLDER" => Some("/work".to_owned()),
+        _ => None,
+    };
+    let find_program = |name: &str, _: Option<&str>| Some(PathBuf::from(format!("/found/{name}")));
+    let around = Surroundings {
+        var: &var,
+        find_program: &find_program,
+        is_dir: &|_: &Path| true,
+        account: &|_, _| Err(String::new()),
+        uid: 1000,
+    };
+    let input = File {
+        file: Some("x.ron".into()),
+        stem: "x".to_owned(),
+        dir: "/dir".into(),
+        text,
+        parts: Vec::new(),
+        log_dir: "/log".into(),
+    };
+    let config = load(&input, &Given::default(), &around).unwrap_or_else(|p| panic!("{p:?}\n{text}")).config;
+    let stdio = config.servers.into_iter().map(|(name, server)| match server.kind {
+        Kind::Stdio(stdio) => (name, *stdio),
+        Kind::Exec(_) => panic!("{name}"),
+    });
+    stdio.collect()
+}
+
+fn refused(text: &str) -> String {
+    import("c.json", text).expect_err(text).to_string()
+}
+
+#[test]
+fn the_files_of_three_clients() {
+    let desktop = r#"{"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"TZ": "UTC"}}}}"#;
+    let imported = import("c.json", desktop).unwrap();
+    assert_eq!((imported.servers, imported.left_out), (1, 0));
+    assert!(imported.text.contains("chmod 600"), "{}", imported.text);
+    let server = &loaded(&imported.text)["time"];
+    assert_eq!((server.program.to_str(), &server.args[..]), (Some("/found/uvx"), &["mcp-server-time".to_owned()][..]));
+    assert_eq!(server.env["TZ"], "UTC");
+
+    let cursor = r#"{"mcpServers": {
+        "My Server!": {"type": "stdio", "command": "${userHome}/bin/run", "args": ["--port", 8080, "${env:TOKEN}$", "a${/}b"],
+            "envFile": ".env", "autoApprove": ["x"]},
+        "far": {"url": "https://f.example/mcp?key=hunter2", "headers": {"Authorization": "hunter3"}},
+        "old": {"command": "old", "env": {"A": "1"}, "disabled": true}
+    }}"#;
+    let imported = import("c.json", cursor).unwrap();
+    assert_eq!((imported.servers, imported.left_out), (1, 2));
+    let text = &imported.text;
+    for wanted in [
+        "        // Its name was \"My Server!\", which cannot be one here.\n",
+        "        // \".env\" is not read: put its variables into `env`, ",
+        "        // What the client has for itself is not carried over: \"autoApprove\".\n        \"My-Server\": Stdio(\n",
+        "        // \"far\" is not carried over: it is a remote server (https://f.example/mcp), and what runs here is commands.\n",
+        "        // \"old\" is not carried over: it is switched off there.\n        // \"old\": Stdio(\n        //     command: [\"old\"],\n",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    assert!(!text.contains("hunter"), "{text}");
+    let server = &loaded(text)["My-Server"];
+    assert_eq!(server.program, Path::new("/home/u/bin/run"));
+    assert_eq!(server.args, ["--port", "8080", "s3cret$", "a/b"]);
+    assert_eq!(imported.summary(), "1 server imported; 2 not carried over, the comments say why");
+
+    let code = r#"// what VS Code writes
+    {
+        "inputs": [
+            {"type": "promptString", "id": "api-key", "description": "The key", "password": true},
+            {"type": "pickString", "id": "level", "options": ["a"], "default": "low",},
+        ],
+        "servers": {
+            "s": {
+                "type": "stdio", /* here */
+                "command": "node",
+                "args": ["${workspaceFolder}/s.js", "${input:api-key}", "--level=${input:level}", "${config:x}", "${input:no}"],
+                "env": {"N": null, "K": "${input:api-key}", "L": "${LITERAL}"},
+                "cwd": "sub",
+            },
+            "h": {"type": "http", "url": "https://h.example"},
+        },
+    }"#;
+    let imported = import("c.json", code).unwrap();
+    let text = &imported.text;
+    for wanted in [
+        "// \"${workspaceFolder}\" is WORKSPACE_FOLDER here: set it, or write the path.\n",
+        "// \"api-key\" (The key) was asked for by the client: set API_KEY for the daemon.\n",
+        "// \"level\" was asked for by the client: set LEVEL for the daemon.\n",
+        "// \"no\" was asked for by the client: set NO for the daemon.\n",
+        "// \"${config:x}\" arrives as it is written; if a variable of the daemon is meant, take one $ away.\n",
+        "// \"${LITERAL}\" arrives as it is written; if a variable of the daemon is meant, take one $ away.\n",
+        "// \"N\" in `env` is left out: it is null.\n",
+        "// A relative path starts at the folder of this file.\n",
+        "// \"h\" is not carried over: it is a remote server (https://h.example)",
+        "\"--level=${LEVEL:-low}\"",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    let server = &loaded(&text.replace("${NO}", "no"))["s"];
+    assert_eq!(server.args, ["/work/s.js", "s3cret", "--level=low", "${config:x}", "no"]);
+    assert_eq!((server.env["L"].as_str(), server.env.len()), ("${LITERAL}", 2));
+    assert_eq!(server.cwd.as_deref(), Some(Path::new("/dir/sub")));
+    // The same as a part of its settings, with a mark of byte order.
+    let settings = format!("\u{feff}{{\"mcp\": {}}}", code.split_once('\n').unwrap().1);
+    assert_eq!(import("c.json", &settings).unwrap().text, *text);
+}
+
+#[test]
+fn what_only_looks_like_a_variable_arrives_as_it_is() {
+    let words = [
+        "${userHome:}",
+        "${input}",
+        "${env:}",
+        "${env:A B}",
+        "${/:}",
+        "$${env:TOKEN}",
+        "~${env:TOKEN}",
+        "a}${",
+        "${}",
+        "${env:TOKEN}$${env:TOKEN}~/",
+    ];
+    let text = json!({"servers": {"a": {"command": "x", "args": words}}}).to_string();
+    let args = &loaded(&import("c.json", &text).unwrap().text)["a"].args;
+    assert_eq!(args[..5], words[..5]);
+    assert_eq!(args[5..], ["$s3cret", "~s3cret", "a}${", "${}", "s3cret$s3cret~/"]);
+}
+
+#[test]
+fn a_mistake_has_its_place() {
+    for (text, wanted) in [
+        ("", "c.json:1:1: EOF while parsing a value"),
+        ("{\n  \"é\": 1 x}", "c.json:2:10: expected `,` or `}`"),
+        ("{}", "c.json:1:1: there is neither 'mcpServers' (Claude Desktop, Cursor) nor 'servers' (VS Code) in it"),
+        ("[1]", "c.json:1:1: the file: expected an object {...}, found a list"),
+        ("{\"mcpServers\": {}}", "c.json:1:16: there is no server in it"),
+        ("{\"mcpServers\":\n [ ]}", "c.json:2:2: the servers: expected an object {...}, found a list"),
+        ("{\"mcpServers\": {\"a\": {}}}", "c.json:1:22: server \"a\": there is neither 'command' nor 'url'"),
+        ("{\"mcpServers\": {\"a\": 5}}", "c.json:1:22: server \"a\": expected an object {...}, found a number"),
+        (
+            "{\"mcpServers\": {\"a\": {\"command\": [\"x\"]}}}",
+            "c.json:1:34: server \"a\", 'command': expected a string in quotes, found a list",
+        ),
+        ("{\"mcpServers\": {\"a\": {\"command\": \"\"}}}", "c.json:1:34: server \"a\", 'command' is empty"),
+        (
+            "{\"mcpServers\": {\"a\": {\"command\": \"x\",\n\"args\": [\"é\", null]}}}",
+            "c.json:2:15: server \"a\", 'args': expected a string in quotes, found null",
+        ),
+        (
+            "{\"mcpServers\": {\"a\": {\"command\": \"x\", \"args\": [\"\\u0000\"]}}}",
+            "c.json:1:48: a NUL character cannot be part of this",
+        ),
+        (
+            "{\"servers\": {\"a\": {\"url\": \"http://a\"}}}",
+            "c.json:1:13: none of its servers can be run here; \"a\": it is a remote server (http://a), and what runs here is commands",
+        ),
+        ("{\"servers\": {}, \"inputs\": [{}]}", "c.json:1:28: an element of 'inputs' has no 'id'"),
+        ("{ /* ", "c.json:1:3: this comment has no end"),
+    ] {
+        assert_eq!(refused(text), wanted);
+    }
+}
+
+#[test]
+fn names_are_made_fit_and_stay_apart() {
+    for (was, name) in [
+        ("fine_1.x", "fine_1.x"),
+        ("My Server", "My-Server"),
+        ("  @scope/pkg: it ", "scope-pkg-it"),
+        (".hidden", "hidden"),
+        ("-x-", "-x-"),
+        ("日本", "server"),
+        ("", "server"),
+    ] {
+        let name = if was == "-x-" { "x" } else { name };
+        assert_eq!(fit(was), name, "{was}");
+        assert!(check_name(&fit(was)).is_ok());
+    }
+    let text = r#"{"mcpServers": {"a b": {"command": "1"}, "a-b": {"command": "2"}, "a/b": {"command": "3"}}}"#;
+    let servers = loaded(&import("c.json", text).unwrap().text);
+    assert_eq!(servers.keys().collect::<Vec<_>>(), ["a-b", "a-b-2", "a-b-3"]);
+    let long = "x".repeat(64);
+    let text = json!({"mcpServers": {&long: {"command": "1"}, format!("{long}y"): {"command": "2"}}}).to_string();
+    assert_eq!(loaded(&import("c.json", &text).unwrap().text).len(), 2);
+}
+
+/// Texts of what is special somewhere: in JSON, in RON, in a comment, in an expansion.
+fn text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "$",
+            "$$",
+            "{",
+            "}",
+            "${A}",
+            "${",
+            "~",
+            "~/",
+            "/",
+            "\"",
+            "\\",
+            "\n",
+            "\r",
+            "\t",
+            "//",
+            "/*",
+            "*/",
+            ",",
+            ":-",
+            "'",
+            "\u{2028}",
+            "\u{7f}",
+            "\u{1b}",
+            "é",
+            "a",
+            " ",
+            "${env:",
+            "$~",
+            "${userHome",
+            "${NOT:-x}",
+        ])
+        .prop_map(str::to_owned),
+        any::<char>().prop_map(String::from),
+    ];
+    let whole = prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat());
+    whole.prop_filter("what is replaced, or cannot be", |text| {
+        let replaced = ["${env:", "${input", "${userHome}", "${workspace", "${pathSeparator}", "${/}"];
+        !text.contains('\0') && !replaced.iter().any(|r| text.contains(r) && text.contains('}'))
+    })
+}
+
+fn name() -> impl Strategy<Value = String> {
+    text().prop_filter("a name of a variable", |name| !name.is_empty() && !name.contains('='))
+}
+
+proptest! {
+    #[test]
+    fn what_a_client_would_run_is_what_is_run_here(
+        servers in prop::collection::vec(
+            (text(), text(), prop::collection::vec(text(), 0..4), prop::collection::btree_map(name(), text(), 0..4)),
+            1..5,
+        ),
+        code: bool,
+        pretty: bool,
+    ) {
+        let mut all = Map::new();
+        let mut wanted = BTreeMap::new();
+        for (i, (name, command, args, mut env)) in servers.into_iter().enumerate() {
+            let command = if command.is_empty() { "c".to_owned() } else { command };
+            // By this one it is found again, whatever its name has become.
+            env.insert("WHICH".to_owned(), i.to_string());
+            all.insert(format!("{name}{i}"), json!({"command": command, "args": args, "env": env}));
+            let program = match command.contains('/') {
+                true => Path::new("/dir").join(&command).components().collect(),
+                false => PathBuf::from(format!("/found/{command}")),
+            };
+            wanted.insert(i.to_string(), (program, args, env));
+        }
+        let key = if code { "servers" } else { "mcpServers" };
+        let json = json!({key: Value::Object(all)});
+        let text = if pretty { format!("{json:#}") } else { json.to_string() };
+        let imported = import("c.json", &text).map_err(|p| TestCaseError::fail(p.to_string()))?;
+        let found: BTreeMap<_, _> = loaded(&imported.text)
+            .into_values()
+            .map(|s| (s.env["WHICH"].clone(), (s.program, s.args, s.env)))
+            .collect();
+        prop_assert_eq!(found, wanted, "{}", imported.text);
+    }
+
+    #[test]
+    fn nothing_that_is_read_ends_the_program(text in "[{}\\[\\]\",:/*a\\\\\n ]{0,40}|\\PC{0,40}") {
+        let _ = import("c.json", &text);
+        let _ = import("c.json", &format!("{{\"servers\": {{\"a\": {{\"command\": \"x\", {text}}}}}}}"));
+    }
+}
