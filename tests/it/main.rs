@@ -28,4 +28,5 @@ mod supervision;
 mod systemd;
 mod upgrade;
 mod watch;
+mod tools;
 mod websocket;
