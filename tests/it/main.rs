@@ -17,6 +17,7 @@ mod life;
 mod logs;
 mod many;
 mod matrix;
+mod packaging;
 mod privileges;
 mod real;
 mod reload;

@@ -1,0 +1,55 @@
+# Completion of mcpctl(8) for fish. Goes to /usr/share/fish/vendor_completions.d/mcpctl.fish.
+
+# The instances that have a PID file in the run directory.
+function __mcpctl_names
+    set -l words (commandline -opc)
+    set -l dir
+    for i in (seq (count $words))
+        switch $words[$i]
+            case --run-dir
+                set dir $words[(math $i + 1)]
+            case '--run-dir=*'
+                set dir (string replace -- --run-dir= '' $words[$i])
+        end
+    end
+    if test -z "$dir"
+        if set -q MCP_RUN_DIR
+            set dir $MCP_RUN_DIR
+        else if test (id -u) = 0
+            set dir /run/mcp
+        else if set -q XDG_RUNTIME_DIR
+            set dir $XDG_RUNTIME_DIR/mcp
+        else if set -q XDG_STATE_HOME
+            set dir $XDG_STATE_HOME/mcp/run
+        else
+            set dir ~/.local/state/mcp/run
+        end
+    end
+    for file in $dir/*.pid
+        basename $file .pid
+    end
+end
+
+set -l none 'not __fish_seen_subcommand_from list status stop reload restart logs'
+set -l named '__fish_seen_subcommand_from status stop reload restart logs'
+set -l acts '__fish_seen_subcommand_from stop reload restart'
+set -l logs '__fish_seen_subcommand_from logs'
+complete -c mcpctl -f
+complete -c mcpctl -n $none -l run-dir -x -a '(__fish_complete_directories)' -d 'The folder of PID and status files'
+complete -c mcpctl -n $none -s V -l version -d 'Print the version and exit'
+complete -c mcpctl -l help -d 'Print a summary and exit'
+complete -c mcpctl -n $none -a list -d 'Lists the instances in the run directory'
+complete -c mcpctl -n $none -a status -d 'Shows instances and their servers'
+complete -c mcpctl -n $none -a stop -d 'Stops instances and waits until they are gone'
+complete -c mcpctl -n $none -a reload -d 'Reloads configurations and reports the outcome'
+complete -c mcpctl -n $none -a restart -d 'Upgrades instances in place'
+complete -c mcpctl -n $none -a logs -d 'Shows the log of an instance'
+complete -c mcpctl -n $named -a '(__mcpctl_names)' -d Instance
+complete -c mcpctl -n '__fish_seen_subcommand_from list status' -l json -d 'As JSON'
+complete -c mcpctl -n '__fish_seen_subcommand_from status' -l watch -d 'Show every change'
+complete -c mcpctl -n $acts -l timeout -x -a '10s 30s 60s 2m' -d 'How long to wait'
+complete -c mcpctl -n $acts -l all -d 'Every instance in the run directory'
+complete -c mcpctl -n '__fish_seen_subcommand_from stop' -l force -d 'Kill what still runs after the timeout'
+complete -c mcpctl -n $logs -s f -l follow -d 'Go on as it grows'
+complete -c mcpctl -n $logs -s n -l lines -x -d 'How many lines from the end'
+complete -c mcpctl -n $logs -l server -x -d 'Only lines of one server'
