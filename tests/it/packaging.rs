@@ -1,4 +1,4 @@
-//! What is shipped around the programs: completions.
+//! What is shipped around the programs: completions and the install script.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -100,4 +100,75 @@ fn completions_know_instances_and_files() {
         );
         assert!(offered(&scratch, shell, "mcpdaemon -f -- tru").contains("true"), "{shell}");
     }
+}
+
+/// All files and folders below a folder, with what files hold.
+fn tree(dir: &Path) -> BTreeSet<(PathBuf, Vec<u8>)> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(tree(&path));
+        }
+        let text = std::fs::read(&path).unwrap_or_default();
+        found.insert((path, text));
+    }
+    found
+}
+
+#[test]
+fn what_is_installed_is_removed_again_and_nothing_else() {
+    let scratch = Scratch::new();
+    let dest = scratch.path("dest");
+    let built = Path::new(mcpdaemon()).parent().unwrap();
+    let install = |prefix: &str, args: &[&str]| {
+        let mut command = scratch.command(root("config/install").to_str().unwrap());
+        command.args(args).env("PREFIX", prefix).env("DESTDIR", &dest).env("BUILT", built);
+        command.output().unwrap()
+    };
+    // Somebody else's files, one of them in a folder that both use.
+    scratch.write("dest/opt/mcp/bin/other", "other");
+    scratch.write("dest/etc/passwd", "root");
+    let before = tree(&dest);
+    for _ in 0..2 {
+        let out = install("/opt/mcp", &[]);
+        assert!(out.status.success(), "{}", stderr(&out));
+    }
+    for file in [
+        "bin/mcpdaemon",
+        "bin/mcpctl",
+        "share/man/man5/mcpdaemon.ron.5",
+        "share/man/man7/mcpdaemon.7",
+        "share/man/man8/mcpdaemon.8",
+        "share/man/man8/mcpctl.8",
+        "share/bash-completion/completions/mcpctl",
+        "share/zsh/site-functions/_mcpdaemon",
+        "share/fish/vendor_completions.d/mcpctl.fish",
+        "lib/systemd/system/mcpdaemon@.socket",
+        "share/doc/mcpdaemon/examples/prod.ron",
+        "share/doc/mcpdaemon/examples/service/s6/run",
+    ] {
+        assert!(dest.join("opt/mcp").join(file).is_file(), "{file} is missing");
+    }
+    let out = scratch.run(dest.join("opt/mcp/bin/mcpctl").to_str().unwrap(), &["--version"]);
+    assert!(stdout(&out).starts_with("mcpctl "), "{out:?}");
+    let unit = scratch.file("dest/opt/mcp/lib/systemd/system/mcpdaemon@.service");
+    assert!(unit.contains("\nExecStart=/opt/mcp/bin/mcpdaemon -f "), "{unit}");
+    for (path, text) in tree(&dest) {
+        let fits = path.ends_with("README.md") || !String::from_utf8_lossy(&text).contains("/usr/bin/mcp");
+        assert!(fits || path.starts_with(dest.join("opt/mcp/bin")), "{}: a path that is not there", path.display());
+    }
+    let out = install("/opt/mcp", &["--uninstall"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert_eq!(tree(&dest), before);
+    for (prefix, args, wanted) in [
+        ("/opt/mcp", &["--uninstall"][..], "nothing is installed here"),
+        ("opt", &[], "no absolute path"),
+        ("/a b", &[], "may consist of letters"),
+        ("/opt/mcp", &["--help"], "usage: "),
+    ] {
+        let out = install(prefix, args);
+        assert!(!out.status.success() && stderr(&out).contains(wanted), "{prefix} {args:?}: {}", stderr(&out));
+    }
+    assert_eq!(tree(&dest), before);
 }
