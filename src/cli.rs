@@ -167,7 +167,7 @@ pub struct Reload {
     pub names: Vec<String>,
 }
 
-/// exchanges the program of instances in place: children, sessions and connections live on
+/// exchanges the program of instances in place
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "restart")]
 pub struct Restart {

@@ -27,7 +27,7 @@ mod stop;
 mod storm;
 mod supervision;
 mod systemd;
+mod tools;
 mod upgrade;
 mod watch;
-mod tools;
 mod websocket;
