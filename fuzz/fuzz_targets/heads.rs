@@ -10,7 +10,7 @@ use mcpdaemon::hub::replay::Streams;
 use mcpdaemon::model::envelope::scan;
 use mcpdaemon::model::modern::{self, ParamHeaders};
 use mcpdaemon::net::frames::Frames;
-use mcpdaemon::net::{http, origin};
+use mcpdaemon::net::{http, origin, streamable};
 
 fuzz_target!(|data: &[u8]| {
     // Head and body, as they stand in a request.
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(verdict.is_some() || host.is_some());
     }
     let _ = http::accepts(request.headers());
-    let _ = http::check_version(request.headers());
+    let _ = streamable::check_version(request.headers());
     let field = |name: &str| -> Vec<&[u8]> { request.headers().get_all(name).iter().map(|v| v.as_bytes()).collect() };
     let mut known = ParamHeaders::new();
     known.insert("t".to_owned(), vec![("A".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);

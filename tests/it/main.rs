@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod chaos;
 mod children;
 mod conformance;
 mod ctl;
