@@ -80,6 +80,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     let source = Source::new(&args, &cwd);
     let loaded = source.load().map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
+    for warning in &loaded.warnings {
+        let _ = writeln!(std::io::stderr(), "{warning}");
+    }
     if args.dump {
         say(&config::dump(&loaded.shown));
         return Ok(Exit::Ok);
@@ -456,7 +459,7 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
         for (_, (name, fd)) in ours {
             let refused = |why: String| Failure::new(Exit::Unavailable, format!("the passed socket '{name}': {why}"));
             let socket = passed::listener(fd).map_err(refused)?;
-            if !socket.is_local() && !config.insecure {
+            if !socket.is_local() && !config.insecure && config.auth.is_none() {
                 let why = "it can be reached from other machines, and nothing asks who connects: say insecure: true";
                 return Err(Failure::new(Exit::Config, refused(why.to_owned()).text));
             }
@@ -485,8 +488,10 @@ fn drop_privileges(config: &Config, account: &Account, run_dir: &Path) -> Result
     give(&run_dir.join(format!("{}.pid", config.name)));
     give(&config.log.file);
     for at in &config.listen {
-        if let Listen::Unix(path) = at {
-            give(path);
+        if let Listen::Unix(unix) = at
+            && unix.user.is_none()
+        {
+            give(&unix.path);
         }
     }
     accounts::become_user(account).map_err(|e| Failure::new(Exit::NoPermission, accounts::refused(account, &e)))?;

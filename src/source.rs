@@ -92,11 +92,18 @@ impl Source {
             find_program: &find_program,
             is_dir: &Path::is_dir,
             account: &accounts::find,
+            group: &accounts::group,
+            read: &|path| std::fs::read_to_string(path).map_err(|e| plain(&e)),
             uid: nix::unistd::Uid::effective().as_raw(),
         };
         let input = Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: paths::log_dir() };
         let loaded = config::load(&input, &self.given(), &around)?;
-        Ok(Loaded { texts, ..loaded })
+        let open = loaded.secret.iter().filter(|path| paths::readable_by_all(path));
+        let warn = |path: &PathBuf| {
+            format!("{}: everybody can read this file, and it holds a secret: chmod o-r it", path.display())
+        };
+        let warnings = open.map(warn).collect();
+        Ok(Loaded { texts, warnings, ..loaded })
     }
 
     /// A Unix socket's path from where the program was started.

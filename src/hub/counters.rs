@@ -38,6 +38,8 @@ counters! {
     InFlight = "in_flight",
     /// Messages longer than `limits.message`.
     LongMessages = "long_messages",
+    /// Requests of somebody who is not known.
+    Unauthorized = "unauthorized",
     /// Requests with a foreign `Origin` or `Host`.
     ForeignOrigin = "foreign_origin",
     /// Requests that a child did not answer in time.

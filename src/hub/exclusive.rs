@@ -391,7 +391,8 @@ impl Nest {
                     match started {
                         Ok(link) if spares.closed => Some(link),
                         Ok(link) => {
-                            spares.links.push(link);
+                            spares.links.push(link.clone());
+                            async_std::task::spawn(nest.clone().replace(server.clone(), link));
                             None
                         }
                         Err(failure) => {
@@ -405,6 +406,23 @@ impl Nest {
                 }
                 nest.spares().coming -= 1;
             });
+        }
+    }
+
+    /// Looks after the spares that were there from the beginning.
+    pub fn watch(self: &Arc<Self>, server: &Arc<Server>) {
+        for spare in self.links() {
+            async_std::task::spawn(self.clone().replace(server.clone(), spare));
+        }
+    }
+
+    /// Starts another where one ends before a session takes it, but not at once: it may do so again.
+    async fn replace(self: Arc<Self>, server: Arc<Server>, spare: Arc<Link>) {
+        spare.exited().await;
+        let waits = self.spares().links.iter().any(|l| Arc::ptr_eq(l, &spare));
+        if waits {
+            sleep(self.config().restart.delay.max(Duration::from_secs(1))).await;
+            self.fill(&server);
         }
     }
 

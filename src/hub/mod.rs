@@ -211,7 +211,12 @@ impl Hub {
     // --- sessions ----------------------------------------------------------------------------------------------------
 
     /// Opens a session; the error says which limit is reached.
-    pub fn open_session(self: &Arc<Self>, server: &Arc<Server>, transport: Transport) -> Result<Arc<Session>, String> {
+    pub fn open_session(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        transport: Transport,
+        owner: Option<Arc<str>>,
+    ) -> Result<Arc<Session>, String> {
         let refused = |limit: u32, of: &str| {
             self.counters.count(Dropped::Sessions);
             Err(format!("{} at a time is the limit{of}; try again later", count(limit as usize, "session")))
@@ -238,7 +243,7 @@ impl Hub {
             Transport::WebSocket | Transport::Stateless => String::new(),
         };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
-        let session = Arc::new(Session::new(number, id.clone(), transport, server.clone(), self.clone()));
+        let session = Arc::new(Session::new(number, id.clone(), transport, owner, server.clone(), self.clone()));
         if let Some(nest) = &nest {
             session.own(nest);
         }
@@ -269,6 +274,16 @@ impl Hub {
 
     pub fn session_count(&self) -> u64 {
         self.session_count.load(SeqCst)
+    }
+
+    /// Ends the sessions of those who are not known any more.
+    pub fn end_strangers(&self) {
+        let Some(auth) = self.config().auth.clone() else { return };
+        for session in self.servers().iter().flat_map(|s| s.sessions()) {
+            if session.owner.as_ref().is_none_or(|who| !auth.knows(who)) {
+                self.end_session(&session, "whose it is may not connect any more");
+            }
+        }
     }
 
     /// Ends a session: its open requests are cancelled, its subscriptions given up.

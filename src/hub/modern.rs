@@ -42,9 +42,9 @@ enum Target {
 
 impl Hub {
     /// What a request of the modern era is served by in place of a session.
-    pub fn stateless(self: &Arc<Self>, server: &Arc<Server>) -> Arc<Session> {
+    pub fn stateless(self: &Arc<Self>, server: &Arc<Server>, owner: Option<Arc<str>>) -> Arc<Session> {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
-        let session = Session::new(number, String::new(), Transport::Stateless, server.clone(), self.clone());
+        let session = Session::new(number, String::new(), Transport::Stateless, owner, server.clone(), self.clone());
         session.note_era(true);
         Arc::new(session)
     }
@@ -117,7 +117,9 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
 
 /// Sends a request on; given back if its child is gone meanwhile.
 fn forward(mut call: Call, e: &Envelope<'_>, target: Target) -> Option<Call> {
-    if !matches!(target, Target::Modern(_)) && route::is_task(e) {
+    // What one has started is not for another to see, where there is more than one.
+    let one = call.session.owner.is_none();
+    if !(one && matches!(target, Target::Modern(_))) && route::is_task(e) {
         call.error(jsonrpc::METHOD_NOT_FOUND, route::NO_TASKS);
         return None;
     }

@@ -134,6 +134,9 @@ pub fn install_with(server: &Arc<Server>, config: config::Server, adopted: Adopt
             let (modern, probing) = (Mutex::default(), Mutex::default());
             let children = Arc::new(Children { slots, modern, nest, probing });
             let before = server.set_engine(Engine::Children(children.clone()), config);
+            if let Some(nest) = &children.nest {
+                nest.watch(server);
+            }
             let again = matches!(before, Engine::Children(_));
             let mut first = adopted.slots.into_iter();
             for slot in &children.slots {

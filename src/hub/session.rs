@@ -34,6 +34,8 @@ pub struct Session {
     /// The `Mcp-Session-Id`: 128 random bits. Empty for a WebSocket, whose connection is the session.
     pub id: String,
     pub transport: Transport,
+    /// Whose it is; None where nobody is asked.
+    pub owner: Option<Arc<str>>,
     pub server: Arc<Server>,
     pub hub: Arc<Hub>,
     /// Which of several children it is for.
@@ -62,13 +64,21 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(number: u64, id: String, transport: Transport, server: Arc<Server>, hub: Arc<Hub>) -> Session {
+    pub(super) fn new(
+        number: u64,
+        id: String,
+        transport: Transport,
+        owner: Option<Arc<str>>,
+        server: Arc<Server>,
+        hub: Arc<Hub>,
+    ) -> Session {
         let (now, slot) = (hub.seconds(), server.least_loaded());
         Session {
             slot,
             number,
             id,
             transport,
+            owner,
             server,
             hub,
             revision: OnceLock::new(),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
 
-use log::{error, info};
+use log::{error, info, warn};
 
 use super::Instance;
 use super::status::now;
@@ -101,6 +101,7 @@ impl Instance {
             }
         });
         let (loaded, renamed) = loaded.await.map_err(|problems| lines(&problems))?;
+        loaded.warnings.iter().for_each(|warning| warn!("{warning}"));
         let (new, texts) = (loaded.config, loaded.texts);
         let mut plan = diff(&old, &new);
         if renamed {
@@ -117,6 +118,7 @@ impl Instance {
         self.log.apply(log);
         become_daemon::set_umask(new.umask.0);
         prepared.apply(&self.hub, &plan, Arc::new(new));
+        self.hub.end_strangers();
         for (at, socket) in opened {
             if let Err(e) = net.listen(at.clone(), socket) {
                 error!("cannot listen on {at}: {}", plain(&e));

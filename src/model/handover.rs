@@ -186,6 +186,7 @@ pub struct Session {
     pub number: u64,
     pub id: String,
     pub transport: Transport,
+    pub owner: Option<String>,
     pub server: String,
     pub slot: usize,
     pub revision: Option<String>,

@@ -22,6 +22,8 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
         find_program: &find_program,
         is_dir: &|_: &Path| true,
         account: &|_, _| Err(String::new()),
+        group: &|_| Ok(42),
+        read: &|_| Err(String::new()),
         uid: 1000,
     };
     let input = File {

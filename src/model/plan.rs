@@ -97,6 +97,8 @@ mod tests {
             find_program: &|n, _| Some(format!("/bin/{n}").into()),
             is_dir: &|_| true,
             account: &|_, _| Err("nobody".to_owned()),
+            group: &|_| Ok(42),
+            read: &|_| Err(String::new()),
             uid: 1000,
         };
         let input =

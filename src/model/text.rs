@@ -39,7 +39,12 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// `1 server`, `3 servers`.
 pub fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    let ending = match n {
+        1 => "",
+        _ if noun.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{n} {noun}{ending}")
 }
 
 /// A duration as the configuration writes it: `500ms`, `30s`, `5m`.

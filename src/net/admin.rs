@@ -46,6 +46,12 @@ fn text(status: u16, body: &str) -> tide::Response {
     tide::Response::builder(status).content_type("text/plain; charset=utf-8").body(body).build()
 }
 
+/// The same answer for somebody who is not known: only whether it is so.
+pub fn without_detail(answer: Answer) -> Answer {
+    let status = answer.status();
+    plain(status, "text/plain; charset=utf-8", if status.is_success() { "ok\n" } else { "not ready\n" }.to_owned())
+}
+
 /// Hands a request to the router and its answer back.
 pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
     let method = match *request.method() {

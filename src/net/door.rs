@@ -13,6 +13,7 @@ use log::warn;
 use super::stream::Conn;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
+use crate::sys::accounts;
 use crate::sys::listen::{self, Socket, SocketFile};
 
 /// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
@@ -21,7 +22,13 @@ pub fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
     let opened = match at {
         Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
         Listen::Tcp { host, port } => tcp(host, *port, next, share),
-        Listen::Unix(path) => listen::unix(path),
+        Listen::Unix(unix) => {
+            let owner = match (unix.user.as_deref(), unix.group.as_deref()) {
+                (None, None) => Ok(None),
+                (user, group) => accounts::find(user, group).map(|a| Some((a.uid, a.gid))),
+            };
+            owner.map_err(io::Error::other).and_then(|owner| listen::unix(&unix.path, unix.mode, owner))
+        }
         Listen::Passed(_) => Err(io::Error::other("no socket of that name was passed by the service manager")),
     };
     opened.map_err(|e| {

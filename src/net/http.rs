@@ -12,11 +12,12 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::seat::Seat;
-use super::{Net, admin, origin, sse, streamable, ws};
+use super::{Net, admin, auth, origin, sse, streamable, ws};
 use crate::hub::counters::Dropped;
 use crate::hub::route;
 use crate::hub::wait::sleep;
 use crate::model::jsonrpc;
+use crate::sys::listen::Peer;
 
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
 const SWALLOW: u64 = 64 << 20;
@@ -27,7 +28,7 @@ pub type Answer = Response<Body>;
 pub async fn serve(
     net: Arc<Net>,
     seat: Arc<Seat>,
-    local: Option<IpAddr>,
+    (local, peer): (Option<IpAddr>, Option<Arc<Peer>>),
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let config = net.hub.config();
@@ -45,7 +46,18 @@ pub async fn serve(
     }
     let allowed_origin = origin.and_then(|o| HeaderValue::from_str(o).ok());
     seat.busy(request.version() >= Version::HTTP_11, allowed_origin.clone());
-    let mut response = dispatch(&net, &seat, request).await;
+    let mut response = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
+        Ok(who) => dispatch(&net, &seat, who, request).await,
+        Err(_) if is_preflight(&request) => preflight(request.headers()),
+        // Whether it lives and serves is for everybody to know, and nothing beyond that.
+        Err(_) if matches!(request.uri().path(), "/healthz" | "/readyz") => {
+            admin::without_detail(admin::serve(&net, &request).await)
+        }
+        Err(why) => {
+            net.hub.counters.count(Dropped::Unauthorized);
+            auth::unauthorized(why)
+        }
+    };
     match response.body() {
         Body::Whole(_) => seat.idles(),
         Body::Events(_) => seat.streams(),
@@ -82,8 +94,14 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
     Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
 }
 
-async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
-    if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+/// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for whom.
+fn is_preflight(request: &Request<Incoming>) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, who: Option<Arc<str>>, request: Request<Incoming>) -> Answer {
+    seat.knows(who);
+    if is_preflight(&request) {
         return preflight(request.headers());
     }
     let path = request.uri().path();
@@ -103,7 +121,7 @@ async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, request: Request<Incoming>) 
     }
     match (endpoint, request.method()) {
         ("sse", &Method::GET) => return sse::open(net, &server, name, seat, request.headers()),
-        ("message", &Method::POST) => return sse::post(net, &server, request).await,
+        ("message", &Method::POST) => return sse::post(net, &server, seat, request).await,
         ("sse" | "message", _) => {
             let (allowed, why) = if endpoint == "sse" {
                 ("GET", "GET opens the event stream of HTTP+SSE (2024-11-05)")

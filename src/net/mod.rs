@@ -3,6 +3,7 @@
 //! Knows sessions and outboxes of the hub. It must not know children.
 
 pub mod admin;
+pub mod auth;
 pub mod body;
 pub mod door;
 pub mod frames;
@@ -202,10 +203,11 @@ impl Net {
     /// One connection, from its first byte to its last or to its upgrade.
     async fn serve(self: Arc<Self>, conn: Conn, seat: Arc<Seat>) {
         let limits = self.hub.config().limits.clone();
-        let local = conn.local_ip();
+        let (local, peer) = (conn.local_ip(), conn.peer().map(Arc::new));
         let timer = HeadTimer { heard: conn.heard(), head: limits.header_timeout };
         let (net, place, is_unix) = (self.clone(), seat.clone(), conn.is_unix());
-        let service = service_fn(move |request| http::serve(net.clone(), place.clone(), local, request));
+        let service =
+            service_fn(move |request| http::serve(net.clone(), place.clone(), (local, peer.clone()), request));
         let connection = http1::Builder::new()
             .timer(timer)
             .header_read_timeout(IDLE)

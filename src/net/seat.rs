@@ -32,6 +32,8 @@ pub struct Seat {
 struct State {
     at: At,
     request: Asked,
+    /// Who asks; None where nobody is asked.
+    who: Option<Arc<str>>,
     /// It is being brought to rest: what is dropped now is put here.
     parking: bool,
     left: Left,
@@ -99,7 +101,8 @@ impl Drop for Seat {
 impl Seat {
     /// A place for a connection that is counted already.
     pub fn new(net: &Arc<Net>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Seat> {
-        let state = State { at: At::Idle(0), request: Asked::default(), parking: false, left: Left::default() };
+        let state =
+            State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
         Arc::new(Seat { net: net.clone(), fd, heard, blocked, state: Mutex::new(state) })
     }
 
@@ -116,6 +119,15 @@ impl Seat {
         let mut state = self.state();
         state.at = At::Busy;
         state.request = Asked { chunks, origin, ..Asked::default() };
+    }
+
+    /// Who asks.
+    pub fn knows(&self, who: Option<Arc<str>>) {
+        self.state().who = who;
+    }
+
+    pub fn who(&self) -> Option<Arc<str>> {
+        self.state().who.clone()
     }
 
     /// It opens a session.

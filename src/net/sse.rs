@@ -23,7 +23,7 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, seat: &Arc<Seat>, 
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
-    let session = match net.hub.open_session(server, Transport::Sse) {
+    let session = match net.hub.open_session(server, Transport::Sse, seat.who()) {
         Ok(session) => session,
         Err(why) => return unavailable(None, &why),
     };
@@ -38,11 +38,12 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, seat: &Arc<Seat>, 
 }
 
 /// A message of such a session; what it asks for comes on the stream.
-pub async fn post(net: &Arc<Net>, server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+pub async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Seat, request: Request<Incoming>) -> Answer {
     let query = request.uri().query().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
     let session = id.and_then(|id| net.hub.session(id));
     let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.transport == Transport::Sse);
+    let session = session.filter(|s| s.owner == seat.who());
     let Some((session, outbox)) = session.and_then(|s| s.push_outbox().map(|o| (s, o))) else {
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);

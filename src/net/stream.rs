@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use crate::sys::listen::{self, Peer};
 use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncWrite};
 use nix::errno::Errno;
@@ -67,6 +68,14 @@ impl Conn {
         match is_unix {
             true => Ok(Conn::unix(Async::new(UnixStream::from(fd))?)),
             false => Conn::tcp(Async::new(TcpStream::from(fd))?),
+        }
+    }
+
+    /// Who is at the other end of a Unix socket, as the kernel says it.
+    pub fn peer(&self) -> Option<Peer> {
+        match &self.io {
+            Io::Tcp(_) => None,
+            Io::Unix(s) => listen::peer(s.get_ref()).ok(),
         }
     }
 

@@ -36,7 +36,7 @@ pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, reque
     match *request.method() {
         Method::POST => post(net, server, seat, request).await,
         Method::GET => get(net, server, seat, request.headers()),
-        Method::DELETE => delete(net, server, request.headers()),
+        Method::DELETE => delete(net, server, seat, request.headers()),
         _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
     }
 }
@@ -63,6 +63,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
 fn session(
     net: &Net,
     server: &Arc<Server>,
+    seat: &Seat,
     headers: &HeaderMap,
     id: Option<&str>,
 ) -> Result<Arc<Session>, Box<Answer>> {
@@ -71,7 +72,8 @@ fn session(
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     };
     let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
-    let Some(session) = found.filter(|s| s.transport == Transport::Http) else {
+    // Somebody else's is not there, however he came by its id.
+    let Some(session) = found.filter(|s| s.transport == Transport::Http && s.owner == seat.who()) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
     if let Err(why) = check_version(headers) {
@@ -103,7 +105,7 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: R
     if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
         return initialize(net, server, seat, &e, (json, events)).await;
     }
-    match session(net, server, &head.headers, e.get(&e.id)) {
+    match session(net, server, seat, &head.headers, e.get(&e.id)) {
         Ok(session) => message(net, session, seat, &e, (json, events)).await,
         Err(response) => *response,
     }
@@ -138,7 +140,7 @@ async fn stateless(
         let why = "a subscription is an event stream: the client must accept text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
-    let session = net.hub.stateless(server);
+    let session = net.hub.stateless(server, seat.who());
     let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
     let mut reply = Reply {
         session: session.clone(),
@@ -167,7 +169,7 @@ async fn initialize(
     e: &Envelope<'_>,
     accept: (bool, bool),
 ) -> Answer {
-    let session = match net.hub.open_session(server, Transport::Http) {
+    let session = match net.hub.open_session(server, Transport::Http, seat.who()) {
         Ok(session) => session,
         Err(why) => return unavailable(e.get(&e.id), &why),
     };
@@ -292,7 +294,7 @@ fn get(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, headers: &HeaderM
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
-    let session = match session(net, server, headers, None) {
+    let session = match session(net, server, seat, headers, None) {
         Ok(session) => session,
         Err(response) => return *response,
     };
@@ -323,7 +325,7 @@ async fn batch(
     body: &str,
     (_, events): (bool, bool),
 ) -> Answer {
-    let session = match session(net, server, headers, None) {
+    let session = match session(net, server, seat, headers, None) {
         Ok(session) => session,
         Err(response) => return *response,
     };
@@ -347,8 +349,8 @@ async fn batch(
     }
 }
 
-fn delete(net: &Net, server: &Arc<Server>, headers: &HeaderMap) -> Answer {
-    match session(net, server, headers, None) {
+fn delete(net: &Net, server: &Arc<Server>, seat: &Seat, headers: &HeaderMap) -> Answer {
+    match session(net, server, seat, headers, None) {
         Ok(session) => {
             net.hub.end_session(&session, "its client deleted it");
             empty(StatusCode::NO_CONTENT)

@@ -72,7 +72,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
             return response;
         }
     };
-    let session = match net.hub.open_session(server, Transport::WebSocket) {
+    let session = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
         Ok(session) => session,
         Err(why) => return unavailable(None, &why),
     };

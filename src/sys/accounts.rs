@@ -43,6 +43,15 @@ pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> 
     })
 }
 
+/// The number of a group.
+pub fn group(name: &str) -> Result<u32, String> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("there is no group '{name}'")),
+        Err(e) => Err(format!("cannot look up the group '{name}': {}", e.desc())),
+    }
+}
+
 /// Becomes an account for good, groups first, and makes sure that there is no way back.
 pub fn become_user(account: &Account) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));

@@ -80,8 +80,9 @@ pub fn share_port(listening: &impl AsFd, share: bool) -> io::Result<()> {
     Ok(setsockopt(listening, sockopt::ReusePort, &share)?)
 }
 
-/// A socket file that a dead process left is replaced; one that somebody serves is not.
-pub fn unix(path: &Path) -> io::Result<Socket> {
+/// A socket file that a dead process left is replaced; one that somebody serves is not. It gets a mode, and an owner if
+/// one is given.
+pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Socket> {
     if let Ok(meta) = std::fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file of another kind at this path"));
@@ -98,8 +99,33 @@ pub fn unix(path: &Path) -> io::Result<Socket> {
     let meta = std::fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
     listener.set_nonblocking(true)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(Socket::Unix(listener, Some(file)))
+}
+
+/// Who is at the other end of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub uid: u32,
+    /// Its group and all supplementary ones.
+    pub groups: Vec<u32>,
+}
+
+/// Who was at the other end of a Unix socket when it was connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
+pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
+    let who = nix::sys::socket::getsockopt(socket, sockopt::PeerCredentials)?;
+    let mut groups = vec![0u32; 1024];
+    let mut bytes = libc::socklen_t::try_from(std::mem::size_of_val(groups.as_slice())).unwrap_or(0);
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the buffer has as many bytes as are said to be there; the kernel writes no more and says how many.
+    let done =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &mut bytes) };
+    groups.truncate(if done == 0 { bytes as usize / std::mem::size_of::<u32>() } else { 0 });
+    groups.push(who.gid());
+    Ok(Peer { uid: who.uid(), groups })
 }
 
 impl SocketFile {

@@ -285,7 +285,9 @@ fn whatever_goes_wrong_every_request_has_an_answer_and_all_is_well_in_the_end() 
     write(false, 60);
     assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
     wait("quiet", || settled(&daemon));
-    wait("as many processes as at first", || (processes(&daemon) == first_processes).then_some(()));
+    wait(&format!("{first_processes} processes as at first: {:?}", scratch.processes()), || {
+        (processes(&daemon) == first_processes).then_some(())
+    });
     let of = |status: &Value, what: &str| status["process"][what].as_u64().unwrap();
     let last = wait("as many descriptors as at first", || {
         let now = settled(&daemon)?;

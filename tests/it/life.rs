@@ -120,3 +120,23 @@ fn on_demand_requests_that_come_while_a_child_goes_down_are_answered_by_the_next
     }
     assert_eq!(daemon.server("fake")["restarts"], 0);
 }
+
+#[test]
+fn a_spare_that_ends_before_it_is_needed_is_replaced() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], &healthy("sharing: PerSession(spare: 1)"))));
+    let pids = || -> Vec<i64> {
+        let pids = daemon.server("fake")["pids"].clone();
+        pids.as_array().unwrap().iter().filter_map(serde_json::Value::as_i64).collect()
+    };
+    for round in 0..2 {
+        let before = wait("a child and a spare", || Some(pids()).filter(|p| p.len() == 2));
+        kill(before[1] as i32, libc::SIGKILL);
+        wait("another spare", || Some(pids()).filter(|p| p.len() == 2 && p[0] == before[0] && p[1] != before[1]));
+        if round == 0 {
+            // One that was there before an upgrade is looked after as well.
+            assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+        }
+    }
+    assert_eq!(said(&daemon.http("fake").ask(&call(1, "count", json!({})))), "1");
+}

@@ -28,6 +28,7 @@ impl Session {
                 Transport::Sse => handover::Transport::Sse,
                 Transport::Stateless => handover::Transport::Stateless,
             },
+            owner: self.owner.as_ref().map(ToString::to_string),
             server: self.server.name.clone(),
             slot: self.slot,
             revision: self.revision().map(str::to_owned),
@@ -52,7 +53,7 @@ impl Session {
             handover::Transport::Sse => Transport::Sse,
             handover::Transport::Stateless => Transport::Stateless,
         };
-        let mut session = Session::new(saved.number, saved.id, transport, server, hub);
+        let mut session = Session::new(saved.number, saved.id, transport, saved.owner.map(Into::into), server, hub);
         session.slot = saved.slot;
         if let Some(revision) = saved.revision {
             session.agree(revision);

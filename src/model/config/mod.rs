@@ -3,6 +3,7 @@
 //! `mcpdaemon.ron(5)` is the reference for users; a test compares it with the keys here. Reading a file yields either
 //! a whole [`Config`] or every problem in it, never half of each.
 
+mod auth;
 mod listen;
 mod logging;
 pub mod read;
@@ -13,7 +14,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use listen::Listen;
+pub use auth::{Auth, Token};
+pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
 pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
@@ -33,6 +35,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     pub listen: Vec<Listen>,
     pub servers: BTreeMap<String, Server>,
+    /// None lets everybody in who can connect.
+    pub auth: Option<Auth>,
     pub allow_origins: Vec<String>,
     pub allow_hosts: Vec<String>,
     pub limits: Limits,
@@ -129,6 +133,10 @@ pub struct Loaded {
     pub shown: Vec<Shown>,
     /// The files that it was read from.
     pub texts: Vec<Text>,
+    /// Those of them that hold a secret.
+    pub secret: Vec<PathBuf>,
+    /// What is not wrong, and still should not be.
+    pub warnings: Vec<String>,
 }
 
 /// Reads an instance file; all its problems at once.
@@ -144,8 +152,11 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
         .map(|p| (p, Reader::new(p.path.display().to_string(), p.dir.clone(), &p.text, around, true)))
         .collect();
     let config = reader.root().and_then(|root| instance(&reader, root, input, given, &parts));
+    let mut secret = Vec::new();
+    secret.extend(input.file.clone().filter(|_| reader.has_secret()));
     let (mut problems, mut shown) = reader.finish();
-    for (_, part) in parts {
+    for (from, part) in parts {
+        secret.extend(Some(from.path.clone()).filter(|_| part.has_secret()));
         let (more, values) = part.finish();
         problems.extend(more);
         shown.extend(values);
@@ -156,7 +167,9 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
         }
     }
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, shown, texts: Vec::new() }),
+        Some(config) if problems.is_empty() => {
+            Ok(Loaded { config, shown, texts: Vec::new(), secret, warnings: Vec::new() })
+        }
         _ => Err(problems),
     }
 }
@@ -236,7 +249,8 @@ fn instance<'a>(
     let default: Vec<Listen> = DEFAULT_LISTEN.parse().into_iter().collect();
     let listen = s.get_or("listen", over_listen, default);
     let insecure = s.get("insecure", false);
-    check_listen(&mut s, root, &listen, insecure);
+    let auth = auth::read(&mut s, &listen);
+    check_listen(&mut s, root, &listen, insecure || auth.is_some());
     let loopback = || ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
     let allow_origins = s.get("allow_origins", loopback());
     let allow_hosts = s.get("allow_hosts", loopback());
@@ -279,6 +293,7 @@ fn instance<'a>(
         file: input.file.clone(),
         listen,
         servers,
+        auth,
         allow_origins,
         allow_hosts,
         limits,
@@ -387,7 +402,7 @@ fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], 
                 at,
                 format!(
                     "'{one}' can be reached from other machines, and nothing asks who connects: \
-                     listen on 127.0.0.1 or a unix: socket, or write insecure: true"
+                     listen on 127.0.0.1 or a unix: socket, set 'auth', or write insecure: true"
                 ),
             );
         }
@@ -461,7 +476,7 @@ impl Setting for Listen {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
         let text = reader.string(node, "an address in quotes, such as \"127.0.0.1:8003\"")?;
         match text.parse::<Listen>() {
-            Ok(Listen::Unix(path)) => Some(Listen::Unix(reader.dir().join(path))),
+            Ok(Listen::Unix(unix)) => Some(Listen::Unix(Unix { path: reader.dir().join(unix.path), ..unix })),
             Ok(listen) => Some(listen),
             Err(what) => {
                 reader.problem(node, what);

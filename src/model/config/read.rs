@@ -5,7 +5,7 @@
 //! and where it came from (file, environment, flag, default), which is what `mcpdaemon -T` prints. It must not know
 //! which keys there are: those are in the sections that call it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,6 +69,10 @@ pub struct Surroundings<'e> {
     pub is_dir: &'e dyn Fn(&Path) -> bool,
     /// Looks up a user and a group, by name or number; without a user, the daemon's own with another group.
     pub account: &'e FindAccount,
+    /// Looks up a group by name.
+    pub group: &'e dyn Fn(&str) -> Result<u32, String>,
+    /// Reads a file that the configuration names.
+    pub read: &'e dyn Fn(&Path) -> Result<String, String>,
     /// As whom the daemon runs: its effective user ID.
     pub uid: u32,
 }
@@ -82,6 +86,8 @@ pub struct Reader<'a> {
     expands: bool,
     problems: RefCell<Vec<Problem>>,
     shown: RefCell<Vec<Shown>>,
+    /// Something secret stands in the file itself.
+    secret: Cell<bool>,
 }
 
 /// A value as it stands in the file: a slice of its text.
@@ -96,7 +102,16 @@ impl<'a> Reader<'a> {
     /// `name` is what problems call the file; `dir` is where relative paths start. Without `expands`, `~` and `${VAR}`
     /// are plain text (a command line has been through a shell already).
     pub fn new(name: String, dir: PathBuf, text: &'a str, around: &'a Surroundings<'a>, expands: bool) -> Self {
-        Reader { name, dir, text, around, expands, problems: RefCell::default(), shown: RefCell::default() }
+        Reader {
+            name,
+            dir,
+            text,
+            around,
+            expands,
+            problems: RefCell::default(),
+            shown: RefCell::default(),
+            secret: Cell::new(false),
+        }
     }
 
     /// The whole file as a node, or the one problem that makes it unreadable.
@@ -131,6 +146,15 @@ impl<'a> Reader<'a> {
 
     pub fn show(&self, shown: Shown) {
         self.shown.borrow_mut().push(shown);
+    }
+
+    /// Notes that something secret stands in the file itself.
+    pub fn note_secret(&self) {
+        self.secret.set(true);
+    }
+
+    pub fn has_secret(&self) -> bool {
+        self.secret.get()
     }
 
     pub fn around(&self) -> &'a Surroundings<'a> {

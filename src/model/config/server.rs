@@ -514,6 +514,12 @@ impl Setting for Words {
     }
 }
 
+/// What people call variables that hold a secret.
+fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"].iter().any(|word| name.contains(word))
+}
+
 /// Environment variables for a child. What they hold may be secret and is never shown.
 #[derive(Default)]
 struct Secrets(BTreeMap<String, String>);
@@ -525,7 +531,11 @@ impl Setting for Secrets {
         let mut env = BTreeMap::new();
         for (key, value) in reader.map(node, "{\"NAME\": \"value\", ...}")? {
             let name = reader.plain::<String>(key, "a name in quotes");
+            let written = value.0;
             let value = reader.string(value, "a value in quotes");
+            if name.as_deref().is_some_and(sounds_secret) && !written.contains("${") && written.len() > 2 {
+                reader.note_secret();
+            }
             if let Some(name) = &name
                 && (name.is_empty() || name.contains(['=', '\0']))
             {

@@ -14,8 +14,15 @@ fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         _ => None,
     };
     let is_dir = |path: &std::path::Path| !path.ends_with("nodir");
-    let around =
-        Surroundings { var: &var, find_program: &find_program, is_dir: &is_dir, account: &somebody, uid: 1000 };
+    let around = Surroundings {
+        var: &var,
+        find_program: &find_program,
+        is_dir: &is_dir,
+        account: &somebody,
+        group: &|_| Ok(42),
+        read: &|_| Err(String::new()),
+        uid: 1000,
+    };
     let input = Input {
         file: Some("prod.ron".into()),
         stem: "prod".to_owned(),
@@ -239,7 +246,15 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
     let says = |uid: u32, text: &str| {
         let var = |_: &str| None;
         let find = |name: &str, _: Option<&str>| Some(PathBuf::from(format!("/bin/{name}")));
-        let around = Surroundings { var: &var, find_program: &find, is_dir: &|_| true, account: &somebody, uid };
+        let around = Surroundings {
+            var: &var,
+            find_program: &find,
+            is_dir: &|_| true,
+            account: &somebody,
+            group: &|_| Ok(42),
+            read: &|_| Err(String::new()),
+            uid,
+        };
         let input = Input {
             file: Some("t.ron".into()),
             stem: "t".into(),

@@ -1,0 +1,148 @@
+//! `auth`: who may connect.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::read::{Node, Reader, Section};
+use super::{Listen, Origin};
+
+/// Who may connect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Auth {
+    /// Whoever knows a token.
+    Bearer { file: PathBuf, tokens: Vec<Token> },
+    /// Processes of these users and groups, on Unix sockets.
+    Peer { uids: Vec<u32>, gids: Vec<u32> },
+}
+
+/// A token, as far as we know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Whose it is.
+    pub name: String,
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+}
+
+impl Auth {
+    /// Whose token this is. Takes as long whichever it is, and if it is none.
+    pub fn owner(&self, token: &[u8]) -> Option<&str> {
+        let Auth::Bearer { tokens, .. } = self else { return None };
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let mut found = None;
+        for one in tokens {
+            let differs = one.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
+            if std::hint::black_box(differs) == 0 {
+                found = Some(one.name.as_str());
+            }
+        }
+        found
+    }
+
+    /// Whether a process with this user and these groups may connect.
+    pub fn admits(&self, uid: u32, groups: &[u32]) -> bool {
+        match self {
+            Auth::Peer { uids, gids } => uids.contains(&uid) || groups.iter().any(|g| gids.contains(g)),
+            Auth::Bearer { .. } => false,
+        }
+    }
+
+    /// Whether this one, who was admitted before, still is.
+    pub fn knows(&self, principal: &str) -> bool {
+        match self {
+            Auth::Bearer { tokens, .. } => tokens.iter().any(|t| t.name == principal),
+            // That was settled when it connected.
+            Auth::Peer { .. } => true,
+        }
+    }
+}
+
+/// Reads `Bearer("file")` or `Peer(uids: [...], gids: [...])`.
+pub fn read(s: &mut Section<'_, '_>, listen: &[Listen]) -> Option<Auth> {
+    let Some(node) = s.optional("auth") else {
+        s.show("auth", "None".to_owned(), Origin::Default);
+        return None;
+    };
+    let reader = s.reader;
+    let auth = match reader.variant(node) {
+        Some(("Bearer", Some(body))) => {
+            let file = reader.path(reader.only(body, "Bearer(\"file with tokens\")")?)?;
+            s.show_given("auth", node, format!("Bearer({:?})", file.display().to_string()));
+            let tokens = match (reader.around().read)(&file) {
+                Ok(text) => tokens(reader, node, &file.display().to_string(), &text),
+                Err(why) => {
+                    reader.problem(node, format!("{}: cannot read the tokens: {why}", file.display()));
+                    Vec::new()
+                }
+            };
+            Auth::Bearer { file, tokens }
+        }
+        Some(("Peer", Some(body))) => {
+            let mut inner = reader.section(body)?;
+            let uids = ids(&mut inner, "uids", |name| (reader.around().account)(Some(name), None).map(|a| a.uid));
+            let gids = ids(&mut inner, "gids", |name| (reader.around().group)(name));
+            inner.finish();
+            s.show_given("auth", node, format!("Peer(uids: {uids:?}, gids: {gids:?})"));
+            if uids.is_empty() && gids.is_empty() {
+                reader.problem(node, "'Peer' names nobody: nobody could connect");
+            }
+            if let Some(tcp) = listen.iter().find(|l| matches!(l, Listen::Tcp { .. })) {
+                reader.problem(node, format!("'Peer' is for Unix sockets: '{tcp}' would refuse everybody"));
+            }
+            Auth::Peer { uids, gids }
+        }
+        Some((kind, _)) if !["Bearer", "Peer"].contains(&kind) => {
+            reader.unknown(node, "way of authentication", kind, &["Bearer", "Peer"]);
+            return None;
+        }
+        _ => {
+            reader.problem(node, "expected Bearer(\"file\") or Peer(uids: [...], gids: [...])");
+            return None;
+        }
+    };
+    Some(auth)
+}
+
+/// Names or numbers of users or groups.
+fn ids(s: &mut Section<'_, '_>, key: &'static str, find: impl Fn(&str) -> Result<u32, String>) -> Vec<u32> {
+    let Some(list) = s.node(key) else { return Vec::new() };
+    let nodes = s.reader.list(list, "a list of names or numbers").unwrap_or_default();
+    let one = |node: Node<'_>| {
+        if let Ok(number) = node.0.parse() {
+            return Some(number);
+        }
+        let name = node.0.trim_matches('"');
+        find(name).map_err(|why| s.reader.problem(node, why)).ok()
+    };
+    nodes.into_iter().filter_map(one).collect()
+}
+
+/// A token a line: a name, and the SHA-256 of the token in hexadecimal digits.
+fn tokens<'a>(reader: &Reader<'a>, at: Node<'a>, file: &str, text: &str) -> Vec<Token> {
+    let mut tokens: Vec<Token> = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or("").trim();
+        if line.is_empty() {
+            continue;
+        }
+        let wrong = |what: &str| reader.problem(at, format!("{file}:{}: {what}", number + 1));
+        let Some((name, digest)) = line.split_once(char::is_whitespace) else {
+            wrong("expected a name, and the SHA-256 of its token in hexadecimal digits");
+            continue;
+        };
+        let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(digest.trim().as_bytes()).ok();
+        let Some(digest) = digest.and_then(|d| <[u8; 32]>::try_from(d).ok()) else {
+            wrong("the SHA-256 of a token has 64 hexadecimal digits: printf %s \"$TOKEN\" | sha256sum");
+            continue;
+        };
+        if tokens.iter().any(|t| t.digest == digest) {
+            wrong("this token is listed twice");
+        }
+        tokens.push(Token { name: name.to_owned(), digest });
+    }
+    if tokens.is_empty() {
+        reader.problem(at, format!("{file}: there is no token in it: nobody could connect"));
+    }
+    tokens
+}

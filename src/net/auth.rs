@@ -1,0 +1,71 @@
+//! Who is it? A token in the head of a request (RFC 6750), or the process at the other end of a Unix socket.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderValue};
+
+use super::http::{Answer, error};
+use crate::model::config::Auth;
+use crate::model::jsonrpc;
+use crate::sys::listen::Peer;
+
+/// Who asks; None where nobody is asked who he is. The error says what is missing.
+pub fn principal(
+    auth: Option<&Auth>,
+    headers: &HeaderMap,
+    peer: Option<&Peer>,
+) -> Result<Option<Arc<str>>, &'static str> {
+    let Some(auth) = auth else { return Ok(None) };
+    match auth {
+        Auth::Bearer { .. } => {
+            let mut all = headers.get_all(header::AUTHORIZATION).iter();
+            let (Some(value), None) = (all.next(), all.next()) else {
+                return Err("this instance wants one header 'Authorization: Bearer TOKEN'");
+            };
+            let token = value.as_bytes().split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
+            let owner = token.and_then(|(_, token)| auth.owner(token.trim_ascii()));
+            owner.map(|name| Some(name.into())).ok_or("this token is not known here")
+        }
+        Auth::Peer { .. } => match peer {
+            Some(peer) if auth.admits(peer.uid, &peer.groups) => Ok(Some(format!("uid {}", peer.uid).into())),
+            Some(_) => Err("this user may not connect to this instance"),
+            None => Err("this instance is for processes of this machine, on a Unix socket"),
+        },
+    }
+}
+
+/// The answer to somebody who is not known.
+pub fn unauthorized(why: &str) -> Answer {
+    let mut response = error(StatusCode::UNAUTHORIZED, None, jsonrpc::INVALID_REQUEST, why);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mcpdaemon\""));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::model::config::Token;
+
+    #[test]
+    fn a_token_is_known_by_its_hash_and_in_no_other_place() {
+        let token = |name: &str, text: &str| Token { name: name.into(), digest: Sha256::digest(text).into() };
+        let auth = Auth::Bearer { file: "t".into(), tokens: vec![token("ann", "s3cret"), token("bob", "other")] };
+        let asks = |headers: &[&str]| {
+            let mut map = HeaderMap::new();
+            for one in headers {
+                map.append(header::AUTHORIZATION, one.parse().unwrap());
+            }
+            principal(Some(&auth), &map, None).map(|p| p.unwrap().to_string())
+        };
+        assert_eq!(asks(&["Bearer s3cret"]).unwrap(), "ann");
+        assert_eq!(asks(&["bearer  other "]).unwrap(), "bob");
+        for wrong in [&[][..], &["Bearer"], &["Bearer "], &["Basic s3cret"], &["s3cret"], &["Bearer s3cre"]] {
+            assert!(asks(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(asks(&["Bearer s3cret", "Bearer s3cret"]).is_err(), "one of them may be what a proxy has checked");
+        assert_eq!(principal(None, &HeaderMap::new(), None), Ok(None));
+    }
+}

@@ -1,0 +1,189 @@
+//! Who may connect: tokens, processes on Unix sockets, and what belongs to whom.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+
+use serde_json::json;
+
+use crate::harness::*;
+
+/// printf %s ann-token | sha256sum, and the same for bob.
+const TOKENS: &str = "# who, and the SHA-256 of the token
+ann 7c0a37c92a2b1d80d7ff4ba2bba2e3d9ac1b3b4a2a1f6ef2c6b3fdb3e1a7d6d1   # not hers
+";
+
+fn digest(token: &str) -> String {
+    let mut child = std::process::Command::new("sha256sum")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(token.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    stdout(&out).split_whitespace().next().unwrap().to_owned()
+}
+
+fn ask(address: &str, method: &str, path: &str, headers: &str, body: &str) -> Response {
+    let mut raw = Raw::open(address);
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}{headers}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    raw.send(head.as_bytes());
+    if headers.contains("Accept: text/event-stream") { raw.head() } else { raw.response() }
+}
+
+#[test]
+fn a_token_opens_and_a_session_is_its_owners() {
+    let scratch = Scratch::new();
+    let tokens = |names: &[&str]| {
+        let lines: String = names.iter().map(|n| format!("{n} {}\n", digest(&format!("{n}-token")))).collect();
+        scratch.write("tokens", &(TOKENS.to_owned() + &lines));
+    };
+    tokens(&["bob", "eve"]);
+    let file = scratch.instance_with("t", "auth: Bearer(\"tokens\"),", &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let (address, path) = (daemon.address(), "/servers/fake/mcp");
+    let hello = initialize(json!(1)).to_string();
+    let refused = [
+        "",
+        "Authorization: Bearer wrong\r\n",
+        "Authorization: Basic Ym9iOmJvYg==\r\n",
+        "Authorization: Bearer bob-token\r\nAuthorization: Bearer bob-token\r\n",
+        "Authorization: Bearer ann-token\r\n",
+    ];
+    for headers in refused {
+        for (method, path) in
+            [("POST", path), ("GET", "/servers/fake/sse"), ("GET", "/servers/fake/ws"), ("GET", "/status")]
+        {
+            let answer = ask(address, method, path, headers, &hello);
+            assert_eq!(answer.status, 401, "{method} {path} {headers}: {answer:?}");
+            assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"));
+        }
+        // Whether it lives is for everybody to know.
+        assert_eq!(ask(address, "GET", "/healthz", headers, "").body, "ok\n");
+        assert_eq!(ask(address, "GET", "/readyz", headers, "").status, 200);
+    }
+    assert_eq!(daemon.dropped("unauthorized"), 4 * refused.len() as u64);
+    let (bob, eve) = ("Authorization: Bearer bob-token\r\n", "Authorization: bearer eve-token\r\n");
+    assert_eq!(ask(address, "GET", "/status", bob, "").status, 200);
+    let answer = ask(address, "POST", path, bob, &hello);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let session = format!("Mcp-Session-Id: {}\r\n", answer.header("mcp-session-id").unwrap());
+    let echo = call(2, "echo", json!({"text": "mine"})).to_string();
+    let mine = || ask(address, "POST", path, &format!("{bob}{session}"), &echo);
+    assert_eq!(said(&mine().json()), "mine");
+    // Whoever else knows the id of the session has nothing of it.
+    for (method, body) in [("POST", echo.as_str()), ("DELETE", "")] {
+        assert_eq!(ask(address, method, path, &format!("{eve}{session}"), body).status, 404);
+    }
+    assert_eq!(said(&mine().json()), "mine");
+    // Also after an upgrade.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!(ask(address, "POST", path, &format!("{eve}{session}"), &echo).status, 404);
+    assert_eq!(said(&mine().json()), "mine");
+    let headers: [(&'static str, &str); 1] = [("Authorization", "Bearer eve-token")];
+    let mut ws = Ws::try_open(address, "/servers/fake/ws", &headers).unwrap();
+    assert_eq!(said(&ws.ask(&call(1, "echo", json!({"text": "x"})))), "x");
+    // A token that is withdrawn ends what was opened with it, and nothing else.
+    tokens(&["bob"]);
+    let out = scratch.ctl(&["reload", "t"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert!(ws.next().is_none(), "her connection is closed");
+    assert!(Ws::try_open(address, "/servers/fake/ws", &headers).is_err());
+    assert_eq!(said(&mine().json()), "mine");
+    // Nothing of a token is anywhere.
+    let dump = stdout(&scratch.run(mcpdaemon(), &["-T", "-c", file.to_str().unwrap()]));
+    for place in [daemon.log(), dump, scratch.file("run/t.status")] {
+        assert!(!place.contains("-token") && !place.contains(&digest("bob-token")), "{place}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_tokens_is_said_with_its_place() {
+    let scratch = Scratch::new();
+    let test = |more: &str| {
+        let file = scratch.instance_with("t", more, &stdio("fake", &[], ""));
+        let out = scratch.run(mcpdaemon(), &["-t", "-c", file.to_str().unwrap()]);
+        (code(&out), stderr(&out))
+    };
+    let (status, said) = test("auth: Bearer(\"tokens\"),");
+    assert_eq!(status, 78);
+    assert!(said.contains("tokens: cannot read the tokens: No such file or directory"), "{said}");
+    scratch.write("tokens", "\n# nobody\n");
+    assert!(test("auth: Bearer(\"tokens\"),").1.contains("there is no token in it: nobody could connect"));
+    scratch.write("tokens", "ann\nbob 1234\n");
+    let said = test("auth: Bearer(\"tokens\"),").1;
+    assert!(said.contains("tokens:1: expected a name, and the SHA-256"), "{said}");
+    assert!(said.contains("tokens:2: the SHA-256 of a token has 64 hexadecimal digits"), "{said}");
+    let said = test("auth: Bearrer(\"tokens\"),").1;
+    assert!(said.contains("unknown way of authentication 'Bearrer', did you mean 'Bearer'?"), "{said}");
+    assert!(test("auth: Peer(uids: [0]),").1.contains("'127.0.0.1:0' would refuse everybody"));
+    assert!(test("listen: [\"unix:s\"], auth: Peer(),").1.contains("'Peer' names nobody"));
+    // Who has to show a token may come from anywhere.
+    scratch.write("tokens", &format!("ann {}\n", digest("x")));
+    assert_eq!(test("listen: [\"0.0.0.0:0\"],").0, 78);
+    assert_eq!(test("listen: [\"0.0.0.0:0\"], auth: Bearer(\"tokens\"),").0, 0);
+}
+
+#[test]
+fn a_socket_has_the_mode_that_is_wanted_and_knows_who_connects() {
+    let scratch = Scratch::new();
+    std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let own = nix::unistd::Uid::effective().as_raw();
+    let socket = scratch.path("s.sock");
+    let more = format!(
+        "listen: [\"unix:{},mode=0666\", \"unix:tight.sock,mode=0600\"], auth: Peer(uids: [{own}]),",
+        socket.display()
+    );
+    let daemon = scratch.start(&scratch.instance_with("t", &more, &stdio("fake", &[], "")));
+    let mode = |name: &str| std::fs::metadata(scratch.path(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("s.sock"), mode("tight.sock")), (0o666, 0o600));
+    let hello = initialize(json!(1)).to_string();
+    let request = format!(
+        "POST /servers/fake/mcp HTTP/1.1\r\nHost: x\r\n{ACCEPT}Connection: close\r\nContent-Length: {}\r\n\r\n{hello}",
+        hello.len()
+    );
+    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    if own == 0 {
+        // The same of somebody else, by a program that runs as him.
+        let script = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
+                      s.sendall(sys.argv[2].encode()); print(s.recv(4096).decode())";
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        let out = std::process::Command::new("python3")
+            .args(["-c", script, socket.to_str().unwrap(), &request])
+            .uid(nobody.uid.as_raw())
+            .gid(nobody.gid.as_raw())
+            .output()
+            .unwrap();
+        assert!(stdout(&out).starts_with("HTTP/1.1 401 "), "{out:?}");
+        assert!(stdout(&out).contains("this user may not connect to this instance"), "{out:?}");
+    }
+    // After an upgrade they are the same sockets, and a reload finds nothing to change.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!(stdout(&scratch.ctl(&["reload", "t"])), "t: reloaded (1 unchanged)\n");
+    daemon.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_file_with_secrets_that_everybody_can_read_draws_a_warning() {
+    let scratch = Scratch::new();
+    let file = |env: &str| scratch.instance("t", &stdio("fake", &[], &format!("env: {{{env}}}")));
+    let test = |path: &std::path::Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let out = scratch.command(mcpdaemon()).args(["-t", "-c"]).arg(path).env("K", "v").output().unwrap();
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+        stderr(&out)
+    };
+    let path = file("\"API_KEY\": \"s3cret\"");
+    assert!(test(&path, 0o644).contains("t.ron: everybody can read this file, and it holds a secret: chmod o-r it"));
+    assert_eq!(test(&path, 0o640), "");
+    // What comes from elsewhere is no secret of the file, and not everything is one.
+    assert_eq!(test(&file("\"API_KEY\": \"${K}\", \"LANG\": \"C\""), 0o644), "");
+}
