@@ -318,7 +318,8 @@ fn one_server_needs_no_file() {
 fn the_demo_works_word_for_word() {
     let scratch = Scratch::new();
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/config/demo.ron");
-    let out = scratch.run(mcpdaemon(), &["-c", demo, "--listen", "127.0.0.1:0"]);
+    let mut command = scratch.command(mcpdaemon());
+    let out = command.args(["-c", demo, "--listen", "127.0.0.1:0"]).env_remove("MCP_ALLOW_ROOT").output().unwrap();
     assert!(out.status.success(), "{}", stderr(&out));
     let text = stdout(&out);
     let daemon = scratch.started(text.lines().next().unwrap());
