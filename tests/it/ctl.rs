@@ -86,7 +86,8 @@ fn logs_shows_the_end_and_follows() {
     let scratch = Scratch::new();
     let servers = stdio("fake", &["--stderr", "of the fake"], "") + &stdio("other", &["--stderr", "of the other"], "");
     let daemon = scratch.start(&scratch.instance("t", &servers));
-    wait("both", || (daemon.log().contains("of the fake") && daemon.log().contains("of the other")).then_some(()));
+    let whole = ["of the fake", "of the other", "t: ready on"];
+    wait("all of it", || whole.iter().all(|line| daemon.log().contains(line)).then_some(()));
     let lines = |args: &[&str]| {
         stdout(&scratch.ctl(&[&["logs", "t"], args].concat())).lines().map(str::to_owned).collect::<Vec<_>>()
     };
@@ -130,7 +131,9 @@ fn nobody_may_signal_for_another_user() {
     use std::os::unix::process::CommandExt;
     std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let bin = scratch.path("mcpctl");
-    std::fs::copy(mcpctl(), &bin).unwrap();
+    // By a process of its own: what this one has open for writing, another test's child may have too, and then nobody
+    // can run it.
+    assert!(scratch.run("cp", &[mcpctl(), bin.to_str().unwrap()]).status.success());
     let as_nobody =
         |args: &[&str]| scratch.command(bin.to_str().unwrap()).args(args).uid(65534).gid(65534).output().unwrap();
     for verb in ["stop", "reload"] {

@@ -498,6 +498,16 @@ impl Ws {
         Ok(Ws { socket, response })
     }
 
+    /// A read with a time limit is interrupted by the end of a child that another test has just started.
+    fn read(&mut self) -> Result<tungstenite::Message, tungstenite::Error> {
+        loop {
+            match self.socket.read() {
+                Err(tungstenite::Error::Io(e)) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     pub fn send(&mut self, text: &str) {
         self.socket.send(tungstenite::Message::text(text)).unwrap();
     }
@@ -505,7 +515,7 @@ impl Ws {
     /// The next text message; None once the connection is closed.
     pub fn next(&mut self) -> Option<Value> {
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(tungstenite::Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).unwrap()),
                 Ok(_) => {}
                 Err(_) => return None,
@@ -521,7 +531,7 @@ impl Ws {
     /// The code of the close frame that ends the connection.
     pub fn close_code(&mut self) -> Option<u16> {
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(tungstenite::Message::Close(frame)) => return frame.map(|f| f.code.into()),
                 Ok(_) => {}
                 Err(_) => return None,

@@ -261,9 +261,11 @@ fn interrupted_or_stopped_it_leaves_the_terminal_as_it_was() {
     dumb.args(["status", "--watch"]).env("TERM", "dumb").stdout(slave);
     let mut child = dumb.spawn().unwrap();
     drop(dumb);
-    let mut first = String::new();
-    BufReader::new(master).read_line(&mut first).unwrap();
-    assert!(first.contains(" t: ready (pid "), "{first:?}");
+    let mut lines = BufReader::new(master).lines();
+    let mut line = || lines.next().unwrap().unwrap();
+    assert!(line().contains(" t: ready (pid "));
+    assert!(line().contains(" t: server 'fake' is ready"));
+    drop(lines);
     assert_eq!(ended(&mut child).code(), Some(0), "the terminal is gone");
     drop(daemon);
 }
