@@ -34,7 +34,10 @@ pub enum Side {
 /// Rust's runtime has opened 0 to 2 already where they were closed.
 pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
     fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, keep)?;
-    signals::reset(false)
+    signals::reset(false)?;
+    // A file at the limit of RLIMIT_FSIZE is an error of write(2), as a full disk is, and no reason to die.
+    signals::ignore(nix::sys::signal::Signal::SIGXFSZ);
+    Ok(())
 }
 
 /// Forks twice with a new session in between. The caller's side waits for the daemon's word.

@@ -195,6 +195,22 @@ fn a_full_disk_costs_lines_and_nothing_else() {
 }
 
 #[test]
+fn a_limit_for_files_costs_lines_too() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "rotate: None", &[]);
+    let script = format!("ulimit -f 40; exec {} -c {}", mcpdaemon(), file.display());
+    let out = scratch.run("bash", &["-c", &script]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let daemon = scratch.started(&stdout(&out));
+    speak(&mut daemon.ws("fake"), 900, "mark mark mark mark mark mark");
+    wait("lost lines", || (daemon.dropped("log_lines") > 100).then_some(()));
+    // Children have every signal as it is by default; this one, written in Rust, ignores PIPE.
+    let ignored = std::fs::read_to_string(format!("/proc/{}/status", daemon.child("fake"))).unwrap();
+    assert!(ignored.contains("SigIgn:\t0000000000001000\n"), "{ignored}");
+    daemon.stop();
+}
+
+#[test]
 fn all_of_the_log_changes_with_a_reload_or_nothing_does() {
     let scratch = Scratch::new();
     let at = |log: &str| scratch.instance_with("t", &format!("log: ({log}),"), &stdio("fake", &[], ""));
