@@ -131,9 +131,7 @@ impl Hub {
         self.freeze.turn(true);
         let rest = async {
             for link in self.all_links() {
-                if !link.is_dead() {
-                    link.rests().await;
-                }
+                link.rests().await;
             }
             for server in self.servers() {
                 if let Engine::Exec(exec) = server.engine() {

@@ -98,6 +98,45 @@ fn requests_in_flight_are_answered_on_the_connection_that_they_came_on() {
     assert_eq!(daemon.server("fake")["requests"]["in_flight"], 0);
 }
 
+#[test]
+fn the_time_of_a_request_runs_on_and_it_can_still_be_cancelled() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], "request_timeout: \"1500ms\"")));
+    let (mut http, mut ws) = (daemon.http("fake"), daemon.ws("fake"));
+    let start = std::time::Instant::now();
+    http.send(&call(1, "never", json!({})).to_string());
+    ws.send(&call(2, "never", json!({})).to_string());
+    wait("both", || (daemon.server("fake")["requests"]["in_flight"] == 2).then_some(()));
+    restart(&daemon);
+    ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#);
+    wait("the child hears of it", || daemon.log().contains("[fake] cancelled").then_some(()));
+    // No other request sets the clock going.
+    let answer = http.raw.response().json();
+    assert_eq!(answer["error"]["message"], "server 'fake' did not answer within 1s500ms", "{answer}");
+    assert!(start.elapsed().as_millis() >= 1500);
+    wait("nothing is open", || (daemon.server("fake")["requests"]["in_flight"] == 0).then_some(()));
+}
+
+#[test]
+fn what_is_half_said_is_said_to_its_end() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    // A long answer that nobody reads yet, and a long request.
+    let mut ws = daemon.ws("fake");
+    ws.send(&call(1, "big", json!({"n": 20 << 20})).to_string());
+    let text = "y".repeat(9 << 20);
+    let mut http = daemon.http("fake");
+    http.send(&call(2, "echo", json!({"text": text})).to_string());
+    restart(&daemon);
+    let answer = ws.next();
+    // It was either told to come again, or gets the whole.
+    if let Some(answer) = answer {
+        assert_eq!(said(&answer).len(), 20 << 20);
+    }
+    let answer = http.raw.response();
+    assert_eq!((answer.status, said(&answer.json()) == text), (200, true));
+}
+
 /// The next message of the event stream that answers a POST, without the empty event in front.
 fn events(raw: &mut Raw) -> Option<Value> {
     loop {

@@ -2,20 +2,22 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
+use futures_lite::FutureExt;
 use nix::unistd::Pid;
 
-use super::{Link, Parked, Pending, Pipes, STDERR_LINE, Waiting};
+use super::{Link, PIPE_GRACE, Parked, Pending, Pipes, STDERR_LINE, Waiting};
 use crate::hub::Hub;
 use crate::hub::handover::{Restored, Saver};
 use crate::hub::lines::Lines;
 use crate::hub::outbox::ByteQueue;
 use crate::hub::server::Server;
 use crate::hub::session::Session;
-use crate::hub::wait::{millis, until};
+use crate::hub::wait::{millis, sleep, until};
 use crate::model::config::server::Stdio;
 use crate::model::handover::{self, Bytes, Child};
 use crate::model::ids::Table;
@@ -30,13 +32,18 @@ impl Link {
         self.handed_in.notify(usize::MAX);
     }
 
-    /// Waits until everything of it is at rest. A child that is about to end does not come to rest.
+    /// Waits until everything of it is at rest, or whoever waits for it knows that it has ended. A child that is being
+    /// stopped is not waited for: nobody needs it any more.
     pub async fn rests(&self) {
         let whole = || {
             let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-            parked.is_whole().then_some(())
+            (parked.is_whole() || self.stopping.load(SeqCst)).then_some(())
         };
-        until(&self.handed_in, whole).await;
+        let over = async {
+            self.exited.wait().await;
+            sleep(2 * PIPE_GRACE).await;
+        };
+        until(&self.handed_in, whole).or(over).await;
     }
 
     /// Goes on in this process.
@@ -45,11 +52,14 @@ impl Link {
         if let Parked { stdin, stdout: Some(stdout), stderr: Some(stderr), handle: Some(handle) } = parked {
             self.work(Pipes { stdin, stdout, stderr, handle }, hub.clone());
         }
+        if self.waiting() > 0 {
+            self.tick();
+        }
     }
 
     /// Everything of it for the next program; None if it is not at rest, or of no use any more.
     pub fn save(&self, saver: &mut Saver) -> Option<Child> {
-        if self.is_dead() || self.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+        if self.is_dead() || self.stopping.load(SeqCst) {
             return None;
         }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,13 +178,6 @@ impl Link {
         saved.tail.iter().for_each(|line| tail.push(line));
         drop(tail);
         Some(Arc::new(link))
-    }
-
-    /// After it was restored: what depends on the time begins to run.
-    pub fn start_clock(self: &Arc<Self>) {
-        if self.waiting() > 0 {
-            self.tick();
-        }
     }
 }
 
