@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::Hub;
 use super::counters::Dropped;
 use super::lines::{Line, Lines};
-use super::supervisor::environment;
+use super::starting::environment;
 use super::wait::within;
 use crate::model::config::{Confine, EventCommand};
 use crate::model::exit::plain;

@@ -19,7 +19,8 @@ use super::link::{Link, exit_text};
 use super::pulse::hung;
 use super::server::Server;
 use super::session::Session;
-use super::supervisor::{self, StartFailure, chance, round};
+use super::starting::{self, StartFailure};
+use super::supervisor::{chance, round};
 use super::wait::{Flag, sleep, until, within};
 use crate::model::config::Mode;
 use crate::model::config::server::{Stdio, Stop};
@@ -268,7 +269,7 @@ impl Exclusive {
         let spare = if Arc::ptr_eq(&self.config(), &nest.config()) { nest.take(server) } else { None };
         let link = match spare {
             Some(spare) => spare,
-            None => supervisor::spawn(server, &self.config(), self.umask).await?,
+            None => starting::spawn(server, &self.config(), self.umask).await?,
         };
         link.give_to(session.clone());
         let (hello, initialized, level) = {
@@ -385,7 +386,7 @@ impl Nest {
             let (nest, server) = (self.clone(), server.clone());
             async_std::task::spawn(async move {
                 let umask = server.hub.config().umask;
-                let started = supervisor::spawn(&server, &nest.config(), umask).await;
+                let started = starting::spawn(&server, &nest.config(), umask).await;
                 let unwanted = {
                     let mut spares = nest.spares();
                     match started {

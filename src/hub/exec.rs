@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::Hub;
 use super::call::Call;
 use super::handover::unless_frozen;
-use super::supervisor::environment;
+use super::starting::environment;
 use super::wait::{Flag, until};
 use crate::model::config::server::{Allow, Exec};
 use crate::model::envelope::{Envelope, quote};

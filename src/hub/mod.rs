@@ -22,6 +22,7 @@ pub mod server;
 pub mod session;
 pub mod slot;
 pub mod spawner;
+pub mod starting;
 pub mod supervisor;
 pub mod wait;
 

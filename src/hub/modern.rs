@@ -20,7 +20,8 @@ use super::route::{self, Later};
 use super::server::{Children, Engine, Server, Verdict};
 use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
-use super::supervisor::{self, Supervisor};
+use super::starting;
+use super::supervisor::Supervisor;
 use super::wait::Flag;
 use crate::model::config::{Kind as ServerKind, Stdio};
 use crate::model::envelope::{Envelope, Kind, member};
@@ -355,7 +356,7 @@ async fn put_question(server: &Arc<Server>, children: &Arc<Children>) -> Option<
     }
     let ServerKind::Stdio(config) = server.config().kind else { return None };
     let config = Arc::new(*config);
-    let link = match supervisor::spawn(server, &config, server.hub.config().umask).await {
+    let link = match starting::spawn(server, &config, server.hub.config().umask).await {
         Ok(link) => link,
         Err(failure) => {
             // That says nothing of what it speaks.
@@ -363,7 +364,7 @@ async fn put_question(server: &Arc<Server>, children: &Arc<Children>) -> Option<
             return None;
         }
     };
-    match supervisor::open(server, link, &config, Wish::Modern, Some(&server.hub.draining)).await {
+    match starting::open(server, link, &config, Wish::Modern, Some(&server.hub.draining)).await {
         Ok(link) if current() => {
             info!("server '{}' speaks the modern era as well: a second child serves it", server.name);
             Some(Verdict::Modern(slot(server, &config, &link)))

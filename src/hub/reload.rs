@@ -11,7 +11,8 @@ use super::exec::Executor;
 use super::link::Link;
 use super::server::{Children, Engine, Server};
 use super::slot::{Slot, Wish};
-use super::supervisor::{self, Supervisor};
+use super::starting;
+use super::supervisor::Supervisor;
 use super::wait::{sleep, within};
 use crate::model::config::server::Sharing;
 use crate::model::config::{self, Config, Kind};
@@ -35,7 +36,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
         starts.push(async_std::task::spawn(async move {
             let outcome = match &config.kind {
                 Kind::Stdio(stdio) => {
-                    supervisor::start(&server, Arc::new((**stdio).clone()), umask, Wish::Any, None).await.map(Some)
+                    starting::start(&server, Arc::new((**stdio).clone()), umask, Wish::Any, None).await.map(Some)
                 }
                 Kind::Exec(_) => Ok(None),
             };

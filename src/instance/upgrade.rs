@@ -16,7 +16,7 @@ use log::{info, warn};
 
 use super::Instance;
 use crate::hub::handover::Saver;
-use crate::hub::supervisor::environment;
+use crate::hub::starting::environment;
 use crate::hub::wait::{sleep, within};
 use crate::model::config::Confine;
 use crate::model::exit::plain;

@@ -319,37 +319,35 @@ impl<'de> Deserialize<'de> for Bytes {
 }
 
 impl Handover {
+    /// Every child that lives on.
+    fn children(&self) -> impl Iterator<Item = &Child> {
+        fn of_server(server: &Server) -> Vec<&Child> {
+            let modern = match &server.modern {
+                Era::Modern(child) => child.as_deref(),
+                _ => None,
+            };
+            server.slots.iter().flatten().chain(modern).chain(&server.spares).collect()
+        }
+        let own = self.sessions.iter().filter_map(|s| s.own.as_ref()?.child.as_ref());
+        self.servers.iter().flat_map(of_server).chain(own)
+    }
+
+    fn commands(&self) -> impl Iterator<Item = &Command> {
+        self.servers.iter().flat_map(|s| &s.commands)
+    }
+
     /// Every descriptor that is named in it.
     pub fn fds(&self) -> Vec<i32> {
         let mut fds = vec![self.lock, self.guard_pipe];
         fds.extend(self.listeners.iter().map(|l| l.fd));
         fds.extend(self.connections.iter().map(|c| c.fd));
-        let mut child = |c: &Child| fds.extend([c.stdin.fd, c.stdout.fd, c.stderr.fd]);
-        for server in &self.servers {
-            server.slots.iter().flatten().for_each(&mut child);
-            if let Era::Modern(Some(modern)) = &server.modern {
-                child(modern);
-            }
-            server.spares.iter().for_each(&mut child);
-        }
-        self.sessions.iter().filter_map(|s| s.own.as_ref()?.child.as_ref()).for_each(&mut child);
-        fds.extend(self.servers.iter().flat_map(|s| &s.commands).flat_map(|c| [c.stdout.fd, c.stderr.fd]));
+        fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd, c.stderr.fd]));
+        fds.extend(self.commands().flat_map(|c| [c.stdout.fd, c.stderr.fd]));
         fds
     }
 
     /// The marks of the processes that live on.
     pub fn marks(&self) -> Vec<String> {
-        let mut marks = Vec::new();
-        let mut child = |c: &Child| marks.push(c.mark.clone());
-        for server in &self.servers {
-            server.slots.iter().flatten().for_each(&mut child);
-            if let Era::Modern(Some(modern)) = &server.modern {
-                child(modern);
-            }
-            server.spares.iter().for_each(&mut child);
-        }
-        self.sessions.iter().filter_map(|s| s.own.as_ref()?.child.as_ref()).for_each(&mut child);
-        marks.extend(self.servers.iter().flat_map(|s| &s.commands).map(|c| c.mark.clone()));
-        marks
+        self.children().map(|c| c.mark.clone()).chain(self.commands().map(|c| c.mark.clone())).collect()
     }
 }

@@ -276,7 +276,7 @@ fn json_is_json_whatever_a_child_says_and_knows_whose_it_is() {
 fn the_journal_gets_priorities_and_notes_the_time_itself() {
     let scratch = Scratch::new();
     for (format, first) in
-        [("Text", "<6>t: mcpdaemon "), ("Json", "<6>{\"level\":\"info\",\"target\":\"mcpdaemon::daemon\"")]
+        [("Text", "<6>t: mcpdaemon "), ("Json", "<6>{\"level\":\"info\",\"target\":\"mcpdaemon::daemon")]
     {
         let file = instance(&scratch, &format!("format: {format}"), &["--stderr", "of the child"]);
         let run = |stream: &dyn Fn(&std::fs::Metadata) -> String| {

@@ -9,18 +9,6 @@ use crate::harness::*;
 
 const CLIENTS: u64 = 64;
 
-/// A small generator (xorshift): the same numbers for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % below
-    }
-}
-
 /// A minute, unless MCP_TEST_STORM says another number of seconds.
 fn duration() -> Duration {
     Duration::from_secs(std::env::var("MCP_TEST_STORM").ok().and_then(|s| s.parse().ok()).unwrap_or(60))

@@ -1,0 +1,169 @@
+//! What has to be there before the runtime, in the order in which privileges are given up: log, sockets, user, guard.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use nix::unistd::{AccessFlags, Pid};
+
+use super::Start;
+use crate::logging::{LogFile, Opened};
+use crate::model::config::{Account, Config, Listen};
+use crate::model::exit::{Exit, Failure, plain};
+use crate::model::text::count;
+use crate::net::door;
+use crate::sys::become_daemon;
+use crate::sys::guard::Guard;
+use crate::sys::listen::Socket;
+use crate::sys::passed::{self, Passed};
+use crate::sys::{accounts, fds, process};
+
+/// What there is before the runtime.
+pub(super) struct Prepared {
+    pub log: LogFile,
+    pub sockets: Vec<(Listen, Socket)>,
+    pub guard: Guard,
+    /// The soft limit of open files that children get.
+    pub nofile: u64,
+    /// The beginning of every child's mark.
+    pub mark: String,
+}
+
+pub(super) fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
+    let os =
+        |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
+    become_daemon::settle(config.umask.0, from.foreground).map_err(os("change to /"))?;
+    fds::null_stdin().map_err(os("open /dev/null"))?;
+    let log = open_log(config, from.foreground)?;
+    info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
+    let sockets = open_sockets(config, &mut from.passed)?;
+    let nofile = fds::raise_nofile().unwrap_or_else(|e| {
+        warn!("cannot raise the limit of open files: {}", plain(&e));
+        1024
+    });
+    if let Some(account) = &config.account {
+        drop_privileges(config, account, &from.run_dir)?;
+    }
+    become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
+    let key = key(&from.run_dir, &config.name);
+    no_living_owner(&key)?;
+    let (found, left) = end_predecessor(&key);
+    if found > 0 {
+        warn!("ended {} that a killed predecessor had left behind", count(found, "process"));
+    }
+    if !left.is_empty() {
+        error!("these processes of a predecessor cannot be ended: {left:?}");
+    }
+    let this = Pid::this();
+    let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
+    let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
+    Ok(Prepared { log, sockets, guard, nofile, mark })
+}
+
+pub(super) fn open_log(config: &Config, foreground: bool) -> Result<LogFile, Failure> {
+    let path = &config.log.file;
+    let open = || Opened::open(path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", path, &e));
+    let file = if foreground { None } else { Some(open()?) };
+    Ok(LogFile::start(file, &config.log))
+}
+
+/// Everything to listen on: opened here, or passed by the service manager.
+fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Socket)>, Failure> {
+    let mut sockets = Vec::new();
+    for at in &config.listen {
+        let Listen::Passed(wanted) = at else {
+            sockets.push((at.clone(), door::open(at, config.next_ports, false)?));
+            continue;
+        };
+        let fits = |(name, _): &mut (String, OwnedFd)| wanted.as_ref().is_none_or(|w| w == name);
+        let (ours, others): (Vec<_>, Vec<_>) = std::mem::take(&mut passed.sockets)
+            .into_iter()
+            .map(|mut one| (fits(&mut one), one))
+            .partition(|(ours, _)| *ours);
+        passed.sockets = others.into_iter().map(|(_, one)| one).collect();
+        if ours.is_empty() {
+            let text = format!("cannot listen on {at}: the service manager has passed no such socket (LISTEN_FDS)");
+            return Err(Failure::new(Exit::Unavailable, text));
+        }
+        for (_, (name, fd)) in ours {
+            let refused = |why: String| Failure::new(Exit::Unavailable, format!("the passed socket '{name}': {why}"));
+            let socket = passed::listener(fd).map_err(refused)?;
+            if !socket.is_local() && !config.insecure && config.auth.is_none() {
+                let why = "it can be reached from other machines, and nothing asks who connects: say insecure: true";
+                return Err(Failure::new(Exit::Config, refused(why.to_owned()).text));
+            }
+            sockets.push((at.clone(), socket));
+        }
+    }
+    for (name, _) in passed.sockets.drain(..) {
+        warn!("the service manager has passed a socket '{name}' that no listen: \"systemd:...\" asks for");
+    }
+    Ok(sockets)
+}
+
+/// Becomes the user of the configuration, for good. What was made so far is handed over: the files that the daemon has to
+/// replace and remove.
+fn drop_privileges(config: &Config, account: &Account, run_dir: &Path) -> Result<(), Failure> {
+    let give = |path: &Path| {
+        let owned = nix::unistd::chown(path, Some(account.uid.into()), Some(account.gid.into()));
+        if let Err(e) = owned {
+            warn!("{}: cannot be given to '{}': {}", path.display(), account.name, e.desc());
+        }
+    };
+    let status = run_dir.join(format!("{}.status", config.name));
+    // Where it cannot be replaced, it is rewritten.
+    let _ = std::fs::OpenOptions::new().create(true).append(true).open(&status);
+    give(&status);
+    give(&run_dir.join(format!("{}.pid", config.name)));
+    give(&config.log.file);
+    for at in &config.listen {
+        if let Listen::Unix(unix) = at
+            && unix.user.is_none()
+        {
+            give(&unix.path);
+        }
+    }
+    accounts::become_user(account).map_err(|e| Failure::new(Exit::NoPermission, accounts::refused(account, &e)))?;
+    info!("{}: now runs as '{}' (uid {}, gid {})", config.name, account.name, account.uid, account.gid);
+    for (what, path) in
+        [("the run directory", run_dir), ("the configuration", config.file.as_deref().unwrap_or(run_dir))]
+    {
+        let mode = if what == "the configuration" { AccessFlags::R_OK } else { AccessFlags::W_OK };
+        if nix::unistd::access(path, mode).is_err() {
+            warn!(
+                "{}: '{}' has no access to {what}: {}",
+                path.display(),
+                account.name,
+                match mode {
+                    AccessFlags::R_OK => "no reload will be possible",
+                    _ => "its files there are rewritten in place and stay behind, empty",
+                }
+            );
+        }
+    }
+    become_daemon::set_home(account);
+    Ok(())
+}
+
+/// What the marks of an instance's children begin with, whichever process started them.
+pub(super) fn key(run_dir: &Path, name: &str) -> String {
+    format!("{}:", run_dir.join(name).display())
+}
+
+pub(super) fn no_living_owner(key: &str) -> Result<(), Failure> {
+    match process::living_owner(key) {
+        Some(pid) => {
+            let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
+            Err(Failure::new(Exit::AlreadyRunning, text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// We hold the lock, so whatever bears the instance's mark was left by a daemon that is dead. Gives how many there were,
+/// and those that could not be ended.
+pub(super) fn end_predecessor(key: &str) -> (usize, Vec<Pid>) {
+    let second = Duration::from_secs(1);
+    process::end_marked(|mark| mark.starts_with(key), second, 5 * second)
+}

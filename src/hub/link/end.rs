@@ -1,0 +1,156 @@
+//! The end of a child: noticed, brought about, and seen to, so that nothing of it is left.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_io::Async;
+use futures_lite::FutureExt;
+use log::{debug, info, warn};
+use nix::sys::signal::Signal;
+
+use super::{Link, PIPE_GRACE, STRAY_GRACE, STRAY_LIMIT};
+use crate::hub::Hub;
+use crate::hub::handover::unless_frozen;
+use crate::hub::wait::{sleep, within};
+use crate::model::config::server::Stop;
+use crate::model::jsonrpc;
+use crate::model::restart::Ended;
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::signal_group;
+use crate::sys::{process, reap};
+
+impl Link {
+    /// Waits for the child's end, then sees to it that nothing of it is left and nobody waits for it.
+    pub(super) async fn attend(
+        self: Arc<Self>,
+        handle: Async<PidFd>,
+        tasks: Vec<async_std::task::JoinHandle<()>>,
+        hub: Arc<Hub>,
+    ) {
+        let quiet = async {
+            // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
+            // its input, is of no use any more. While it is being stopped, the ladder has its own times.
+            self.silent.wait().or(self.deaf.wait()).await;
+            sleep(Duration::from_secs(1)).await;
+            if self.stopping.load(SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            true
+        };
+        let ended = async {
+            let _ = handle.readable().await;
+            false
+        };
+        let Some(quiet) = unless_frozen(&hub, ended.or(quiet)).await else {
+            return self.hand_in(|parked| parked.handle = Some(handle));
+        };
+        if quiet {
+            warn!("server '{}' closed its input or output but did not end; it is ended", self.name);
+            signal_group(self.pid, Signal::SIGTERM);
+            if within(self.config().stop.term, handle.readable()).await.is_none() {
+                signal_group(self.pid, Signal::SIGKILL);
+                let _ = handle.readable().await;
+            }
+        }
+        let how = handle.get_ref().peek().ok().flatten().unwrap_or(Ended::NotReady);
+        let _ = self.ended.set(how);
+        self.exited.set();
+        self.stdin.close();
+        // Its last replies may still be in the pipe, which a grandchild may hold open.
+        let drained = async {
+            self.silent.wait().await;
+            self.heard.wait().await;
+        };
+        within(PIPE_GRACE, drained).await;
+        let why = format!("server '{}' {}{}", self.name, self.exit_text(), self.last_words());
+        if !self.stopping.load(SeqCst) {
+            warn!("{why}");
+        }
+        self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
+        let (leader, mark) = (self.pid, self.mark.clone());
+        let sweep = move || process::end_family(leader, &mark, STRAY_GRACE, STRAY_LIMIT);
+        let (strays, left) = async_std::task::spawn_blocking(sweep).await;
+        if strays > 0 {
+            info!("server '{}': ended {strays} processes that it left behind", self.name);
+        }
+        if !left.is_empty() {
+            warn!("server '{}': these processes cannot be ended: {left:?}", self.name);
+        }
+        let _ = handle.get_ref().reap();
+        reap::forget(self.pid);
+        reap::sweep();
+        // Whoever holds its pipes now took them along where nobody can follow.
+        for task in tasks {
+            task.cancel().await;
+        }
+        self.gone.set();
+    }
+
+    /// Waits for the end of the process itself.
+    pub async fn exited(&self) -> Ended {
+        self.exited.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// Waits until nothing of the child is left.
+    pub async fn gone(&self) -> Ended {
+        self.gone.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// The ladder: end of input, SIGTERM to the group, SIGKILL to the group (2025-11-25 basic/lifecycle). Its output
+    /// is read all the while, because a full pipe would keep it from ending.
+    pub async fn stop(&self, ladder: &Stop) {
+        self.stopping.store(true, SeqCst);
+        self.stdin.close();
+        let hub = self.server.upgrade().map(|s| s.hub.clone());
+        let hurried = || hub.as_ref().is_some_and(|h| h.cut.is_set());
+        for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
+            let cut = async {
+                match &hub {
+                    Some(hub) => hub.cut.wait().await,
+                    None => std::future::pending().await,
+                }
+                None
+            };
+            if within(grace, self.exited()).or(cut).await.is_some() {
+                break;
+            }
+            let next = if hurried() { Signal::SIGKILL } else { next };
+            debug!("server '{}': {next} to its process group", self.name);
+            signal_group(self.pid, next);
+        }
+        self.gone.wait().await;
+    }
+
+    /// `exited with status 1`, `was ended by signal 9 (SIGKILL)`.
+    pub fn exit_text(&self) -> String {
+        match self.ended.get() {
+            Some(ended) => exit_text(*ended),
+            None => "is running".to_owned(),
+        }
+    }
+
+    /// The last lines of standard error, for an error message; empty if there are none.
+    pub fn last_words(&self) -> String {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).last()
+    }
+
+    /// The last lines of standard error, a line each.
+    pub fn tail(&self) -> Vec<String> {
+        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).all()
+    }
+}
+
+/// How a process ended, in words.
+pub fn exit_text(ended: Ended) -> String {
+    match ended {
+        Ended::Exited(code) => format!("exited with status {code}"),
+        Ended::Signaled(n) => match Signal::try_from(n) {
+            Ok(signal) => format!("was ended by {signal}"),
+            Err(_) => format!("was ended by signal {n}"),
+        },
+        Ended::NotReady => "did not start".to_owned(),
+    }
+}
