@@ -40,12 +40,15 @@ fn a_call_in_flight_is_finished_over_both_transports() {
 fn with_nothing_to_do_it_takes_no_time() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
-    let (_idle, _ws) = (daemon.http("fake"), daemon.ws("fake"));
+    let (_idle, mut ws) = (daemon.http("fake"), daemon.ws("fake"));
+    // It answers the good-bye, as clients do.
+    let reader = std::thread::spawn(move || ws.close_code());
     let begun = Instant::now();
     daemon.stop();
     assert!(!scratch.path("run/t.status").exists(), "a status file came back");
     // Milliseconds; the bound is for a machine under load, and far below every grace time.
     assert!(begun.elapsed().as_millis() < 1900, "{:?}", begun.elapsed());
+    assert_eq!(reader.join().unwrap(), Some(1001));
 }
 
 #[test]
