@@ -4,7 +4,7 @@
 mod prepare;
 
 use std::io::Write as _;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
 use crate::importing;
 use crate::instance::{self, Instance};
+use crate::logging::{LogFile, Opened};
 use crate::many;
 use crate::model::config::{self, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
@@ -70,7 +71,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     if let Some(document) = passed.handover {
-        return go_on(&args, document);
+        return go_on(&args, document).inspect_err(|failure| error!("{failure}"));
     }
     if let Some(file) = &args.import {
         return importing::run(file);
@@ -110,9 +111,10 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     let mut keep = passed.fds();
     keep.extend(newline.as_ref().map(AsRawFd::as_raw_fd));
+    let inherited = if foreground { fds::open_beside(&keep) } else { Vec::new() };
     become_daemon::clean_slate(foreground, &keep)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
-    start(Start { source, run_dir, foreground, passed, newline }, loaded)
+    start(Start { source, run_dir, foreground, passed, newline, inherited }, loaded)
 }
 
 /// The folder of instance files that is to be started, if that is what is wanted.
@@ -162,6 +164,8 @@ struct Start {
     passed: Passed,
     /// Where a newline says that we serve.
     newline: Option<OwnedFd>,
+    /// Descriptors of whoever started the program, which are not ours.
+    inherited: Vec<RawFd>,
 }
 
 /// Lock and fork. From here on there is something to undo.
@@ -306,6 +310,7 @@ fn run(
         foreground: from.foreground,
         program,
         guard: instance::guard_parts(&guard),
+        inherited: from.inherited,
     };
     let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());
     let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
@@ -346,14 +351,29 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     if before.format != handover::FORMAT {
         return Err(lost(&format!("its document has the format {}, and not {}", before.format, handover::FORMAT)));
     }
-    let source = Source::new(args, &before.cwd);
+    // What of them is not taken is no child's.
+    before.fds().iter().for_each(|fd| fds::close_on_exec(*fd, true));
+    before.inherited.iter().for_each(|fd| fds::close_on_exec(*fd, true));
+    let mut source = Source::new(args, &before.cwd);
+    source.log_dir.clone_from(&before.log_dir);
     // As it was in force. A newer version may see it with other eyes, and has approved of what the files say now.
     let named = source.named(&before.name);
     let loaded = named.load_from(before.texts.clone()).or_else(|_| named.load());
     let loaded = loaded.map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
     let config = &loaded.config;
     become_daemon::settle(config.umask.0, before.foreground).map_err(|e| lost(&plain(&e)))?;
-    let log = open_log(config, before.foreground)?;
+    let log = match open_log(config, before.foreground) {
+        Ok(log) => log,
+        // Moved to where this user may not write, for example: the old file goes on, as it would after a HUP.
+        Err(failure) => match before.log_fd.and_then(passed::own_fd) {
+            Some(fd) => {
+                let log = LogFile::start(Some(Opened::adopt(&config.log.file, fd)), &config.log);
+                error!("{failure}: going on with the old one");
+                log
+            }
+            None => return Err(failure),
+        },
+    };
     become_daemon::adopt_orphans().map_err(|e| lost(&plain(&e)))?;
     let fd = |fd: i32, what: &str| passed::own_fd(fd).ok_or_else(|| lost(&format!("{what} is not open")));
     let path = before.run_dir.join(format!("{}.pid", before.name));
@@ -383,6 +403,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
         foreground: before.foreground,
         passed: Passed { notifier, ..Passed::default() },
         newline: None,
+        inherited: before.inherited.clone(),
     };
     let (nofile, mark) = (before.nofile, before.mark.clone());
     let program = Program::this().map_err(|e| lost(&plain(&e)))?;

@@ -99,6 +99,7 @@ pub struct Instance {
     texts: Mutex<Vec<Text>>,
     /// The guard's number and our end of its pipe.
     guard: (i32, i32),
+    inherited: Vec<i32>,
     /// An upgrade is wanted.
     wanted_upgrade: AtomicBool,
     /// Signals that were not followed yet.
@@ -118,6 +119,8 @@ pub struct Start {
     pub foreground: bool,
     pub program: Program,
     pub guard: (i32, i32),
+    /// Descriptors of whoever started the program, which are not ours.
+    pub inherited: Vec<i32>,
 }
 
 struct Life {
@@ -163,6 +166,7 @@ impl Instance {
             program: from.program,
             texts: Mutex::new(from.texts),
             guard: from.guard,
+            inherited: from.inherited,
             wanted_upgrade: AtomicBool::new(false),
             come: OnceLock::new(),
         })
@@ -275,12 +279,15 @@ impl Instance {
     /// Goes on where the program before has stopped.
     fn take_over(self: &Arc<Self>, net: &Arc<Net>, mut before: Handover) {
         let config = self.hub.config();
-        let (marks, last, prefix) = (before.marks(), before.marks_so_far, before.mark.clone());
+        let (mut marks, last, prefix) = (before.marks_of_commands(), before.marks_so_far, before.mark.clone());
         let connections = std::mem::take(&mut before.connections);
-        let kept = (marks.len(), before.sessions.len(), connections.len());
+        let sessions = before.sessions.len();
         let restored = self.hub.restore(&config, &mut before);
+        marks.extend(self.hub.marks());
+        let kept = (marks.len(), sessions, connections.len());
         net.restore(connections, &restored);
         drop(restored);
+        self.hub.end_strangers();
         self.hub.go_on();
         reap::sweep();
         let text = format!(

@@ -9,6 +9,7 @@
 mod file;
 
 use std::io::{self, Write};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -219,6 +220,11 @@ impl LogFile {
         way.format = new.config.format;
         way.rotate = new.config.rotate;
         log::set_max_level(new.config.level);
+    }
+
+    /// The descriptor of the file; None for standard error.
+    pub fn fd(&self) -> Option<RawFd> {
+        self.shared.way().file.as_ref().map(|f| f.fd())
     }
 
     /// The file's path; None for standard error.

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use crate::cli;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::source::ron_files;
+use crate::sys::reexec::Program;
 
 /// Does for each file what was asked for. The status is the worst there was; that an instance runs already is the least of
 /// what can be wrong.
@@ -28,7 +29,9 @@ pub fn run(dir: &Path, args: &cli::Daemon) -> Result<Exit, Failure> {
         let text = format!("{}: there is no instance file (*.ron) in this folder", dir.display());
         return Err(Failure::new(Exit::Config, text));
     }
-    let program = std::env::current_exe()
+    // By its name, so that an upgrade finds what is installed then.
+    let program = Program::this()
+        .map(|program| program.path)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot find the program itself: {}", plain(&e))))?;
     let started: Vec<_> = files.iter().map(|file| command(&program, file, args).spawn()).collect();
     let mut worst = Exit::Ok;

@@ -20,6 +20,8 @@ pub struct Source {
     allow_root: bool,
     /// Where the program was started: the daemon itself is in / later.
     pub cwd: PathBuf,
+    /// Where logs go by default, settled at the start: another user would have another.
+    pub log_dir: PathBuf,
 }
 
 impl Source {
@@ -33,6 +35,7 @@ impl Source {
             log_level: args.log_level.clone(),
             allow_root: args.allow_root,
             cwd: cwd.to_owned(),
+            log_dir: paths::log_dir(),
         }
     }
 
@@ -96,7 +99,8 @@ impl Source {
             read: &|path| std::fs::read_to_string(path).map_err(|e| plain(&e)),
             uid: nix::unistd::Uid::effective().as_raw(),
         };
-        let input = Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: paths::log_dir() };
+        let input =
+            Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: self.log_dir.clone() };
         let loaded = config::load(&input, &self.given(), &around)?;
         let open = loaded.secret.iter().filter(|path| paths::readable_by_all(path));
         let warn = |path: &PathBuf| {
@@ -173,7 +177,15 @@ fn drop_ins(file: &Path) -> Result<Vec<Text>, Vec<Problem>> {
             return Err(vec![Problem { file: dir.display().to_string(), place: None, what }]);
         }
     };
-    paths.into_iter().map(|path| Ok(Text { text: read_text(&path)?, path })).collect()
+    let read = |path: PathBuf| {
+        // A FIFO would hold up every reload, a device has no end.
+        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
+            let what = "it is no regular file".to_owned();
+            return Err(vec![Problem { file: path.display().to_string(), place: None, what }]);
+        }
+        Ok(Text { text: read_text(&path)?, path })
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn read_text(path: &Path) -> Result<String, Vec<Problem>> {

@@ -1,6 +1,7 @@
 //! What has to be there before the runtime, in the order in which privileges are given up: log, sockets, user, guard.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use nix::unistd::{AccessFlags, Pid};
 
 use super::Start;
 use crate::logging::{LogFile, Opened};
-use crate::model::config::{Account, Config, Listen};
+use crate::model::config::{Account, Auth, Config, Listen};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::count;
 use crate::net::door;
@@ -43,7 +44,7 @@ pub(super) fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Fai
         1024
     });
     if let Some(account) = &config.account {
-        drop_privileges(config, account, &from.run_dir)?;
+        drop_privileges(config, account, &from.run_dir, from.foreground)?;
     }
     become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
     let key = key(&from.run_dir, &config.name);
@@ -104,19 +105,25 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
 
 /// Becomes the user of the configuration, for good. What was made so far is handed over: the files that the daemon has to
 /// replace and remove.
-fn drop_privileges(config: &Config, account: &Account, run_dir: &Path) -> Result<(), Failure> {
+fn drop_privileges(config: &Config, account: &Account, run_dir: &Path, foreground: bool) -> Result<(), Failure> {
+    // By no link, symbolic or hard: the folders may be of the one who is to get the files.
     let give = |path: &Path| {
-        let owned = nix::unistd::chown(path, Some(account.uid.into()), Some(account.gid.into()));
-        if let Err(e) = owned {
-            warn!("{}: cannot be given to '{}': {}", path.display(), account.name, e.desc());
+        let whole = std::fs::symlink_metadata(path).and_then(|meta| match meta.nlink() == 1 && !meta.is_symlink() {
+            true => std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid)),
+            false => Err(std::io::Error::other("it is a link")),
+        });
+        if let Err(e) = whole {
+            warn!("{}: cannot be given to '{}': {}", path.display(), account.name, plain(&e));
         }
     };
     let status = run_dir.join(format!("{}.status", config.name));
     // Where it cannot be replaced, it is rewritten.
-    let _ = std::fs::OpenOptions::new().create(true).append(true).open(&status);
+    let _ = std::fs::OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(&status);
     give(&status);
     give(&run_dir.join(format!("{}.pid", config.name)));
-    give(&config.log.file);
+    if !foreground {
+        give(&config.log.file);
+    }
     for at in &config.listen {
         if let Listen::Unix(unix) = at
             && unix.user.is_none()
@@ -126,20 +133,17 @@ fn drop_privileges(config: &Config, account: &Account, run_dir: &Path) -> Result
     }
     accounts::become_user(account).map_err(|e| Failure::new(Exit::NoPermission, accounts::refused(account, &e)))?;
     info!("{}: now runs as '{}' (uid {}, gid {})", config.name, account.name, account.uid, account.gid);
-    for (what, path) in
-        [("the run directory", run_dir), ("the configuration", config.file.as_deref().unwrap_or(run_dir))]
-    {
-        let mode = if what == "the configuration" { AccessFlags::R_OK } else { AccessFlags::W_OK };
+    let (read, write) = (AccessFlags::R_OK, AccessFlags::W_OK | AccessFlags::X_OK);
+    let mut needs = vec![(run_dir, write, "its files there are rewritten in place and stay behind, empty")];
+    needs.extend(config.file.as_deref().map(|path| (path, read, "no reload will be possible")));
+    let logs = config.log.file.parent().filter(|_| !foreground);
+    needs.extend(logs.map(|path| (path, write, "the log cannot be rotated or opened anew")));
+    if let Some(Auth::Bearer { file, .. }) = &config.auth {
+        needs.push((file, read, "no reload will be possible"));
+    }
+    for (path, mode, what) in needs {
         if nix::unistd::access(path, mode).is_err() {
-            warn!(
-                "{}: '{}' has no access to {what}: {}",
-                path.display(),
-                account.name,
-                match mode {
-                    AccessFlags::R_OK => "no reload will be possible",
-                    _ => "its files there are rewritten in place and stay behind, empty",
-                }
-            );
+            warn!("{}: '{}' has no access to it: {what}", path.display(), account.name);
         }
     }
     become_daemon::set_home(account);

@@ -113,16 +113,13 @@ impl Restored {
 impl Hub {
     /// Every child there is.
     fn all_links(&self) -> Vec<Arc<Link>> {
-        let mut links = self.retiring_links();
-        for server in self.servers() {
-            let children = server.children();
-            links.extend(children.iter().flat_map(|c| c.links()));
-            links.extend(children.iter().filter_map(|c| c.nest.clone()).flat_map(|n| n.links()));
-            links.extend(server.sessions().iter().filter_map(|s| s.exclusive()?.any_link()));
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        links.retain(|l| seen.insert(l.pid));
-        links
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.iter().filter_map(std::sync::Weak::upgrade).collect()
+    }
+
+    /// The marks of all children.
+    pub fn marks(&self) -> Vec<String> {
+        self.all_links().iter().map(|l| l.mark().to_owned()).collect()
     }
 
     /// Brings everything to rest that the hub has. What does not come to rest in time is on its way to its end, and is
@@ -157,6 +154,7 @@ impl Hub {
 
     /// Everything of the servers; the sessions that they name are noted.
     pub fn save(&self, saver: &mut Saver) -> Vec<handover::Server> {
+        self.all_links().iter().for_each(|link| link.give_up());
         for session in self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values() {
             saver.session(session);
         }
@@ -201,6 +199,9 @@ impl Hub {
             }
             if session.transport != Transport::Stateless || !session.listens().is_empty() {
                 server.join(&session);
+            }
+            if let Some(push) = session.push_outbox().filter(|_| session.transport == Transport::Http) {
+                self.add_stream(&push);
             }
             restored.sessions.insert(session.number, session);
         }

@@ -103,15 +103,8 @@ pub struct Link {
     used_at: AtomicU64,
 }
 
-/// Our ends of a child's pipes, each with what is left to be written or was read and not used.
-struct Pipes {
-    stdin: Option<(Async<File>, Vec<u8>)>,
-    stdout: (Async<File>, Lines),
-    stderr: (Async<File>, Lines),
-    handle: Async<PidFd>,
-}
-
-/// The same while they are at rest.
+/// Our ends of a child's pipes, each with what is left to be written or was read and not used. Here while nobody works on
+/// them.
 #[derive(Default)]
 struct Parked {
     stdin: Option<(Async<File>, Vec<u8>)>,
@@ -176,11 +169,12 @@ impl Link {
         let stdin = started.stdin.map(pipe).transpose()?;
         let handle = Async::new(started.handle)?;
         let link = Arc::new(Link::blank(started.pid, server, config, mark));
-        let pipes = Pipes {
+        server.hub.note_link(&link);
+        let pipes = Parked {
             stdin: stdin.map(|pipe| (pipe, Vec::new())),
-            stdout: (stdout, Lines::new(server.hub.config().limits.reply.bytes())),
-            stderr: (stderr, Lines::new(STDERR_LINE)),
-            handle,
+            stdout: Some((stdout, Lines::new(server.hub.config().limits.reply.bytes()))),
+            stderr: Some((stderr, Lines::new(STDERR_LINE))),
+            handle: Some(handle),
         };
         link.work(pipes, server.hub.clone());
         Ok(link)
@@ -217,16 +211,21 @@ impl Link {
     }
 
     /// Begins to talk with the child, or goes on with it.
-    fn work(self: &Arc<Self>, pipes: Pipes, hub: Arc<Hub>) {
+    fn work(self: &Arc<Self>, pipes: Parked, hub: Arc<Hub>) {
         let mut tasks = Vec::new();
         if let Some((pipe, rest)) = pipes.stdin {
             tasks.push(async_std::task::spawn(self.clone().write(pipe, rest, hub.clone())));
         }
-        let (pipe, input) = pipes.stdout;
-        tasks.push(async_std::task::spawn(self.clone().read(pipe, input, hub.clone())));
-        let (pipe, input) = pipes.stderr;
-        tasks.push(async_std::task::spawn(self.clone().overhear(pipe, input, hub.clone())));
-        async_std::task::spawn(self.clone().attend(pipes.handle, tasks, hub));
+        if let Some((pipe, input)) = pipes.stdout {
+            tasks.push(async_std::task::spawn(self.clone().read(pipe, input, hub.clone())));
+        }
+        if let Some((pipe, input)) = pipes.stderr {
+            tasks.push(async_std::task::spawn(self.clone().overhear(pipe, input, hub.clone())));
+        }
+        // Where it is not here, somebody is seeing to the child's end already.
+        if let Some(handle) = pipes.handle {
+            async_std::task::spawn(self.clone().attend(handle, tasks, hub));
+        }
     }
 
     fn config(&self) -> Arc<Stdio> {
@@ -236,6 +235,11 @@ impl Link {
     /// Takes over times that need no new child.
     pub fn adjust(&self, config: Stdio) {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Nobody reads what it says at the moment.
+    pub fn is_frozen(&self) -> bool {
+        self.server.upgrade().is_some_and(|s| s.hub.freeze.is_on())
     }
 
     pub fn request_timeout(&self) -> Duration {

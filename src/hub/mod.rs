@@ -117,6 +117,8 @@ pub struct Hub {
     /// Children that were replaced or removed by a reload, and still have requests to finish.
     retiring: Mutex<Vec<Retiring>>,
     events: events::Events,
+    /// Every child, wherever it is on its way.
+    links: Mutex<Vec<std::sync::Weak<Link>>>,
     change: Event,
     change_count: AtomicU64,
 }
@@ -144,6 +146,7 @@ impl Hub {
             streams: Mutex::default(),
             retiring: Mutex::default(),
             events: events::Events::default(),
+            links: Mutex::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),
         })
@@ -394,15 +397,18 @@ impl Hub {
         self.note_retiring(Retiring::Exclusive(own.clone()));
     }
 
-    /// Nothing is on its way down, and no child on its way up.
+    /// Notes a child.
+    pub(super) fn note_link(&self, link: &Arc<Link>) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|l| l.strong_count() > 0);
+        links.push(Arc::downgrade(link));
+    }
+
+    /// Nothing is on its way down.
     pub fn is_settled(&self) -> bool {
         let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         retiring.retain(|one| !one.is_done());
-        let quiet = retiring.iter().all(|one| matches!(one, Retiring::Exclusive(_)));
-        drop(retiring);
-        let slots = self.servers().into_iter().filter_map(|s| s.children()).flat_map(|c| c.all());
-        let moving = |phase| matches!(phase, ServerState::Starting | ServerState::Stopping);
-        quiet && !slots.into_iter().any(|s| moving(s.phase().0))
+        retiring.iter().all(|one| matches!(one, Retiring::Exclusive(_)))
     }
 
     /// The children that are being retired.

@@ -47,7 +47,9 @@ async fn ask(link: &Link, timeout: Duration) -> bool {
             false => link.ask("ping", None).await,
         };
     };
-    within(timeout, question).await.is_some() || link.silent_for() < timeout
+    let answered = within(timeout, question).await.is_some();
+    // While everything is at rest, nobody reads what it says.
+    answered || link.silent_for() < timeout || link.is_frozen()
 }
 
 /// A child that works on a request and does nothing beside it is busy, not hung, for as long as the request itself may

@@ -156,6 +156,10 @@ impl Server {
         self.condition().0
     }
 
+    pub fn is_on_demand(&self) -> bool {
+        matches!(&self.state().config.kind, Kind::Stdio(stdio) if stdio.on_demand.is_some())
+    }
+
     pub fn required(&self) -> bool {
         self.state().config.required
     }

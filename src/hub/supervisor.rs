@@ -281,7 +281,9 @@ impl Keeper {
             None => {
                 // Known at once; its last words and the next start wait until nothing of the child is left.
                 self.slot.set_link(None);
-                self.slot.enter(ServerState::Backoff, Some(link.exit_text()));
+                if !(config.on_demand.is_some() && link.ended_in_order()) {
+                    self.slot.enter(ServerState::Backoff, Some(link.exit_text()));
+                }
                 let how = link.gone().await;
                 self.link = None;
                 self.trouble = Some(format!("{}{}", link.exit_text(), link.last_words()));

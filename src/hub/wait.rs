@@ -57,6 +57,11 @@ impl Switch {
         until(&self.event, || self.is_on().then_some(())).await;
     }
 
+    /// Waits until it is off.
+    pub async fn wait_off(&self) {
+        until(&self.event, || (!self.is_on()).then_some(())).await;
+    }
+
     /// Follows it from inside of a poll function.
     pub fn watch(&self) -> Watch<'_> {
         Watch { switch: self, listener: self.event.listen() }

@@ -31,7 +31,7 @@ use crate::sys::{reap, reexec};
 /// How long the new program may take to check the configuration.
 const CHECKING: Duration = Duration::from_secs(30);
 /// How long everything may take to come to rest. Most of it takes milliseconds; meanwhile nobody is served.
-const REST: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(2);
 
 impl Instance {
     /// Exchanges the program. Returns only if that failed: the reason.
@@ -106,6 +106,9 @@ impl Instance {
             cwd: self.source.cwd.clone(),
             run_dir: self.run_dir.clone(),
             foreground: self.foreground,
+            inherited: self.inherited.clone(),
+            log_dir: self.source.log_dir.clone(),
+            log_fd: self.log.fd(),
             texts: self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
             lock,
             guard,
@@ -157,7 +160,8 @@ impl Instance {
             // In front, because what stands behind "--" is a command.
             args: ["--test".to_owned()].into_iter().chain(args).collect(),
             env,
-            cwd: Some(self.source.cwd.clone()),
+            // It may be gone, and where all paths are absolute nobody needs it.
+            cwd: Some(self.source.cwd.clone()).filter(|dir| dir.is_dir()),
             stdin: false,
             umask: self.hub.config().umask.0,
             nofile: self.hub.boot.nofile,

@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,10 +29,23 @@ impl Opened {
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+        // Root follows no link that somebody else may have made.
+        let own = path.parent().and_then(|dir| dir.metadata().ok()).is_none_or(|dir| dir.uid() == 0);
+        let strict = nix::unistd::Uid::effective().is_root() && !own;
+        let flags = if strict { libc::O_NOFOLLOW } else { 0 };
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)?;
         // Of a predecessor that was killed, or of a disk that was full.
         let torn = file.metadata()?.is_file() && last_byte(path).is_ok_and(|last| last != b'\n');
         Ok(Opened { path: path.to_owned(), file, torn: AtomicBool::new(torn) })
+    }
+
+    /// The log that another program has opened.
+    pub fn adopt(path: &Path, fd: OwnedFd) -> Opened {
+        Opened { path: path.to_owned(), file: File::from(fd), torn: AtomicBool::new(false) }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Writes one line, by one write(2) unless the disk is nearly full. After a line that was cut off there, the next

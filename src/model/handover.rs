@@ -29,6 +29,11 @@ pub struct Handover {
     pub cwd: PathBuf,
     pub run_dir: PathBuf,
     pub foreground: bool,
+    /// Descriptors of whoever started the program: not ours, and to be left open.
+    pub inherited: Vec<i32>,
+    /// Where logs go, as it was settled at the start, and the log itself, in case it cannot be opened anew.
+    pub log_dir: PathBuf,
+    pub log_fd: Option<i32>,
     /// The configuration in force, as it was read: it may have been edited since.
     pub texts: Vec<Text>,
     pub lock: i32,
@@ -115,7 +120,8 @@ pub struct Child {
     pub learnt: Option<Learnt>,
     pub stdin: Pipe,
     pub stdout: Pipe,
-    pub stderr: Pipe,
+    /// None if the child has closed it.
+    pub stderr: Option<Pipe>,
     /// What is queued for it behind what [`Child::stdin`] has.
     pub queue: Bytes,
     /// The last lines of its standard error.
@@ -264,6 +270,8 @@ pub struct Out {
 pub struct Connection {
     pub fd: i32,
     pub is_unix: bool,
+    /// Read already, and of the next request.
+    pub early: Bytes,
     pub how: How,
 }
 
@@ -295,6 +303,7 @@ pub enum How {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Asked {
     pub chunks: bool,
+    pub keeps: bool,
     pub origin: Option<String>,
     pub json: bool,
     pub events: bool,
@@ -341,13 +350,16 @@ impl Handover {
         let mut fds = vec![self.lock, self.guard_pipe];
         fds.extend(self.listeners.iter().map(|l| l.fd));
         fds.extend(self.connections.iter().map(|c| c.fd));
-        fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd, c.stderr.fd]));
+        fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd]));
+        fds.extend(self.children().filter_map(|c| c.stderr.as_ref()).map(|p| p.fd));
+        fds.extend(self.log_fd);
+        fds.extend(&self.inherited);
         fds.extend(self.commands().flat_map(|c| [c.stdout.fd, c.stderr.fd]));
         fds
     }
 
-    /// The marks of the processes that live on.
-    pub fn marks(&self) -> Vec<String> {
-        self.children().map(|c| c.mark.clone()).chain(self.commands().map(|c| c.mark.clone())).collect()
+    /// The marks of the commands that live on.
+    pub fn marks_of_commands(&self) -> Vec<String> {
+        self.commands().map(|c| c.mark.clone()).collect()
     }
 }

@@ -13,14 +13,15 @@ use super::park::{How, Resting};
 use super::seat::{Asked, Left, Parts, Rest};
 use crate::hub::handover::{Restored, Saver};
 use crate::hub::outbox::Out;
+use crate::hub::session::Transport;
 use crate::hub::wait::{until, within};
 use crate::model::config::Listen;
-use crate::model::handover;
+use crate::model::handover::{self, Bytes};
 use crate::sys::listen::{Socket, SocketFile};
 use crate::sys::passed;
 
 /// How long a WebSocket that could not be brought to rest has for its good-bye.
-const GOOD_BYE: Duration = Duration::from_secs(1);
+const GOOD_BYE: Duration = Duration::from_millis(500);
 
 impl Net {
     /// Waits until no connection is in anybody's hands but ours. WebSockets that are in the middle of something are closed
@@ -38,9 +39,6 @@ impl Net {
     /// Goes on in this process.
     pub fn go_on(self: &Arc<Self>) {
         self.hub.give_up.turn(false);
-        for listener in self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            async_std::task::spawn(self.clone().accept(listener.door.clone(), listener.stop.clone()));
-        }
         for one in self.lot.take() {
             self.resume(one);
         }
@@ -59,11 +57,23 @@ impl Net {
     }
 
     /// Lets the connections of the program before go on.
+    ///
+    /// Sessions that were a connection end if that could not be kept.
     pub fn restore(self: &Arc<Self>, saved: Vec<handover::Connection>, restored: &Restored) {
+        let mut kept = std::collections::HashSet::new();
         for one in saved {
+            if let handover::How::WebSocket { session, .. } | handover::How::Answer { session, .. } = &one.how {
+                kept.insert(*session);
+            }
             let Some(fd) = passed::own_fd(one.fd) else { continue };
             if let Some(how) = restore(one.how, restored) {
-                self.resume(Resting { fd, is_unix: one.is_unix, how });
+                self.resume(Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
+            }
+        }
+        for session in self.hub.servers().iter().flat_map(|s| s.sessions()) {
+            let bound = matches!(session.transport, Transport::WebSocket | Transport::Sse);
+            if bound && !kept.contains(&session.number) {
+                self.hub.end_session(&session, "its connection could not be kept over an upgrade");
             }
         }
     }
@@ -90,6 +100,7 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
             begun,
             asked: handover::Asked {
                 chunks: asked.chunks,
+                keeps: asked.keeps,
                 origin: asked.origin.as_ref().and_then(|o| o.to_str().ok()).map(str::to_owned),
                 json: asked.accept.0,
                 events: asked.accept.1,
@@ -114,7 +125,8 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
             queue: outs(queue),
         },
     };
-    Some(handover::Connection { fd: one.fd.as_raw_fd(), is_unix: one.is_unix, how })
+    let early = Bytes(one.early.clone());
+    Some(handover::Connection { fd: one.fd.as_raw_fd(), is_unix: one.is_unix, early, how })
 }
 
 fn restore(how: handover::How, restored: &Restored) -> Option<How> {
@@ -129,6 +141,7 @@ fn restore(how: handover::How, restored: &Restored) -> Option<How> {
             let stream = stream.and_then(|n| session.replay().stream(n)).map(|s| (s, 0));
             let asked = Asked {
                 chunks: asked.chunks,
+                keeps: asked.keeps,
                 origin: asked.origin.and_then(|o| HeaderValue::from_str(&o).ok()),
                 accept: (asked.json, asked.events),
                 birth: asked.birth,

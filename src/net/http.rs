@@ -36,16 +36,20 @@ pub async fn serve(
         Ok(both) => both,
         Err(why) => {
             net.hub.counters.count(Dropped::ForeignOrigin);
+            seat.idles();
             return Ok(error(StatusCode::BAD_REQUEST, None, jsonrpc::INVALID_REQUEST, why));
         }
     };
     if let Some(why) = origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
         net.hub.counters.count(Dropped::ForeignOrigin);
         let status = if host.is_none() && local.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
+        seat.idles();
         return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
     }
     let allowed_origin = origin.and_then(|o| HeaderValue::from_str(o).ok());
-    seat.busy(request.version() >= Version::HTTP_11, allowed_origin.clone());
+    let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
+    let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
+    seat.busy(request.version() >= Version::HTTP_11, keeps, allowed_origin.clone());
     let mut response = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
         Ok(who) => dispatch(&net, &seat, who, request).await,
         Err(_) if is_preflight(&request) => preflight(request.headers()),

@@ -19,6 +19,7 @@ pub mod ws;
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -152,7 +153,8 @@ impl Net {
             let Some(accepted) = stopped.or(frozen).or(async { Some(door.accept().await) }).await else {
                 if !stop.is_set() {
                     // Whoever comes waits in the queue of the kernel.
-                    return;
+                    self.hub.freeze.wait_off().await;
+                    continue;
                 }
                 // Whoever is connected as the kernel sees it would get a reset: it is heard first.
                 while let Some(conn) = door.waiting() {
@@ -246,7 +248,11 @@ impl Net {
         match end {
             End::Closed(Err(e)) => debug!("a connection ended: {e}"),
             End::Closed(Ok(())) => {}
-            End::AtRest => self.park(&seat, is_unix, move || drop(connection)),
+            // What the library has read beyond the request is of the next one.
+            End::AtRest => self.park(&seat, is_unix, move || {
+                let parts = Pin::into_inner(connection).into_parts();
+                parts.map(|p| p.read_buf.to_vec()).unwrap_or_default()
+            }),
         }
     }
 

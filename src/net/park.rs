@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_lite::{AsyncWriteExt, FutureExt};
 use hyper::body::Body as _;
@@ -24,6 +25,7 @@ use super::stream::Conn;
 use super::{Net, streamable, ws};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::session::Session;
+use crate::hub::wait::sleep;
 use crate::sys::fds;
 
 /// The connections at rest.
@@ -34,6 +36,8 @@ pub struct Lot(Mutex<Vec<Resting>>);
 pub struct Resting {
     pub fd: OwnedFd,
     pub is_unix: bool,
+    /// Read already, and of the next request.
+    pub early: Vec<u8>,
     pub how: How,
 }
 
@@ -65,22 +69,22 @@ impl Lot {
 }
 
 impl Net {
-    /// Puts a connection to rest; `give_up` drops what had it.
-    pub(super) fn park(&self, seat: &Seat, is_unix: bool, give_up: impl FnOnce()) {
+    /// Puts a connection to rest; `give_up` drops what had it, and gives what it had read and not used.
+    pub(super) fn park(&self, seat: &Seat, is_unix: bool, give_up: impl FnOnce() -> Vec<u8>) {
         let fd = match fds::duplicate(seat.fd) {
             Ok(fd) => fd,
             Err(e) => return debug!("a connection cannot be kept: {e}"),
         };
         seat.begin_parking();
-        give_up();
+        let early = give_up();
         if let Some(rest) = seat.rest() {
-            self.lot.put(Resting { fd, is_unix, how: How::Http(rest) });
+            self.lot.put(Resting { fd, is_unix, early, how: How::Http(rest) });
         }
     }
 
     /// Lets a connection go on.
     pub fn resume(self: &Arc<Self>, resting: Resting) {
-        let conn = match Conn::adopt(resting.fd, resting.is_unix) {
+        let conn = match Conn::adopt(resting.fd, resting.is_unix, resting.early) {
             Ok(conn) => conn,
             Err(e) => return debug!("a connection cannot go on: {e}"),
         };
@@ -97,7 +101,7 @@ impl Net {
     fn take_late(self: &Arc<Self>, conn: Conn, asked: Asked, left: Left, begun: bool) {
         let Some(parts) = left.reply else { return };
         let seat = Seat::new(self, conn.fd(), conn.heard(), conn.blocked());
-        seat.busy(asked.chunks, asked.origin.clone());
+        seat.busy(asked.chunks, asked.keeps, asked.origin.clone());
         if asked.birth {
             seat.births();
         }
@@ -121,10 +125,10 @@ impl Net {
                 }
                 false => {
                     let Some(response) = or_gone(&conn, late_answer(reply, &asked)).await else { return Ok(()) };
-                    give(&mut conn, &place, response, asked.chunks).await?;
+                    give(&mut conn, &place, response, &asked).await?;
                 }
             }
-            if asked.chunks {
+            if asked.chunks && asked.keeps {
                 drop(place);
                 net.hub.connections.fetch_add(1, SeqCst);
                 net.take(conn);
@@ -143,8 +147,13 @@ impl Net {
     ) {
         let mut work = work;
         let mut freeze = self.hub.freeze.watch();
+        let cut = async {
+            self.hub.hurry.wait().await;
+            sleep(Duration::from_secs(1)).await;
+        };
+        let mut cut = pin!(cut);
         let ended = std::future::poll_fn(|cx| {
-            if work.as_mut().poll(cx).is_ready() {
+            if work.as_mut().poll(cx).is_ready() || cut.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(true);
             }
             match freeze.poll(cx) && seat.is_at_rest() {
@@ -154,7 +163,11 @@ impl Net {
         })
         .await;
         if !ended {
-            self.park(&seat, is_unix, move || drop(work));
+            // Whatever comes next was not read here.
+            self.park(&seat, is_unix, move || {
+                drop(work);
+                Vec::new()
+            });
         }
     }
 }
@@ -179,7 +192,8 @@ async fn or_gone<T>(conn: &Conn, work: impl Future<Output = T>) -> Option<T> {
 }
 
 /// Writes a whole response.
-async fn give(conn: &mut Conn, seat: &Seat, response: Answer, chunks: bool) -> io::Result<()> {
+async fn give(conn: &mut Conn, seat: &Seat, response: Answer, asked: &Asked) -> io::Result<()> {
+    let chunks = asked.chunks;
     let (mut parts, body) = response.into_parts();
     match (body.size_hint().exact(), chunks) {
         (Some(length), _) => drop(parts.headers.insert(header::CONTENT_LENGTH, length.into())),
@@ -188,7 +202,7 @@ async fn give(conn: &mut Conn, seat: &Seat, response: Answer, chunks: bool) -> i
         }
         (None, false) => {}
     }
-    if !chunks {
+    if !chunks || !asked.keeps {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();

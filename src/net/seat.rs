@@ -44,6 +44,8 @@ struct State {
 pub struct Asked {
     /// The client reads chunks (HTTP/1.1).
     pub chunks: bool,
+    /// It keeps the connection for another request.
+    pub keeps: bool,
     /// The origin that may read the answer.
     pub origin: Option<HeaderValue>,
     /// Which kinds of answer it takes: one JSON object, an event stream.
@@ -115,10 +117,10 @@ impl Seat {
     }
 
     /// A request has come.
-    pub fn busy(&self, chunks: bool, origin: Option<HeaderValue>) {
+    pub fn busy(&self, chunks: bool, keeps: bool, origin: Option<HeaderValue>) {
         let mut state = self.state();
         state.at = At::Busy;
-        state.request = Asked { chunks, origin, ..Asked::default() };
+        state.request = Asked { chunks, keeps, origin, ..Asked::default() };
     }
 
     /// Who asks.

@@ -27,6 +27,8 @@ const STUCK: Duration = Duration::from_secs(60);
 /// A connection that was accepted.
 pub struct Conn {
     io: Io,
+    /// Read before everything else.
+    early: Vec<u8>,
     slice: Option<Instant>,
     heard: Arc<AtomicU64>,
     /// Something could not be written yet.
@@ -52,7 +54,7 @@ impl Conn {
     }
 
     fn new(io: Io) -> Conn {
-        Conn { io, slice: None, heard: Arc::default(), blocked: Arc::default(), stuck: None }
+        Conn { io, early: Vec::new(), slice: None, heard: Arc::default(), blocked: Arc::default(), stuck: None }
     }
 
     /// Our own address; None for a Unix socket.
@@ -63,12 +65,13 @@ impl Conn {
         }
     }
 
-    /// A connection that another process has accepted.
-    pub fn adopt(fd: OwnedFd, is_unix: bool) -> io::Result<Conn> {
-        match is_unix {
-            true => Ok(Conn::unix(Async::new(UnixStream::from(fd))?)),
-            false => Conn::tcp(Async::new(TcpStream::from(fd))?),
-        }
+    /// A connection that another process has accepted, and from which it has read that much beyond what it used.
+    pub fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
+        let conn = match is_unix {
+            true => Conn::unix(Async::new(UnixStream::from(fd))?),
+            false => Conn::tcp(Async::new(TcpStream::from(fd))?)?,
+        };
+        Ok(Conn { early, ..conn })
     }
 
     /// Who is at the other end of a Unix socket, as the kernel says it.
@@ -168,6 +171,13 @@ impl Conn {
 
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.early.is_empty() {
+            let n = self.early.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.early[..n]);
+            self.early.drain(..n);
+            self.heard.fetch_add(1, Relaxed);
+            return Poll::Ready(Ok(n));
+        }
         if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
             ready!(self.poll_readable(cx))?;
             self.slice = None;

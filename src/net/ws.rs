@@ -169,7 +169,7 @@ async fn serve(
                 Ok(fd) => {
                     let (session, queue) = (session.clone(), std::mem::take(&mut connection.queue));
                     let how = How::WebSocket { session, outbox, queue };
-                    return net.lot.put(Resting { fd, is_unix, how });
+                    return net.lot.put(Resting { fd, is_unix, early: Vec::new(), how });
                 }
                 Err(_) => break "there is no descriptor to keep it",
             },

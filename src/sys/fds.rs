@@ -84,6 +84,14 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Descriptors from 3 on that are open, but for those.
+pub fn open_beside(known: &[RawFd]) -> Vec<RawFd> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let all: Vec<RawFd> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    // The listing itself had one as well, which is closed by now.
+    all.into_iter().filter(|fd| *fd >= 3 && !known.contains(fd) && duplicate(*fd).is_ok()).collect()
+}
+
 /// Whether a descriptor is closed by exec(2).
 pub fn close_on_exec(fd: RawFd, close: bool) {
     // SAFETY: plain integers; a number that is not open gives EBADF, which does no harm.

@@ -49,8 +49,12 @@ impl Guard {
 
     /// The guard of the program before, which sleeps on the same pipe.
     pub fn adopt(pid: Pid, pipe: OwnedFd) -> io::Result<Guard> {
+        let handle = PidFd::open(pid)?;
+        if handle.reap()?.is_some() {
+            return Err(io::Error::other("it has ended"));
+        }
         reap::know(pid);
-        Ok(Guard { pid, handle: PidFd::open(pid)?, pipe })
+        Ok(Guard { pid, handle, pipe })
     }
 
     /// Its number, and our end of its pipe.

@@ -101,7 +101,7 @@ impl Inside {
         limits.extend(wanted.processes.map(|n| (libc::RLIMIT_NPROC, n.into(), Some(n.into()))));
         // At the soft limit comes SIGXCPU, at the hard one SIGKILL (setrlimit(2)).
         limits.extend(wanted.cpu.map(|d| (libc::RLIMIT_CPU, d.as_secs().max(1), Some(d.as_secs().max(1) + 1))));
-        let account = spec.confine.account.as_ref().filter(|a| a.uid != nix::unistd::Uid::effective().as_raw());
+        let account = spec.confine.account.as_ref().filter(|_| nix::unistd::Uid::effective().is_root());
         Inside {
             daemon: Pid::this(),
             umask: spec.confine.umask.map_or(spec.umask, |m| m.0),

@@ -219,12 +219,12 @@ fn readiness_comes_as_a_newline_on_a_descriptor() {
     let file = scratch.instance("t", &stdio("fake", &[], "")).display().to_string();
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let mut command = scratch.command(mcpdaemon());
-    command.args(["-f", "-c", &file, "--notify-fd", "7"]);
+    command.args(["-f", "-c", &file, "--notify-fd", "907"]);
     let from = write.as_raw_fd();
     // SAFETY: dup2 is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
-            libc::dup2(from, 7);
+            libc::dup2(from, 907);
             Ok(())
         });
     }

@@ -498,3 +498,121 @@ fn in_front_as_well_and_the_manager_hears_of_it() {
     assert!(child.wait().unwrap().success());
     assert_eq!(scratch.file("t.log").matches(": upgraded in place, ").count(), 2);
 }
+
+#[test]
+fn a_child_that_has_closed_its_standard_error_is_kept_like_any_other() {
+    let scratch = Scratch::new();
+    let script = format!("exec {} 2>&-", fake());
+    let program = own_program(&scratch);
+    let file = scratch.instance("t", &format!("\"fake\": Stdio(command: [\"sh\", \"-c\", {script:?}])"));
+    let out = scratch.command(program.to_str().unwrap()).arg("-c").arg(&file).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    let child = daemon.child("fake");
+    let mut http = daemon.http("fake");
+    http.send(&call(1, "sleep", json!({"n": 800, "text": "kept"})).to_string());
+    wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    restart(&daemon);
+    assert_eq!((daemon.child("fake"), said(&http.raw.response().json())), (child, "kept"));
+    // Where the upgrade fails in its last moment, it goes on as well, and the daemon can be stopped.
+    replace(&program, "#!/bin/sh\nrm \"$0\"; echo handover 1\n");
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 1);
+    assert_eq!(said(&http.ask(&call(2, "echo", json!({"text": "still"})))), "still");
+    assert_eq!(daemon.child("fake"), child);
+    daemon.stop();
+}
+
+#[test]
+fn a_failed_upgrade_leaves_children_of_sessions_that_end_meanwhile_to_their_end() {
+    let scratch = Scratch::new();
+    let program = own_program(&scratch);
+    let file = scratch.instance("t", &stdio("fake", &[], "sharing: PerSession(spare: 0)"));
+    let out = scratch.command(program.to_str().unwrap()).arg("-c").arg(&file).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    let mut half = daemon.ws("fake");
+    half.send(&initialize(json!(0)).to_string());
+    half.next().unwrap();
+    use std::io::Write;
+    half.socket.get_mut().write_all(&[0x81, 0x80 | 100, 1, 2, 3, 4]).unwrap();
+    replace(&program, "#!/bin/sh\nrm \"$0\"; echo handover 1\n");
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 1);
+    assert_eq!(half.close_code(), Some(1012));
+    wait("its child is gone", || (daemon.server("fake")["pids"].as_array().unwrap().len() == 1).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn pipelined_requests_and_a_wish_to_close_are_kept() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut http = daemon.http("fake");
+    // Two in one piece: the second waits in a buffer while the first is answered.
+    let one = |id: i32, text: &str| {
+        let body = call(id, "sleep", json!({"n": 700, "text": text})).to_string();
+        format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\n{ACCEPT}Mcp-Session-Id: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            http.path,
+            http.address,
+            http.session,
+            body.len()
+        )
+    };
+    let both = one(1, "first") + &one(2, "second");
+    let closing = one(3, "last").replace("Host:", "Connection: close\r\nHost:");
+    http.raw.send(both.as_bytes());
+    let mut last = Raw::open(daemon.address());
+    last.send(closing.as_bytes());
+    wait("them", || (daemon.server("fake")["requests"]["in_flight"] == 2).then_some(()));
+    restart(&daemon);
+    assert_eq!(said(&http.raw.response().json()), "first");
+    assert_eq!(said(&http.raw.response().json()), "second");
+    let answer = last.response();
+    assert_eq!((said(&answer.json()), answer.header("connection").as_deref()), ("last", Some("close")));
+    assert_eq!(last.rest(), "", "closed");
+    // A connection whose last request was refused is at rest like any other.
+    let mut refused = Raw::open(daemon.address());
+    refused.send(b"GET /status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert_eq!(refused.response().status, 403);
+    restart(&daemon);
+    refused.send(format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address()).as_bytes());
+    assert_eq!(refused.response().body, "ok\n");
+}
+
+#[test]
+fn after_an_upgrade_a_stop_ends_streams_and_the_guard_is_there() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--grandchild", "setsid"], "")));
+    let http = daemon.http("fake");
+    let mut stream = http.stream();
+    let guard = || {
+        let named =
+            |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "mcpguard");
+        scratch.processes().into_iter().map(|(pid, _)| pid).find(|pid| named(pid) && alive(*pid))
+    };
+    // A guard that was killed has a successor from the next upgrade on.
+    kill(guard().unwrap(), libc::SIGKILL);
+    wait("its end", || guard().is_none().then_some(()));
+    restart(&daemon);
+    assert!(guard().is_some(), "{}", daemon.log());
+    let begun = std::time::Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed().as_secs() < 9, "the stream held it up for the drain time: {:?}", begun.elapsed());
+    assert_eq!(stream.event(), None);
+    let daemon = scratch.start(&scratch.path("t.ron"));
+    restart(&daemon);
+    kill(daemon.pid, libc::SIGKILL);
+    scratch.gone();
+    std::mem::forget(daemon);
+}
+
+#[test]
+fn where_the_log_cannot_be_opened_anew_the_old_one_goes_on() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    // A folder in its place: what a HUP survives, an upgrade must survive.
+    std::fs::rename(scratch.path("t.log"), scratch.path("moved")).unwrap();
+    std::fs::create_dir(scratch.path("t.log")).unwrap();
+    restart(&daemon);
+    assert_eq!(said(&daemon.http("fake").ask(&call(1, "echo", json!({"text": "x"})))), "x");
+    wait("the log", || scratch.file("moved").contains("going on with the old one").then_some(()));
+    std::fs::remove_dir(scratch.path("t.log")).unwrap();
+}

@@ -93,6 +93,11 @@ impl Link {
         self.ended.get().copied().unwrap_or(Ended::NotReady)
     }
 
+    /// It has ended with status 0.
+    pub fn ended_in_order(&self) -> bool {
+        self.ended.get() == Some(&Ended::Exited(0))
+    }
+
     /// Waits until nothing of the child is left.
     pub async fn gone(&self) -> Ended {
         self.gone.wait().await;

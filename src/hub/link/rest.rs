@@ -10,7 +10,7 @@ use async_io::Async;
 use futures_lite::FutureExt;
 use nix::unistd::Pid;
 
-use super::{Link, PIPE_GRACE, Parked, Pending, Pipes, STDERR_LINE, Waiting};
+use super::{Link, PIPE_GRACE, Parked, Pending, STDERR_LINE, Waiting};
 use crate::hub::Hub;
 use crate::hub::handover::{Restored, Saver};
 use crate::hub::lines::Lines;
@@ -21,6 +21,7 @@ use crate::hub::wait::{millis, sleep, until};
 use crate::model::config::server::Stdio;
 use crate::model::handover::{self, Bytes, Child};
 use crate::model::ids::Table;
+use crate::model::jsonrpc;
 use crate::model::mcp::Learnt;
 use crate::sys::pidfd::PidFd;
 use crate::sys::{passed, reap};
@@ -37,7 +38,7 @@ impl Link {
     pub async fn rests(&self) {
         let whole = || {
             let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-            (parked.is_whole() || self.stopping.load(SeqCst)).then_some(())
+            (self.is_whole(&parked) || self.stopping.load(SeqCst)).then_some(())
         };
         let over = async {
             self.exited.wait().await;
@@ -49,9 +50,7 @@ impl Link {
     /// Goes on in this process.
     pub fn resume(self: &Arc<Self>, hub: &Arc<Hub>) {
         let parked = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Parked { stdin, stdout: Some(stdout), stderr: Some(stderr), handle: Some(handle) } = parked {
-            self.work(Pipes { stdin, stdout, stderr, handle }, hub.clone());
-        }
+        self.work(parked, hub.clone());
         if self.waiting() > 0 {
             self.tick();
         }
@@ -63,10 +62,10 @@ impl Link {
             return None;
         }
         let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !parked.is_whole() {
+        if !self.is_whole(&parked) {
             return None;
         }
-        let Parked { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr), .. } = &mut *parked else {
+        let Parked { stdin: Some(stdin), stdout: Some(stdout), stderr, .. } = &mut *parked else {
             return None;
         };
         let read = |(pipe, input): &mut (Async<File>, Lines)| {
@@ -103,7 +102,7 @@ impl Link {
             learnt: self.learnt.get().cloned(),
             stdin: handover::Pipe { fd: stdin.0.as_fd().as_raw_fd(), bytes: Bytes(stdin.1.clone()), cut: None },
             stdout: read(stdout),
-            stderr: read(stderr),
+            stderr: stderr.as_mut().map(read),
             queue: Bytes(self.stdin.queued()),
             tail: self.tail(),
             requests_so_far: pending.waiting.last(),
@@ -127,9 +126,9 @@ impl Link {
             let fd: OwnedFd = passed::own_fd(pipe.fd)?;
             Async::new(File::from(fd)).ok()
         };
-        let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), pipe(&saved.stderr));
+        let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), saved.stderr.as_ref().map(pipe));
         let handle = PidFd::open(pid).and_then(Async::new).ok();
-        let (Some(stdin), Some(stdout), Some(stderr), Some(handle)) = (stdin, stdout, stderr, handle) else {
+        let (Some(stdin), Some(stdout), Some(handle)) = (stdin, stdout, handle) else {
             reap::forget(pid);
             return None;
         };
@@ -163,7 +162,7 @@ impl Link {
             parked: Parked {
                 stdin: Some((stdin, saved.stdin.bytes.0)),
                 stdout: Some((stdout, input(limit, saved.stdout))),
-                stderr: Some((stderr, input(STDERR_LINE, saved.stderr))),
+                stderr: stderr.flatten().zip(saved.stderr.map(|pipe| input(STDERR_LINE, pipe))),
                 handle: Some(handle),
             }
             .into(),
@@ -177,12 +176,34 @@ impl Link {
         let mut tail = link.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         saved.tail.iter().for_each(|line| tail.push(line));
         drop(tail);
-        Some(Arc::new(link))
+        if link.parked.lock().unwrap_or_else(PoisonError::into_inner).stderr.is_none() {
+            // It had closed it.
+            link.heard.set();
+        }
+        let link = Arc::new(link);
+        server.hub.note_link(&link);
+        Some(link)
     }
-}
 
-impl Parked {
-    fn is_whole(&self) -> bool {
-        self.stdin.is_some() && self.stdout.is_some() && self.stderr.is_some() && self.handle.is_some()
+    /// Whether all that is left of its pipes was handed in; one that the child has closed is not.
+    fn is_whole(&self, parked: &Parked) -> bool {
+        parked.handle.is_some()
+            && (parked.stdin.is_some() || self.stdin.is_closed())
+            && (parked.stdout.is_some() || self.silent.is_set())
+            && (parked.stderr.is_some() || self.heard.is_set())
+    }
+
+    /// What is lost with a child that cannot be kept: whoever waits for it is told.
+    pub fn give_up(&self) {
+        let rests = self.is_whole(&self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.is_dead() || self.stopping.load(SeqCst) || !rests {
+            let why = format!("the child of server '{}' could not be kept over an upgrade of the daemon", self.name);
+            self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
+        }
+    }
+
+    /// The mark of its process and of all that it has started.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 }

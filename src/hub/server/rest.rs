@@ -10,6 +10,7 @@ use crate::hub::modern;
 use crate::hub::reload::{self, Adopted};
 use crate::model::config::{self, Kind};
 use crate::model::handover;
+use crate::model::status::ServerState;
 
 impl Server {
     /// Everything of it but its sessions.
@@ -77,7 +78,10 @@ impl Server {
         let Some(children) = self.children() else { return };
         for (slot, link) in children.slots.iter().zip(links) {
             // Now, and not when its supervisor first runs: it is set to work with all the others.
-            slot.set_link(link);
+            if link.is_some() {
+                slot.set_link(link);
+                slot.enter(ServerState::Ready, None);
+            }
         }
         let verdict = match modern {
             Some(Ok(link)) => Verdict::Modern(modern::slot(self, &stdio, &link)),
