@@ -118,6 +118,10 @@ fn text(s: &Status) -> String {
             count(p.open_files as usize, "open file")
         ),
     );
+    if let Some(upgrade) = &s.last_upgrade {
+        let word = if upgrade.ok { "done" } else { "REFUSED" };
+        line("upgrade", &format!("{word} at {}: {}", upgrade.at, upgrade.text.replace('\n', "; ")));
+    }
     if let Some(reload) = &s.last_reload {
         let word = if reload.ok { "applied" } else { "REFUSED" };
         line("reload", &format!("{word} at {}: {}", reload.at, reload.text.replace('\n', "; ")));

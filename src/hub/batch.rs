@@ -1,12 +1,13 @@
 //! Several messages in one, which revision 2025-03-26 had and no other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::handover::{Restored, Saver};
 use super::outbox::{Out, Outbox};
-use super::route::{Later, fault_text, message};
+use super::route::{fault_text, message};
 use super::session::Session;
 use crate::model::envelope::{self, Kind};
-use crate::model::{jsonrpc, modern};
+use crate::model::{handover, jsonrpc, modern};
 
 /// The one revision that has batches.
 pub const BATCHES: &str = "2025-03-26";
@@ -51,44 +52,87 @@ pub fn batch(session: &Arc<Session>, text: &str) -> Result<Option<Arc<Outbox>>, 
     Ok((due > 0).then_some(outbox))
 }
 
-/// The answers of a batch as one array, None if there are none; what is no answer goes to `aside`. Answers beyond
-/// `limits.reply` in all become errors.
-pub async fn collect(session: &Session, answers: &Outbox, aside: impl Fn(Out)) -> Option<String> {
-    let limit = session.hub.config().limits.reply.bytes();
-    let mut all = String::new();
-    while let Some(out) = answers.next().await {
-        if !out.answer {
-            aside(out);
-            continue;
+/// A batch whose answers are collected.
+pub struct Collected {
+    answers: Arc<Outbox>,
+    /// What has come.
+    so_far: Mutex<String>,
+    /// Where the array goes.
+    reply: Arc<Outbox>,
+    /// The reply carries everything else as well, and goes on after the array.
+    shared: bool,
+}
+
+impl Collected {
+    /// Collects the answers of a batch as one array for `reply`, which ends without one if there are none; what is no
+    /// answer passes as it comes where the reply is `shared`, and is dropped elsewhere. Answers beyond `limits.reply` in
+    /// all become errors.
+    pub fn begin(session: &Arc<Session>, answers: Arc<Outbox>, reply: &Arc<Outbox>, shared: bool) {
+        Collected::go_on(session, answers, String::new(), reply, shared);
+    }
+
+    fn go_on(session: &Arc<Session>, answers: Arc<Outbox>, so_far: String, reply: &Arc<Outbox>, shared: bool) {
+        let (so_far, reply) = (Mutex::new(so_far), reply.clone());
+        let batch = Arc::new(Collected { answers, so_far, reply, shared });
+        session.batches().push(batch.clone());
+        async_std::task::spawn(batch.collect(session.clone()));
+    }
+
+    async fn collect(self: Arc<Self>, session: Arc<Session>) {
+        let limit = session.hub.config().limits.reply.bytes();
+        while let Some(out) = self.answers.next().await {
+            if !out.answer {
+                if self.shared {
+                    self.reply.push(out);
+                }
+                continue;
+            }
+            let mut all = self.so_far();
+            let before = if all.is_empty() { '[' } else { ',' };
+            all.push(before);
+            if all.len() + out.text.len() <= limit {
+                all.push_str(&out.text);
+            } else {
+                let id = envelope::member(&out.text, "id");
+                let why = "the answers of this batch are longer than limits.reply";
+                all.push_str(&jsonrpc::error(id, jsonrpc::REFUSED, why));
+            }
         }
-        all.push(if all.is_empty() { '[' } else { ',' });
-        if all.len() + out.text.len() <= limit {
-            all.push_str(&out.text);
-        } else {
-            let id = envelope::member(&out.text, "id");
-            let why = "the answers of this batch are longer than limits.reply";
-            all.push_str(&jsonrpc::error(id, jsonrpc::REFUSED, why));
+        session.batches().retain(|b| !Arc::ptr_eq(b, &self));
+        let all = std::mem::take(&mut *self.so_far());
+        if !all.is_empty() {
+            self.reply.push(Out { text: all + "]", answer: true, failed: false });
+        } else if !self.shared {
+            self.reply.end();
         }
     }
-    (!all.is_empty()).then(|| all + "]")
+
+    fn so_far(&self) -> MutexGuard<'_, String> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything of it, for the next program.
+    pub fn save(&self, saver: &mut Saver) -> handover::Batch {
+        handover::Batch {
+            answers: saver.outbox(&self.answers),
+            so_far: self.so_far().clone(),
+            reply: saver.outbox(&self.reply),
+            shared: self.shared,
+        }
+    }
+
+    /// Goes on with it.
+    pub fn restore(session: &Arc<Session>, saved: handover::Batch, restored: &Restored) {
+        let (answers, reply) = (restored.outbox(saved.answers), restored.outbox(saved.reply));
+        Collected::go_on(session, answers, saved.so_far, &reply, saved.shared);
+    }
 }
 
 /// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.
-pub(super) fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
-    let answers = match batch(session, text) {
-        Ok(answers) => answers?,
-        Err(text) => {
-            reply.push(Out { text, answer: true, failed: true });
-            return None;
-        }
-    };
-    let (reply, session) = (reply.clone(), session.clone());
-    Some(Box::pin(async move {
-        let aside = |out| {
-            reply.push(out);
-        };
-        if let Some(text) = collect(&session, &answers, aside).await {
-            reply.push(Out { text, answer: true, failed: false });
-        }
-    }))
+pub(super) fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) {
+    match batch(session, text) {
+        Ok(Some(answers)) => Collected::begin(session, answers, reply, true),
+        Ok(None) => {}
+        Err(text) => drop(reply.push(Out { text, answer: true, failed: true })),
+    }
 }

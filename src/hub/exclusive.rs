@@ -230,8 +230,10 @@ impl Exclusive {
                     warn!("server '{}': a session's child is not started again: {} ({why})", server.name, ended.text);
                     self.state().failed = Some(format!("server '{}': {} ({why})", server.name, ended.text));
                     self.changed.notify(usize::MAX);
-                    self.end.wait().await;
-                    break;
+                    self.end.wait().or(self.renewed()).await;
+                    self.state().failed = None;
+                    history = History::default();
+                    continue;
                 }
             };
             info!(
@@ -240,14 +242,19 @@ impl Exclusive {
                 ended.text,
                 duration(round(delay))
             );
-            sleep(delay).or(self.end.wait()).await;
+            // What a reload has changed may be what was wrong.
+            sleep(delay).or(self.end.wait()).or(self.renewed()).await;
         }
         self.state().link = None;
     }
 
+    async fn renewed(&self) {
+        until(&self.renewal, || self.renew.swap(false, SeqCst).then_some(())).await;
+    }
+
     /// Waits for another command, and then until nothing is open or the drain time is over.
     async fn quiet_renewal(&self, server: &Server, session: &Weak<Session>) {
-        until(&self.renewal, || self.renew.swap(false, SeqCst).then_some(())).await;
+        self.renewed().await;
         let open = || session.upgrade().is_some_and(|s| s.in_flight() > 0);
         let quiet = async {
             while open() {

@@ -35,6 +35,7 @@ pub async fn beat(link: &Link, health: Option<&Health>, doubted: bool) -> Beat {
         if !is_busy(link) {
             return Beat::Missed;
         }
+        sleep(health.interval).await;
     }
 }
 

@@ -55,7 +55,10 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             super::modern::message(session, &e, reply)
         }
         Ok(e) => message(session, &e, reply),
-        Err(Fault::Batch) if session.revision() == Some(BATCHES) => batch::batch_on(session, text, reply),
+        Err(Fault::Batch) if session.revision() == Some(BATCHES) => {
+            batch::batch_on(session, text, reply);
+            None
+        }
         Err(fault) => {
             reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
             None

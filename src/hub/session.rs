@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::Hub;
+use super::batch::Collected;
 use super::call::{Call, Held};
 use super::exclusive::{Exclusive, Nest};
 use super::listen::{Change, Listen};
@@ -56,6 +57,8 @@ pub struct Session {
     /// Open response streams and GET streams.
     streams: AtomicUsize,
     replay: Mutex<Streams>,
+    /// Batches whose answers are collected.
+    batches: Mutex<Vec<Arc<Collected>>>,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
     /// Something came after the handshake.
@@ -91,6 +94,7 @@ impl Session {
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             replay: Mutex::default(),
+            batches: Mutex::default(),
             last_used: AtomicU64::new(now),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -250,6 +254,11 @@ impl Session {
             return 0;
         }
         self.hub.seconds().saturating_sub(self.last_used.load(SeqCst))
+    }
+
+    /// The batches that it has open.
+    pub(super) fn batches(&self) -> MutexGuard<'_, Vec<Arc<Collected>>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The streams of it that can be taken up again.

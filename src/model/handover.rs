@@ -203,11 +203,21 @@ pub struct Session {
     pub own: Option<Own>,
     /// Requests that wait for a child, as they came.
     pub held: Vec<(Call, String)>,
+    pub batches: Vec<Batch>,
     /// Seconds.
     pub idle: u64,
     pub used: bool,
     pub streams_so_far: u64,
     pub streams: Vec<Stream>,
+}
+
+/// A batch whose answers are collected.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Batch {
+    pub answers: usize,
+    pub so_far: String,
+    pub reply: usize,
+    pub shared: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

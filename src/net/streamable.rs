@@ -12,11 +12,12 @@ use super::Net;
 use super::body::{Body, Events, Reply};
 use super::http::{Answer, accepts, body_of, empty, error, not_allowed, plain, text, unavailable, wants_events};
 use super::seat::Seat;
+use crate::hub::batch::{self, Collected};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
 use crate::hub::wait::sleep;
-use crate::hub::{self, batch, route};
+use crate::hub::{self, route};
 use crate::model::envelope::{Envelope, Fault, Kind, scan};
 use crate::model::{jsonrpc, mcp, modern};
 
@@ -323,7 +324,7 @@ async fn batch(
     seat: &Arc<Seat>,
     headers: &HeaderMap,
     body: &str,
-    (_, events): (bool, bool),
+    accept: (bool, bool),
 ) -> Answer {
     let session = match session(net, server, seat, headers, None) {
         Ok(session) => session,
@@ -337,16 +338,13 @@ async fn batch(
         Ok(None) => return empty(StatusCode::ACCEPTED),
         Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
     };
-    let mut reply = Reply { session, outbox: outbox.clone(), answered: false, resumable: false, seat: seat.clone() };
-    if events {
-        return stream(events_of(reply, None));
+    let reply = |session, outbox| Reply { session, outbox, answered: false, resumable: false, seat: seat.clone() };
+    if accept.1 {
+        return stream(events_of(reply(session, outbox), None));
     }
-    let answers = batch::collect(&reply.session, &outbox, drop).await;
-    reply.answered = true;
-    match answers {
-        Some(text) => plain(StatusCode::OK, "application/json", text),
-        None => empty(StatusCode::ACCEPTED),
-    }
+    let whole = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
+    Collected::begin(&session, outbox, &whole, false);
+    answer(reply(session, whole), accept).await
 }
 
 fn delete(net: &Net, server: &Arc<Server>, seat: &Seat, headers: &HeaderMap) -> Answer {

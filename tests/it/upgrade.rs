@@ -616,3 +616,43 @@ fn where_the_log_cannot_be_opened_anew_the_old_one_goes_on() {
     wait("the log", || scratch.file("moved").contains("going on with the old one").then_some(()));
     std::fs::remove_dir(scratch.path("t.log")).unwrap();
 }
+
+#[test]
+fn a_batch_is_answered_as_one() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {"protocolVersion": "2025-03-26",
+        "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+    let batch =
+        json!([call(1, "echo", json!({"text": "at once"})), call(2, "sleep", json!({"n": 900, "text": "late"}))]);
+    let whole = |answer: &Value| {
+        let mut all: Vec<&str> = answer.as_array().unwrap().iter().map(said).collect();
+        all.sort_unstable();
+        assert_eq!(all, ["at once", "late"], "{answer}");
+    };
+    let mut ws = daemon.ws("fake");
+    ws.ask(&hello);
+    ws.send(&batch.to_string());
+    // A client that takes no event stream.
+    let mut raw = Raw::open(daemon.address());
+    let post = |session: &str, body: &str| {
+        format!(
+            "POST /servers/fake/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Accept: application/json\r\n{session}Content-Length: {}\r\n\r\n{body}",
+            daemon.address(),
+            body.len()
+        )
+    };
+    raw.send(post("", &hello.to_string()).as_bytes());
+    let session = raw_session(&mut raw);
+    raw.send(post(&session, &batch.to_string()).as_bytes());
+    wait("both", || (daemon.server("fake")["requests"]["in_flight"] == 2).then_some(()));
+    restart(&daemon);
+    whole(&ws.next().unwrap());
+    whole(&raw.response().json());
+}
+
+/// The header with the id of the session that a response opens.
+fn raw_session(raw: &mut Raw) -> String {
+    format!("Mcp-Session-Id: {}\r\n", raw.response().header("mcp-session-id").unwrap())
+}

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Session, Transport};
 use crate::hub::Hub;
+use crate::hub::batch::Collected;
 use crate::hub::call::Call;
 use crate::hub::exclusive::Exclusive;
 use crate::hub::handover::{Restored, Saver};
@@ -38,6 +39,7 @@ impl Session {
             modern: self.modern.load(SeqCst),
             own: self.exclusive().map(|own| own.save(saver)),
             held: held.iter().filter_map(|h| h.save(saver)).collect(),
+            batches: self.batches().clone().iter().map(|b| b.save(saver)).collect(),
             idle: self.hub.seconds().saturating_sub(self.last_used.load(SeqCst)),
             used: !self.is_unused(),
             streams_so_far,
@@ -66,6 +68,9 @@ impl Session {
         let push = saved.push.map(|at| restored.outbox(at));
         *session.push.lock().unwrap_or_else(PoisonError::into_inner) = push;
         let session = Arc::new(session);
+        for one in saved.batches {
+            Collected::restore(&session, one, restored);
+        }
         for one in saved.listens {
             let reply = restored.outbox(one.reply);
             let listen = Listen::new(&session, &one.id, &reply, one.filter, one.request.as_deref());
