@@ -127,6 +127,11 @@ impl Instance {
         for at in &plan.close {
             net.unlisten(at);
         }
+        for (old, new) in &plan.touch {
+            if let Err(why) = net.touch(old, new) {
+                error!("{why}");
+            }
+        }
         *self.texts.lock().unwrap_or_else(PoisonError::into_inner) = texts;
         Ok(plan.summary())
     }

@@ -22,6 +22,8 @@ pub struct Plan {
     pub keep: Vec<String>,
     pub open: Vec<Listen>,
     pub close: Vec<Listen>,
+    /// Unix sockets whose file gets another mode or owner.
+    pub touch: Vec<(Listen, Listen)>,
     /// Keys that changed and count only after the daemon is started anew.
     pub restart_needed: Vec<&'static str>,
 }
@@ -45,6 +47,18 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
     let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.listen.iter().collect(), new.listen.iter().collect());
     plan.open = is.difference(&was).map(|l| (*l).clone()).collect();
     plan.close = was.difference(&is).map(|l| (*l).clone()).collect();
+    let path = |l: &Listen| match l {
+        Listen::Unix(unix) => Some(unix.path.clone()),
+        _ => None,
+    };
+    for old in plan.close.clone() {
+        let same = |new: &Listen| path(new).is_some() && path(new) == path(&old);
+        if let Some(at) = plan.open.iter().position(same) {
+            let new = plan.open.remove(at);
+            plan.close.retain(|l| *l != old);
+            plan.touch.push((old, new));
+        }
+    }
     plan
 }
 
@@ -78,6 +92,9 @@ impl Plan {
         }
         if !self.open.is_empty() || !self.close.is_empty() {
             parts.push(format!("{} opened, {} closed", count(self.open.len(), "listener"), self.close.len()));
+        }
+        if !self.touch.is_empty() {
+            parts.push(format!("{} changed", count(self.touch.len(), "socket file")));
         }
         if !self.restart_needed.is_empty() {
             parts.push(format!("{} not applied: needs a stop and a start", self.restart_needed.join(", ")));
@@ -134,5 +151,7 @@ mod tests {
         assert_eq!(plan.open, ["127.0.0.1:3".parse().unwrap()]);
         assert_eq!(plan.close, ["127.0.0.1:1".parse().unwrap()]);
         assert_eq!(plan.summary(), "1 unchanged, 1 listener opened, 1 closed");
+        let plan = diff(&with("\"unix:/s\""), &with("\"unix:/s,mode=0600\""));
+        assert_eq!((plan.open.len(), plan.close.len(), plan.touch.len()), (0, 0, 1));
     }
 }

@@ -11,7 +11,7 @@ use async_io::Async;
 use log::warn;
 
 use super::stream::Conn;
-use crate::model::config::Listen;
+use crate::model::config::{Listen, Unix};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::accounts;
 use crate::sys::listen::{self, Socket, SocketFile};
@@ -22,13 +22,7 @@ pub fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
     let opened = match at {
         Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
         Listen::Tcp { host, port } => tcp(host, *port, next, share),
-        Listen::Unix(unix) => {
-            let owner = match (unix.user.as_deref(), unix.group.as_deref()) {
-                (None, None) => Ok(None),
-                (user, group) => accounts::find(user, group).map(|a| Some((a.uid, a.gid))),
-            };
-            owner.map_err(io::Error::other).and_then(|owner| listen::unix(&unix.path, unix.mode, owner))
-        }
+        Listen::Unix(unix) => owner(unix).and_then(|owner| listen::unix(&unix.path, unix.mode, owner)),
         Listen::Passed(_) => Err(io::Error::other("no socket of that name was passed by the service manager")),
     };
     opened.map_err(|e| {
@@ -61,6 +55,20 @@ fn tcp(host: &str, port: u16, next: u16, share: bool) -> io::Result<Socket> {
     }
     let why = format!("{taken}, and the {next} ports after it are in use too (port_conflict)");
     Err(io::Error::new(io::ErrorKind::AddrInUse, why))
+}
+
+/// Who is to have the file of a socket; None for whoever makes it.
+fn owner(unix: &Unix) -> io::Result<Option<(u32, u32)>> {
+    match (unix.user.as_deref(), unix.group.as_deref()) {
+        (None, None) => Ok(None),
+        (user, group) => accounts::find(user, group).map(|a| Some((a.uid, a.gid))).map_err(io::Error::other),
+    }
+}
+
+/// Gives the file of a socket its mode and owner.
+pub fn touch(unix: &Unix) -> Result<(), String> {
+    let touched = owner(unix).and_then(|owner| listen::touch(&unix.path, unix.mode, owner));
+    touched.map_err(|e| plain(&e))
 }
 
 /// A listening socket on the reactor.

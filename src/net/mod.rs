@@ -111,6 +111,16 @@ impl Net {
         });
     }
 
+    /// Gives the file of a Unix socket another mode and owner; whoever is connected stays.
+    pub fn touch(&self, old: &Listen, new: &Listen) -> Result<(), String> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let Listen::Unix(unix) = new else { return Ok(()) };
+        for listener in listeners.iter_mut().filter(|l| l.at == *old) {
+            listener.at = new.clone();
+        }
+        door::touch(unix).map_err(|why| format!("{new}: {why}"))
+    }
+
     /// Opens the sockets of a new configuration while those of the old one are still open, and nothing if one of them
     /// cannot be. The addresses that are about to be closed are in nobody's way, also where they overlap.
     pub async fn open(&self, new: &[Listen], next: u16, closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {

@@ -99,11 +99,19 @@ pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Soc
     let meta = std::fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
     listener.set_nonblocking(true)?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    touch(path, mode, owner)?;
     Ok(Socket::Unix(listener, Some(file)))
+}
+
+/// Gives the file of a socket a mode, and an owner if one is given.
+pub fn touch(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("it is no socket any more"));
+    }
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// Who is at the other end of a Unix socket.

@@ -167,6 +167,11 @@ fn a_socket_has_the_mode_that_is_wanted_and_knows_who_connects() {
     // After an upgrade they are the same sockets, and a reload finds nothing to change.
     assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
     assert_eq!(stdout(&scratch.ctl(&["reload", "t"])), "t: reloaded (1 unchanged)\n");
+    // Another mode is given to the same socket.
+    let text = scratch.file("t.ron").replace("mode=0600", "mode=0640");
+    scratch.write("t.ron", &text);
+    assert_eq!(stdout(&scratch.ctl(&["reload", "t"])), "t: reloaded (1 unchanged, 1 socket file changed)\n");
+    assert_eq!(mode("tight.sock"), 0o640);
     daemon.stop();
     assert!(!socket.exists());
 }
