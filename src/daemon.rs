@@ -309,7 +309,7 @@ fn run(
         newline: from.newline.take(),
         foreground: from.foreground,
         program,
-        guard: instance::guard_parts(&guard),
+        guard: guard.parts(),
         inherited: from.inherited,
     };
     let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());

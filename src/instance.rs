@@ -40,8 +40,6 @@ mod reload;
 mod status;
 mod upgrade;
 
-pub use upgrade::guard_parts;
-
 /// The signals that the daemon follows, and which of them have come and were not followed yet.
 pub struct Followed {
     stream: Signals,

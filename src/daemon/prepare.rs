@@ -131,7 +131,9 @@ fn drop_privileges(config: &Config, account: &Account, run_dir: &Path, foregroun
             give(&unix.path);
         }
     }
-    accounts::become_user(account).map_err(|e| Failure::new(Exit::NoPermission, accounts::refused(account, &e)))?;
+    accounts::become_user(account).map_err(|e| {
+        Failure::new(Exit::NoPermission, format!("cannot become the user '{}': {}", account.name, plain(&e)))
+    })?;
     info!("{}: now runs as '{}' (uid {}, gid {})", config.name, account.name, account.uid, account.gid);
     let (read, write) = (AccessFlags::R_OK, AccessFlags::W_OK | AccessFlags::X_OK);
     let mut needs = vec![(run_dir, write, "its files there are rewritten in place and stay behind, empty")];

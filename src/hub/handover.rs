@@ -36,14 +36,15 @@ pub async fn unless_frozen<T>(hub: &Hub, work: impl Future<Output = T>) -> Optio
 #[derive(Default)]
 pub struct Saver {
     outboxes: Vec<Arc<Outbox>>,
+    /// Where each stands there, by its address.
+    places: HashMap<*const Outbox, usize>,
     sessions: BTreeMap<u64, Arc<Session>>,
 }
 
 impl Saver {
     /// The place of an outbox in the document.
     pub fn outbox(&mut self, outbox: &Arc<Outbox>) -> usize {
-        let known = self.outboxes.iter().position(|o| Arc::ptr_eq(o, outbox));
-        known.unwrap_or_else(|| {
+        *self.places.entry(Arc::as_ptr(outbox)).or_insert_with(|| {
             self.outboxes.push(outbox.clone());
             self.outboxes.len() - 1
         })
@@ -122,10 +123,9 @@ impl Hub {
         self.all_links().iter().map(|l| l.mark().to_owned()).collect()
     }
 
-    /// Brings everything to rest that the hub has. What does not come to rest in time is on its way to its end, and is
-    /// left behind.
+    /// Waits, once `freeze` is on, until everything rests that the hub has. What does not come to rest in time is on its
+    /// way to its end, and is left behind.
     pub async fn come_to_rest(&self, limit: Duration) {
-        self.freeze.turn(true);
         let rest = async {
             for link in self.all_links() {
                 link.rests().await;

@@ -157,11 +157,6 @@ impl Hub {
         self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Of this program.
-    pub fn version(&self) -> &'static str {
-        env!("CARGO_PKG_VERSION")
-    }
-
     /// Whole seconds since the start.
     pub fn seconds(&self) -> u64 {
         self.boot.at.elapsed().as_secs()

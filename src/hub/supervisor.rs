@@ -1,9 +1,9 @@
 //! Keeps one child of a server alive: start, watch, back off, start again, stop.
 //!
-//! What follows from what is decided by [`crate::model::life`]; how a child is spoken to is in [`super::link`].
+//! What an event leads to is decided by [`crate::model::life`]; how a child is spoken to is in [`super::link`].
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event as Bell;
@@ -42,7 +42,7 @@ pub struct Supervisor {
     /// Settings that need no new child are others.
     adjusted: Bell,
     /// The last child was stopped because nobody used it.
-    rested: Mutex<bool>,
+    rested: AtomicBool,
 }
 
 impl Supervisor {
@@ -55,12 +55,8 @@ impl Supervisor {
             wanted: AtomicBool::new(false),
             nudge: Bell::new(),
             adjusted: Bell::new(),
-            rested: Mutex::new(false),
+            rested: AtomicBool::new(false),
         })
-    }
-
-    fn rested(&self) -> MutexGuard<'_, bool> {
-        self.rested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until it shall be tried again, or, `by_want`, until somebody needs the child.
@@ -238,7 +234,7 @@ impl Keeper {
         let same = server.learnt_now() == link.learnt().cloned();
         self.slot.set_link(Some(link.clone()));
         self.slot.enter(ServerState::Ready, None);
-        let rested = std::mem::take(&mut *self.supervisor.rested()) && same;
+        let rested = self.supervisor.rested.swap(false, SeqCst) && same;
         if again && link.is_modern() {
             for session in server.sessions_of(&link).iter().filter(|_| !rested) {
                 session.lists_changed(true, &|list| link.learnt().is_some_and(|l| l.has(list)));
@@ -298,7 +294,7 @@ impl Keeper {
         if !supervisor.is_retired() && drained {
             // Whoever comes now waits for the next one.
             link.stop_soon();
-            *supervisor.rested() = true;
+            supervisor.rested.store(true, SeqCst);
         }
         let limit = server.hub.config().drain_timeout;
         let quiet = async {

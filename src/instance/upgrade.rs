@@ -4,9 +4,8 @@
 //! rest, is written down, and the process goes on as the new program, with the same number, lock, listeners, children and
 //! connections. Until that moment nothing is given up: whatever fails, the old program goes on where it was.
 
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_io::Async;
@@ -34,6 +33,12 @@ const CHECKING: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(2);
 
 impl Instance {
+    /// A SIGUSR2 came.
+    pub(super) fn want_upgrade(&self) {
+        self.wanted_upgrade.store(true, SeqCst);
+        self.wake.notify(usize::MAX);
+    }
+
     /// Exchanges the program. Returns only if that failed: the reason.
     pub(super) async fn upgrade(&self, net: &Arc<Net>) -> String {
         info!("upgrading in place: {} is checked", self.program.path.display());
@@ -50,7 +55,7 @@ impl Instance {
         if within(patience, settled).await.is_none() {
             return "children of the last reload are still going down; try again".to_owned();
         }
-        self.hub.come_to_rest(Duration::ZERO).await;
+        self.hub.freeze.turn(true);
         let (left, ()) = zip(net.comes_to_rest(REST), self.hub.come_to_rest(REST)).await;
         if left > 0 {
             warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
@@ -67,7 +72,7 @@ impl Instance {
     /// From here on there is no pause: what is written down is what is.
     fn replace(&self, net: &Arc<Net>) -> String {
         // The status file is not left half written.
-        let files = self.files_closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let files = self.files_closed.lock().unwrap_or_else(PoisonError::into_inner);
         // From now on signals wait for the next program; what came before is written down with the rest.
         self.hub.boot.spawner.hold_signals();
         let written = self.save(net).and_then(|handover| {
@@ -94,7 +99,7 @@ impl Instance {
         let servers = self.hub.save(&mut saver);
         let (sessions, outboxes) = saver.finish();
         let (sessions_so_far, marks_so_far) = self.hub.numbers();
-        let lock = self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
         let (guard, guard_pipe) = self.guard;
         let life = self.life();
@@ -109,7 +114,7 @@ impl Instance {
             inherited: self.inherited.clone(),
             log_dir: self.source.log_dir.clone(),
             log_fd: self.log.fd(),
-            texts: self.texts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone(),
+            texts: self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             lock,
             guard,
             guard_pipe,
@@ -207,19 +212,5 @@ impl Instance {
             }
             _ => Err(format!("the end of {path} could not be seen")),
         }
-    }
-}
-
-/// The guard's number and our end of its pipe.
-pub fn guard_parts(guard: &crate::sys::guard::Guard) -> (i32, i32) {
-    let (pid, fd) = guard.parts();
-    (pid.as_raw(), fd.as_raw_fd())
-}
-
-impl Instance {
-    /// A SIGUSR2 came.
-    pub(super) fn want_upgrade(&self) {
-        self.wanted_upgrade.store(true, SeqCst);
-        self.wake.notify(usize::MAX);
     }
 }

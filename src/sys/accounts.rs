@@ -6,7 +6,6 @@ use std::io;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
 
 use crate::model::config::Account;
-use crate::model::exit::plain;
 
 /// Looks up a user and a group, each by name or number. Without a group, the user's own with all supplementary ones;
 /// without a user, this process's user with that group.
@@ -71,9 +70,4 @@ pub fn become_user(account: &Account) -> io::Result<()> {
         return Err(io::Error::other("the privileges could not be dropped for good"));
     }
     Ok(())
-}
-
-/// What went wrong on the way to being somebody else, for the log.
-pub fn refused(account: &Account, e: &io::Error) -> String {
-    format!("cannot become the user '{}': {}", account.name, plain(e))
 }

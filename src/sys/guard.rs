@@ -58,8 +58,8 @@ impl Guard {
     }
 
     /// Its number, and our end of its pipe.
-    pub fn parts(&self) -> (Pid, RawFd) {
-        (self.pid, self.pipe.as_raw_fd())
+    pub fn parts(&self) -> (i32, RawFd) {
+        (self.pid.as_raw(), self.pipe.as_raw_fd())
     }
 
     /// A handle that becomes readable when the guard has ended.

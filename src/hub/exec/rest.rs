@@ -52,7 +52,7 @@ impl Executor {
     }
 
     /// Goes on with the commands of the program before, once [`Executor::resume`] is called.
-    pub fn restore(&self, hub: &Hub, saved: Vec<handover::Command>, restored: &Restored) {
+    pub fn restore(&self, saved: Vec<handover::Command>, restored: &Restored) {
         let kept = self.config().max_line.bytes();
         for one in saved {
             let pid = Pid::from_raw(one.pid);
@@ -79,7 +79,10 @@ impl Executor {
             self.running().insert(number, running);
             if lost {
                 reap::forget(pid);
-                self.over(number, Err(format!("the command was lost on the way to mcpdaemon {}", hub.version())));
+                self.over(
+                    number,
+                    Err(format!("the command was lost on the way to mcpdaemon {}", env!("CARGO_PKG_VERSION"))),
+                );
             }
         }
     }

@@ -58,7 +58,7 @@ impl Server {
         let Kind::Stdio(stdio) = &config.kind else {
             reload::install(self, config, None);
             if let Engine::Exec(exec) = self.engine() {
-                exec.restore(&self.hub, saved.commands, restored);
+                exec.restore(saved.commands, restored);
             }
             return;
         };
