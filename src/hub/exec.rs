@@ -1,12 +1,15 @@
-//! The built-in executor: an MCP server with one tool, `execute`, that runs allowed commands.
+//! The built-in executor: an MCP server with one tool, `execute`, that runs allowed commands. On a WebSocket it also
+//! speaks a protocol of its own, see [`direct`].
 //!
 //! Without `shell` no shell is ever involved: the program is looked up in the allow-list as a whole word and its
 //! arguments are handed over as they are, so `;`, `$()`, line feeds and path tricks have no meaning.
 
 mod command;
+pub mod direct;
 mod rest;
+mod stream;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +22,7 @@ use serde::Deserialize;
 use super::Hub;
 use super::call::Call;
 use super::handover::unless_frozen;
+use super::session::Session;
 use super::starting::environment;
 use super::wait::{Flag, until};
 use crate::model::config::server::{Allow, Exec};
@@ -28,7 +32,9 @@ use crate::model::mcp::{LATEST, Learnt};
 use crate::model::text::{duration, printable};
 use crate::sys::spawn::{Spec, end_unwatched};
 use crate::sys::{process, reap};
-use command::{Progress, Work, attend, report};
+use command::{Work, attend, report};
+use direct::Direct;
+use stream::{Progress, Sink};
 
 /// The executor of one server.
 pub struct Executor {
@@ -42,11 +48,42 @@ pub struct Executor {
 /// One command on its way.
 struct Running {
     pid: Option<i32>,
-    /// Taken by whoever answers it.
-    call: Option<Call>,
+    owner: Owner,
     end: Arc<Flag>,
     /// What is seen to by nobody while everything is at rest.
     resting: Option<Work>,
+}
+
+/// Whose command it is.
+enum Owner {
+    /// Whoever it was hears no more of it.
+    Nobody,
+    /// A call of the tool; taken by whoever answers it.
+    Call(Call),
+    /// A session that has it for itself.
+    Direct(Direct),
+}
+
+impl Owner {
+    fn is_direct_of(&self, session: &Session) -> bool {
+        matches!(self, Owner::Direct(direct) if direct.session.number == session.number)
+    }
+
+    fn take_call(&mut self, wanted: impl Fn(&Call) -> bool) -> Option<Call> {
+        match std::mem::replace(self, Owner::Nobody) {
+            Owner::Call(call) if wanted(&call) => Some(call),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// Why a command is not run.
+enum Refused {
+    NotAllowed(String),
+    Invalid(String),
 }
 
 #[derive(Deserialize)]
@@ -193,31 +230,48 @@ impl Executor {
             Err(e) => return bad(call, format!("arguments of 'execute': {e}")),
         };
         let config = self.config();
-        let limit = match arguments.timeout.map(Duration::try_from_secs_f64) {
-            None => config.timeout,
-            Some(Ok(d)) if !d.is_zero() => d.min(config.timeout),
-            Some(_) => return bad(call, "'timeout' is a number of seconds above 0".to_owned()),
+        let limit = match time_limit(&config, arguments.timeout) {
+            Ok(limit) => limit,
+            Err(why) => return bad(call, why),
         };
         match resolve(&config, &arguments) {
-            Ok((program, args)) => self.start(call, config, program, args, limit),
+            Ok((program, args)) => {
+                let (hub, sink) = (call.session.hub.clone(), Sink::Kept(Progress::of(&call, 0)));
+                self.start(hub, Owner::Call(call), sink, config, program, args, limit);
+            }
             // What is not allowed is a result that the model can read and act on, not a protocol error.
-            Err(why) => call.result(&refusal(&why)),
+            Err(Refused::NotAllowed(why) | Refused::Invalid(why)) => call.result(&refusal(&why)),
         }
     }
 
-    fn start(self: &Arc<Self>, call: Call, config: Arc<Exec>, program: PathBuf, args: Vec<String>, limit: Duration) {
+    #[expect(clippy::too_many_arguments, reason = "all that makes a command")]
+    fn start(
+        self: &Arc<Self>,
+        hub: Arc<Hub>,
+        owner: Owner,
+        sink: Sink,
+        config: Arc<Exec>,
+        program: PathBuf,
+        args: Vec<String>,
+        limit: Duration,
+    ) {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let end = Arc::new(Flag::default());
-        let progress = Progress::of(&call, 0);
-        let hub = call.session.hub.clone();
-        self.running().insert(number, Running { pid: None, call: Some(call), end: end.clone(), resting: None });
+        self.running().insert(number, Running { pid: None, owner, end: end.clone(), resting: None });
         let me = self.clone();
         async_std::task::spawn(async move {
             let mark = hub.next_mark();
+            // Its output goes into a pipe, where Python would keep it until there is much of it.
+            let env = BTreeMap::from([("PYTHONUNBUFFERED".to_owned(), "1".to_owned())]);
             let spec = Spec {
                 program: program.clone(),
                 args,
-                env: environment(&config.pass_env, config.env.iter(), config.confine.account.as_ref(), &mark),
+                env: environment(
+                    &config.pass_env,
+                    env.iter().chain(&config.env),
+                    config.confine.account.as_ref(),
+                    &mark,
+                ),
                 cwd: config.cwd.clone(),
                 stdin: false,
                 umask: hub.config().umask.0,
@@ -229,15 +283,15 @@ impl Executor {
                 Ok(process) => process,
                 Err(e) => {
                     let why = format!("cannot start {}: {}", program.display(), crate::model::exit::plain(&e));
-                    return me.over(number, Ok(refusal(&why)));
+                    return me.unstarted(number, why);
                 }
             };
             let pid = process.pid;
-            if let Some(running) = me.running().get_mut(&number) {
-                running.pid = Some(pid.as_raw());
-            }
-            match Work::new(process, mark, config.max_line.bytes(), progress, limit) {
-                Ok(work) => me.see_to(number, work, end, hub).await,
+            match Work::new(process, mark, config.max_line.bytes(), sink, limit) {
+                Ok(work) => {
+                    me.begun(number, pid.as_raw());
+                    me.see_to(number, work, end, hub).await;
+                }
                 Err(_) => {
                     end_unwatched(pid);
                     me.over(number, Err("cannot read its output: no descriptors are left".to_owned()));
@@ -251,7 +305,12 @@ impl Executor {
         let config = self.config();
         let left = work.until.saturating_duration_since(Instant::now());
         let streams = (&work.out, &work.err);
-        let attended = attend(&config, work.pid, &work.handle, streams, (left, work.limit), (&end, &hub.cut));
+        let attended = async {
+            let how = attend(&config, work.pid, &work.handle, streams, (left, work.limit), (&end, &hub.cut)).await;
+            // Everything that it has said comes before its end is told, as fast as its client reads.
+            futures_lite::future::zip(work.out.finish(), work.err.finish()).await;
+            how
+        };
         let Some(how) = unless_frozen(&hub, attended).await else {
             if let Some(running) = self.running().get_mut(&number) {
                 running.resting = Some(work);
@@ -268,21 +327,43 @@ impl Executor {
         let _ = work.handle.get_ref().reap();
         reap::forget(pid);
         reap::sweep();
+        if self.running().get(&number).is_some_and(|r| matches!(r.owner, Owner::Direct(_))) {
+            return self.completed(number, how, work.started.elapsed());
+        }
         // A long output takes its time to be quoted: others must not wait for it.
         let (took, most) = (work.started.elapsed(), hub.config().limits.reply.bytes());
         let text = async_std::task::spawn_blocking(move || report(how, &work.out, &work.err, took, most)).await;
         self.over(number, Ok(text));
     }
 
+    /// Takes a command off the list.
+    fn remove(&self, number: u64) -> Option<Running> {
+        let running = self.running().remove(&number);
+        self.finished.notify(usize::MAX);
+        running
+    }
+
+    /// A command could not be started. In a tool call that is a result, which the model can read and act on.
+    fn unstarted(&self, number: u64, why: String) {
+        let direct = self.running().get(&number).is_some_and(|r| matches!(r.owner, Owner::Direct(_)));
+        self.over(number, if direct { Err(why) } else { Ok(refusal(&why)) });
+    }
+
     /// A command has ended: whoever waits is told.
     fn over(&self, number: u64, result: Result<String, String>) {
-        let call = self.running().remove(&number).and_then(|r| r.call);
-        self.finished.notify(usize::MAX);
-        match (call, result) {
-            (Some(call), Ok(text)) => call.result(&text),
-            (Some(call), Err(why)) => call.error(jsonrpc::INTERNAL_ERROR, &why),
+        let owner = self.remove(number).map(|r| r.owner);
+        let call = match owner {
+            Some(Owner::Call(call)) => call,
+            Some(Owner::Direct(mut direct)) => match direct.opening.take() {
+                Some(call) => call,
+                None => return,
+            },
             // Cancelled: the call was taken by whoever cancelled it.
-            (None, _) => {}
+            Some(Owner::Nobody) | None => return,
+        };
+        match result {
+            Ok(text) => call.result(&text),
+            Err(why) => call.error(jsonrpc::INTERNAL_ERROR, &why),
         }
     }
 
@@ -290,9 +371,9 @@ impl Executor {
     pub fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
         let mut taken = Vec::new();
         for running in self.running().values_mut() {
-            if running.call.as_ref().is_some_and(&wanted) {
+            if let Some(call) = running.owner.take_call(&wanted) {
                 running.end.set();
-                taken.extend(running.call.take());
+                taken.push(call);
             }
         }
         taken
@@ -300,13 +381,15 @@ impl Executor {
 
     /// Ends all commands; those that wait are told.
     pub fn stop_all(&self) {
+        let why = format!("the command was ended: server '{}' stops", self.name);
         let mut taken = Vec::new();
         for running in self.running().values_mut() {
             running.end.set();
-            taken.extend(running.call.take());
+            taken.extend(running.owner.take_call(|_| true));
+            running.give_up(&why);
         }
         for call in taken {
-            call.error(jsonrpc::INTERNAL_ERROR, &format!("the command was ended: server '{}' stops", self.name));
+            call.error(jsonrpc::INTERNAL_ERROR, &why);
         }
     }
 
@@ -325,14 +408,23 @@ impl Executor {
     }
 }
 
+/// How long a command may run, where a client asks for so many seconds.
+fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String> {
+    match asked.map(Duration::try_from_secs_f64) {
+        None => Ok(config.timeout),
+        Some(Ok(limit)) if !limit.is_zero() => Ok(limit.min(config.timeout)),
+        Some(_) => Err("'timeout' is a number of seconds above 0".to_owned()),
+    }
+}
+
 /// The program and the arguments that a request stands for, if it is allowed.
-fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), String> {
+fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), Refused> {
     let command = asked.command.as_str();
     if command.trim().is_empty() {
-        return Err("'command' is empty".to_owned());
+        return Err(Refused::NotAllowed("'command' is empty".to_owned()));
     }
     if command.contains('\0') || asked.args.iter().any(|a| a.contains('\0')) {
-        return Err("a NUL character cannot be part of a command".to_owned());
+        return Err(Refused::NotAllowed("a NUL character cannot be part of a command".to_owned()));
     }
     if let Some(shell) = &config.shell {
         // The arguments become $1, $2, ... of the command line; $0 is the shell's own name for messages.
@@ -346,13 +438,14 @@ fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), S
                 true => " (arguments go into 'args')",
                 false => "",
             };
-            format!("'{}' is not allowed{hint}; allowed: {}", printable(command, 100), names.join(", "))
+            let command = printable(command, 100);
+            Refused::NotAllowed(format!("Command '{command}' is not allowed{hint}; allowed: {}", names.join(", ")))
         })?,
         Allow::All => {
             let path = config.env.get("PATH").map(String::as_str);
             crate::sys::spawn::find_program(command, path)
                 .filter(|p| p.is_absolute())
-                .ok_or_else(|| format!("'{}' was not found", printable(command, 100)))?
+                .ok_or_else(|| Refused::Invalid(format!("'{}' was not found", printable(command, 100))))?
         }
     };
     Ok((program, asked.args.clone()))

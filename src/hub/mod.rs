@@ -493,6 +493,16 @@ fn close(nest: &Arc<Nest>) -> Arc<Flag> {
     closed
 }
 
+/// A random UUID (RFC 9562 version 4); all zeros where no random numbers are to be had.
+pub(crate) fn uuid() -> String {
+    let mut bytes = [0; 16];
+    let _ = getrandom::fill(&mut bytes);
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 /// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
 fn random_id() -> Result<String, String> {
     let mut bytes = [0; 16];

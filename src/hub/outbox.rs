@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use event_listener::Event;
+
+use super::wait::until;
 use crate::model::handover;
 
 /// What is kept for a client that is not connected, in bytes.
@@ -43,6 +46,8 @@ pub struct Outbox {
     answers_only: bool,
     /// Its client has an id to come back with.
     resumable: AtomicBool,
+    /// Something was taken out, or it was closed.
+    taken: Event,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +73,7 @@ impl Outbox {
             full: limit,
             answers_only: false,
             resumable: AtomicBool::new(false),
+            taken: Event::new(),
         }
     }
 
@@ -104,6 +110,7 @@ impl Outbox {
             full: saved.full,
             answers_only: saved.answers_only,
             resumable: AtomicBool::new(saved.resumable),
+            taken: Event::new(),
         };
         if saved.detached {
             outbox.detach();
@@ -200,6 +207,7 @@ impl Outbox {
                 inner.overflowed = true;
                 inner.closed = true;
                 inner.queue.clear();
+                self.taken.notify(usize::MAX);
             } else {
                 inner.bytes += out.text.len();
                 if out.answer
@@ -236,6 +244,8 @@ impl Outbox {
         inner.closed = true;
         inner.queue.clear();
         inner.bytes = 0;
+        drop(inner);
+        self.taken.notify(usize::MAX);
     }
 
     pub fn is_closed(&self) -> bool {
@@ -257,6 +267,8 @@ impl Outbox {
             } else {
                 into.append(&mut inner.queue);
             }
+            drop(inner);
+            self.taken.notify(usize::MAX);
             return Poll::Ready(true);
         }
         if inner.ended || inner.closed {
@@ -285,6 +297,8 @@ impl Outbox {
             let mut inner = self.lock();
             if let Some(out) = inner.queue.pop_front() {
                 inner.bytes -= out.text.len().min(inner.bytes);
+                drop(inner);
+                self.taken.notify(usize::MAX);
                 return Poll::Ready(Some(out));
             }
             if inner.ended || inner.closed {
@@ -294,6 +308,15 @@ impl Outbox {
             Poll::Pending
         })
         .await
+    }
+
+    /// Waits until at most so many bytes are queued, or nobody will ever read: for a producer that can wait.
+    pub async fn room(&self, most: usize) {
+        let roomy = || {
+            let inner = self.lock();
+            (inner.bytes <= most || inner.closed || inner.ended).then_some(())
+        };
+        until(&self.taken, roomy).await;
     }
 
     /// Whether something is queued now.

@@ -11,7 +11,7 @@ use super::batch::{self, BATCHES};
 use super::call::Call;
 use super::counters::Dropped;
 use super::exclusive::Exclusive;
-use super::exec::Executor;
+use super::exec::{Executor, direct};
 use super::link::Link;
 use super::outbox::{Out, Outbox};
 use super::server::Engine;
@@ -54,6 +54,12 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             }
             super::modern::message(session, &e, reply)
         }
+        Ok(e) if is_direct(session, &e) => {
+            if let Some(exec) = session.executor() {
+                exec.direct(session, &e, reply);
+            }
+            None
+        }
         Ok(e) => message(session, &e, reply),
         Err(Fault::Batch) if session.revision() == Some(BATCHES) => {
             batch::batch_on(session, text, reply);
@@ -64,6 +70,12 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             None
         }
     }
+}
+
+/// Whether a message is of the executor's own protocol, which is spoken on a WebSocket, beside MCP.
+fn is_direct(session: &Session, e: &Envelope<'_>) -> bool {
+    let own = e.kind == Kind::Request && direct::METHODS.contains(&e.method.as_ref());
+    own && session.transport == Transport::WebSocket && session.executor().is_some()
 }
 
 /// Takes a message from a client. Its answer, if it is a request, goes to `reply`.
@@ -410,6 +422,9 @@ pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
 pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
     for call in take_calls(session, |_| true, why) {
         call.error(jsonrpc::REFUSED, &format!("the session has ended: {why}"));
+    }
+    for exec in executors(session) {
+        exec.leave(session);
     }
     for listen in session.listens() {
         super::modern::unlisten(session, &listen);

@@ -187,6 +187,14 @@ impl Server {
         }
     }
 
+    /// The executor that it is.
+    pub fn executor(&self) -> Option<Arc<Executor>> {
+        match self.engine() {
+            Engine::Exec(exec) => Some(exec),
+            _ => None,
+        }
+    }
+
     pub(super) fn has(&self, slot: &Slot) -> bool {
         self.children().is_some_and(|c| c.all().iter().any(|s| std::ptr::eq(&raw const **s, slot)))
     }

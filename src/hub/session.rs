@@ -11,6 +11,7 @@ use super::Hub;
 use super::batch::Collected;
 use super::call::{Call, Held};
 use super::exclusive::{Exclusive, Nest};
+use super::exec::Executor;
 use super::listen::{Change, Listen};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
@@ -106,6 +107,11 @@ impl Session {
         let own = Exclusive::start(self, nest);
         self.hub.note_exclusive(&own);
         let _ = self.exclusive.set((own, nest.idle));
+    }
+
+    /// Who runs its commands, where it is connected to an executor.
+    pub fn executor(&self) -> Option<Arc<Executor>> {
+        self.server.executor()
     }
 
     /// The child that serves it alone.

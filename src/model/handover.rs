@@ -174,6 +174,9 @@ pub struct Command {
     pub progress: u64,
     /// None where it was cancelled meanwhile.
     pub call: Option<Call>,
+    /// The session and the outbox of one that a session has for itself.
+    #[serde(default)]
+    pub direct: Option<(u64, usize)>,
     pub age: u64,
     pub left: u64,
 }
@@ -185,6 +188,13 @@ pub struct Output {
     pub cut: u64,
     pub sent: usize,
     pub at_end: bool,
+    /// Where lines are passed on: where the last one begins, and which of how many pieces of the first is next.
+    #[serde(default)]
+    pub last: usize,
+    #[serde(default)]
+    pub piece: usize,
+    #[serde(default)]
+    pub pieces: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

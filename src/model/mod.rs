@@ -21,3 +21,4 @@ pub mod plan;
 pub mod restart;
 pub mod status;
 pub mod text;
+pub mod words;

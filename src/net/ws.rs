@@ -19,7 +19,7 @@ use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, O
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use async_tungstenite::tungstenite::{Error, Message};
 use futures_lite::io::{AsyncRead, AsyncWrite};
-use futures_lite::{Stream, ready};
+use futures_lite::{Stream, StreamExt, ready};
 use futures_sink::Sink;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -35,10 +35,12 @@ use super::park::{How, Resting};
 use super::seat::Seat;
 use super::stream::Conn;
 use crate::hub::counters::Dropped;
+use crate::hub::exec::direct;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
+use crate::hub::wait::within;
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
 use crate::sys::fds;
@@ -72,12 +74,14 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
             return response;
         }
     };
-    let session = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
-        Ok(session) => session,
-        Err(why) => return unavailable(None, &why),
-    };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
+    let session = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
+        Ok(session) => Ok(session),
+        // A client of the executor's own protocol learns it there.
+        Err(why) if !mcp && server.executor().is_some() => Err(why),
+        Err(why) => return unavailable(None, &why),
+    };
     let mut answer: Response<Body> = response.map(|()| Body::empty());
     if mcp {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
@@ -86,18 +90,38 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
     let (net, seat) = (net.clone(), seat.clone());
     async_std::task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
-        match upgraded {
-            Some(parts) => {
+        match (session, upgraded) {
+            (Ok(session), Some(parts)) => {
                 let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
                 session.attach(outbox.clone());
+                if !mcp && session.executor().is_some() {
+                    outbox.push(Out { text: direct::connected(), answer: false, failed: false });
+                }
                 let early = parts.read_buf.to_vec();
                 serve(&net, &session, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
             }
-            None => net.hub.end_session(&session, "its WebSocket did not open"),
+            (Ok(session), None) => net.hub.end_session(&session, "its WebSocket did not open"),
+            (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why).await,
+            (Err(_), None) => {}
         }
         drop(seat);
     });
     answer
+}
+
+/// Says why there is no place for a session, and closes.
+async fn refuse(conn: Conn, why: &str) {
+    let mut ws = WebSocketStream::from_raw_socket(conn, Role::Server, None).await;
+    let text = jsonrpc::error(None, direct::TOO_MANY, &format!("Session limit exceeded: {why}"));
+    let frame = CloseFrame { code: CloseCode::Policy, reason: "Session limit exceeded".into() };
+    let goodbye = async {
+        ws.send(Message::Text(text.into())).await?;
+        ws.close(Some(frame)).await?;
+        // The end comes with the peer's close frame.
+        while let Some(Ok(_)) = ws.next().await {}
+        Ok::<(), Error>(())
+    };
+    let _ = within(CLOSING, goodbye).await;
 }
 
 /// Goes on with a WebSocket between two messages; it is counted already.

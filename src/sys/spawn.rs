@@ -163,6 +163,11 @@ pub fn signal_group(leader: Pid, signal: Signal) {
     }
 }
 
+/// Stops a child's whole process group, or lets it go on.
+pub fn pause_group(leader: Pid, pause: bool) -> nix::Result<()> {
+    killpg(leader, if pause { Signal::SIGSTOP } else { Signal::SIGCONT })
+}
+
 /// Finds a program as execvp(3) does: by its path, or in PATH. Only an executable regular file counts.
 pub fn find_program(name: &str, path: Option<&str>) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;

@@ -172,7 +172,8 @@ fn commands_run_side_by_side() {
     assert_eq!(ws.next().unwrap()["id"], "fast");
     assert_eq!(ws.next().unwrap()["id"], "slow");
     let _second = daemon.ws("x");
-    assert!(Ws::try_open(daemon.address(), "/servers/x/ws", &[]).is_err(), "sessions: 2");
+    let mcp = [("Sec-WebSocket-Protocol", "mcp")];
+    assert!(Ws::try_open(daemon.address(), "/servers/x/ws", &mcp).is_err(), "sessions: 2");
 }
 
 #[test]

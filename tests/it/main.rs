@@ -8,6 +8,7 @@ mod chaos;
 mod children;
 mod conformance;
 mod ctl;
+mod direct;
 mod docs;
 mod eras;
 mod events;

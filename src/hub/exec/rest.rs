@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use async_io::Async;
 use nix::unistd::Pid;
 
-use super::command::{Progress, Stream, Work};
-use super::{Executor, Running};
+use super::command::Work;
+use super::direct::Direct;
+use super::stream::{Progress, Sink, Stream};
+use super::{Executor, Owner, Running};
 use crate::hub::Hub;
 use crate::hub::handover::{Restored, Saver};
 use crate::hub::wait::{Flag, until};
@@ -43,7 +45,14 @@ impl Executor {
                 stdout: work.out.save(),
                 stderr: work.err.save(),
                 progress: work.out.reported(),
-                call: running.call.as_ref().map(|call| saver.call(call)),
+                call: match &running.owner {
+                    Owner::Call(call) => Some(saver.call(call)),
+                    _ => None,
+                },
+                direct: match &running.owner {
+                    Owner::Direct(direct) => Some((saver.session(&direct.session), saver.outbox(&direct.reply))),
+                    _ => None,
+                },
                 age: work.started.elapsed().as_millis() as u64,
                 left: work.until.saturating_duration_since(now).as_millis() as u64,
             });
@@ -57,8 +66,21 @@ impl Executor {
         for one in saved {
             let pid = Pid::from_raw(one.pid);
             reap::know(pid);
-            let call = one.call.and_then(|call| restored.call(call));
-            let progress = call.as_ref().and_then(|call| Progress::of(call, one.progress));
+            let direct = one
+                .direct
+                .and_then(|(session, outbox)| Some(Direct::new(&restored.session(session)?, &restored.outbox(outbox))));
+            let (owner, sink) = match (one.call.and_then(|call| restored.call(call)), direct) {
+                (Some(call), _) => {
+                    let progress = Progress::of(&call, one.progress);
+                    (Owner::Call(call), Sink::Kept(progress))
+                }
+                (None, Some(mut direct)) => {
+                    direct.since = Instant::now().checked_sub(Duration::from_millis(one.age)).unwrap_or(direct.since);
+                    let reply = direct.reply.clone();
+                    (Owner::Direct(direct), Sink::Lines(reply))
+                }
+                (None, None) => (Owner::Nobody, Sink::Kept(None)),
+            };
             let (age, left) = (Duration::from_millis(one.age), Duration::from_millis(one.left));
             let now = Instant::now();
             let work = (|| {
@@ -66,15 +88,15 @@ impl Executor {
                     pid,
                     mark: one.mark,
                     handle: PidFd::open(pid).and_then(Async::new).ok()?,
-                    out: Stream::restore(one.stdout, kept, progress.clone())?,
-                    err: Stream::restore(one.stderr, kept, progress)?,
+                    out: Stream::restore("stdout", one.stdout, kept, sink.clone())?,
+                    err: Stream::restore("stderr", one.stderr, kept, sink)?,
                     started: now.checked_sub(age).unwrap_or(now),
                     until: now + left,
                     limit: age + left,
                 })
             })();
             let number = self.numbers.fetch_add(1, SeqCst) + 1;
-            let running = Running { pid: Some(one.pid), call, end: Arc::new(Flag::default()), resting: work };
+            let running = Running { pid: Some(one.pid), owner, end: Arc::new(Flag::default()), resting: work };
             let lost = running.resting.is_none();
             self.running().insert(number, running);
             if lost {
