@@ -11,6 +11,7 @@ use super::session::Session;
 use super::wait::Flag;
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
+use crate::model::method::Method;
 use crate::model::{handover, ids, jsonrpc, modern};
 
 /// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
@@ -20,6 +21,8 @@ pub struct Call {
     pub reply: Arc<Outbox>,
     pub id: Box<str>,
     pub token: Option<Box<str>>,
+    /// What it is counted as.
+    pub method: Method,
     pub opened: Instant,
     failed: bool,
     /// The session subscribes to this resource if the server agrees.
@@ -33,12 +36,19 @@ pub struct Call {
 }
 
 impl Call {
-    pub(super) fn new(session: &Arc<Session>, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
+    pub(super) fn new(
+        session: &Arc<Session>,
+        method: Method,
+        id: &str,
+        token: Option<&str>,
+        reply: &Arc<Outbox>,
+    ) -> Call {
         Call {
             session: session.clone(),
             reply: reply.clone(),
             id: id.into(),
             token: token.map(Into::into),
+            method,
             opened: Instant::now(),
             failed: true,
             subscribes: None,
@@ -108,8 +118,8 @@ impl Drop for Call {
         session.in_flight.fetch_sub(1, SeqCst);
         session.server.in_flight.fetch_sub(1, SeqCst);
         let (took, second) = (self.opened.elapsed(), hub.seconds());
-        session.server.meter.record(took, self.failed, second);
-        hub.meter.record(took, self.failed, second);
+        session.server.meters.record(self.method, took, self.failed, second);
+        hub.meters.record(self.method, took, self.failed, second);
         hub.in_flight.fetch_sub(1, SeqCst);
     }
 }

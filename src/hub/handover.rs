@@ -62,6 +62,7 @@ impl Saver {
             reply: self.outbox(&call.reply),
             id: call.id.to_string(),
             token: call.token.as_ref().map(ToString::to_string),
+            method: call.method,
             age: call.opened.elapsed().as_millis() as u64,
             subscribes: call.subscribes.as_ref().map(ToString::to_string),
             translated: call.translated.as_ref().map(ToString::to_string),
@@ -102,7 +103,7 @@ impl Restored {
     /// A request that is open, counted as such.
     pub fn call(&self, saved: handover::Call) -> Option<Call> {
         let session = self.session(saved.session)?;
-        let mut call = session.reopen(&saved.id, saved.token.as_deref(), &self.outbox(saved.reply));
+        let mut call = session.reopen(saved.method, &saved.id, saved.token.as_deref(), &self.outbox(saved.reply));
         call.opened = Instant::now().checked_sub(Duration::from_millis(saved.age)).unwrap_or(call.opened);
         call.subscribes = saved.subscribes.map(Into::into);
         call.translated = saved.translated.map(Into::into);
@@ -175,7 +176,7 @@ impl Hub {
     pub fn restore(self: &Arc<Self>, config: &Config, saved: &mut handover::Handover) -> Restored {
         self.numbers.store(saved.sessions_so_far, SeqCst);
         self.serials.store(saved.marks_so_far, SeqCst);
-        self.meter.load(&saved.meter);
+        self.meters.load(&saved.methods, &saved.meter);
         self.counters.load(&saved.dropped);
         let outboxes = std::mem::take(&mut saved.outboxes).into_iter().map(|o| Arc::new(Outbox::restore(o)));
         let mut restored = Restored { outboxes: outboxes.collect(), ..Restored::default() };

@@ -46,7 +46,7 @@ use supervisor::Supervisor;
 use wait::{Flag, Switch, sleep, within};
 
 use crate::model::config::{self, Config, Kind};
-use crate::model::meter::Meter;
+use crate::model::meter::Meters;
 use crate::model::status::ServerState;
 use crate::model::text::count;
 
@@ -99,7 +99,7 @@ pub struct Hub {
     serials: AtomicU64,
     expiring: AtomicBool,
     pub counters: Counters,
-    pub meter: Meter,
+    pub meters: Meters,
     pub in_flight: AtomicU64,
     pub connections: AtomicU64,
     /// No new requests.
@@ -135,7 +135,7 @@ impl Hub {
             serials: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             counters: Counters::default(),
-            meter: Meter::default(),
+            meters: Meters::default(),
             in_flight: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             draining: Flag::default(),

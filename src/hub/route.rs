@@ -18,6 +18,7 @@ use super::server::Engine;
 use super::session::{Session, Transport};
 use crate::model::envelope::{self, Envelope, Fault, Kind};
 use crate::model::mcp::Learnt;
+use crate::model::method::Method;
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc, mcp, modern};
 
@@ -162,7 +163,7 @@ pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbo
         refuse(jsonrpc::REFUSED, SHUTTING_DOWN);
         return None;
     }
-    match session.open(id, e.get(&e.progress_token), reply) {
+    match session.open(Method::of(&e.method), id, e.get(&e.progress_token), reply) {
         Ok(call) => Some(call),
         Err(why) => {
             session.hub.counters.count(Dropped::InFlight);

@@ -19,6 +19,7 @@ use super::slot::{Slot, Wish};
 use super::wait::{Flag, until, within};
 use crate::model::config::{self, Kind};
 use crate::model::mcp::Learnt;
+use crate::model::meter::Meters;
 use crate::model::status::{self, ServerState};
 use crate::sys::process;
 
@@ -26,7 +27,7 @@ use crate::sys::process;
 pub struct Server {
     pub name: String,
     pub hub: Arc<Hub>,
-    pub meter: crate::model::meter::Meter,
+    pub meters: Meters,
     pub in_flight: AtomicU64,
     /// Bytes of requests that wait for a child.
     pub(super) held: AtomicUsize,
@@ -117,7 +118,7 @@ impl Server {
         Arc::new(Server {
             name: name.to_owned(),
             hub,
-            meter: Default::default(),
+            meters: Meters::default(),
             in_flight: AtomicU64::new(0),
             held: AtomicUsize::new(0),
             state: Mutex::new(State {
@@ -425,7 +426,8 @@ impl Server {
                 server_info: state.learnt.as_ref().map(Learnt::name),
                 protocol: state.learnt.as_ref().map(|l| l.revision.clone()),
                 sessions: 0,
-                requests: self.meter.read(second, in_flight),
+                requests: self.meters.sum(second).requests(in_flight),
+                methods: self.meters.methods(second),
                 process: Default::default(),
             };
             (state.engine.clone(), out)

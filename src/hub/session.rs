@@ -16,6 +16,7 @@ use super::listen::{Change, Listen};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
 use super::server::Server;
+use crate::model::method::Method;
 use crate::model::{ids, jsonrpc, modern};
 
 /// How a session's client is connected.
@@ -314,7 +315,13 @@ impl Session {
     }
 
     /// A request of this session, counted until it is answered; None when the session has too many open.
-    pub(super) fn open(self: &Arc<Self>, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Result<Call, String> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        method: Method,
+        id: &str,
+        token: Option<&str>,
+        reply: &Arc<Outbox>,
+    ) -> Result<Call, String> {
         let limit = self.hub.config().limits.in_flight as usize;
         if self.in_flight.fetch_add(1, SeqCst) >= limit {
             self.in_flight.fetch_sub(1, SeqCst);
@@ -322,7 +329,7 @@ impl Session {
         }
         self.hub.in_flight.fetch_add(1, SeqCst);
         self.server.in_flight.fetch_add(1, SeqCst);
-        Ok(Call::new(self, id, token, reply))
+        Ok(Call::new(self, method, id, token, reply))
     }
 
     /// Keeps a request that waits, with its text, in reach of a cancellation. Given back if too much waits already.

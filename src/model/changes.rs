@@ -99,6 +99,7 @@ mod tests {
             protocol: None,
             sessions: 0,
             requests: Requests::default(),
+            methods: Default::default(),
             process: Process::default(),
         }
     }
@@ -125,6 +126,7 @@ mod tests {
             sessions: 0,
             waiting_for: Vec::new(),
             requests: Requests::default(),
+            methods: Default::default(),
             dropped: Default::default(),
             process: Process::default(),
             servers: vec![server("a"), server("b")],

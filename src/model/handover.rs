@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mcp::Learnt;
 use super::meter;
+use super::method::Method;
 use super::modern::Filter;
 use super::status::{Reload, Upgrade};
 
@@ -58,7 +59,10 @@ pub struct Handover {
     /// The last number of a session, and of a mark.
     pub sessions_so_far: u64,
     pub marks_so_far: u64,
+    /// All methods together, for a program that does not tell them apart.
     pub meter: meter::Saved,
+    #[serde(default)]
+    pub methods: Vec<(Method, meter::Saved)>,
     pub dropped: BTreeMap<String, u64>,
     pub listeners: Vec<Listener>,
     pub servers: Vec<Server>,
@@ -96,6 +100,8 @@ pub struct Server {
     pub last_exit: Option<String>,
     pub learnt: Option<Learnt>,
     pub meter: meter::Saved,
+    #[serde(default)]
+    pub methods: Vec<(Method, meter::Saved)>,
     /// The child of each slot, if there is one.
     pub slots: Vec<Option<Child>>,
     pub modern: Era,
@@ -156,6 +162,8 @@ pub struct Call {
     pub reply: usize,
     pub id: String,
     pub token: Option<String>,
+    #[serde(default)]
+    pub method: Method,
     pub age: u64,
     pub subscribes: Option<String>,
     pub translated: Option<String>,

@@ -16,6 +16,7 @@ pub mod life;
 pub mod logline;
 pub mod mcp;
 pub mod meter;
+pub mod method;
 pub mod modern;
 pub mod plan;
 pub mod restart;

@@ -3,6 +3,8 @@
 //! The format is stable and documented in `mcpctl(8)`: members may be added, none is renamed or removed. It holds no
 //! secret: no environment, no arguments, no message of a client.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The life of an instance.
@@ -80,8 +82,10 @@ pub struct Status {
     /// What a drain still waits for; empty in other states.
     pub waiting_for: Vec<String>,
     pub requests: Requests,
+    #[serde(default)]
+    pub methods: Methods,
     /// Things refused, cut or dropped, by name.
-    pub dropped: std::collections::BTreeMap<String, u64>,
+    pub dropped: BTreeMap<String, u64>,
     pub process: Process,
     pub servers: Vec<Server>,
 }
@@ -112,9 +116,42 @@ pub struct Requests {
     pub errors: u64,
     pub in_flight: u64,
     pub average_ms: f64,
-    /// Within which 95 of 100 were answered, at most a quarter too high.
+    /// Within which 50 of 100 were answered since the start, at most a quarter too high.
+    #[serde(default)]
+    pub p50_ms: f64,
     pub p95_ms: f64,
+    #[serde(default)]
+    pub p99_ms: f64,
+    #[serde(default)]
+    pub recent: Recent,
 }
+
+/// Requests of the minute that runs and the four before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    pub total: u64,
+    pub errors: u64,
+    /// From 0 to 1.
+    pub error_rate: f64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// Requests of one method, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Method {
+    pub total: u64,
+    pub per_minute: u64,
+    pub errors: u64,
+    pub average_ms: f64,
+    pub p50_ms: f64,
+    pub p95_ms: f64,
+    pub p99_ms: f64,
+}
+
+/// The same by method, as far as one has occurred.
+pub type Methods = BTreeMap<String, Method>;
 
 /// What the kernel says of a process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -142,6 +179,8 @@ pub struct Server {
     pub protocol: Option<String>,
     pub sessions: u64,
     pub requests: Requests,
+    #[serde(default)]
+    pub methods: Methods,
     pub process: Process,
 }
 

@@ -24,7 +24,8 @@ impl Server {
             restarts,
             last_exit,
             learnt,
-            meter: self.meter.save(),
+            meter: self.meters.save_all(self.hub.seconds()),
+            methods: self.meters.save(),
             slots: Vec::new(),
             modern: handover::Era::Unknown,
             spares: Vec::new(),
@@ -50,7 +51,7 @@ impl Server {
 
     /// Goes on with it in the next program; a child that is not there any more is replaced.
     pub fn restore(self: &Arc<Self>, config: config::Server, saved: handover::Server, restored: &Restored) {
-        self.meter.load(&saved.meter);
+        self.meters.load(&saved.methods, &saved.meter);
         {
             let mut state = self.state();
             (state.restarts, state.last_exit, state.learnt) = (saved.restarts, saved.last_exit, saved.learnt);

@@ -14,6 +14,7 @@ use crate::hub::outbox::Outbox;
 use crate::hub::replay::Streams;
 use crate::hub::server::Server;
 use crate::model::handover;
+use crate::model::method::Method;
 
 impl Session {
     /// Everything of it.
@@ -83,11 +84,11 @@ impl Session {
     }
 
     /// A request that the program before has counted, counted here.
-    pub fn reopen(self: &Arc<Self>, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
+    pub fn reopen(self: &Arc<Self>, method: Method, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
         self.in_flight.fetch_add(1, SeqCst);
         self.hub.in_flight.fetch_add(1, SeqCst);
         self.server.in_flight.fetch_add(1, SeqCst);
-        Call::new(self, id, token, reply)
+        Call::new(self, method, id, token, reply)
     }
 
     /// Gives the session the child of its own that it had.
