@@ -16,7 +16,6 @@ use signal_hook_async_std::Signals;
 
 use crate::hints;
 use crate::hub::Hub;
-use crate::hub::wait::sleep;
 use crate::logging::LogFile;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
@@ -33,12 +32,12 @@ use crate::sys::pidfile::PidFile;
 use crate::sys::reexec::Program;
 use crate::sys::{fds, reap};
 
-/// How often the PID file is looked at: somebody may have deleted it.
-const WATCH: Duration = Duration::from_secs(60);
-
+mod monitor;
 mod reload;
 mod status;
 mod upgrade;
+
+use monitor::Monitor;
 
 /// The signals that the daemon follows, and which of them have come and were not followed yet.
 pub struct Followed {
@@ -81,6 +80,7 @@ pub struct Instance {
     lock: Mutex<Option<PidFile>>,
     started: SystemTime,
     life: Mutex<Life>,
+    monitor: Monitor,
     /// A reload is wanted.
     wanted: AtomicBool,
     wake: Event,
@@ -153,6 +153,7 @@ impl Instance {
             lock: Mutex::new(Some(from.lock)),
             started: started.unwrap_or_else(SystemTime::now),
             life: Mutex::new(life),
+            monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
             wanted: AtomicBool::new(false),
             wake: Event::new(),
             write_now: AtomicBool::new(false),
@@ -192,6 +193,7 @@ impl Instance {
         let _ = self.net.set(Arc::downgrade(&net));
         let writer = async_std::task::spawn(self.clone().write_status());
         async_std::task::spawn(self.hub.clone().run_event_commands());
+        async_std::task::spawn(self.clone().observe());
         self.hub.changed();
         let mut signals = signals;
         let _ = self.come.set(signals.come.clone());
@@ -386,10 +388,6 @@ impl Instance {
         let mut drain: Option<async_std::task::JoinHandle<()>> = None;
         loop {
             let signal = async { signals.next().await };
-            let watch = async {
-                sleep(WATCH).await;
-                Some(0)
-            };
             let over = async {
                 match &mut drain {
                     Some(drain) => drain.await,
@@ -397,7 +395,7 @@ impl Instance {
                 }
                 None
             };
-            match signal.or(watch).or(over).await {
+            match signal.or(over).await {
                 None => return,
                 Some(SIGHUP) => self.want_reload(),
                 Some(signal @ (SIGTERM | SIGINT | SIGQUIT)) => {
@@ -420,7 +418,7 @@ impl Instance {
                     self.want_upgrade();
                 }
                 Some(SIGCHLD) => drop(reap::sweep()),
-                Some(_) => self.clone().watch_pid_file(),
+                Some(_) => {}
             }
         }
     }

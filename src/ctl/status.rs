@@ -85,6 +85,9 @@ pub(super) fn describe(found: &Found) -> String {
     }
 }
 
+/// So many alerts are shown.
+const SHOWN: usize = 3;
+
 fn text(s: &Status) -> String {
     let mut out = String::new();
     let up = duration(Duration::from_secs(s.uptime_seconds));
@@ -92,6 +95,9 @@ fn text(s: &Status) -> String {
     let mut line = |label: &str, text: &str| {
         let _ = writeln!(out, "  {label:9} {text}");
     };
+    let mut why = s.health.reasons.iter();
+    line("health", &why.next().map_or(s.health.level.to_string(), |first| format!("{}: {first}", s.health.level)));
+    why.for_each(|more| line("", more));
     line("listens", &s.listen.join(", "));
     line("config", s.config.as_deref().unwrap_or("(command line)"));
     line("log", s.log.as_deref().unwrap_or("(standard error)"));
@@ -125,6 +131,9 @@ fn text(s: &Status) -> String {
     if let Some(reload) = &s.last_reload {
         let word = if reload.ok { "applied" } else { "REFUSED" };
         line("reload", &format!("{word} at {}: {}", reload.at, reload.text.replace('\n', "; ")));
+    }
+    for alert in s.alerts.iter().rev().take(SHOWN).rev() {
+        line("alert", &format!("{} {alert}", alert.at));
     }
     for what in &s.waiting_for {
         line("waits for", what);

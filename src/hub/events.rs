@@ -19,6 +19,7 @@ use super::starting::environment;
 use super::wait::within;
 use crate::model::config::{Confine, EventCommand};
 use crate::model::exit::plain;
+use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
 use crate::sys::spawn::{Spec, Started, end_unwatched, signal_group};
 use crate::sys::{process, reap};
@@ -32,13 +33,18 @@ const WAITING: usize = 64;
 #[derive(Clone, Debug, Serialize)]
 pub struct Event {
     /// `server-failed`, `server-restarted`, `server-unhealthy`, `server-recovered`, `reload-refused`, `upgrade-refused`,
-    /// `instance-degraded` or `instance-recovered`.
+    /// `instance-degraded`, `instance-recovered`, `alert-raised` or `alert-cleared`.
     pub event: &'static str,
     pub instance: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of an alert: how bad it is, and what was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<Level>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<String>,
     /// RFC 3339, UTC.
     pub at: String,
     /// Of the daemon.
@@ -58,6 +64,16 @@ impl Default for Events {
 impl Hub {
     /// Lets whoever the configuration names know of something.
     pub fn tell(&self, event: &'static str, server: Option<&str>, reason: Option<&str>) {
+        self.send(event, server, reason, None);
+    }
+
+    /// The same of an alert.
+    pub fn tell_alert(&self, alert: &Alert) {
+        let event = if alert.level == Level::Healthy { "alert-cleared" } else { "alert-raised" };
+        self.send(event, alert.server.as_deref(), Some(&alert.what), Some(alert));
+    }
+
+    fn send(&self, event: &'static str, server: Option<&str>, reason: Option<&str>, alert: Option<&Alert>) {
         let config = self.config();
         if config.on_event.is_none() {
             return;
@@ -67,6 +83,8 @@ impl Hub {
             instance: config.name.clone(),
             server: server.map(str::to_owned),
             reason: reason.map(|r| printable(r, 2000)),
+            level: alert.map(|a| a.level),
+            check: alert.map(|a| a.check.clone()),
             at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             pid: std::process::id(),
         };

@@ -2,6 +2,7 @@
 
 mod rest;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -19,9 +20,12 @@ use super::slot::{Slot, Wish};
 use super::wait::{Flag, until, within};
 use crate::model::config::{self, Kind};
 use crate::model::mcp::Learnt;
-use crate::model::meter::Meters;
+use crate::model::meter::{Meters, RECENT};
 use crate::model::status::{self, ServerState};
 use crate::sys::process;
+
+/// The times of so many restarts are kept.
+const RESTARTS: usize = 100;
 
 /// A server of the instance. It lives as long as its name is in the configuration, whatever its children do.
 pub struct Server {
@@ -40,6 +44,8 @@ struct State {
     config: config::Server,
     engine: Engine,
     restarts: u64,
+    /// When the last ones were, in seconds since the start.
+    restarted: VecDeque<u64>,
     last_exit: Option<String>,
     /// What the last child said of itself: clients can be greeted while it is being replaced.
     learnt: Option<Learnt>,
@@ -125,6 +131,7 @@ impl Server {
                 config,
                 engine: Engine::None,
                 restarts: 0,
+                restarted: VecDeque::new(),
                 last_exit: None,
                 learnt: None,
                 phase: ServerState::Starting,
@@ -238,8 +245,13 @@ impl Server {
     }
 
     pub fn count_restart(&self, last_exit: String) {
+        let second = self.hub.seconds();
         let mut state = self.state();
         state.restarts += 1;
+        state.restarted.push_back(second);
+        while state.restarted.len() > RESTARTS {
+            state.restarted.pop_front();
+        }
         state.last_exit = Some(last_exit);
     }
 
@@ -419,9 +431,13 @@ impl Server {
                 },
                 state: phase,
                 reason,
+                health: Default::default(),
                 required: state.config.required,
                 pids: Vec::new(),
+                children: Default::default(),
                 restarts: state.restarts,
+                recent_restarts: state.restarted.iter().filter(|at| second.saturating_sub(**at) < RECENT * 60).count()
+                    as u64,
                 last_exit: state.last_exit.clone(),
                 server_info: state.learnt.as_ref().map(Learnt::name),
                 protocol: state.learnt.as_ref().map(|l| l.revision.clone()),
@@ -435,6 +451,12 @@ impl Server {
         out.sessions = self.session_count() as u64;
         out.pids = match engine {
             Engine::Children(children) => {
+                let phases: Vec<_> = children.slots.iter().map(|s| s.phase().0).collect();
+                let are = |phase| phases.iter().filter(|p| **p == phase).count() as u64;
+                out.children = status::Children {
+                    wanted: phases.len() as u64 - are(ServerState::Idle),
+                    ready: are(ServerState::Ready),
+                };
                 let own = self.sessions().into_iter().filter_map(|s| s.exclusive()?.any_link());
                 let spares = children.nest.iter().flat_map(|n| n.links());
                 children.links().into_iter().chain(own).chain(spares).map(|l| l.pid.as_raw()).collect()
@@ -442,7 +464,7 @@ impl Server {
             Engine::Exec(exec) => exec.pids(),
             Engine::None => Vec::new(),
         };
-        out.process = process::usage(&out.pids);
+        out.process = process::usage(&out.pids, true);
         out
     }
 }

@@ -12,7 +12,10 @@ use nix::unistd::Pid;
 
 use super::Instance;
 use crate::hub::wait::{sleep, within};
+use crate::model::config::Kind;
+use crate::model::config::server::Sharing;
 use crate::model::exit::plain;
+use crate::model::health::Limits;
 use crate::model::status::{InstanceState, ServerState, Status};
 use crate::model::text::{count, printable};
 use crate::net::admin::Admin;
@@ -36,7 +39,28 @@ impl Instance {
         }
     }
 
+    /// How it is, with the health that follows from it; whoever should know of a change is told.
     pub(super) fn status(&self) -> Status {
+        let config = self.hub.config();
+        let sessions_of = |name: &str| match config.servers.get(name).map(|s| &s.kind)? {
+            Kind::Exec(exec) => Some(exec.sessions),
+            Kind::Stdio(stdio) => match stdio.sharing {
+                Sharing::PerSession { max, .. } => Some(max),
+                _ => None,
+            },
+        };
+        let limits = Limits {
+            alerts: &config.alerts,
+            connections: config.limits.connections,
+            sessions: config.limits.sessions,
+            sessions_of: &sessions_of,
+        };
+        let (status, alerts) = self.monitor.look(|| self.facts(), &limits);
+        self.announce_alerts(&alerts);
+        status
+    }
+
+    fn facts(&self) -> Status {
         let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
         let (hub, config) = (&self.hub, self.hub.config());
         let second = hub.seconds();
@@ -67,6 +91,7 @@ impl Instance {
             pid: this.as_raw(),
             start_time: process::start_time(this).unwrap_or(0),
             state: if degraded { InstanceState::Degraded } else { state },
+            health: Default::default(),
             generation,
             reloads,
             last_reload,
@@ -85,8 +110,9 @@ impl Instance {
             requests: hub.meters.sum(second).requests(in_flight),
             methods: hub.meters.methods(second),
             dropped,
-            process: process::usage(&[this.as_raw()]),
+            process: process::usage(&[this.as_raw()], false),
             servers,
+            alerts: Vec::new(),
         }
     }
 

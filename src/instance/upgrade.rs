@@ -145,6 +145,7 @@ impl Instance {
             meter: self.hub.meters.save_all(self.hub.seconds()),
             methods: self.hub.meters.save(),
             dropped: self.hub.counters.read(),
+            observed: self.monitor.save(),
             listeners: net.save_listeners(),
             servers,
             sessions,

@@ -47,9 +47,16 @@ fn within(old: &Status, new: &Status) -> Vec<String> {
         let word = if reload.ok { "reloaded" } else { "reload refused" };
         lines.push(format!("{word}: {}", reload.text.replace('\n', "; ")));
     }
+    if let Some(upgrade) = new.last_upgrade.as_ref().filter(|_| new.upgrades != old.upgrades) {
+        let word = if upgrade.ok { "upgraded in place" } else { "upgrade refused" };
+        lines.push(format!("{word}: {}", upgrade.text.replace('\n', "; ")));
+    }
     if old.state != new.state {
         lines.push(new.state.to_string());
     }
+    // What is said of states is said above and below.
+    let news = new.alerts.iter().filter(|a| a.check != "state" && !old.alerts.contains(a));
+    lines.extend(news.map(|alert| alert.to_string()));
     if old.listen != new.listen {
         lines.push(format!("listens on {}", new.listen.join(", ")));
     }
@@ -83,55 +90,8 @@ fn is(server: &Server) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::status::{InstanceState, Process, Reload, Requests, ServerState};
-
-    fn server(name: &str) -> Server {
-        Server {
-            name: name.to_owned(),
-            kind: "Stdio".to_owned(),
-            state: ServerState::Ready,
-            reason: None,
-            required: true,
-            pids: vec![10],
-            restarts: 0,
-            last_exit: None,
-            server_info: None,
-            protocol: None,
-            sessions: 0,
-            requests: Requests::default(),
-            methods: Default::default(),
-            process: Process::default(),
-        }
-    }
-
-    fn status() -> Status {
-        Status {
-            name: "t".to_owned(),
-            pid: 1,
-            start_time: 2,
-            state: InstanceState::Ready,
-            generation: 1,
-            reloads: 0,
-            last_reload: None,
-            upgrades: 0,
-            last_upgrade: None,
-            version: "0".to_owned(),
-            config: None,
-            log: None,
-            listen: vec!["http://127.0.0.1:1".to_owned()],
-            started: "then".to_owned(),
-            written: "then".to_owned(),
-            uptime_seconds: 0,
-            connections: 0,
-            sessions: 0,
-            waiting_for: Vec::new(),
-            requests: Requests::default(),
-            methods: Default::default(),
-            dropped: Default::default(),
-            process: Process::default(),
-            servers: vec![server("a"), server("b")],
-        }
-    }
+    use crate::model::status::sample::status;
+    use crate::model::status::{Alert, InstanceState, Level, Reload, ServerState, Upgrade};
 
     fn seen(change: impl FnOnce(&mut Status)) -> Seen {
         let mut status = status();
@@ -139,11 +99,16 @@ mod tests {
         Seen::Running(Box::new(status))
     }
 
+    fn alert(check: &str, level: Level) -> Alert {
+        let (at, what, server) = ("now".to_owned(), "why".to_owned(), Some("a".to_owned()));
+        Alert { at, level, check: check.to_owned(), server, what }
+    }
+
     #[test]
     fn every_change_is_a_line_and_nothing_else_is() {
         let same = seen(|_| {});
         type Change = fn(&mut Status);
-        let table: [(Change, &[&str]); 11] = [
+        let table: [(Change, &[&str]); 14] = [
             (|_| {}, &[]),
             (
                 |s| {
@@ -168,6 +133,16 @@ mod tests {
                 },
                 &["reload refused: one; two"],
             ),
+            (
+                |s| {
+                    s.upgrades = 1;
+                    s.last_upgrade = Some(Upgrade { at: String::new(), ok: true, text: "1 -> 2".to_owned() });
+                },
+                &["upgraded in place: 1 -> 2"],
+            ),
+            (|s| s.alerts.push(alert("error-rate", Level::Degraded)), &["server 'a' is degraded: why"]),
+            // States are told of as such.
+            (|s| s.alerts.push(alert("state", Level::Unhealthy)), &[]),
             (|s| s.listen.push("unix:/s".to_owned()), &["listens on http://127.0.0.1:1, unix:/s"]),
             (
                 |s| (s.state, s.waiting_for) = (InstanceState::Draining, vec!["1 request".to_owned()]),

@@ -5,16 +5,18 @@
 //! (pipes, sockets, processes) are thus the same before and after. Times are given as what is left or has passed, in
 //! milliseconds, because clocks that count from the start of a program begin anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::health;
+use super::history::History;
 use super::mcp::Learnt;
 use super::meter;
 use super::method::Method;
 use super::modern::Filter;
-use super::status::{Reload, Upgrade};
+use super::status::{Alert, News, Reload, Status, Upgrade};
 
 /// The number of the format below.
 pub const FORMAT: u32 = 1;
@@ -64,11 +66,25 @@ pub struct Handover {
     #[serde(default)]
     pub methods: Vec<(Method, meter::Saved)>,
     pub dropped: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub observed: Observed,
     pub listeners: Vec<Listener>,
     pub servers: Vec<Server>,
     pub sessions: Vec<Session>,
     pub outboxes: Vec<Outbox>,
     pub connections: Vec<Connection>,
+}
+
+/// What the instance has observed of itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Observed {
+    pub raised: Vec<health::Saved>,
+    pub alerts: VecDeque<Alert>,
+    pub history: History,
+    pub news: VecDeque<News>,
+    /// As it was when it was last looked at.
+    pub seen: Option<Box<Status>>,
 }
 
 /// A file of the configuration.
@@ -97,6 +113,9 @@ pub struct Listener {
 pub struct Server {
     pub name: String,
     pub restarts: u64,
+    /// When the last ones were, in seconds since the start.
+    #[serde(default)]
+    pub restarted: VecDeque<u64>,
     pub last_exit: Option<String>,
     pub learnt: Option<Learnt>,
     pub meter: meter::Saved,

@@ -8,6 +8,8 @@ pub mod config;
 pub mod envelope;
 pub mod exit;
 pub mod handover;
+pub mod health;
+pub mod history;
 pub mod ids;
 pub mod import;
 pub mod jsonc;

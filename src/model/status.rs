@@ -38,6 +38,60 @@ pub enum ServerState {
     Stopped,
 }
 
+/// How well something is, the worst last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    #[default]
+    Healthy,
+    /// It serves, and somebody should have a look.
+    Degraded,
+    /// It does not serve as it should.
+    Unhealthy,
+}
+
+/// How well something is, and why it is not better.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    pub level: Level,
+    pub reasons: Vec<String>,
+}
+
+/// Health became another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Healthy: it is over.
+    pub level: Level,
+    /// What was looked at, such as `error-rate`.
+    pub check: String,
+    /// None for the instance itself.
+    pub server: Option<String>,
+    /// For a person.
+    pub what: String,
+}
+
+/// Something that happened, for a person.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct News {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub text: String,
+}
+
+impl std::fmt::Display for Alert {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(server) = &self.server {
+            write!(f, "server '{server}' ")?;
+        }
+        match self.level {
+            Level::Healthy => write!(f, "is well again as to {}", self.check),
+            level => write!(f, "is {level}: {}", self.what),
+        }
+    }
+}
+
 /// Writes an enum as its JSON word.
 macro_rules! word {
     ($($type:ty),*) => {$(
@@ -48,7 +102,7 @@ macro_rules! word {
         }
     )*};
 }
-word!(InstanceState, ServerState);
+word!(InstanceState, ServerState, Level);
 
 /// One instance at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +112,8 @@ pub struct Status {
     /// The kernel's start time of the process, in clock ticks since boot: with the PID it names one process for ever.
     pub start_time: u64,
     pub state: InstanceState,
+    #[serde(default)]
+    pub health: Health,
     /// Counts the configurations in force: 1 after the start, one more with each reload that was applied.
     pub generation: u64,
     /// Counts reloads asked for, applied or refused.
@@ -88,6 +144,9 @@ pub struct Status {
     pub dropped: BTreeMap<String, u64>,
     pub process: Process,
     pub servers: Vec<Server>,
+    /// The last ones, the newest last.
+    #[serde(default)]
+    pub alerts: Vec<Alert>,
 }
 
 /// The outcome of a reload.
@@ -160,6 +219,16 @@ pub struct Process {
     pub memory_bytes: u64,
     pub threads: u64,
     pub open_files: u64,
+    /// How many there are.
+    #[serde(default)]
+    pub processes: u64,
+}
+
+/// The shared children of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Children {
+    pub wanted: u64,
+    pub ready: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,9 +239,16 @@ pub struct Server {
     pub state: ServerState,
     /// Why it is in this state, where that is not plain.
     pub reason: Option<String>,
+    #[serde(default)]
+    pub health: Health,
     pub required: bool,
     pub pids: Vec<i32>,
+    #[serde(default)]
+    pub children: Children,
     pub restarts: u64,
+    /// Those of the last five minutes.
+    #[serde(default)]
+    pub recent_restarts: u64,
     pub last_exit: Option<String>,
     /// What the server says it is: name and version.
     pub server_info: Option<String>,
@@ -182,6 +258,65 @@ pub struct Server {
     #[serde(default)]
     pub methods: Methods,
     pub process: Process,
+}
+
+/// Documents for the tests of whoever reads them.
+#[cfg(test)]
+pub mod sample {
+    use super::*;
+
+    pub fn server(name: &str) -> Server {
+        Server {
+            name: name.to_owned(),
+            kind: "Stdio".to_owned(),
+            state: ServerState::Ready,
+            reason: None,
+            health: Default::default(),
+            required: true,
+            pids: vec![10],
+            children: Default::default(),
+            restarts: 0,
+            recent_restarts: 0,
+            last_exit: None,
+            server_info: None,
+            protocol: None,
+            sessions: 0,
+            requests: Requests::default(),
+            methods: Default::default(),
+            process: Process { processes: 1, ..Process::default() },
+        }
+    }
+
+    pub fn status() -> Status {
+        Status {
+            name: "t".to_owned(),
+            pid: 1,
+            start_time: 2,
+            state: InstanceState::Ready,
+            health: Default::default(),
+            generation: 1,
+            reloads: 0,
+            last_reload: None,
+            upgrades: 0,
+            last_upgrade: None,
+            version: "0".to_owned(),
+            config: None,
+            log: None,
+            listen: vec!["http://127.0.0.1:1".to_owned()],
+            started: "then".to_owned(),
+            written: "then".to_owned(),
+            uptime_seconds: 0,
+            connections: 0,
+            sessions: 0,
+            waiting_for: Vec::new(),
+            requests: Requests::default(),
+            methods: Default::default(),
+            dropped: Default::default(),
+            process: Process::default(),
+            servers: vec![server("a"), server("b")],
+            alerts: Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -34,12 +34,18 @@ pub fn app(admin: Admin) -> App {
         })
     });
     app.at("/status").get(|request: tide::Request<Admin>| async move {
-        let mut response = text(200, &(request.state().status)());
+        let status = request.state().status.clone();
+        let mut response = text(200, &aside(move || status()).await);
         response.insert_header("content-type", "application/json");
         response.insert_header("cache-control", "no-store");
         Ok(response)
     });
     app
+}
+
+/// What looks into /proc takes its time, and must not hold up whoever is served.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    async_std::task::spawn_blocking(work).await
 }
 
 fn text(status: u16, body: &str) -> tide::Response {

@@ -15,6 +15,9 @@ use super::pidfd::PidFd;
 /// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:SERIAL`.
 pub const MARK: &str = "MCPDAEMON_MARK";
 
+/// So many processes of a family are looked at.
+const FAMILY: usize = 1000;
+
 /// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
 pub fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
@@ -49,33 +52,48 @@ pub fn command_line(pid: Pid) -> Option<String> {
     Some(crate::model::text::printable(&text, 120))
 }
 
-/// Processor time, memory, threads and open files of some processes together.
-pub fn usage(pids: &[i32]) -> crate::model::status::Process {
+/// What the kernel says of processes, together; with everything that they have started if `family` says so. What has
+/// ended counts for nothing, also if nobody has reaped it yet.
+pub fn usage(pids: &[i32], family: bool) -> crate::model::status::Process {
     let mut sum = crate::model::status::Process::default();
     // SAFETY: sysconf(3) only reads.
     let (tick, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
-    for pid in pids {
-        let Some(fields) = stat(Pid::from_raw(*pid)) else { continue };
+    let (mut left, mut seen) = (pids.to_vec(), BTreeSet::new());
+    while let Some(pid) = left.pop() {
+        if !seen.insert(pid) || seen.len() > FAMILY {
+            continue;
+        }
+        let Some(fields) = stat(Pid::from_raw(pid)).filter(|s| s[0] != "Z") else { continue };
         let field = |n: usize| fields.get(n).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+        sum.processes += 1;
         sum.cpu_seconds += (field(11) + field(12)) as f64 / tick.max(1) as f64;
         sum.threads += field(17);
         sum.memory_bytes += field(21) * page.max(0) as u64;
         sum.open_files += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64);
+        if family {
+            left.extend(children_of(&pid.to_string()).0.iter().map(|p| p.as_raw()));
+        }
     }
     sum
 }
 
-/// The direct children of this process, adopted orphans and zombies included (proc(5), task/TID/children; where the
-/// kernel lacks that file, by the parent's number of every process).
-pub fn children() -> Vec<Pid> {
-    let mut found = Vec::new();
-    let mut complete = false;
-    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+/// The direct children of a process, `self` included, and whether the kernel tells them at all (proc(5),
+/// task/TID/children).
+fn children_of(pid: &str) -> (Vec<Pid>, bool) {
+    let (mut found, mut complete) = (Vec::new(), false);
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         if let Ok(text) = std::fs::read_to_string(task.path().join("children")) {
             complete = true;
             found.extend(text.split_whitespace().filter_map(|p| p.parse().ok()).map(Pid::from_raw));
         }
     }
+    (found, complete)
+}
+
+/// The direct children of this process, adopted orphans and zombies included (proc(5), task/TID/children; where the
+/// kernel lacks that file, by the parent's number of every process).
+pub fn children() -> Vec<Pid> {
+    let (mut found, complete) = children_of("self");
     if !complete {
         let own = Pid::this().to_string();
         found.extend(all().filter(|pid| stat(*pid).is_some_and(|s| s.get(1) == Some(&own))));

@@ -20,6 +20,7 @@ mod life;
 mod logs;
 mod many;
 mod matrix;
+mod monitor;
 mod packaging;
 mod privileges;
 mod real;

@@ -15,13 +15,14 @@ use crate::model::status::ServerState;
 impl Server {
     /// Everything of it but its sessions.
     pub fn save(&self, saver: &mut Saver) -> handover::Server {
-        let (restarts, last_exit, learnt) = {
+        let (restarts, restarted, last_exit, learnt) = {
             let state = self.state();
-            (state.restarts, state.last_exit.clone(), state.learnt.clone())
+            (state.restarts, state.restarted.clone(), state.last_exit.clone(), state.learnt.clone())
         };
         let mut saved = handover::Server {
             name: self.name.clone(),
             restarts,
+            restarted,
             last_exit,
             learnt,
             meter: self.meters.save_all(self.hub.seconds()),
@@ -54,7 +55,8 @@ impl Server {
         self.meters.load(&saved.methods, &saved.meter);
         {
             let mut state = self.state();
-            (state.restarts, state.last_exit, state.learnt) = (saved.restarts, saved.last_exit, saved.learnt);
+            (state.restarts, state.restarted) = (saved.restarts, saved.restarted);
+            (state.last_exit, state.learnt) = (saved.last_exit, saved.learnt);
         }
         let Kind::Stdio(stdio) = &config.kind else {
             reload::install(self, config, None);

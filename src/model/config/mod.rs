@@ -3,6 +3,7 @@
 //! `mcpdaemon.ron(5)` is the reference for users; a test compares it with the keys here. Reading a file yields either
 //! a whole [`Config`] or every problem in it, never half of each.
 
+mod alerts;
 mod auth;
 mod listen;
 mod logging;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alerts::Alerts;
 pub use auth::{Auth, Token};
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
@@ -53,6 +55,7 @@ pub struct Config {
     /// Addresses that others can reach are wanted.
     pub insecure: bool,
     pub on_event: Option<EventCommand>,
+    pub alerts: Alerts,
 }
 
 /// A command that is run when something happens which somebody should know.
@@ -267,6 +270,7 @@ fn instance<'a>(
     let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
     let next_ports = port_conflict(&mut s);
     let on_event = event_command(&mut s);
+    let alerts = s.nested("alerts", alerts::alerts);
     let node = s.node("servers");
     let mut servers = match node {
         Some(node) => server::servers(reader, node, !parts.is_empty()),
@@ -306,6 +310,7 @@ fn instance<'a>(
         next_ports,
         insecure,
         on_event,
+        alerts,
     })
 }
 

@@ -295,6 +295,30 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
 }
 
 #[test]
+fn thresholds_of_alerts_make_sense() {
+    let file = |alerts: &str| format!("(alerts: ({alerts}), servers: {{\"a\": Stdio(command: \"uvx\")}})");
+    let loaded = read(&file("error_rate: 0.2, p95: None, restarts: 7"), &Given::default()).unwrap();
+    let wanted = Alerts { error_rate: 0.2, p95: None, restarts: 7, ..Alerts::default() };
+    assert_eq!(loaded.config.alerts, wanted);
+    assert_eq!(read(&dump(&loaded.shown), &Given::default()).unwrap().config, loaded.config);
+    let share = "a share above 0 and up to 1, such as 0.05 for 5 %";
+    for (alerts, what) in [
+        ("error_rate: 1.5", format!("expected {share}, found 1.5")),
+        ("connections: 0", format!("expected {share}, found 0")),
+        ("sessions: -0.5", format!("expected {share}, found -0.5")),
+        ("sessions: \"95%\"", format!("expected {share}, found \"95%\"")),
+        ("min_requests: 0", "'min_requests' must be more than 0".to_owned()),
+        ("restarts: 0", "'restarts' must be more than 0".to_owned()),
+        ("p95: \"0s\"", "'p95' must be more than 0".to_owned()),
+        ("error_rate: 0.9", "error_rate_unhealthy (0.5) is below error_rate (0.9)".to_owned()),
+        ("eror_rate: 0.5", "unknown key 'eror_rate', did you mean 'error_rate'?".to_owned()),
+    ] {
+        let found = problems(&file(alerts));
+        assert!(found.len() == 1 && found[0].ends_with(&what), "{alerts}: {found:?}");
+    }
+}
+
+#[test]
 fn a_log_is_rotated_unless_it_is_said_to_be_an_affair_of_others() {
     let five = Some(Rotate { size: Size::mib(10), keep: 5 });
     for (text, rotate) in [

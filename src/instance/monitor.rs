@@ -1,0 +1,182 @@
+//! Observes the instance: its health and who is told of it, the last hour, and what happened last.
+//!
+//! Whoever looks at the instance makes the observation, so what is read is never old; a timer does it for nobody. What is
+//! good or bad is decided by [`crate::model::health`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use log::{info, warn};
+
+use super::Instance;
+use crate::hub::wait::sleep;
+use crate::model::changes::{Seen, changes};
+use crate::model::handover::Observed;
+use crate::model::health::{Book, Check, Limits, readings};
+use crate::model::history::{History, Minute, Point};
+use crate::model::status::{Alert, InstanceState, Level, News, Server, Status};
+
+/// So many alerts, and so many events, are kept.
+const KEPT: usize = 100;
+/// How often somebody looks while there is something to see; otherwise it is once a minute.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What was observed so far.
+pub struct Monitor(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    book: Book,
+    alerts: VecDeque<Alert>,
+    history: History,
+    news: VecDeque<News>,
+    /// As it was when it was last looked at.
+    seen: Option<Seen>,
+}
+
+impl Monitor {
+    /// Goes on from what another program has observed.
+    pub fn new(before: Observed) -> Monitor {
+        Monitor(Mutex::new(State {
+            book: Book::load(before.raised),
+            alerts: before.alerts,
+            history: before.history,
+            news: before.news,
+            seen: before.seen.map(Seen::Running),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything, for the next program.
+    pub fn save(&self) -> Observed {
+        let state = self.state();
+        Observed {
+            raised: state.book.save(),
+            alerts: state.alerts.clone(),
+            history: state.history.clone(),
+            news: state.news.clone(),
+            seen: match &state.seen {
+                Some(Seen::Running(status)) => Some(status.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    /// Looks at the instance and adds its health; gives what somebody should be told. One look at a time, so that no
+    /// older one comes after a newer one.
+    pub fn look(&self, facts: impl FnOnce() -> Status, limits: &Limits<'_>) -> (Status, Vec<Alert>) {
+        let mut state = self.state();
+        let mut status = facts();
+        let at = status.written.clone();
+        let readings = readings(&status, limits);
+        let mut alerts = Vec::new();
+        if matches!(status.state, InstanceState::Draining | InstanceState::Stopped) {
+            // Whoever stops it knows.
+            let mut book = state.book.clone();
+            book.step(status.uptime_seconds, &readings);
+            book.tell(&mut status);
+        } else {
+            let alert = |change: crate::model::health::Change| Alert {
+                at: at.clone(),
+                level: change.level,
+                check: change.check.name().to_owned(),
+                server: change.server,
+                what: change.text,
+            };
+            alerts.extend(state.book.step(status.uptime_seconds, &readings).into_iter().map(alert));
+            state.book.tell(&mut status);
+            state.alerts.extend(alerts.iter().cloned());
+            keep(&mut state.alerts);
+        }
+        status.alerts = state.alerts.iter().cloned().collect();
+        let seen = Seen::Running(Box::new(status.clone()));
+        let news = changes(state.seen.as_ref(), &seen);
+        state.news.extend(news.into_iter().map(|text| News { at: at.clone(), text }));
+        keep(&mut state.news);
+        state.seen = Some(seen);
+        // Those of states are known from the events of states.
+        alerts.retain(|alert| alert.check != Check::State.name());
+        (status, alerts)
+    }
+
+    /// Whether something is not as it should be.
+    fn is_troubled(&self) -> bool {
+        !self.state().book.is_empty()
+    }
+
+    fn last_minute(&self) -> Option<u64> {
+        self.state().history.last()
+    }
+
+    fn note(&self, minute: Minute) {
+        self.state().history.push(minute);
+    }
+}
+
+fn keep<T>(ring: &mut VecDeque<T>) {
+    ring.drain(..ring.len().saturating_sub(KEPT));
+}
+
+impl Instance {
+    /// Tells of alerts: the log, whoever the configuration names, and the status file.
+    pub(super) fn announce_alerts(&self, alerts: &[Alert]) {
+        for alert in alerts {
+            let text = match alert.server {
+                Some(_) => alert.to_string(),
+                None => format!("{} {alert}", self.hub.config().name),
+            };
+            match alert.level {
+                Level::Healthy => info!("{text}"),
+                _ => warn!("{text}"),
+            }
+            self.hub.tell_alert(alert);
+        }
+        if !alerts.is_empty() {
+            self.hub.changed();
+        }
+    }
+
+    /// Looks at the instance once a minute, and more often while requests come or something is wrong.
+    pub(super) async fn observe(self: Arc<Self>) {
+        let total = || self.hub.meters.sum(self.hub.seconds()).total();
+        let mut before = total();
+        while !self.hub.draining.is_set() {
+            let up = self.hub.boot.at.elapsed();
+            let next = Duration::from_secs((up.as_secs() / 60 + 1) * 60).saturating_sub(up) + Duration::from_millis(1);
+            let seen = total();
+            let busy = seen != before || self.monitor.is_troubled() || self.hub.in_flight.load(SeqCst) > 0;
+            before = seen;
+            sleep(if busy { next.min(LOOK) } else { next }).await;
+            let me = self.clone();
+            let status = async_std::task::spawn_blocking(move || me.status()).await;
+            let over = self.hub.seconds() / 60;
+            if over > 0 && self.monitor.last_minute().is_none_or(|last| last < over - 1) {
+                self.monitor.note(self.minute(&status, over - 1));
+                self.clone().watch_pid_file();
+            }
+        }
+    }
+
+    /// What there is to say of a minute: requests of that time, the rest as it is in `status`.
+    fn minute(&self, status: &Status, number: u64) -> Minute {
+        let servers: BTreeMap<_, _> = self.hub.servers().into_iter().map(|s| (s.name.clone(), s)).collect();
+        let point =
+            |(requests, errors, p50, p95), memory, sessions| Point { requests, errors, p50, p95, memory, sessions };
+        let one = |s: &Server| {
+            let counted = servers.get(&s.name).map(|server| server.meters.minute(number)).unwrap_or_default();
+            (s.name.clone(), point(counted, s.process.memory_bytes, s.sessions))
+        };
+        let children: u64 = status.servers.iter().map(|s| s.process.memory_bytes).sum();
+        let memory = status.process.memory_bytes + children;
+        Minute {
+            number,
+            all: point(self.hub.meters.minute(number), memory, status.sessions),
+            servers: status.servers.iter().map(one).collect(),
+        }
+    }
+}
