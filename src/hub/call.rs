@@ -12,7 +12,7 @@ use super::wait::Flag;
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
 use crate::model::method::Method;
-use crate::model::{handover, ids, jsonrpc, modern};
+use crate::model::{bridge, handover, ids, jsonrpc, modern};
 
 /// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
 /// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
@@ -33,6 +33,8 @@ pub struct Call {
     pub(super) opening: bool,
     /// A request of the modern era that asks for log messages.
     pub(super) logs: bool,
+    /// Its answer is a list of tools, of which not all are shown.
+    filtered: bool,
 }
 
 impl Call {
@@ -55,7 +57,18 @@ impl Call {
             translated: None,
             opening: false,
             logs: false,
+            filtered: method == Method::ToolsList && !session.server.tools().is_open(),
         }
+    }
+
+    /// Hands it over to the part that its session has at a server; it is still the same request of the same client.
+    pub(super) fn move_to(mut self, part: &Arc<Session>) -> Call {
+        part.in_flight.fetch_add(1, SeqCst);
+        part.server.in_flight.fetch_add(1, SeqCst);
+        let whole = std::mem::replace(&mut self.session, part.clone());
+        // It goes on to count for the whole, whose client waits.
+        whole.server.in_flight.fetch_sub(1, SeqCst);
+        self
     }
 
     /// Answers with a whole message that carries the client's id.
@@ -92,6 +105,16 @@ impl Call {
 
     /// A server's answer as the client gets it: with its own id, and in its era.
     pub(super) fn phrase(&self, e: &Envelope<'_>, learnt: Option<&Learnt>) -> String {
+        if self.filtered
+            && let Some(text) = bridge::filtered(e, &|name| self.session.server.admits(name))
+            && let Ok(e) = envelope::scan(&text)
+        {
+            return self.in_words(&e, learnt);
+        }
+        self.in_words(e, learnt)
+    }
+
+    fn in_words(&self, e: &Envelope<'_>, learnt: Option<&Learnt>) -> String {
         let Some(method) = &self.translated else { return ids::restored(e, &self.id) };
         let info = learnt.map_or(r#"{"name":"","version":""}"#, |l| l.server_info.as_str());
         modern::answer(e, &self.id, method, info)
@@ -116,6 +139,9 @@ impl Drop for Call {
     fn drop(&mut self) {
         let (session, hub) = (&self.session, &self.session.hub);
         session.in_flight.fetch_sub(1, SeqCst);
+        if let Some(whole) = session.whole() {
+            whole.in_flight.fetch_sub(1, SeqCst);
+        }
         session.server.in_flight.fetch_sub(1, SeqCst);
         let (took, second) = (self.opened.elapsed(), hub.seconds());
         session.server.meters.record(self.method, took, self.failed, second);

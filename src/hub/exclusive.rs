@@ -51,6 +51,8 @@ struct State {
     failed: Option<String>,
     /// The params of the client's `initialize`.
     hello: Option<String>,
+    /// Its client has had no child here before.
+    begins: bool,
     initialized: bool,
     /// The params of its last `logging/setLevel`.
     level: Option<String>,
@@ -62,6 +64,13 @@ impl Exclusive {
     /// Begins to run a child for a session.
     pub fn start(session: &Arc<Session>, nest: &Arc<Nest>) -> Arc<Exclusive> {
         Exclusive::begin(session, nest, State::default(), false)
+    }
+
+    /// The same for a part of a session of the bridge: the handshake of its client is repeated.
+    pub fn start_after(session: &Arc<Session>, nest: &Arc<Nest>, hello: Option<&str>) -> Arc<Exclusive> {
+        let hello = hello.map_or_else(|| mcp::initialize_params(env!("CARGO_PKG_VERSION")), str::to_owned);
+        let state = State { hello: Some(hello), begins: true, initialized: true, ..State::default() };
+        Exclusive::begin(session, nest, state, true)
     }
 
     /// The same from a state, which may have a child already. `again` says that the client has shaken hands before.
@@ -174,10 +183,15 @@ impl Exclusive {
             let ended = match raised {
                 Ok(link) => {
                     history.ready(Instant::now());
-                    self.state().link = Some(link.clone());
+                    let begins = {
+                        let mut state = self.state();
+                        state.link = Some(link.clone());
+                        std::mem::take(&mut state.begins)
+                    };
                     self.changed.notify(usize::MAX);
                     if again
                         && fresh
+                        && !begins
                         && let Some(session) = session.upgrade()
                     {
                         session.lists_changed(false, &|list| server.has_list(list));

@@ -160,7 +160,8 @@ impl Executor {
         }
     }
 
-    fn tools(&self) -> String {
+    /// Its tools, as the result of `tools/list`.
+    pub(super) fn tools(&self) -> String {
         let config = self.config();
         let (mut command, limit) = (serde_json::json!({"type": "string"}), duration(config.timeout));
         let about = match (&config.allow, &config.shell) {
@@ -391,6 +392,11 @@ impl Executor {
         for call in taken {
             call.error(jsonrpc::INTERNAL_ERROR, &why);
         }
+    }
+
+    /// Sessions at a time.
+    pub fn session_limit(&self) -> u32 {
+        self.config().sessions
     }
 
     pub fn is_idle(&self) -> bool {

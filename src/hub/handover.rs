@@ -160,7 +160,7 @@ impl Hub {
             saver.session(session);
         }
         let servers = self.servers();
-        for session in servers.iter().flat_map(|s| s.sessions()) {
+        for session in self.servers_and_bridge().iter().flat_map(|s| s.sessions()) {
             saver.session(&session);
         }
         servers.iter().map(|server| server.save(saver)).collect()
@@ -184,14 +184,16 @@ impl Hub {
             let one = Server::new(name, server.clone(), self.clone());
             self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), one);
         }
+        self.name_bridge();
         let mut own = Vec::new();
         let mut held = Vec::new();
         for mut one in std::mem::take(&mut saved.sessions) {
-            let Some(server) = self.server(&one.server) else { continue };
+            let server = if one.bridge { self.bridge.get().cloned() } else { self.server(&one.server) };
+            let Some(server) = server else { continue };
             own.push((one.number, one.own.take()));
             held.push((one.number, std::mem::take(&mut one.held)));
             let session = Session::restore(one, server.clone(), self.clone(), &restored);
-            if session.transport != Transport::Stateless {
+            if !matches!(session.transport, Transport::Stateless | Transport::Part) {
                 self.session_count.fetch_add(1, SeqCst);
             }
             if matches!(session.transport, Transport::Http | Transport::Sse) {

@@ -3,6 +3,7 @@
 //! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
 
 pub mod batch;
+pub mod bridge;
 pub mod call;
 pub mod counters;
 pub mod events;
@@ -28,7 +29,7 @@ pub mod wait;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -92,6 +93,8 @@ pub struct Hub {
     pub boot: Boot,
     config: Mutex<Arc<Config>>,
     servers: Mutex<BTreeMap<String, Arc<Server>>>,
+    /// What stands for all of them; made at the start.
+    bridge: OnceLock<Arc<Server>>,
     /// HTTP sessions by id.
     sessions: Mutex<HashMap<String, Arc<Session>>>,
     session_count: AtomicU64,
@@ -125,10 +128,12 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Hub> {
-        Arc::new(Hub {
+        let naming = config.bridge.clone().unwrap_or_default();
+        let hub = Arc::new(Hub {
             boot,
             config: Mutex::new(config),
             servers: Mutex::default(),
+            bridge: OnceLock::new(),
             sessions: Mutex::default(),
             session_count: AtomicU64::new(0),
             numbers: AtomicU64::new(0),
@@ -149,7 +154,9 @@ impl Hub {
             links: Mutex::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),
-        })
+        });
+        let _ = hub.bridge.set(hub.make_bridge(&naming));
+        hub
     }
 
     /// The configuration in force.
@@ -187,10 +194,16 @@ impl Hub {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// All of them, and the bridge: whatever has sessions.
+    pub fn servers_and_bridge(&self) -> Vec<Arc<Server>> {
+        self.servers().into_iter().chain(self.bridge.get().cloned()).collect()
+    }
+
     /// Adds a server and begins to run it.
     pub fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
         let server = Server::new(name, config.clone(), self.clone());
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), server.clone());
+        self.renew_bridge();
         reload::install(&server, config, None);
         server
     }
@@ -239,7 +252,7 @@ impl Hub {
         }
         let id = match transport {
             Transport::Http | Transport::Sse => random_id()?,
-            Transport::WebSocket | Transport::Stateless => String::new(),
+            Transport::WebSocket | Transport::Stateless | Transport::Part => String::new(),
         };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let session = Arc::new(Session::new(number, id.clone(), transport, owner, server.clone(), self.clone()));
@@ -278,7 +291,7 @@ impl Hub {
     /// Ends the sessions of those who are not known any more.
     pub fn end_strangers(&self) {
         let Some(auth) = self.config().auth.clone() else { return };
-        for session in self.servers().iter().flat_map(|s| s.sessions()) {
+        for session in self.servers_and_bridge().iter().flat_map(|s| s.sessions()) {
             if session.owner.as_ref().is_none_or(|who| !auth.knows(who)) {
                 self.end_session(&session, "whose it is may not connect any more");
             }
@@ -291,7 +304,7 @@ impl Hub {
             return;
         }
         debug!("a session of server '{}' ended: {why}", session.server.name);
-        if session.transport != Transport::Stateless {
+        if !matches!(session.transport, Transport::Stateless | Transport::Part) {
             self.session_count.fetch_sub(1, SeqCst);
         }
         if matches!(session.transport, Transport::Http | Transport::Sse) {
@@ -318,8 +331,9 @@ impl Hub {
                 .await;
                 let all: Vec<_> =
                     hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-                for session in all.iter().filter(|s| s.idle() > s.idle_limit(limit).as_secs()) {
-                    hub.end_session(session, "idle for longer than limits.idle_session");
+                let parts = all.iter().flat_map(|s| s.parts()).filter(|p| p.exclusive().is_some());
+                for session in all.iter().cloned().chain(parts).filter(|s| s.idle() > s.idle_limit(limit).as_secs()) {
+                    hub.end_session(&session, "idle for longer than limits.idle_session");
                 }
                 if hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                     hub.expiring.store(false, SeqCst);
@@ -339,7 +353,7 @@ impl Hub {
     /// No new requests from now on, and no streams that wait for nothing.
     pub fn begin_drain(&self) {
         self.draining.set();
-        for server in self.servers() {
+        for server in self.servers_and_bridge() {
             server.end_listens();
             for session in server.sessions().into_iter().filter(|s| s.transport == Transport::Sse) {
                 async_std::task::spawn(session.end_stream_when_quiet());
@@ -441,7 +455,7 @@ impl Hub {
                     children.links().iter().for_each(|link| link.fail_all(crate::model::jsonrpc::REFUSED, why));
                 }
                 Engine::Exec(exec) => exec.stop_all(),
-                Engine::None => {}
+                Engine::Bridge(_) | Engine::None => {}
             }
         }
     }
@@ -459,7 +473,7 @@ impl Hub {
                     all.push(Retiring::Executor(exec));
                     server.enter(ServerState::Stopped);
                 }
-                Engine::None => {}
+                Engine::Bridge(_) | Engine::None => {}
             }
         }
         // All are told first, so that they go down side by side.

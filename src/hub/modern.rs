@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 
 use super::Hub;
+use super::bridge;
 use super::call::Call;
 use super::counters::Dropped;
 use super::exec::Executor;
@@ -110,7 +111,16 @@ fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opt
     }
     let mut call = route::opened(session, e, reply)?;
     call.logs = e.modern.log_level.is_some();
-    match target_now(session) {
+    match session.bridge() {
+        Some(all) => bridge::request(&all, call, e),
+        None => pass(call, e),
+    }
+}
+
+/// Passes a request, which is opened, to the server that its session is at.
+pub(super) fn pass(mut call: Call, e: &Envelope<'_>) -> Option<Later> {
+    call.translated = None;
+    match target_now(&call.session) {
         Some(target) => forward(call, e, target).map(|call| wait(call, e.text())),
         None => Some(wait(call, e.text())),
     }
@@ -167,6 +177,9 @@ fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opti
             return None;
         }
     };
+    if let Some(all) = session.bridge() {
+        return Some(bridge::listen(&all, session, &id, filter, reply));
+    }
     if let Some(target) = target_now(session) {
         open(session, &id, filter, e.text(), reply, target);
         return None;
@@ -234,6 +247,31 @@ fn open(session: &Arc<Session>, id: &str, asked: Filter, text: &str, reply: &Arc
     }
 }
 
+/// Opens a subscription that is kept here, for changes that parts of the session hear of.
+pub(super) fn open_here(session: &Arc<Session>, id: &str, filter: Filter, reply: &Arc<Outbox>) {
+    let listen = Listen::new(session, id, reply, filter, None);
+    if session.is_ended() || !add(session, &listen) {
+        return;
+    }
+    session.server.join(session);
+    listen.acknowledge();
+    listen.push(listen.filter.acknowledged(id));
+}
+
+/// Watches a resource for a session at a server of the legacy era; false where that cannot be.
+pub(super) fn watch_resource(session: &Arc<Session>, uri: &str) -> bool {
+    let Some(link) = session.server.link(session).filter(|l| !l.is_modern()) else { return false };
+    let subscribes = link.learnt().and_then(|l| l.capabilities.get("resources")).and_then(|r| member(r, "subscribe"));
+    if subscribes != Some("true") || !session.may_subscribe(uri) {
+        return false;
+    }
+    if session.server.subscribers(uri, session) == 0 {
+        link.tell("resources/subscribe", &mcp::uri_params(uri));
+    }
+    session.subscribe(uri);
+    true
+}
+
 /// What of a subscription a legacy server can serve.
 fn honoured(asked: Filter, learnt: Option<&mcp::Learnt>) -> Filter {
     let has = |list: &str| learnt.is_some_and(|l| l.has(list));
@@ -254,7 +292,7 @@ fn target_now(session: &Session) -> Option<Target> {
     let children = match session.server.engine() {
         Engine::Exec(exec) => return Some(Target::Exec(exec)),
         Engine::Children(children) => children,
-        Engine::None => return None,
+        Engine::Bridge(_) | Engine::None => return None,
     };
     if let Some(link) = children.slot(session.slot).link().filter(|l| l.is_modern()) {
         return Some(Target::Modern(link));

@@ -38,7 +38,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
                 Kind::Stdio(stdio) => {
                     starting::start(&server, Arc::new((**stdio).clone()), umask, Wish::Any, None).await.map(Some)
                 }
-                Kind::Exec(_) => Ok(None),
+                Kind::Exec(_) | Kind::Bridge(_) => Ok(None),
             };
             (server, config, outcome)
         }));
@@ -99,6 +99,7 @@ impl Prepared {
                 async_std::task::spawn(retire(server));
             }
         }
+        hub.renew_bridge();
         hub.changed();
     }
 }
@@ -151,6 +152,8 @@ pub fn install_with(server: &Arc<Server>, config: config::Server, adopted: Adopt
             server.enter(ServerState::Ready);
             before
         }
+        // It is made with the hub, and no entry of `servers`.
+        Kind::Bridge(_) => Engine::None,
     };
     if let Kind::Stdio(stdio) = &server.config().kind {
         let config = server.children().and_then(|c| c.nest.as_ref().map(|n| n.config()));
@@ -166,7 +169,7 @@ pub fn install_with(server: &Arc<Server>, config: config::Server, adopted: Adopt
             }
         }
         Engine::Exec(exec) => server.hub.retire_executor(exec),
-        Engine::None => {}
+        Engine::Bridge(_) | Engine::None => {}
     }
 }
 
@@ -217,7 +220,7 @@ async fn retire(server: Arc<Server>) {
             server.hub.retire_executor(exec.clone());
             exec.idle().await;
         }
-        Engine::None => {}
+        Engine::Bridge(_) | Engine::None => {}
     }
     server.end_sessions();
     server.enter(ServerState::Stopped);

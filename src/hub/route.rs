@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use futures_lite::FutureExt;
 
 use super::batch::{self, BATCHES};
+use super::bridge;
 use super::call::Call;
 use super::counters::Dropped;
 use super::exclusive::Exclusive;
@@ -88,6 +89,14 @@ pub fn message(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
     if let Some(own) = session.exclusive() {
         return exclusive(session, own, e, reply);
     }
+    if let Some(all) = session.bridge() {
+        match e.kind {
+            Kind::Request => return opened(session, e, reply).and_then(|call| bridge::request(&all, call, e)),
+            Kind::Notification => bridge::notification(session, e),
+            Kind::Response => bridge::response(session, e),
+        }
+        return None;
+    }
     match e.kind {
         Kind::Request => request(session, e, reply),
         Kind::Notification => {
@@ -131,6 +140,12 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
     if call.opening {
         session.note_era(false);
     }
+    pass_exclusive(call, own, e)
+}
+
+/// Passes a request to the child that its session has for itself.
+fn pass_exclusive(mut call: Call, own: &Arc<Exclusive>, e: &Envelope<'_>) -> Option<Later> {
+    let session = &call.session;
     match (e.method.as_ref(), e.get(&e.uri).map(envelope::decode)) {
         ("resources/subscribe", Some(uri)) if session.may_subscribe(&uri) => call.subscribes = Some(uri.into()),
         ("resources/unsubscribe", Some(uri)) => drop(session.unsubscribe(&uri)),
@@ -141,6 +156,15 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
         None => call,
     };
     Some(hold_exclusive(call, own, e.text()))
+}
+
+/// Passes a request of the legacy era, which is opened, to the server that its session is at.
+pub(super) fn pass(call: Call, e: &Envelope<'_>) -> Option<Later> {
+    match call.session.exclusive().cloned() {
+        Some(own) => pass_exclusive(call, &own, e),
+        None if e.method.starts_with("resources/") && e.method.ends_with("subscribe") => subscription(call, e),
+        None => forward(call, e),
+    }
 }
 
 /// Keeps a request until the child of its session is there.
@@ -161,6 +185,14 @@ pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbo
     };
     if session.hub.draining.is_set() {
         refuse(jsonrpc::REFUSED, SHUTTING_DOWN);
+        return None;
+    }
+    if e.method == "tools/call"
+        && let Some(name) = e.get(&e.name).map(envelope::decode)
+        && !session.server.admits(&name)
+    {
+        let why = format!("the tool '{}' may not be used here", printable(&name, 100));
+        refuse(jsonrpc::INVALID_PARAMS, &why);
         return None;
     }
     match session.open(Method::of(&e.method), id, e.get(&e.progress_token), reply) {
@@ -226,7 +258,7 @@ fn forward(call: Call, e: &Envelope<'_>) -> Option<Later> {
             exec.request(call, e);
             return None;
         }
-        Engine::None => call,
+        Engine::Bridge(_) | Engine::None => call,
     };
     let ready = |session: Arc<Session>| async move { session.server.ready_link(&session).await };
     Some(held(call, e.text(), ready, |call, e, link: Arc<Link>| send(call, e, &link)))
@@ -237,6 +269,7 @@ pub(super) fn again(call: Call, text: &str) -> Option<Later> {
     let e = envelope::scan(text).ok()?;
     match call.session.exclusive().cloned() {
         Some(own) => Some(hold_exclusive(call, &own, text)),
+        None if call.session.bridge().is_some() => bridge::request(&call.session.bridge()?, call, &e),
         None if modern::claimed(&e) => Some(super::modern::wait(call, text)),
         None if e.method == "initialize" => initialize(call, &e),
         None => forward(call, &e),
@@ -376,9 +409,12 @@ fn notification(session: &Arc<Session>, e: &Envelope<'_>) {
 }
 
 /// Gives up the requests of a session that fit.
-fn take_calls(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str) -> Vec<Call> {
+fn take_calls(session: &Arc<Session>, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call> {
     let own = |call: &Call| call.session.number == session.number && wanted(call);
     let mut taken = session.withdraw_held(own);
+    for part in session.parts() {
+        taken.extend(take_calls(&part, wanted, why));
+    }
     for link in session.hub.retiring_links() {
         taken.extend(link.cancel(own, why));
     }
@@ -395,14 +431,16 @@ fn take_calls(session: &Arc<Session>, wanted: impl Fn(&Call) -> bool, why: &str)
 pub(super) fn cancelled(session: &Arc<Session>, id: &str) {
     super::modern::end_listen(session, id);
     let wanted = |call: &Call| ids::same(&call.id, id) && !call.opening;
-    take_calls(session, wanted, "the client cancelled it").into_iter().for_each(Call::withdraw);
+    take_calls(session, &wanted, "the client cancelled it").into_iter().for_each(Call::withdraw);
 }
 
 /// The executor of a session's server, and those that a reload has replaced and still have commands to finish.
 fn executors(session: &Session) -> Vec<Arc<Executor>> {
     let mut all = session.hub.retiring_executors();
-    if let Engine::Exec(exec) = session.server.engine() {
-        all.push(exec);
+    match session.server.engine() {
+        Engine::Exec(exec) => all.push(exec),
+        Engine::Bridge(_) => all.extend(session.hub.servers().iter().filter_map(|s| s.executor())),
+        _ => {}
     }
     all
 }
@@ -421,8 +459,11 @@ pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
 
 /// Gives up what a session that ended still has. Whoever waits on another connection is told.
 pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
-    for call in take_calls(session, |_| true, why) {
+    for call in take_calls(session, &|_| true, why) {
         call.error(jsonrpc::REFUSED, &format!("the session has ended: {why}"));
+    }
+    for part in session.take_parts() {
+        session.hub.end_session(&part, why);
     }
     for exec in executors(session) {
         exec.leave(session);

@@ -11,6 +11,7 @@ use event_listener::Event;
 use log::info;
 
 use super::Hub;
+use super::bridge::Bridge;
 use super::exclusive::Nest;
 use super::exec::Executor;
 use super::link::Link;
@@ -18,9 +19,10 @@ use super::listen::Change;
 use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
 use super::wait::{Flag, until, within};
-use crate::model::config::{self, Kind};
+use crate::model::config::{self, Kind, Tools};
 use crate::model::mcp::Learnt;
 use crate::model::meter::{Meters, RECENT};
+use crate::model::modern;
 use crate::model::status::{self, ServerState};
 use crate::sys::process;
 
@@ -60,6 +62,8 @@ pub enum Engine {
     None,
     Children(Arc<Children>),
     Exec(Arc<Executor>),
+    /// All others.
+    Bridge(Arc<Bridge>),
 }
 
 /// The shared children of a server under one configuration.
@@ -153,7 +157,7 @@ impl Server {
     pub fn condition(&self) -> (ServerState, Option<String>) {
         let children = match self.engine() {
             Engine::Children(children) => children,
-            Engine::Exec(_) | Engine::None => return (self.state().phase, None),
+            Engine::Exec(_) | Engine::Bridge(_) | Engine::None => return (self.state().phase, None),
         };
         let all: Vec<_> = children.slots.iter().map(|s| s.phase()).collect();
         let ready = all.iter().find(|(phase, _)| *phase == ServerState::Ready);
@@ -195,6 +199,27 @@ impl Server {
         }
     }
 
+    /// Which of its tools may be used.
+    pub fn tools(&self) -> Tools {
+        match &self.state().config.kind {
+            Kind::Stdio(stdio) => stdio.tools.clone(),
+            Kind::Exec(_) | Kind::Bridge(_) => Tools::default(),
+        }
+    }
+
+    /// Whether a tool may be used.
+    pub fn admits(&self, tool: &str) -> bool {
+        match &self.state().config.kind {
+            Kind::Stdio(stdio) => stdio.tools.admits(tool),
+            Kind::Exec(_) | Kind::Bridge(_) => true,
+        }
+    }
+
+    /// It speaks revision 2026-07-28 and no other.
+    pub fn is_modern_only(&self) -> bool {
+        self.state().learnt.as_ref().is_some_and(|l| l.revision == modern::VERSION)
+    }
+
     /// The executor that it is.
     pub fn executor(&self) -> Option<Arc<Executor>> {
         match self.engine() {
@@ -218,10 +243,15 @@ impl Server {
 
     /// Puts another engine in place and gives the one before.
     pub fn set_engine(&self, engine: Engine, config: config::Server) -> Engine {
+        let known = match &engine {
+            Engine::Exec(exec) => Some(exec.learnt()),
+            Engine::Bridge(_) => Some(super::bridge::learnt(&self.hub)),
+            Engine::Children(_) | Engine::None => None,
+        };
         let mut state = self.state();
         state.config = config;
-        if let Engine::Exec(exec) = &engine {
-            state.learnt = Some(exec.learnt());
+        if known.is_some() {
+            state.learnt = known;
         }
         let before = std::mem::replace(&mut state.engine, engine);
         drop(state);
@@ -241,6 +271,7 @@ impl Server {
         if let Some(nest) = self.children().and_then(|c| c.nest.clone()) {
             nest.fill(self);
         }
+        self.hub.bridge_hears_of(&self.name);
         self.changed.notify(usize::MAX);
     }
 
@@ -275,7 +306,7 @@ impl Server {
         let none = || format!("server '{}' has no child", self.name);
         let limit = match &self.state().config.kind {
             Kind::Stdio(stdio) => stdio.start_timeout,
-            Kind::Exec(_) => return Err(none()),
+            Kind::Exec(_) | Kind::Bridge(_) => return Err(none()),
         };
         let slot = || self.children().map(|c| c.slot(session.slot).clone());
         let check = || ready(&*slot()?);
@@ -428,6 +459,7 @@ impl Server {
                 kind: match state.config.kind {
                     Kind::Stdio(_) => "Stdio".to_owned(),
                     Kind::Exec(_) => "Exec".to_owned(),
+                    Kind::Bridge(_) => "Bridge".to_owned(),
                 },
                 state: phase,
                 reason,
@@ -462,7 +494,7 @@ impl Server {
                 children.links().into_iter().chain(own).chain(spares).map(|l| l.pid.as_raw()).collect()
             }
             Engine::Exec(exec) => exec.pids(),
-            Engine::None => Vec::new(),
+            Engine::Bridge(_) | Engine::None => Vec::new(),
         };
         out.process = process::usage(&out.pids, true);
         out

@@ -2,9 +2,9 @@
 
 mod rest;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Hub;
@@ -15,7 +15,7 @@ use super::exec::Executor;
 use super::listen::{Change, Listen};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
-use super::server::Server;
+use super::server::{Engine, Server};
 use crate::model::method::Method;
 use crate::model::{ids, jsonrpc, modern};
 
@@ -28,6 +28,8 @@ pub enum Transport {
     Sse,
     /// One request of the modern era: there is no session, and this one ends with it.
     Stateless,
+    /// What a session of the bridge has at one server.
+    Part,
 }
 
 /// One client's relation to one server.
@@ -53,6 +55,16 @@ pub struct Session {
     modern: AtomicBool,
     /// The child that serves it alone, where each session has one.
     exclusive: OnceLock<(Arc<Exclusive>, Duration)>,
+    /// The session of the bridge that it is a part of.
+    whole: OnceLock<Weak<Session>>,
+    /// What it has at each server, by name, if it is one of the bridge.
+    pub(super) parts: Mutex<BTreeMap<String, Arc<Session>>>,
+    /// Lists that have changed, and its client is about to be told.
+    pub(super) changes: Mutex<BTreeSet<&'static str>>,
+    /// The params of its client's handshake with the bridge.
+    hello: OnceLock<Box<str>>,
+    /// Its client speaks the executor's own protocol.
+    direct: AtomicBool,
     /// Requests that wait for a child to send them to.
     held: Mutex<Vec<Arc<Held>>>,
     pub(super) in_flight: AtomicUsize,
@@ -92,6 +104,11 @@ impl Session {
             listens: Mutex::default(),
             modern: AtomicBool::new(false),
             exclusive: OnceLock::new(),
+            whole: OnceLock::new(),
+            parts: Mutex::default(),
+            changes: Mutex::default(),
+            hello: OnceLock::new(),
+            direct: AtomicBool::new(false),
             held: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
@@ -110,9 +127,45 @@ impl Session {
         let _ = self.exclusive.set((own, nest.idle));
     }
 
-    /// Who runs its commands, where it is connected to an executor.
+    /// The same for a part, whose client has shaken hands with the bridge.
+    pub(super) fn own_after(self: &Arc<Self>, nest: &Arc<Nest>, hello: Option<&str>) {
+        let own = Exclusive::start_after(self, nest, hello);
+        self.hub.note_exclusive(&own);
+        let _ = self.exclusive.set((own, nest.idle));
+    }
+
+    pub(super) fn belong_to(&self, whole: &Arc<Session>) {
+        let _ = self.whole.set(Arc::downgrade(whole));
+    }
+
+    /// The session of the bridge that it is a part of.
+    pub fn whole(&self) -> Option<Arc<Session>> {
+        self.whole.get().and_then(Weak::upgrade)
+    }
+
+    pub(super) fn note_hello(&self, params: &str) {
+        let _ = self.hello.set(params.into());
+    }
+
+    pub(super) fn hello(&self) -> Option<&str> {
+        self.hello.get().map(|h| &**h)
+    }
+
+    /// Its client speaks the executor's own protocol, as far as that can be known.
+    pub fn note_direct(&self) {
+        self.direct.store(true, SeqCst);
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.direct.load(SeqCst)
+    }
+
+    /// Who runs its commands, where it is connected to an executor: of several the first, by name.
     pub fn executor(&self) -> Option<Arc<Executor>> {
-        self.server.executor()
+        match self.server.engine() {
+            Engine::Bridge(_) => self.hub.servers().iter().find_map(|s| s.executor()),
+            _ => self.server.executor(),
+        }
     }
 
     /// The child that serves it alone.
@@ -144,6 +197,9 @@ impl Session {
 
     /// Tells the client of a change, in the way of its era.
     pub fn tell(&self, change: &Change<'_>) {
+        if let Some(whole) = self.whole() {
+            return whole.told(self, change);
+        }
         for listen in self.listens() {
             match change {
                 // A child of the modern era tells its subscribers itself.
@@ -169,6 +225,9 @@ impl Session {
 
     /// Tells the client that the lists which the server `has` may differ: a child of that era was replaced.
     pub fn lists_changed(&self, modern: bool, has: &dyn Fn(&str) -> bool) {
+        if let Some(whole) = self.whole() {
+            return ["tools", "prompts", "resources"].into_iter().filter(|l| has(l)).for_each(|l| whole.note_change(l));
+        }
         for list in ["tools", "prompts", "resources"] {
             let text = jsonrpc::notification(&format!("notifications/{list}/list_changed"), None);
             // The first message of a subscription is its acknowledgement.
@@ -231,7 +290,8 @@ impl Session {
             let reply = self.exclusive().and_then(|own| own.any_link()).and_then(|link| link.newest_reply());
             reply.is_some_and(|r| r.push(Out { text: text.to_owned(), answer: false, failed: false }))
         };
-        match related && self.transport == Transport::Http {
+        let transport = self.whole().map_or(self.transport, |w| w.transport);
+        match related && transport == Transport::Http {
             true => newest() || self.notify(text),
             false => self.notify(text) || newest(),
         }
@@ -275,6 +335,9 @@ impl Session {
 
     /// Where messages go that answer no request.
     pub fn push_outbox(&self) -> Option<Arc<Outbox>> {
+        if let Some(whole) = self.whole() {
+            return whole.push_outbox();
+        }
         self.push.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

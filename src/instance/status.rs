@@ -43,6 +43,7 @@ impl Instance {
     pub(super) fn status(&self) -> Status {
         let config = self.hub.config();
         let sessions_of = |name: &str| match config.servers.get(name).map(|s| &s.kind)? {
+            Kind::Bridge(_) => None,
             Kind::Exec(exec) => Some(exec.sessions),
             Kind::Stdio(stdio) => match stdio.sharing {
                 Sharing::PerSession { max, .. } => Some(max),

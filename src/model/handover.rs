@@ -246,6 +246,16 @@ pub struct Session {
     pub used: bool,
     pub streams_so_far: u64,
     pub streams: Vec<Stream>,
+    /// It is one of the bridge, with the params of its handshake; or it is a part of one, with that one's number.
+    #[serde(default)]
+    pub bridge: bool,
+    #[serde(default)]
+    pub hello: Option<String>,
+    #[serde(default)]
+    pub whole: Option<u64>,
+    /// Its client speaks the executor's own protocol.
+    #[serde(default)]
+    pub direct: bool,
 }
 
 /// A batch whose answers are collected.
@@ -263,6 +273,7 @@ pub enum Transport {
     WebSocket,
     Sse,
     Stateless,
+    Part,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -37,7 +37,7 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
     let config = load(&input, &Given::default(), &around).unwrap_or_else(|p| panic!("{p:?}\n{text}")).config;
     let stdio = config.servers.into_iter().map(|(name, server)| match server.kind {
         Kind::Stdio(stdio) => (name, *stdio),
-        Kind::Exec(_) => panic!("{name}"),
+        Kind::Exec(_) | Kind::Bridge(_) => panic!("{name}"),
     });
     stdio.collect()
 }

@@ -3,6 +3,7 @@
 //! Nothing here opens a file, reads a clock or starts a task; time and events come in as arguments, so that every
 //! rule can be tested as a table. `mcpctl` links this layer and [`crate::sys`], nothing else.
 
+pub mod bridge;
 pub mod changes;
 pub mod config;
 pub mod envelope;

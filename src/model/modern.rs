@@ -245,6 +245,24 @@ pub fn own_meta(version: &str) -> String {
     )
 }
 
+/// A request of the legacy era as one of this era, from a client without any capabilities.
+pub fn with_meta(e: &Envelope<'_>, version: &str) -> String {
+    let own = own_meta(version);
+    let own = member(&own, "_meta").unwrap_or("{}");
+    let inner = &own[1..own.len() - 1];
+    let opens = |span: &Option<Span>| span.clone().filter(|s| e.text()[s.clone()].starts_with('{'));
+    let comma = |span: &Span| if members(&e.text()[span.clone()]).is_empty() { "" } else { "," };
+    let (at, added) = match (opens(&e.meta), opens(&e.params)) {
+        (Some(meta), _) => (meta.start + 1, format!("{inner}{}", comma(&meta))),
+        (None, Some(params)) => (params.start + 1, format!("\"_meta\":{own}{}", comma(&params))),
+        (None, None) => {
+            let start = e.text().find('{').map_or(0, |at| at + 1);
+            (start, format!("\"params\":{{\"_meta\":{own}}},"))
+        }
+    };
+    spliced(e.text(), &[(at..at, &added)])
+}
+
 /// What a child said of itself in its answer to `server/discover`; None unless it really speaks this era (a plain
 /// success proves nothing, mcp-protocol.md section 2).
 pub fn discovered(result: &str) -> Option<mcp::Learnt> {

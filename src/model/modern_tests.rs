@@ -1,4 +1,23 @@
 use super::*;
+
+#[test]
+fn a_legacy_request_is_put_in_modern_words() {
+    for text in [
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call"}"#,
+        r#" {"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}"#,
+        r#"{"id":1,"method":"tools/call","params": {"name":"x","n":9007199254740993},"jsonrpc":"2.0"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"_meta":{"progressToken":7},"name":"x"}}"#,
+    ] {
+        let before = crate::model::envelope::scan(text).unwrap();
+        let after = with_meta(&before, "1.2");
+        let e = crate::model::envelope::scan(&after).unwrap_or_else(|f| panic!("{after}: {f:?}"));
+        assert!(claimed(&e) && check_meta(&e).is_ok() && check_version(&e).is_ok(), "{after}");
+        assert_eq!(e.get(&e.progress_token), before.get(&before.progress_token), "{after}");
+        assert_eq!(e.get(&e.name), before.get(&before.name), "{after}");
+        assert!(after.contains("9007199254740993") == text.contains("9007199254740993"));
+    }
+}
 use crate::model::envelope::scan;
 
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;

@@ -70,7 +70,7 @@ impl Net {
                 self.resume(Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
             }
         }
-        for session in self.hub.servers().iter().flat_map(|s| s.sessions()) {
+        for session in self.hub.servers_and_bridge().iter().flat_map(|s| s.sessions()) {
             let bound = matches!(session.transport, Transport::WebSocket | Transport::Sse);
             if bound && !kept.contains(&session.number) {
                 self.hub.end_session(&session, "its connection could not be kept over an upgrade");

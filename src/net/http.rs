@@ -15,6 +15,7 @@ use super::seat::Seat;
 use super::{Net, admin, auth, origin, sse, streamable, ws};
 use crate::hub::counters::Dropped;
 use crate::hub::route;
+use crate::hub::server::Server;
 use crate::hub::wait::sleep;
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
@@ -109,6 +110,20 @@ async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, who: Option<Arc<str>>, reque
         return preflight(request.headers());
     }
     let path = request.uri().path();
+    let all = match path {
+        "/mcp" => Some("mcp"),
+        "/ws/mcp" => Some("ws"),
+        "/sse" => Some("sse"),
+        "/message" => Some("message"),
+        _ => None,
+    };
+    if let Some(endpoint) = all {
+        let Some(bridge) = net.hub.bridge() else {
+            let why = "this instance has no bridge (bridge: None): a server is at /servers/NAME/mcp";
+            return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
+        };
+        return mcp(net, seat, &bridge, "", endpoint, request).await;
+    }
     let Some((name, endpoint)) = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/')) else {
         return admin::serve(net, &request).await;
     };
@@ -120,12 +135,25 @@ async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, who: Option<Arc<str>>, reque
         let why = format!("there is no server '{}' in this instance", crate::model::text::printable(name, 64));
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     };
+    let (base, endpoint) = (format!("/servers/{name}"), endpoint.to_owned());
+    mcp(net, seat, &server, &base, &endpoint, request).await
+}
+
+/// One of the endpoints of a server, or of the bridge, whose paths begin with `base`.
+async fn mcp(
+    net: &Arc<Net>,
+    seat: &Arc<Seat>,
+    server: &Arc<Server>,
+    base: &str,
+    endpoint: &str,
+    request: Request<Incoming>,
+) -> Answer {
     if endpoint == "ws" {
-        return ws::upgrade(net, seat, &server, request);
+        return ws::upgrade(net, seat, server, request);
     }
     match (endpoint, request.method()) {
-        ("sse", &Method::GET) => return sse::open(net, &server, name, seat, request.headers()),
-        ("message", &Method::POST) => return sse::post(net, &server, seat, request).await,
+        ("sse", &Method::GET) => return sse::open(net, server, base, seat, request.headers()),
+        ("message", &Method::POST) => return sse::post(net, server, seat, request).await,
         ("sse" | "message", _) => {
             let (allowed, why) = if endpoint == "sse" {
                 ("GET", "GET opens the event stream of HTTP+SSE (2024-11-05)")
@@ -136,7 +164,7 @@ async fn dispatch(net: &Arc<Net>, seat: &Arc<Seat>, who: Option<Arc<str>>, reque
         }
         _ => {}
     }
-    streamable::serve(net, &server, seat, request).await
+    streamable::serve(net, server, seat, request).await
 }
 
 /// A header that is text.

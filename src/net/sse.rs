@@ -19,7 +19,7 @@ use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
-pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
+pub fn open(net: &Arc<Net>, server: &Arc<Server>, base: &str, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
@@ -30,7 +30,7 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, name: &str, seat: &Arc<Seat>, 
     let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
     session.attach(outbox.clone());
     // Relative to this host, as clients demand.
-    let endpoint = format!("/servers/{name}/message?sessionId={}", session.id);
+    let endpoint = format!("{base}/message?sessionId={}", session.id);
     stream(Events::with_endpoint(
         Reply { session, outbox, answered: true, resumable: false, seat: seat.clone() },
         &endpoint,

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves a request of the endpoint `.../mcp`.
 pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
-    if request.method() != Method::POST && modern_only(server) {
+    if request.method() != Method::POST && server.is_modern_only() {
         // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
         return not_allowed("POST, OPTIONS", "POST");
     }
@@ -40,11 +40,6 @@ pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, reque
         Method::DELETE => delete(net, server, seat, request.headers()),
         _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
     }
-}
-
-/// The server speaks revision 2026-07-28 and no other.
-fn modern_only(server: &Server) -> bool {
-    server.learnt_now().is_some_and(|l| l.revision == modern::VERSION)
 }
 
 /// The revision named in the header must be one that exists; without it there is nothing to check.
@@ -273,7 +268,7 @@ pub async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
 /// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
 /// ends with its client.
 fn events_of(reply: Reply, first: Option<Out>) -> Events {
-    let lasting = reply.session.transport == Transport::Http && reply.session.server.children().is_some();
+    let lasting = reply.session.transport == Transport::Http && reply.session.server.executor().is_none();
     match lasting && reply.session.revision().is_some() {
         true => Events::resumable(reply, first),
         false => Events::new(reply, first),

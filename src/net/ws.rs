@@ -35,7 +35,7 @@ use super::park::{How, Resting};
 use super::seat::Seat;
 use super::stream::Conn;
 use crate::hub::counters::Dropped;
-use crate::hub::exec::direct;
+use crate::hub::exec::{Executor, direct};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::server::Server;
@@ -43,6 +43,7 @@ use crate::hub::session::{Session, Transport};
 use crate::hub::wait::within;
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
+use crate::model::text::count;
 use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls (stack.md 3.2).
@@ -82,6 +83,10 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         Err(why) if !mcp && server.executor().is_some() => Err(why),
         Err(why) => return unavailable(None, &why),
     };
+    let session = session.and_then(|session| match session.executor() {
+        Some(exec) if !mcp => admit_direct(server, &exec, session),
+        _ => Ok(session),
+    });
     let mut answer: Response<Body> = response.map(|()| Body::empty());
     if mcp {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
@@ -94,7 +99,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
             (Ok(session), Some(parts)) => {
                 let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
                 session.attach(outbox.clone());
-                if !mcp && session.executor().is_some() {
+                if session.is_direct() {
                     outbox.push(Out { text: direct::connected(), answer: false, failed: false });
                 }
                 let early = parts.read_buf.to_vec();
@@ -107,6 +112,20 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         drop(seat);
     });
     answer
+}
+
+/// A session whose client speaks the executor's own protocol. On the bridge these have a limit of their own, the
+/// executor's.
+fn admit_direct(server: &Arc<Server>, exec: &Executor, session: Arc<Session>) -> Result<Arc<Session>, String> {
+    let limit = exec.session_limit() as usize;
+    if server.sessions().iter().filter(|s| s.is_direct()).count() >= limit {
+        let why = format!("{} at a time is the limit; try again later", count(limit, "session"));
+        session.hub.counters.count(Dropped::Sessions);
+        session.hub.end_session(&session, &why);
+        return Err(why);
+    }
+    session.note_direct();
+    Ok(session)
 }
 
 /// Says why there is no place for a session, and closes.

@@ -142,6 +142,11 @@ fn answer(message: &Value, line: &str) {
     if modern {
         return answer_modern(message, line);
     }
+    if let Some(path) = flag("--catalogue")
+        && catalogued(message, &path)
+    {
+        return;
+    }
     match message["method"].as_str() {
         Some("initialize") if flag("--no-legacy").is_some() => error(id, -32022, "unsupported protocol version"),
         Some("server/discover") if flag("--exit-on-discover").is_some() => std::process::exit(1),
@@ -198,6 +203,75 @@ fn answer(message: &Value, line: &str) {
         }
         _ => {}
     }
+}
+
+/// Answers from a file, which is read anew each time: lists in pages of `page` items, and what is in them. False for
+/// what has nothing to do with it.
+fn catalogued(message: &Value, path: &str) -> bool {
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let (id, params) = (&message["id"], &message["params"]);
+    let method = message["method"].as_str().unwrap_or("");
+    let me = file["me"].as_str().unwrap_or("");
+    let key = match method {
+        "tools/list" => "tools",
+        "prompts/list" => "prompts",
+        "resources/list" => "resources",
+        "resources/templates/list" => "resourceTemplates",
+        _ => "",
+    };
+    if !key.is_empty() {
+        eprintln!("listed {key}");
+        let Some(all) = file[key].as_array() else {
+            error(id, -32601, "Method not found");
+            return true;
+        };
+        let size = file["page"].as_u64().unwrap_or(u64::MAX) as usize;
+        let from: usize = params["cursor"].as_str().map_or(0, |c| c.trim_start_matches("at ").parse().unwrap());
+        let to = from.saturating_add(size).min(all.len());
+        let mut found = json!({ key: all[from..to] });
+        if to < all.len() {
+            found["nextCursor"] = json!(format!("at {to}"));
+        }
+        result(id, found);
+        return true;
+    }
+    let has = |list: &str, key: &str, name: &Value| {
+        file[list].as_array().into_iter().flatten().any(|item| item[key] == *name)
+    };
+    match method {
+        "initialize" => result(
+            id,
+            json!({"protocolVersion": "2025-11-25", "serverInfo": {"name": "fake", "version": "1"},
+                "instructions": file["instructions"],
+                "capabilities": file.get("capabilities").cloned().unwrap_or(json!({"tools": {"listChanged": true},
+                    "prompts": {}, "resources": {"subscribe": true}, "completions": {}}))}),
+        ),
+        "tools/call" if has("tools", "name", &params["name"]) => {
+            let text = format!("{me} {} {}", params["name"], params["arguments"]);
+            let failed = params["arguments"]["fail"] == true;
+            result(id, json!({"content": [{"type": "text", "text": text}], "isError": failed, "_meta": {"own": 1}}));
+        }
+        "prompts/get" if has("prompts", "name", &params["name"]) => {
+            let text = format!("{me} {}", params["name"]);
+            result(id, json!({"messages": [{"role": "user", "content": {"type": "text", "text": text}}]}));
+        }
+        "prompts/get" => error(id, -32602, "unknown prompt"),
+        "resources/read" => {
+            let uri = params["uri"].as_str().unwrap_or("");
+            let hidden = file["hidden"].as_array().into_iter().flatten().any(|h| h == uri);
+            let template = file["gives"].as_str().is_some_and(|start| uri.starts_with(start));
+            match hidden || template || has("resources", "uri", &params["uri"]) {
+                true => result(id, json!({"contents": [{"uri": uri, "text": format!("{me} {uri}")}]})),
+                false => error(id, -32002, "Resource not found"),
+            }
+        }
+        "completion/complete" => {
+            let what = params["ref"]["name"].as_str().or(params["ref"]["uri"].as_str()).unwrap_or("");
+            result(id, json!({"completion": {"values": [format!("{me} {what}")]}}));
+        }
+        _ => return false,
+    }
+    true
 }
 
 /// Subscriptions: the id of each, whether it is for tools, and its resources.

@@ -398,9 +398,13 @@ pub struct Http {
 
 impl Http {
     pub fn open(address: &str, server: &str) -> Http {
+        Http::open_at(address, &format!("/servers/{server}/mcp"))
+    }
+
+    pub fn open_at(address: &str, path: &str) -> Http {
         let mut http = Http {
             address: address.to_owned(),
-            path: format!("/servers/{server}/mcp"),
+            path: path.to_owned(),
             session: String::new(),
             raw: Raw::open(address),
         };

@@ -31,6 +31,7 @@ impl Exclusive {
         let owner = Arc::downgrade(session);
         let link = saved.child.and_then(|c| Link::restore(&session.server, nest.config(), c, restored, Some(owner)));
         let state = State {
+            begins: false,
             link: link.clone(),
             failed: None,
             hello: saved.hello,

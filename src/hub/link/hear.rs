@@ -10,6 +10,7 @@ use log::{debug, info, warn};
 
 use super::{Link, Waiting};
 use crate::hub::Hub;
+use crate::hub::bridge::outward_id;
 use crate::hub::counters::Dropped;
 use crate::hub::handover::unless_frozen;
 use crate::hub::lines::{self, Line, Lines};
@@ -180,7 +181,18 @@ impl Link {
     /// What a child says to the one session that it serves.
     fn to_owner(&self, server: &Server, owner: Option<Arc<Session>>, e: &Envelope<'_>) {
         let Some(session) = owner.filter(|s| !s.is_ended()) else { return };
-        let text = one_line(e, e.text().to_owned());
+        // Children of several servers may ask the same client, each with ids of its own.
+        let asked = match e.method.as_ref() {
+            "notifications/cancelled" => &e.request_id,
+            _ if e.kind == Kind::Request => &e.id,
+            _ => &None,
+        };
+        let outward = e.get(asked).and_then(|id| outward_id(&session, id));
+        let text = match (asked, &outward) {
+            (Some(span), Some(id)) => spliced(e.text(), &[(span.clone(), id)]),
+            _ => e.text().to_owned(),
+        };
+        let text = one_line(e, text);
         if let (Kind::Request, Some(id), Some(own)) = (e.kind, e.get(&e.id), session.exclusive()) {
             // Whether the daemon is there, and not who is asked.
             if e.method == "ping" {

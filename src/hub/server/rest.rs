@@ -45,7 +45,7 @@ impl Server {
                 saved.spares = spares.filter_map(|link| child(Some(link), saver)).collect();
             }
             Engine::Exec(exec) => saved.commands = exec.save(saver),
-            Engine::None => {}
+            Engine::Bridge(_) | Engine::None => {}
         }
         saved
     }

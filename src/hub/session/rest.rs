@@ -29,6 +29,7 @@ impl Session {
                 Transport::WebSocket => handover::Transport::WebSocket,
                 Transport::Sse => handover::Transport::Sse,
                 Transport::Stateless => handover::Transport::Stateless,
+                Transport::Part => handover::Transport::Part,
             },
             owner: self.owner.as_ref().map(ToString::to_string),
             server: self.server.name.clone(),
@@ -45,6 +46,10 @@ impl Session {
             used: !self.is_unused(),
             streams_so_far,
             streams,
+            bridge: self.bridge().is_some(),
+            hello: self.hello().map(str::to_owned),
+            whole: self.whole().map(|w| saver.session(&w)),
+            direct: self.is_direct(),
         }
     }
 
@@ -55,6 +60,7 @@ impl Session {
             handover::Transport::WebSocket => Transport::WebSocket,
             handover::Transport::Sse => Transport::Sse,
             handover::Transport::Stateless => Transport::Stateless,
+            handover::Transport::Part => Transport::Part,
         };
         let mut session = Session::new(saved.number, saved.id, transport, saved.owner.map(Into::into), server, hub);
         session.slot = saved.slot;
@@ -62,6 +68,16 @@ impl Session {
             session.agree(revision);
         }
         session.note_era(saved.modern);
+        if let Some(hello) = &saved.hello {
+            session.note_hello(hello);
+        }
+        if saved.direct {
+            session.note_direct();
+        }
+        let whole = saved.whole.and_then(|number| restored.session(number));
+        if let Some(whole) = &whole {
+            session.belong_to(whole);
+        }
         session.last_used.store(session.hub.seconds().saturating_sub(saved.idle), SeqCst);
         session.used.store(saved.used, SeqCst);
         saved.subscriptions.iter().for_each(|uri| session.subscribe(uri));
@@ -69,6 +85,10 @@ impl Session {
         let push = saved.push.map(|at| restored.outbox(at));
         *session.push.lock().unwrap_or_else(PoisonError::into_inner) = push;
         let session = Arc::new(session);
+        if let Some(whole) = whole {
+            let mut parts = whole.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            parts.insert(session.server.name.clone(), session.clone());
+        }
         for one in saved.batches {
             Collected::restore(&session, one, restored);
         }
@@ -86,6 +106,9 @@ impl Session {
     /// A request that the program before has counted, counted here.
     pub fn reopen(self: &Arc<Self>, method: Method, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
         self.in_flight.fetch_add(1, SeqCst);
+        if let Some(whole) = self.whole() {
+            whole.in_flight.fetch_add(1, SeqCst);
+        }
         self.hub.in_flight.fetch_add(1, SeqCst);
         self.server.in_flight.fetch_add(1, SeqCst);
         Call::new(self, method, id, token, reply)

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod auth;
+mod bridge;
 mod listen;
 mod logging;
 pub mod read;
@@ -17,12 +18,14 @@ use std::time::Duration;
 
 pub use alerts::Alerts;
 pub use auth::{Auth, Token};
+pub use bridge::Tools;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
 pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
 
+use crate::model::bridge::Naming;
 use crate::model::handover::Text;
 use read::{Node, Reader, Section, Setting};
 
@@ -56,6 +59,8 @@ pub struct Config {
     pub insecure: bool,
     pub on_event: Option<EventCommand>,
     pub alerts: Alerts,
+    /// How the endpoint that shows all servers as one names what they have; None for no such endpoint.
+    pub bridge: Option<Naming>,
 }
 
 /// A command that is run when something happens which somebody should know.
@@ -280,6 +285,8 @@ fn instance<'a>(
             BTreeMap::new()
         }
     };
+    let there = |name: &str| servers.contains_key(name) || parts.iter().any(|(part, _)| part.name == name);
+    let bridge = bridge::bridge(&mut s, &there);
     s.finish();
     for (part, reader) in parts {
         let Some(root) = reader.root() else { continue };
@@ -311,6 +318,7 @@ fn instance<'a>(
         insecure,
         on_event,
         alerts,
+        bridge,
     })
 }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::bridge::{self, Tools};
 use super::read::{Node, Reader, Section, Setting, Shown};
 use super::setting::{Mode, Size, quoted};
 use super::{Origin, check_name};
+use crate::model::bridge::Naming;
 use crate::model::restart::{Mode as RestartMode, Policy};
 
 /// One named server.
@@ -23,6 +25,7 @@ impl Kind {
         match self {
             Kind::Stdio(stdio) => stdio.stop.stdin + stdio.stop.term,
             Kind::Exec(exec) => exec.stop_after,
+            Kind::Bridge(_) => Duration::ZERO,
         }
     }
 
@@ -31,9 +34,18 @@ impl Kind {
         match self {
             Kind::Stdio(stdio) => &stdio.confine,
             Kind::Exec(exec) => &exec.confine,
+            Kind::Bridge(_) => &NOTHING,
         }
     }
 }
+
+/// What has no process needs no limits.
+static NOTHING: Confine = Confine {
+    account: None,
+    umask: None,
+    limits: Rlimits { nofile: None, memory: None, processes: None, cpu: None },
+    no_new_privs: true,
+};
 
 /// As whom the processes of a server run, and what they may take.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,6 +88,8 @@ pub enum Kind {
     Stdio(Box<Stdio>),
     /// Built in: runs allowed commands.
     Exec(Box<Exec>),
+    /// All others as one. It is no entry of `servers`, and has no process.
+    Bridge(Naming),
 }
 
 /// A server that is a command.
@@ -99,6 +113,7 @@ pub struct Stdio {
     /// instance.
     pub on_demand: Option<Duration>,
     pub health: Option<Health>,
+    pub tools: Tools,
     pub confine: Confine,
 }
 
@@ -240,6 +255,7 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         sharing: sharing(s),
         on_demand: start(s),
         health: health(s),
+        tools: bridge::tools(s),
         confine: confine(s),
     };
     if command.is_none() {
