@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use log::warn;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::Instance;
+use crate::hub::server::Server;
 use crate::hub::wait::{sleep, within};
 use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
@@ -19,6 +21,7 @@ use crate::model::health::Limits;
 use crate::model::status::{InstanceState, ServerState, Status};
 use crate::model::text::{count, printable};
 use crate::net::admin::Admin;
+use crate::net::metrics::Measured;
 use crate::sys::process;
 
 /// Changes of state within this time become one write of the status file.
@@ -27,7 +30,9 @@ const SETTLE: Duration = Duration::from_millis(10);
 impl Instance {
     pub(super) fn admin(self: &Arc<Self>) -> Admin {
         let (me, hub) = (Arc::downgrade(self), self.hub.clone());
+        let from = me.clone();
         Admin {
+            metrics: Arc::new(move || from.upgrade().map(|me| me.measured())),
             status: Arc::new(move || {
                 let status = me.upgrade().map(|me| me.status());
                 status.and_then(|s| serde_json::to_string_pretty(&s).ok()).unwrap_or_default()
@@ -59,6 +64,21 @@ impl Instance {
         let (status, alerts) = self.monitor.look(|| self.facts(), &limits);
         self.announce_alerts(&alerts);
         status
+    }
+
+    /// The same for whoever draws graphs of it.
+    fn measured(&self) -> Measured {
+        let second = self.hub.seconds();
+        let of = |s: Arc<Server>| {
+            let name = s.name.clone();
+            s.meters.by_method(second).into_iter().map(move |(method, sum)| (name.clone(), method, sum))
+        };
+        Measured {
+            status: self.status(),
+            started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            max_fds: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            requests: self.hub.servers().into_iter().flat_map(of).collect(),
+        }
     }
 
     fn facts(&self) -> Status {

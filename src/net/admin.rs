@@ -1,4 +1,4 @@
-//! What is not the hot path, routed by tide: `/healthz`, `/readyz`, `/status`.
+//! What is not the hot path, routed by tide: `/healthz`, `/readyz`, `/status`, `/metrics`.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use tide::http;
 
 use super::Net;
 use super::http::{Answer, error, plain};
+use super::metrics::{self, Format, Measured};
 use crate::model::jsonrpc;
 
 /// The router; made once.
@@ -19,6 +20,8 @@ pub type App = tide::Server<Admin>;
 pub struct Admin {
     /// The status document as JSON.
     pub status: Arc<dyn Fn() -> String + Send + Sync>,
+    /// None once it is over.
+    pub metrics: Arc<dyn Fn() -> Option<Measured> + Send + Sync>,
     /// Why the instance is not ready; empty if it is.
     pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
@@ -37,6 +40,16 @@ pub fn app(admin: Admin) -> App {
         let status = request.state().status.clone();
         let mut response = text(200, &aside(move || status()).await);
         response.insert_header("content-type", "application/json");
+        response.insert_header("cache-control", "no-store");
+        Ok(response)
+    });
+    app.at("/metrics").get(|request: tide::Request<Admin>| async move {
+        let accept = request.header("accept").map(|v| v.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(","));
+        let format = Format::accepted(&accept.unwrap_or_default());
+        let metrics = request.state().metrics.clone();
+        let mut response =
+            text(200, &aside(move || metrics().map(|m| metrics::text(m, format))).await.unwrap_or_default());
+        response.insert_header("content-type", format.content_type());
         response.insert_header("cache-control", "no-store");
         Ok(response)
     });
@@ -70,7 +83,11 @@ pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
         error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why)
     };
     let Ok(url) = http::Url::parse(&format!("http://localhost{}", request.uri().path())) else { return nothing() };
-    let answer: Result<http::Response, _> = net.app.respond(http::Request::new(method, url)).await;
+    let mut asked = http::Request::new(method, url);
+    for value in request.headers().get_all(hyper::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
+        asked.append_header("accept", value);
+    }
+    let answer: Result<http::Response, _> = net.app.respond(asked).await;
     let Ok(mut answer) = answer else { return nothing() };
     if answer.status() == http::StatusCode::NotFound {
         return nothing();

@@ -9,6 +9,7 @@ pub mod door;
 pub mod frames;
 pub mod handover;
 pub mod http;
+pub mod metrics;
 pub mod origin;
 pub mod park;
 pub mod seat;

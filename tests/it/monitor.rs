@@ -187,3 +187,58 @@ fn a_full_house_degrades_and_a_stop_is_no_alert() {
     daemon.stop();
     assert_eq!(daemon.log().matches("[WARN]").count(), 1, "{}", daemon.log());
 }
+
+#[test]
+fn metrics_are_valid_and_true() {
+    use std::io::Write as _;
+    let scratch = Scratch::new();
+    let exec = "\"host\": Exec(allow: [\"date\"]),";
+    let daemon = scratch.start(&scratch.instance("t", &(stdio("fake", &[], "") + exec)));
+    let mut ws = daemon.ws("fake");
+    for n in 0..5 {
+        ws.ask(&call(n, "echo", json!({"text": "x"})));
+        ws.ask(&call(n, "nosuch", json!({})));
+    }
+    ws.ask(&json!({"jsonrpc": "2.0", "id": 9, "method": "of/a\"stranger"}));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    let answer = get(daemon.address(), "/metrics");
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!((answer.status, answer.header("content-type").as_deref()), (200, Some(kind)));
+    let mut promtool = std::process::Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    let piped = std::process::Stdio::piped;
+    let mut child = promtool.stdout(piped()).stderr(piped()).spawn().expect("promtool (tests/install brings it)");
+    child.stdin.take().unwrap().write_all(answer.body.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{out:?}\n{}", answer.body);
+    let value = |line: &str| {
+        let found = answer.body.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {line} in\n{}", answer.body)).parse::<f64>().unwrap()
+    };
+    let duration = "mcpdaemon_request_duration_seconds";
+    for (line, wanted) in [
+        (format!("{duration}_count{{server=\"fake\",method=\"tools/call\"}}"), 10.0),
+        (format!("{duration}_bucket{{le=\"+Inf\",server=\"fake\",method=\"tools/call\"}}"), 10.0),
+        (format!("{duration}_count{{server=\"fake\",method=\"other\"}}"), 1.0),
+        ("mcpdaemon_request_errors_total{server=\"fake\",method=\"tools/call\"}".to_owned(), 5.0),
+        ("mcpdaemon_sessions".to_owned(), 1.0),
+        ("mcpdaemon_connections".to_owned(), 2.0),
+        ("mcpdaemon_reloads_total{result=\"applied\"}".to_owned(), 1.0),
+        ("mcpdaemon_config_last_reload_successful".to_owned(), 1.0),
+        ("mcpdaemon_server_state{server=\"fake\",state=\"ready\"}".to_owned(), 1.0),
+        ("mcpdaemon_server_processes{server=\"host\"}".to_owned(), 0.0),
+        ("mcpdaemon_health{level=\"unhealthy\"}".to_owned(), 1.0),
+    ] {
+        assert_eq!(value(&line), wanted, "{line}");
+    }
+    assert!(value("process_resident_memory_bytes") > 1e6 && value("process_start_time_seconds") > 1.7e9);
+    assert!(!answer.body.contains("stranger"), "what a client says is no label");
+    // Prometheus itself asks for this.
+    let mut raw = Raw::open(daemon.address());
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    raw.send(format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n").as_bytes());
+    let answer = raw.response();
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(answer.header("content-type").as_deref(), Some(kind));
+    assert!(answer.body.ends_with("\n# EOF\n") && answer.body.contains("mcpdaemon_sessions 1.0\n"));
+}
