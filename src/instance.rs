@@ -134,6 +134,7 @@ impl Instance {
     pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
         let name = hub.config().name.clone();
         let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
+        from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());
         let life = Life {
             state: InstanceState::Starting,
             generation: before.map_or(1, |b| b.generation),

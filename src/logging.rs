@@ -8,6 +8,7 @@
 
 mod file;
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{LevelFilter, Log, Metadata, Record, error};
+use log::{Level, LevelFilter, Log, Metadata, Record, error};
 use simplelog::{ConfigBuilder, WriteLogger};
 use time::macros::format_description;
 
@@ -30,6 +31,9 @@ pub use file::Opened;
 const LINE: usize = 8 << 10;
 /// The most lines that wait to be written.
 const WAITING: usize = 4096;
+/// So many lines are remembered, of what is worth a look, each up to this length.
+const REMEMBERED: usize = 100;
+const SHORT: usize = 500;
 /// A log that could not be rotated goes on, and is tried again after this.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -46,6 +50,8 @@ struct Shared {
     /// The way to the thread that writes; until there is one, lines are written where they arise.
     writer: OnceLock<SyncSender<Job>>,
     lost: AtomicU64,
+    /// The last lines, the newest last.
+    last: Mutex<VecDeque<logline::Line>>,
 }
 
 /// Where lines go and how they look; what a reload can change.
@@ -66,6 +72,23 @@ enum Job {
 impl Shared {
     fn way(&self) -> MutexGuard<'_, Way> {
         self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last(&self) -> MutexGuard<'_, VecDeque<logline::Line>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, level: Level, text: &str) {
+        let line = logline::Line {
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            level: level.to_string(),
+            text: printable(text, SHORT),
+        };
+        let mut last = self.last();
+        if last.len() >= REMEMBERED {
+            last.pop_front();
+        }
+        last.push_back(line);
     }
 
     fn write(&self, line: &[u8]) {
@@ -150,7 +173,13 @@ impl LogFile {
     pub fn start(file: Option<Opened>, config: &config::Log) -> LogFile {
         let journal = file.is_none() && is_journal();
         let way = Way { file: file.map(Arc::new), format: config.format, rotate: config.rotate };
-        let shared = Shared { way: Mutex::new(way), journal, writer: OnceLock::new(), lost: AtomicU64::new(0) };
+        let shared = Shared {
+            way: Mutex::new(way),
+            journal,
+            writer: OnceLock::new(),
+            lost: AtomicU64::new(0),
+            last: Mutex::default(),
+        };
         let log = LogFile { shared: Arc::new(shared) };
         let mut text = ConfigBuilder::new();
         text.set_time_format_custom(format_description!(
@@ -232,6 +261,21 @@ impl LogFile {
         self.shared.path()
     }
 
+    /// The last lines of level `Info` and above, the newest last.
+    pub fn last(&self) -> Vec<logline::Line> {
+        self.shared.last().iter().cloned().collect()
+    }
+
+    /// Goes on with what another program has remembered.
+    pub fn remember(&self, before: Vec<logline::Line>) {
+        let mut last = self.shared.last();
+        for line in before.into_iter().rev() {
+            last.push_front(line);
+        }
+        let over = last.len().saturating_sub(REMEMBERED);
+        last.drain(..over);
+    }
+
     /// Lines that could not be written.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Relaxed)
@@ -274,6 +318,9 @@ impl Log for OneLine {
             return;
         }
         let text = printable(&record.args().to_string(), LINE);
+        if record.level() <= Level::Info {
+            self.shared.note(record.level(), &text);
+        }
         let format = self.shared.way().format;
         match format {
             Format::Text => {

@@ -60,6 +60,7 @@ impl Monitor {
             alerts: state.alerts.clone(),
             history: state.history.clone(),
             news: state.news.clone(),
+            log: Vec::new(),
             seen: match &state.seen {
                 Some(Seen::Running(status)) => Some(status.clone()),
                 _ => None,
@@ -102,6 +103,12 @@ impl Monitor {
         // Those of states are known from the events of states.
         alerts.retain(|alert| alert.check != Check::State.name());
         (status, alerts)
+    }
+
+    /// The last hour, and what has happened, the newest last.
+    pub fn told(&self) -> (History, Vec<News>) {
+        let state = self.state();
+        (state.history.clone(), state.news.iter().cloned().collect())
     }
 
     /// Whether something is not as it should be.
@@ -163,7 +170,7 @@ impl Instance {
     }
 
     /// What there is to say of a minute: requests of that time, the rest as it is in `status`.
-    fn minute(&self, status: &Status, number: u64) -> Minute {
+    pub(super) fn minute(&self, status: &Status, number: u64) -> Minute {
         let servers: BTreeMap<_, _> = self.hub.servers().into_iter().map(|s| (s.name.clone(), s)).collect();
         let point =
             |(requests, errors, p50, p95), memory, sessions| Point { requests, errors, p50, p95, memory, sessions };

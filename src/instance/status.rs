@@ -22,6 +22,7 @@ use crate::model::status::{InstanceState, ServerState, Status};
 use crate::model::text::{count, printable};
 use crate::net::admin::Admin;
 use crate::net::metrics::Measured;
+use crate::net::page::Shown;
 use crate::sys::process;
 
 /// Changes of state within this time become one write of the status file.
@@ -30,8 +31,9 @@ const SETTLE: Duration = Duration::from_millis(10);
 impl Instance {
     pub(super) fn admin(self: &Arc<Self>) -> Admin {
         let (me, hub) = (Arc::downgrade(self), self.hub.clone());
-        let from = me.clone();
+        let (from, seen) = (me.clone(), me.clone());
         Admin {
+            page: Arc::new(move || seen.upgrade().map(|me| me.shown())),
             metrics: Arc::new(move || from.upgrade().map(|me| me.measured())),
             status: Arc::new(move || {
                 let status = me.upgrade().map(|me| me.status());
@@ -64,6 +66,14 @@ impl Instance {
         let (status, alerts) = self.monitor.look(|| self.facts(), &limits);
         self.announce_alerts(&alerts);
         status
+    }
+
+    /// Everything that the page shows.
+    fn shown(&self) -> Shown {
+        let status = self.status();
+        let running = self.minute(&status, self.hub.seconds() / 60);
+        let (history, news) = self.monitor.told();
+        Shown { running, history, news, log: self.log.last(), status }
     }
 
     /// The same for whoever draws graphs of it.

@@ -19,7 +19,7 @@ use crate::hub::starting::environment;
 use crate::hub::wait::{sleep, within};
 use crate::model::config::Confine;
 use crate::model::exit::plain;
-use crate::model::handover::{FORMAT, Handover, Notify};
+use crate::model::handover::{FORMAT, Handover, Notify, Observed};
 use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
@@ -145,7 +145,7 @@ impl Instance {
             meter: self.hub.meters.save_all(self.hub.seconds()),
             methods: self.hub.meters.save(),
             dropped: self.hub.counters.read(),
-            observed: self.monitor.save(),
+            observed: Observed { log: self.log.last(), ..self.monitor.save() },
             listeners: net.save_listeners(),
             servers,
             sessions,

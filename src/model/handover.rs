@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::health;
 use super::history::History;
+use super::logline;
 use super::mcp::Learnt;
 use super::meter;
 use super::method::Method;
@@ -83,6 +84,8 @@ pub struct Observed {
     pub alerts: VecDeque<Alert>,
     pub history: History,
     pub news: VecDeque<News>,
+    /// The last lines of the log.
+    pub log: Vec<logline::Line>,
     /// As it was when it was last looked at.
     pub seen: Option<Box<Status>>,
 }

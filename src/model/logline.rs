@@ -6,6 +6,15 @@
 use log::Level;
 use serde::{Deserialize, Serialize};
 
+/// A line of the log, for whoever shows the last ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub level: String,
+    pub text: String,
+}
+
 /// The server whose matter a message is, with the message itself: without the tag, if it has one.
 pub fn server(message: &str) -> (Option<&str>, &str) {
     if let Some((name, rest)) = tag(message) {

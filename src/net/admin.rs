@@ -1,4 +1,5 @@
-//! What is not the hot path, routed by tide: `/healthz`, `/readyz`, `/status`, `/metrics`.
+//! What is not the hot path, routed by tide: `/`, `/healthz`, `/readyz`, `/status`,
+//! `/metrics`.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tide::http;
 use super::Net;
 use super::http::{Answer, error, plain};
 use super::metrics::{self, Format, Measured};
+use super::page::{self, Shown};
 use crate::model::jsonrpc;
 
 /// The router; made once.
@@ -22,6 +24,7 @@ pub struct Admin {
     pub status: Arc<dyn Fn() -> String + Send + Sync>,
     /// None once it is over.
     pub metrics: Arc<dyn Fn() -> Option<Measured> + Send + Sync>,
+    pub page: Arc<dyn Fn() -> Option<Shown> + Send + Sync>,
     /// Why the instance is not ready; empty if it is.
     pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
 }
@@ -41,6 +44,21 @@ pub fn app(admin: Admin) -> App {
         let mut response = text(200, &aside(move || status()).await);
         response.insert_header("content-type", "application/json");
         response.insert_header("cache-control", "no-store");
+        Ok(response)
+    });
+    app.at("/").get(|request: tide::Request<Admin>| async move {
+        let shown = request.state().page.clone();
+        let html = aside(move || shown().map(|shown| page::page(&shown))).await.unwrap_or_default();
+        let mut response = text(200, &html);
+        for (name, value) in [
+            ("content-type", "text/html; charset=utf-8"),
+            ("cache-control", "no-store"),
+            ("content-security-policy", page::policy()),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+        ] {
+            response.insert_header(name, value);
+        }
         Ok(response)
     });
     app.at("/metrics").get(|request: tide::Request<Admin>| async move {
@@ -95,7 +113,9 @@ pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
     let status = StatusCode::from_u16(answer.status() as u16).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = answer.take_body().into_string().await.unwrap_or_default();
     let mut response = plain(status, "text/plain; charset=utf-8", body);
-    for name in ["content-type", "cache-control"] {
+    let kept =
+        ["content-type", "cache-control", "content-security-policy", "x-content-type-options", "referrer-policy"];
+    for name in kept {
         let value = answer.header(name).and_then(|v| HeaderValue::from_str(v.last().as_str()).ok());
         if let Some(value) = value {
             response.headers_mut().insert(name, value);

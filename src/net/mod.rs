@@ -11,6 +11,7 @@ pub mod handover;
 pub mod http;
 pub mod metrics;
 pub mod origin;
+pub mod page;
 pub mod park;
 pub mod seat;
 pub mod sse;

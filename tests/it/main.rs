@@ -23,6 +23,7 @@ mod many;
 mod matrix;
 mod monitor;
 mod packaging;
+mod page;
 mod privileges;
 mod real;
 mod reload;

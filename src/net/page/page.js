@@ -1,0 +1,100 @@
+// Keeps the page fresh: asks for it again every few seconds and exchanges the parts that differ. What its reader has
+// opened, chosen or typed stays. The page is whole without it.
+"use strict";
+(() => {
+    const every = 3000;
+    const get = (id) => document.getElementById(id);
+    const [tools, filter, span, pause, live] = ["tools", "filter", "span", "pause", "live"].map(get);
+    let timer;
+
+    // What the reader has chosen, laid over a document.
+    const dress = (root) => {
+        const word = filter.value.trim().toLowerCase();
+        for (const one of root.querySelectorAll("[data-server]")) {
+            one.hidden = !one.dataset.server.toLowerCase().includes(word);
+        }
+        const short = span.getAttribute("aria-pressed") === "true";
+        for (const svg of root.querySelectorAll("svg")) {
+            svg.setAttribute("viewBox", short ? "450 0 150 100" : "0 0 600 100");
+        }
+        for (const from of root.querySelectorAll(".axis .from")) {
+            from.textContent = short ? "15 min ago" : "60 min ago";
+        }
+    };
+
+    // Takes over what is new, part by part, so that nothing moves that is the same.
+    const exchange = (now, next) => {
+        if (now.isEqualNode(next)) return;
+        const lists = [...now.querySelectorAll(".lines")].map((list) => list.scrollTop);
+        const focus = document.activeElement;
+        const summary = now.contains(focus) && focus.tagName === "SUMMARY" ? focus.parentElement.id : null;
+        now.replaceWith(next);
+        next.querySelectorAll(".lines").forEach((list, n) => { list.scrollTop = lists[n] ?? 0; });
+        if (summary) get(summary)?.querySelector("summary").focus();
+    };
+
+    const refresh = async () => {
+        try {
+            const answer = await fetch(location.pathname, { cache: "no-store" });
+            if (!answer.ok) throw new Error(`status ${answer.status}`);
+            const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+            for (const open of document.querySelectorAll("details[open]")) {
+                next.getElementById(open.id)?.setAttribute("open", "");
+            }
+            dress(next);
+            // Nobody's selection is taken away.
+            if (String(getSelection())) return;
+            for (const part of [...document.querySelectorAll("#head, main > section")]) {
+                const other = next.getElementById(part.id);
+                if (other) exchange(part, document.adoptNode(other));
+            }
+            document.title = next.title;
+            say(`live, every ${every / 1000} s`);
+        } catch (why) {
+            say(`not reachable since ${new Date().toLocaleTimeString()} (${why.message})`, true);
+        }
+    };
+
+    const say = (text, lost = false) => {
+        // The first time counts until it is reachable again.
+        if (lost && live.classList.contains("lost")) return;
+        live.classList.toggle("lost", lost);
+        if (live.textContent !== text) live.textContent = text;
+    };
+
+    const plan = () => {
+        clearTimeout(timer);
+        if (pause.getAttribute("aria-pressed") === "true") return;
+        timer = setTimeout(async () => {
+            if (!document.hidden) await refresh();
+            plan();
+        }, every);
+    };
+
+    const toggle = (button) => {
+        const pressed = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", pressed);
+        return pressed;
+    };
+
+    filter.addEventListener("input", () => dress(document));
+    span.addEventListener("click", () => { toggle(span); dress(document); });
+    pause.addEventListener("click", () => {
+        say(toggle(pause) ? "paused" : "live");
+        plan();
+    });
+    // A name in the table opens what it leads to.
+    const reveal = () => {
+        const at = get(decodeURIComponent(location.hash.slice(1)));
+        if (at?.tagName === "DETAILS") at.open = true;
+    };
+    addEventListener("hashchange", reveal);
+    document.addEventListener("click", (event) => {
+        if (event.target.closest?.("table.servers a")) setTimeout(reveal);
+    });
+    tools.hidden = false;
+    dress(document);
+    reveal();
+    say(`live, every ${every / 1000} s`);
+    plan();
+})();
