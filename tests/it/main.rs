@@ -22,6 +22,7 @@ mod logs;
 mod many;
 mod matrix;
 mod monitor;
+mod origins;
 mod packaging;
 mod page;
 mod privileges;
