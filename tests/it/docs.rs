@@ -1,6 +1,6 @@
-//! Documentation and program agree: keys, flags, verbs, exit codes, shipped configurations.
+//! Documentation and program agree: keys, flags, verbs, exit codes, shipped configurations, and what was wanted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::harness::*;
@@ -120,4 +120,88 @@ fn every_member_of_the_status_document_is_in_the_manual() {
     for member in all {
         assert!(manual.contains(&member), "{member} is not in mcpctl.8");
     }
+}
+
+/// The ids in tests/requirements.md, in order.
+fn requirements() -> Vec<String> {
+    let ranges = [("S1.", 47), ("S1.W", 36), ("S2.", 70), ("S3.", 94), ("S4.", 43), ("T", 25)];
+    ranges.iter().flat_map(|(prefix, last)| (1..=*last).map(move |n| format!("{prefix}{n}"))).collect()
+}
+
+/// Whether a source file has a test of this name.
+fn has_test(file: &str, name: &str) -> bool {
+    let text = std::fs::read_to_string(root(file)).unwrap_or_default();
+    let mut marked = false;
+    text.lines().map(str::trim_start).any(|line| {
+        let found = marked && line.strip_prefix("fn ").is_some_and(|l| l.split('(').next() == Some(name));
+        // Other attributes may stand in between; but a test that is ignored shows nothing.
+        marked = line == "#[test]" || marked && line.starts_with("#[") && !line.starts_with("#[ignore");
+        found
+    })
+}
+
+/// Whether a page of the manual has a section of this name.
+fn has_section(page: &str, name: &str) -> bool {
+    let text = std::fs::read_to_string(root(&format!("man/{page}"))).unwrap_or_default();
+    let mut headings = text.lines().filter_map(|l| l.strip_prefix(".Sh ").or_else(|| l.strip_prefix(".Ss ")));
+    headings.any(|heading| heading.trim_start_matches("\\&") == name)
+}
+
+/// Whether a requirement is answered: by tests and sections that are there, by a decision, or by both.
+fn answered(cell: &str) -> Result<(), String> {
+    let (shown, decision) = match cell.split_once("decision:") {
+        Some((shown, decision)) => (shown, Some(decision.trim())),
+        None => (cell, None),
+    };
+    for (n, part) in shown.split('`').enumerate() {
+        let (kind, name) = part.split_once(' ').unwrap_or((part, ""));
+        let there = match (n % 2, kind) {
+            // Between those in backquotes.
+            (0, _) => ["", ", ", "; "].contains(&part),
+            (_, "test") => name.split_once("::").is_some_and(|(f, test)| has_test(&format!("tests/it/{f}.rs"), test)),
+            (_, "unit") => name.split_once("::").is_some_and(|(file, test)| has_test(file, test)),
+            (_, "man") => name.split_once(", ").is_some_and(|(page, section)| has_section(page, section)),
+            _ => false,
+        };
+        if !there {
+            return Err(format!("there is no test or section '{part}'"));
+        }
+    }
+    match decision {
+        None if shown.is_empty() => Err("nothing shows it".to_owned()),
+        Some(text) if !text.contains(' ') => Err("the decision says nothing".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+#[test]
+fn every_requirement_is_answered() {
+    let (ids, mut rows, mut wrong) = (requirements(), BTreeMap::new(), Vec::new());
+    for (n, line) in (1..).zip(read("tests/requirements.md").lines()) {
+        let Some(row) = line.strip_prefix('|') else { continue };
+        let cells: Vec<&str> = row.trim_end_matches('|').split('|').map(str::trim).collect();
+        if ["id", "---"].contains(&cells[0]) {
+            continue;
+        }
+        let mut say = |what: &str| wrong.push(format!("tests/requirements.md:{n}: {}: {what}", cells[0]));
+        let &[id, wanted, shown] = cells.as_slice() else {
+            say("expected three cells: id, wanted, shown by");
+            continue;
+        };
+        if !ids.iter().any(|known| known == id) {
+            say("there is no such id");
+        }
+        if let Some(before) = rows.insert(id.to_owned(), n) {
+            say(&format!("it stands in line {before} already"));
+        }
+        if wanted.is_empty() {
+            say("what is wanted?");
+        }
+        answered(shown).unwrap_or_else(|why| say(&why));
+    }
+    let missing: Vec<&str> = ids.iter().map(String::as_str).filter(|id| !rows.contains_key(*id)).collect();
+    if !missing.is_empty() {
+        wrong.push(format!("tests/requirements.md: no row for {}", missing.join(", ")));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
