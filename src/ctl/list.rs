@@ -11,9 +11,10 @@ use crate::sys::pidfile::Probe;
 #[derive(Serialize)]
 struct Row {
     name: String,
-    running: bool,
+    /// None where that cannot be found out.
+    running: Option<bool>,
     pid: Option<i32>,
-    /// `dead` where a PID file is left from a killed daemon.
+    /// `dead` where a PID file is left from a killed daemon, `unknown` where something cannot be read.
     state: String,
     servers: usize,
     listen: Vec<String>,
@@ -21,12 +22,15 @@ struct Row {
 }
 
 pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
-    let mut rows = Vec::new();
+    let (mut rows, mut worst) = (Vec::new(), Exit::Ok);
     for name in place.names()? {
         let found = match place.find(&name) {
             Ok(found) => found,
             Err(failure) => {
                 complain(&failure.text);
+                worst = if failure.exit.code() > worst.code() { failure.exit } else { worst };
+                let (state, listen) = ("unknown".to_owned(), Vec::new());
+                rows.push(Row { name, running: None, pid: None, state, servers: 0, listen, config: None });
                 continue;
             }
         };
@@ -44,7 +48,7 @@ pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
         let status = found.status.filter(|_| !matches!(found.probe, Probe::Stale));
         rows.push(Row {
             name,
-            running: !matches!(found.probe, Probe::Stale),
+            running: Some(!matches!(found.probe, Probe::Stale)),
             pid,
             state,
             servers: status.as_ref().map_or(0, |s| s.servers.len()),
@@ -55,11 +59,11 @@ pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
     if args.json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "instances": rows }));
         say(&text.unwrap_or_default());
-        return Ok(Exit::Ok);
+        return Ok(worst);
     }
     if rows.is_empty() {
         say(&format!("no instances in {}", place.0.display()));
-        return Ok(Exit::Ok);
+        return Ok(worst);
     }
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);
     say(&format!("{:width$}  {:>8}  {:9}  {:>7}  {}", "NAME", "PID", "STATE", "SERVERS", "LISTENS ON"));
@@ -68,5 +72,5 @@ pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
         let listen = if row.listen.is_empty() { "-".to_owned() } else { row.listen.join(", ") };
         say(&format!("{:width$}  {pid:>8}  {:9}  {:>7}  {listen}", row.name, row.state, row.servers));
     }
-    Ok(Exit::Ok)
+    Ok(worst)
 }

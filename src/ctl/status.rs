@@ -21,27 +21,25 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let mut worst = if names.is_empty() { Exit::NotRunning } else { Exit::Ok };
     let mut documents = Vec::new();
     for (i, name) in names.iter().enumerate() {
-        let mut found = match place.find(name) {
-            Ok(found) => found,
-            Err(failure) if failure.exit == Exit::CtlUsage => return Err(failure),
-            Err(failure) => {
-                complain(&failure.text);
-                worst = Exit::Unknown;
-                continue;
-            }
-        };
-        place.refresh(&mut found);
+        let mut found = place.find(name);
+        match &mut found {
+            Ok(found) => place.refresh(found),
+            Err(failure) if failure.exit == Exit::CtlUsage => return Err(failure.clone()),
+            Err(failure) => complain(&failure.text),
+        }
         let exit = exit(&found);
         if exit.code() > worst.code() {
             worst = exit;
         }
-        if args.json {
-            documents.push(document(&found));
-        } else {
-            if i > 0 {
-                say("");
+        match &found {
+            _ if args.json => documents.push(document(name, &found)),
+            Ok(found) => {
+                if i > 0 {
+                    say("");
+                }
+                say(&describe(found));
             }
-            say(&describe(&found));
+            Err(_) => {}
         }
     }
     if args.json {
@@ -52,21 +50,22 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
 }
 
 /// One element of `instances`.
-pub(super) fn document(found: &Found) -> serde_json::Value {
+pub(super) fn document(name: &str, found: &Result<Found, Failure>) -> serde_json::Value {
     let exit = exit(found);
     serde_json::json!({
-        "name": found.name,
-        "running": exit == Exit::Ok,
+        "name": name,
+        "running": found.is_ok().then_some(exit == Exit::Ok),
         "exit_code": exit.code(),
-        "status": found.status.as_ref().filter(|_| exit == Exit::Ok),
+        "status": found.as_ref().ok().and_then(|f| f.status.as_ref()).filter(|_| exit == Exit::Ok),
     })
 }
 
-pub(super) fn exit(found: &Found) -> Exit {
-    match found.probe {
-        Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting => Exit::Ok,
-        Probe::Stale => Exit::DeadWithPidFile,
-        Probe::Absent => Exit::NotRunning,
+pub(super) fn exit(found: &Result<Found, Failure>) -> Exit {
+    match found.as_ref().map(|found| &found.probe) {
+        Ok(Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting) => Exit::Ok,
+        Ok(Probe::Stale) => Exit::DeadWithPidFile,
+        Ok(Probe::Absent) => Exit::NotRunning,
+        Err(_) => Exit::Unknown,
     }
 }
 

@@ -58,7 +58,7 @@ impl Look {
 
     /// The worst status, once none of them runs.
     fn over(&self) -> Option<Exit> {
-        let exits = self.0.values().map(|found| found.as_ref().map_or(Exit::Unknown, status::exit));
+        let exits = self.0.values().map(status::exit);
         let worst = exits.clone().max_by_key(|exit| exit.code());
         worst.filter(|_| exits.clone().all(|exit| exit != Exit::Ok))
     }
@@ -72,7 +72,7 @@ impl Look {
     }
 
     fn json(&self) -> String {
-        let all: Vec<_> = self.0.values().flatten().map(status::document).collect();
+        let all: Vec<_> = self.0.iter().map(|(name, found)| status::document(name, found)).collect();
         serde_json::json!({ "instances": all }).to_string()
     }
 

@@ -48,14 +48,7 @@ impl PidFile {
     pub fn lock(path: &Path) -> Result<PidFile, Refused> {
         let until = Instant::now() + Duration::from_millis(100);
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-                .open(path)?;
+            let file = open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644))?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) if same_file(&file, path) => {
                     // Whatever the umask: the number is no secret, and tools of other users read it.
@@ -106,6 +99,22 @@ impl PidFile {
         if self.intact() && std::fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
+    }
+}
+
+/// Opens a PID file, and nothing that stands in its place: what a link leads to is somebody else's, and a folder can be
+/// opened and locked as well.
+fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
+    let other = || io::Error::other("no daemon has made it, for it is no regular file; remove it");
+    // Of a FIFO, a plain open would wait for somebody to write to it.
+    match how.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(other()),
+        Err(e) => Err(match e.raw_os_error() {
+            // A link; a socket; a folder that is opened for writing.
+            Some(libc::ELOOP | libc::ENXIO | libc::EISDIR) => other(),
+            _ => e,
+        }),
     }
 }
 
@@ -165,7 +174,7 @@ pub enum Probe {
 /// Looks at a PID file without changing anything. The order (open the process, see the lock held, read the number
 /// again) makes sure that the handle is the holder's, not a stranger's with a reused number.
 pub fn probe(path: &Path) -> io::Result<Probe> {
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+    let file = match open(path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Probe::Absent),
         Err(e) => return Err(e),

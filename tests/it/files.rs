@@ -270,3 +270,133 @@ fn a_lock_that_is_not_a_daemons_is_told_apart() {
     let wanted = format!("run/t.pid: locked by pid {}, ", std::process::id());
     assert!(code(&out) == 75 && stderr(&out).contains(&wanted), "{}", stderr(&out));
 }
+
+#[test]
+fn a_daemon_that_nobody_has_reaped_does_not_run() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("fake", &[], ""));
+    let mut front = scratch.command(mcpdaemon());
+    let mut front = front.args(["-f", "-c"]).arg(&file).stderr(std::process::Stdio::null()).spawn().unwrap();
+    wait("ready", || scratch.file("run/t.status").contains("\"state\": \"ready\"").then_some(()));
+    let pid = front.id() as i32;
+    kill(pid, libc::SIGKILL);
+    // This process is its parent, and does not look after it.
+    wait("the end of its last thread", || (code(&scratch.ctl(&["status", "t"])) == 1).then_some(()));
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    assert!(stat.contains(") Z "), "{stat}");
+    assert_eq!(code(&scratch.ctl(&["stop", "t"])), 7);
+    scratch.gone();
+    scratch.start(&file).stop();
+    front.wait().unwrap();
+}
+
+#[test]
+fn a_status_file_that_cannot_be_read_is_said_to_be() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let wanted = format!("t: running (pid {}), but its status file cannot be read\n", daemon.pid);
+    // Stopped, so that it cannot write a better one.
+    kill(daemon.pid, libc::SIGSTOP);
+    for text in [None, Some(""), Some("junk"), Some("{\"name\": 1}"), Some("[]")] {
+        match text {
+            None => std::fs::remove_file(scratch.path("run/t.status")).unwrap(),
+            Some(text) => drop(scratch.write("run/t.status", text)),
+        }
+        let out = scratch.ctl(&["status", "t"]);
+        assert_eq!((code(&out), stdout(&out)), (0, wanted.clone()), "{text:?}");
+        let row = stdout(&scratch.ctl(&["list"])).lines().nth(1).unwrap().to_owned();
+        assert!(row.contains("unknown"), "{text:?}: {row}");
+        assert!(daemon.status().is_null(), "{text:?}");
+        let out = scratch.ctl(&["reload", "t"]);
+        assert_eq!(code(&out), 1, "{text:?}");
+        assert!(stderr(&out).contains("its status file cannot be read, so the outcome cannot be seen"), "{out:?}");
+    }
+    kill(daemon.pid, libc::SIGCONT);
+    wait("a good one", || stdout(&scratch.ctl(&["status", "t"])).starts_with("t: ready ").then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn what_stands_in_place_of_a_pid_file_is_neither_believed_nor_touched() {
+    let scratch = Scratch::new();
+    scratch.instance("t", &stdio("fake", &[], ""));
+    let precious = scratch.write("precious", "1\n");
+    let place = scratch.path("run/t.pid");
+    std::fs::create_dir_all(scratch.path("run")).unwrap();
+    let link = || std::os::unix::fs::symlink(&precious, &place).unwrap();
+    let folder = || std::fs::create_dir(&place).unwrap();
+    let fifo = || nix::unistd::mkfifo(&place, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = || drop(std::os::unix::net::UnixListener::bind(&place).unwrap());
+    let why = "no daemon has made it, for it is no regular file; remove it";
+    for (what, make) in [("link", &link as &dyn Fn()), ("folder", &folder), ("fifo", &fifo), ("socket", &socket)] {
+        make();
+        let out = scratch.run(mcpdaemon(), &["-c", "t.ron"]);
+        assert_eq!(code(&out), 73, "{what}: {}", stderr(&out));
+        assert!(stderr(&out).ends_with(&format!("run/t.pid: cannot lock the PID file: {why}\n")), "{out:?}");
+        // It may run or not: nobody knows.
+        let out = scratch.ctl(&["status", "t"]);
+        assert_eq!((code(&out), stdout(&out)), (4, String::new()), "{what}");
+        assert!(stderr(&out).ends_with(&format!("run/t.pid: cannot read it: {why}\n")), "{what}: {}", stderr(&out));
+        let out = scratch.ctl(&["status", "--json", "t"]);
+        let all: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let wanted = json!({"name": "t", "running": null, "exit_code": 4, "status": null});
+        assert_eq!((code(&out), &all["instances"][0]), (4, &wanted), "{what}");
+        let out = scratch.ctl(&["list"]);
+        assert!(code(&out) == 1 && stdout(&out).contains("unknown"), "{what}: {out:?}");
+        for verb in [&["stop", "t"][..], &["stop", "--force", "t"], &["reload", "t"]] {
+            assert_eq!(code(&scratch.ctl(verb)), 1, "{what}: {verb:?}");
+        }
+        match what {
+            "folder" => std::fs::remove_dir(&place).unwrap(),
+            _ => std::fs::remove_file(&place).unwrap(),
+        }
+    }
+    assert_eq!(scratch.file("precious"), "1\n");
+    scratch.start(&scratch.path("t.ron")).stop();
+}
+
+#[test]
+fn of_a_pid_file_that_may_not_be_read_nothing_is_claimed() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Nobody but root can be somebody else, and its owner may read it.
+        return;
+    }
+    use std::os::unix::process::CommandExt;
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mode = |path: &str, mode| {
+        std::fs::set_permissions(scratch.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("", 0o755);
+    let bin = scratch.path("mcpctl").display().to_string();
+    // By a process of its own: what this one has open for writing, another test's child may have too, and then nobody
+    // can run it.
+    assert!(scratch.run("cp", &[mcpctl(), &bin]).status.success());
+    let as_nobody = |args: &[&str]| scratch.command(&bin).args(args).uid(65534).gid(65534).output().unwrap();
+    assert_eq!(code(&as_nobody(&["status", "t"])), 0);
+    mode("run/t.pid", 0o600);
+    for args in [&["status", "t"][..], &["status"], &["list"], &["stop", "t"], &["reload", "t"]] {
+        let out = as_nobody(args);
+        assert_eq!(code(&out), 4, "{args:?}: {out:?}");
+        assert!(stderr(&out).ends_with("run/t.pid: cannot read it: Permission denied\n"), "{args:?}: {out:?}");
+        assert!(!stdout(&out).contains("not running"), "{args:?}: {out:?}");
+    }
+    assert!(alive(daemon.pid));
+}
+
+#[test]
+fn after_a_cleanup_by_hand_the_next_start_works() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&["--ignore-eof", "--ignore-term"]);
+    // rm -f *.pid; pkill -f mcpdaemon, by which the guard is meant too.
+    std::fs::remove_file(scratch.path("run/t.pid")).unwrap();
+    let ours: Vec<i32> =
+        scratch.processes().iter().filter(|(_, l)| l.starts_with(mcpdaemon())).map(|(p, _)| *p).collect();
+    assert_eq!(ours.len(), 2, "the daemon and its guard: {ours:?}");
+    for pid in ours {
+        kill(pid, libc::SIGTERM);
+    }
+    wait("its end", || (!alive(daemon.pid)).then_some(()));
+    scratch.gone();
+    scratch.start(&scratch.path("t.ron")).stop();
+}
