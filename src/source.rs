@@ -98,6 +98,7 @@ impl Source {
             group: &accounts::group,
             read: &|path| std::fs::read_to_string(path).map_err(|e| plain(&e)),
             uid: nix::unistd::Uid::effective().as_raw(),
+            gid: nix::unistd::Gid::effective().as_raw(),
         };
         let input =
             Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: self.log_dir.clone() };

@@ -91,7 +91,8 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
             let refused = |why: String| Failure::new(Exit::Unavailable, format!("the passed socket '{name}': {why}"));
             let socket = passed::listener(fd).map_err(refused)?;
             if !socket.is_local() && !config.insecure && config.auth.is_none() {
-                let why = "it can be reached from other machines, and nothing asks who connects: say insecure: true";
+                let why = "it can be reached from other machines, and nothing asks who connects: \
+                           set 'auth' or say insecure: true in an instance file";
                 return Err(Failure::new(Exit::Config, refused(why.to_owned()).text));
             }
             sockets.push((at.clone(), socket));

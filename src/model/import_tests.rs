@@ -25,6 +25,7 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
         group: &|_| Ok(42),
         read: &|_| Err(String::new()),
         uid: 1000,
+        gid: 1000,
     };
     let input = File {
         file: Some("x.ron".into()),

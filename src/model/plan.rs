@@ -117,6 +117,7 @@ mod tests {
             group: &|_| Ok(42),
             read: &|_| Err(String::new()),
             uid: 1000,
+            gid: 1000,
         };
         let input =
             Input { file: None, stem: "t".into(), dir: "/".into(), text, parts: Vec::new(), log_dir: "/log".into() };

@@ -94,6 +94,46 @@ fn the_daemon_becomes_another_user_for_good_after_a_low_port_was_bound() {
 }
 
 #[test]
+fn the_daemon_has_the_group_that_is_said_and_no_other() {
+    let scratch = Scratch::new();
+    let program = open_to_all(&scratch);
+    let servers = format!("\"fake\": Stdio(command: [{program:?}])");
+    let with = |more: &str| scratch.instance_with("t", more, &servers);
+    if !root() {
+        let out = scratch.run(mcpdaemon(), &["-c", &with("group: \"daemon\",").display().to_string()]);
+        let why = "'group' of the instance: changing the group, from ";
+        assert!(code(&out) == 78 && stderr(&out).contains(why), "{}", stderr(&out));
+        return;
+    }
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap();
+    // By name and by number.
+    for written in ["\"daemon\"".to_owned(), format!("\"{}\"", group.gid)] {
+        let daemon = scratch.start(&with(&format!("user: \"nobody\", group: {written},")));
+        let about = about(&mut daemon.http("fake"));
+        let own = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid)).unwrap();
+        let line = |key: &str| ids(&Value::from(own.lines().find(|l| l.starts_with(key)).unwrap()));
+        for (uids, gids, groups) in [
+            (line("Uid"), line("Gid"), line("Groups")),
+            (ids(&about["uids"]), ids(&about["gids"]), ids(&about["groups"])),
+        ] {
+            assert_eq!(uids, [nobody.uid.as_raw(); 4]);
+            assert_eq!(gids, [group.gid.as_raw(); 4]);
+            assert!(!groups.contains(&0), "{groups:?}");
+        }
+        daemon.stop();
+    }
+    // Whoever is not root has his own group, and a server has that of its daemon: what cannot be had is refused.
+    let servers = format!("\"fake\": Stdio(command: [{program:?}], user: \"nobody\", group: \"daemon\")");
+    let file = scratch.instance_with("t", "user: \"nobody\",", &servers);
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", &file.display().to_string()]);
+    let why = format!("the daemon itself becomes 'nobody' and cannot start it with the group {}\n", group.gid);
+    assert!(code(&out) == 78 && stderr(&out).ends_with(&why), "{}", stderr(&out));
+    let out = scratch.run(mcpdaemon(), &["-c", &with("group: \"nobody-there\",").display().to_string()]);
+    assert!(code(&out) == 78 && stderr(&out).contains("there is no group 'nobody-there'"), "{}", stderr(&out));
+}
+
+#[test]
 fn a_server_has_its_own_user_umask_and_limits() {
     let scratch = Scratch::new();
     let program = open_to_all(&scratch);

@@ -136,10 +136,15 @@ fn wrong_usage_and_wrong_places_have_their_own_exit_status() {
             stdio("a", &[], "")
         ),
     );
+    scratch.write("broken.ron", "(name: \"t\",\n servers: {\"a\": Exec(allow: [\"*\")})");
+    scratch.write("value.ron", "(drain_timeout: \"soon\", name: \"t\", servers: {\"a\": Exec(allow: [\"*\"])})");
     for (args, exit, wanted) in [
         (&[][..], 64, "what shall it run?"),
         (&["--confg", &ok], 64, "did you mean '--config'?"),
         (&["-c", &ok, "--", "true"], 64, "exclude each other"),
+        (&["-c", "broken.ron"], 78, "/broken.ron:2:33: Expected comma"),
+        (&["-c", "value.ron"], 78, "/value.ron:1:17: expected a duration"),
+        (&["-f", "-c", "broken.ron"], 78, "/broken.ron:2:33: Expected comma"),
         (&["-c", "/nonexistent.ron"], 78, "/nonexistent.ron: cannot read it: No such file or directory"),
         (&["-c", &ok, "--listen", "8003"], 78, "--listen: '8003' is no address"),
         (&["-c", &log.display().to_string()], 73, "cannot open the log: "),
@@ -149,6 +154,32 @@ fn wrong_usage_and_wrong_places_have_their_own_exit_status() {
         let (code, text) = fails(&scratch, args);
         assert_eq!(code, exit, "{args:?}: {text}");
         assert!(text.contains(wanted), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn an_open_address_on_a_command_line_is_refused_with_what_is_possible_there() {
+    let scratch = Scratch::new();
+    let open = ["--name", "t", "--listen", "0.0.0.0:0"];
+    let (code, text) = fails(&scratch, &[&open[..], &["--", "true"]].concat());
+    let wanted = "command line:1:1: '0.0.0.0:0' can be reached from other machines, and nothing asks who connects: \
+                  listen on 127.0.0.1 or a unix: socket; for other addresses write an instance file, with 'auth' or \
+                  insecure: true (-c)\n";
+    assert_eq!((code, text.as_str()), (78, wanted));
+    // With a file, it is the file that can say it; and it counts for a flag.
+    let exec = "servers: {\"x\": Exec(allow: [\"cat\"])}";
+    let file = scratch.write("t.ron", &format!("({exec})")).display().to_string();
+    let (code, text) = fails(&scratch, &[&open[..], &["-c", &file]].concat());
+    assert!(code == 78 && text.ends_with("a unix: socket, set 'auth', or write insecure: true\n"), "{text}");
+    scratch.write("t.ron", &format!("(insecure: true, {exec})"));
+    let out = scratch.run(mcpdaemon(), &[&open[..], &["-c", &file]].concat());
+    scratch.started(&stdout(&out)).stop();
+    // That about root can be said on a command line, and is said to be.
+    if nix::unistd::Uid::effective().is_root() {
+        let out =
+            scratch.command(mcpdaemon()).args(["-t", "--", "true"]).env_remove("MCP_ALLOW_ROOT").output().unwrap();
+        let wanted = "server 'true' would run as root: say --allow-root, or write an instance file with 'user' (-c)\n";
+        assert!(stderr(&out).ends_with(wanted), "{}", stderr(&out));
     }
 }
 
@@ -312,6 +343,66 @@ fn one_server_needs_no_file() {
     assert_eq!(tools["result"]["tools"][0]["name"], "${NOT_EXPANDED} ~/x");
     assert_eq!(daemon.name, "solo");
     assert!(scratch.path("logs/solo.log").exists());
+}
+
+#[test]
+fn without_a_name_a_command_names_its_instance() {
+    let scratch = Scratch::new();
+    let out = scratch.run(mcpdaemon(), &["--listen", "127.0.0.1:0", "--", &fake()]);
+    let daemon = scratch.started(&stdout(&out));
+    assert_eq!(daemon.name, "fake-server");
+    assert_eq!(said(&daemon.ws("fake-server").ask(&call(1, "echo", serde_json::json!({"text": "x"})))), "x");
+}
+
+#[test]
+fn defaults_are_as_promised_and_every_variable_counts() {
+    let scratch = Scratch::new();
+    let file = scratch.write("t.ron", "(servers: {\"x\": Exec(allow: [\"cat\"])})").display().to_string();
+    let shows = |all: &[(&str, &str)], lines: &[&str]| {
+        let mut command = scratch.command(mcpdaemon());
+        let out = command.args(["-T", "-c", &file]).envs(all.iter().copied()).output().unwrap();
+        let text = stdout(&out);
+        for line in lines {
+            assert!(text.lines().any(|l| l.trim_start() == *line), "no '{line}' in:\n{text}{}", stderr(&out));
+        }
+    };
+    let defaults = [
+        "listen: [\"127.0.0.1:8003\"], // default",
+        "ping_interval: \"20s\", // default",
+        "ping_timeout: \"30s\", // default",
+        "max_size: \"10MiB\", // default",
+        "drain_timeout: \"10s\", // default",
+    ];
+    shows(&[], &defaults);
+    let socket = scratch.path("s").display().to_string();
+    shows(
+        &[
+            ("MCP_NAME", "n"),
+            ("MCP_LISTEN", "127.0.0.1:1, unix:s"),
+            ("MCP_LOG_LEVEL", "warn"),
+            ("WS_PING_INTERVAL", "5"),
+            ("WS_PING_TIMEOUT", "7.5"),
+            ("WS_MAX_SIZE", "1024"),
+        ],
+        &[
+            "name: \"n\", // environment MCP_NAME",
+            &format!("listen: [\"127.0.0.1:1\", \"unix:{socket}\"], // environment MCP_LISTEN"),
+            "level: Warn, // environment MCP_LOG_LEVEL",
+            "ping_interval: \"5s\", // environment WS_PING_INTERVAL",
+            "ping_timeout: \"7s500ms\", // environment WS_PING_TIMEOUT",
+            "max_size: \"1KiB\", // environment WS_MAX_SIZE",
+        ],
+    );
+    // Empty counts as not set.
+    shows(&[("MCP_LISTEN", ""), ("WS_PING_INTERVAL", ""), ("WS_PING_TIMEOUT", ""), ("WS_MAX_SIZE", "")], &defaults);
+    // Both words are a yes; anything else is none.
+    for (word, origin) in [("1", "true, //"), ("true", "true, //"), ("yes", "false, //")] {
+        let cat = scratch.command(mcpdaemon()).args(["-T", "-c", &file]).env("MCP_ALLOW_ROOT", word).output().unwrap();
+        let root = nix::unistd::Uid::effective().is_root();
+        let text = stdout(&cat) + &stderr(&cat);
+        let wanted = if root && word == "yes" { "would run as root" } else { origin };
+        assert!(text.contains(wanted), "{word}: {text}");
+    }
 }
 
 #[test]

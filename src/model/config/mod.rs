@@ -330,29 +330,39 @@ fn check_accounts<'a>(
     own: Option<&Account>,
     allow_root: bool,
 ) {
-    let started = reader.around().uid;
-    let uid = own.map_or(started, |a| a.uid);
+    let around = reader.around();
+    let (started, with) = (around.uid, around.gid);
+    let (uid, gid) = own.map_or((started, with), |a| (a.uid, a.gid));
     if started != 0 && uid != started {
         reader.problem(at, "'user' of the instance: becoming another user needs root");
+        return;
+    }
+    if started != 0 && gid != with {
+        let what = format!("'group' of the instance: changing the group, from {with} to {gid}, needs root");
+        reader.problem(at, what);
         return;
     }
     for (name, server) in servers {
         let wanted = server.kind.confine().account.as_ref();
         match wanted {
-            Some(account) if uid != 0 && account.uid != uid => {
+            Some(account) if uid != 0 && (account.uid, account.gid) != (uid, gid) => {
                 let why = match own {
-                    Some(own) => format!("the daemon itself becomes '{}' and cannot start it as", own.name),
-                    None => "only root can start it as".to_owned(),
+                    Some(own) => format!("the daemon itself becomes '{}' and cannot start it", own.name),
+                    None => "only root can start it".to_owned(),
                 };
-                reader.problem(at, format!("server '{name}': {why} '{}'", account.name));
+                let other = match account.uid == uid {
+                    false => format!("as '{}'", account.name),
+                    true => format!("with the group {}", account.gid),
+                };
+                reader.problem(at, format!("server '{name}': {why} {other}"));
             }
-            _ if wanted.map_or(uid, |a| a.uid) == 0 && !allow_root => reader.problem(
-                at,
-                format!(
-                    "server '{name}' would run as root: set 'user', of the instance or of the server, \
-                     or say allow_root: true"
-                ),
-            ),
+            _ if wanted.map_or(uid, |a| a.uid) == 0 && !allow_root => {
+                let way = match reader.is_command_line() {
+                    true => "say --allow-root, or write an instance file with 'user' (-c)",
+                    false => "set 'user', of the instance or of the server, or say allow_root: true",
+                };
+                reader.problem(at, format!("server '{name}' would run as root: {way}"));
+            }
             _ => {}
         }
     }
@@ -411,11 +421,15 @@ fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], 
             s.reader.problem(at, format!("'{one}' is listed twice"));
         }
         if !insecure && !one.is_local() {
+            let otherwise = match s.reader.is_command_line() {
+                true => "; for other addresses write an instance file, with 'auth' or insecure: true (-c)",
+                false => ", set 'auth', or write insecure: true",
+            };
             s.reader.problem(
                 at,
                 format!(
                     "'{one}' can be reached from other machines, and nothing asks who connects: \
-                     listen on 127.0.0.1 or a unix: socket, set 'auth', or write insecure: true"
+                     listen on 127.0.0.1 or a unix: socket{otherwise}"
                 ),
             );
         }

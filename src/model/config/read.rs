@@ -73,8 +73,9 @@ pub struct Surroundings<'e> {
     pub group: &'e dyn Fn(&str) -> Result<u32, String>,
     /// Reads a file that the configuration names.
     pub read: &'e dyn Fn(&Path) -> Result<String, String>,
-    /// As whom the daemon runs: its effective user ID.
+    /// As whom the daemon runs: its effective user and group ID.
     pub uid: u32,
+    pub gid: u32,
 }
 
 /// One file being read.
@@ -155,6 +156,11 @@ impl<'a> Reader<'a> {
 
     pub fn has_secret(&self) -> bool {
         self.secret.get()
+    }
+
+    /// Whether it is a command line, where not everything can be said that a file can say.
+    pub fn is_command_line(&self) -> bool {
+        !self.expands
     }
 
     pub fn around(&self) -> &'a Surroundings<'a> {

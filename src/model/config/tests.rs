@@ -22,6 +22,7 @@ fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         group: &|_| Ok(42),
         read: &|_| Err(String::new()),
         uid: 1000,
+        gid: 1000,
     };
     let input = Input {
         file: Some("prod.ron".into()),
@@ -254,6 +255,7 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
             group: &|_| Ok(42),
             read: &|_| Err(String::new()),
             uid,
+            gid: uid,
         };
         let input = Input {
             file: Some("t.ron".into()),
@@ -274,6 +276,23 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
             format!("(user: \"mcp\", {})", servers("")),
             Err("'user' of the instance: becoming another user needs root"),
         ),
+        // A group that cannot be had is not left out in silence.
+        (
+            1000,
+            format!("(group: \"daemon\", {})", servers("")),
+            Err("'group' of the instance: changing the group, from"),
+        ),
+        (
+            1000,
+            format!("({})", servers("group: \"daemon\"")),
+            Err("server 'a': only root can start it with the group 42"),
+        ),
+        (
+            0,
+            format!("(user: \"mcp\", {})", servers("user: \"mcp\", group: \"daemon\"")),
+            Err("server 'a': the daemon itself becomes 'mcp' and cannot start it with the group 42"),
+        ),
+        (0, format!("(user: \"mcp\", group: \"daemon\", {})", servers("")), Ok(())),
         (0, format!("({})", servers("")), Err("server 'a' would run as root")),
         (0, format!("(allow_root: true, {})", servers("")), Ok(())),
         (0, format!("({})", servers("user: \"mcp\"")), Ok(())),
