@@ -233,3 +233,35 @@ fn following_a_log_loses_nothing_over_rotation() {
     assert_eq!(marks(&all).len(), 360);
     assert_eq!(marks(&shown), marks(&all));
 }
+
+#[test]
+fn the_numbers_of_the_status_are_true() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut http = daemon.http("fake");
+    let before = daemon.server("fake")["requests"]["total"].as_u64().unwrap();
+    for n in 0..20 {
+        assert_eq!(said(&http.ask(&call(n, "sleep", json!({"n": 50, "text": "x"})))), "x");
+    }
+    for n in 0..5 {
+        assert_eq!(http.ask(&call(n, "no-such-tool", json!({})))["error"]["code"], -32602);
+    }
+    let server = daemon.server("fake");
+    let requests = &server["requests"];
+    assert_eq!((&requests["total"], &requests["errors"]), (&json!(before + 25), &json!(5)), "{server}");
+    assert_eq!((&requests["per_minute"], &requests["in_flight"]), (&requests["total"], &json!(0)), "{server}");
+    let (average, p95) = (requests["average_ms"].as_f64().unwrap(), requests["p95_ms"].as_f64().unwrap());
+    assert!(average >= 20.0 * 50.0 / (before + 25) as f64 && p95 >= 50.0, "{server}");
+    // What the kernel says at the same time; memory may grow a little in between.
+    let of = |what: &str| format!("/proc/{}/{what}", daemon.child("fake"));
+    let line = |key: &str| {
+        let status = std::fs::read_to_string(of("status")).unwrap();
+        let line = status.lines().find(|l| l.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let process = &server["process"];
+    assert_eq!(process["threads"], line("Threads:"), "{process}");
+    let (told, is) = (process["memory_bytes"].as_u64().unwrap() >> 10, line("VmRSS:"));
+    assert!(told.abs_diff(is) * 4 < is, "{told} kB told, {is} kB taken");
+    assert_eq!(process["open_files"], std::fs::read_dir(of("fd")).unwrap().count(), "{process}");
+}

@@ -71,6 +71,56 @@ fn what_a_folder_cannot_be_is_said() {
 }
 
 #[test]
+fn without_an_option_a_users_own_folder_is_started() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let scratch = Scratch::new();
+    let path = |name: &str| scratch.path(name).display().to_string();
+    let (mut daemon, mut program) = (mcpdaemon().to_owned(), fake());
+    let root = nix::unistd::Uid::effective().is_root();
+    if root {
+        // root's folder is /etc/mcp, which is not ours to fill. So it is somebody else's, with a copy of the programs:
+        // by a process of its own, because what this one has open for writing, another test's child may have too.
+        std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(scratch.run("cp", &[mcpdaemon(), &program, &path("")]).status.success());
+        (daemon, program) = (path("mcpdaemon"), path("fake-server"));
+    }
+    let plain = |home: &str| {
+        let mut command = scratch.command(&daemon);
+        for name in ["MCP_RUN_DIR", "MCP_LOG_DIR", "MCP_ALLOW_ROOT", "XDG_CONFIG_HOME"] {
+            command.env_remove(name);
+        }
+        if !home.is_empty() {
+            command.env("XDG_CONFIG_HOME", home);
+        }
+        if root {
+            command.uid(65534).gid(65534);
+        }
+        command.env("XDG_RUNTIME_DIR", scratch.path("runtime")).env("XDG_STATE_HOME", scratch.path("state"));
+        command.output().unwrap()
+    };
+    let text = format!("(listen: [\"127.0.0.1:0\"], servers: {{\"fake\": Stdio(command: [{program:?}])}})");
+    for (home, name) in
+        [(path("set"), "set/mcp/t"), (String::new(), ".config/mcp/t"), ("relative".into(), ".config/mcp/t")]
+    {
+        let dir = scratch.path(name).parent().unwrap().display().to_string();
+        if !std::path::Path::new(&dir).exists() {
+            let out = plain(&home);
+            assert!(code(&out) == 64 && stderr(&out).contains(&format!("There is no folder {dir}")), "{out:?}");
+        }
+        scratch.write(&format!("{name}.ron"), &text);
+        let out = plain(&home);
+        assert_eq!(code(&out), 0, "{home:?}: {}", stderr(&out));
+        let daemon = scratch.started(&stdout(&out));
+        assert_eq!(said(&daemon.http("fake").ask(&call(1, "echo", json!({"text": "x"})))), "x");
+        assert_eq!(scratch.file("runtime/mcp/t.pid"), format!("{}\n", daemon.pid));
+        assert!(scratch.file("state/mcp/t.log").contains("t: ready on "));
+        let out = scratch.ctl(&["--run-dir", &path("runtime/mcp"), "stop", "t"]);
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+    }
+}
+
+#[test]
 fn drop_in_files_add_a_server_each() {
     let scratch = Scratch::new();
     let file = scratch.write(

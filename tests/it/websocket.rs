@@ -120,6 +120,18 @@ fn the_environment_overrides_times_and_size() {
 }
 
 #[test]
+fn ten_mebibytes_are_the_limit_unless_it_is_said() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    let text = "x".repeat(10_000_000);
+    assert!(said(&ws.ask(&call(1, "echo", json!({"text": text})))) == text);
+    // It may be closed before all of it is sent.
+    let _ = ws.socket.send(Message::text("x".repeat(11 << 20)));
+    assert_eq!(ws.close_code(), Some(1009));
+}
+
+#[test]
 fn a_client_that_does_not_read_costs_its_connection_and_not_our_memory() {
     let scratch = Scratch::new();
     let file = scratch.instance_with("t", "limits: (reply: \"2MiB\", in_flight: 100000),", &stdio("fake", &[], ""));
