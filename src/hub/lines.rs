@@ -12,7 +12,7 @@ pub const LOGGED: usize = 4096;
 /// How much is read at a time; a pipe holds as much (pipe(7)).
 const CHUNK: usize = 64 << 10;
 /// Reads that succeed at once for this long are followed by one through the reactor, so that a child that floods us
-/// cannot starve the others (stack.md 3.5).
+/// cannot starve the others.
 const SLICE: Duration = Duration::from_micros(200);
 /// What is kept of both ends of a line that is too long.
 const ENDS: usize = 256;

@@ -359,7 +359,7 @@ async fn target(session: &Arc<Session>) -> Result<Target, String> {
 }
 
 /// Asks a server in a process of its own whether it speaks the modern era: some end, some fall silent, some speak no
-/// other afterwards (mcp-protocol.md section 2). If it does, the process becomes the child for it.
+/// other afterwards (mcpdaemon(7), "Which era a child speaks"). If it does, the process becomes the child for it.
 ///
 /// One question at a time, and it is put to its end whoever has left meanwhile; the flag says when.
 fn probe(server: &Arc<Server>, children: &Arc<Children>) -> Arc<Flag> {

@@ -1,6 +1,6 @@
 //! Whether a child still answers, and whether anybody still uses it.
 //!
-//! It is asked in its own session, because a question on another line says nothing of this one (field-complaints.md T4).
+//! It is asked in its own session, because a question on another line says nothing of this one.
 
 use std::time::Duration;
 

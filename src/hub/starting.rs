@@ -18,7 +18,7 @@ use crate::model::text::duration;
 use crate::sys::process::MARK;
 use crate::sys::spawn::{Spec, end_unwatched};
 
-/// What a child's environment may hold of ours without being named (design.md section 3).
+/// What a child's environment may hold of ours without being named (mcpdaemon(8), ENVIRONMENT).
 const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 /// How long a server may take to answer `server/discover` before it counts as one of the legacy era.

@@ -341,7 +341,7 @@ impl Keeper {
                     self.server.end_forwarded_listens();
                 }
                 let why = life.verdict().unwrap_or("it is of no use");
-                Some(format!("{}; not started again before a reload changes it ({why})", trouble()))
+                Some(format!("{}; not started again before the next reload ({why})", trouble()))
             }
             (ServerState::Unhealthy, _) => {
                 let failures = self.supervisor.config().health.as_ref().map_or(0, |h| h.failures);

@@ -1,7 +1,7 @@
 //! The modern era: revision 2026-07-28, without sessions, every request complete in itself.
 //!
 //! Pure: what a request must carry (basic/index, basic/transports/streamable-http), and how messages of the two eras are
-//! turned into each other where a child speaks the other one (mcp-protocol.md section 2).
+//! turned into each other where a child speaks the other one (mcpdaemon(7), "Which era a child speaks").
 
 use std::collections::HashMap;
 
@@ -263,8 +263,8 @@ pub fn with_meta(e: &Envelope<'_>, version: &str) -> String {
     spliced(e.text(), &[(at..at, &added)])
 }
 
-/// What a child said of itself in its answer to `server/discover`; None unless it really speaks this era (a plain
-/// success proves nothing, mcp-protocol.md section 2).
+/// What a child said of itself in its answer to `server/discover`; None unless it names this revision: that it
+/// answered at all proves nothing.
 pub fn discovered(result: &str) -> Option<mcp::Learnt> {
     let versions: Vec<String> = serde_json::from_str(member(result, "supportedVersions")?).ok()?;
     if !versions.iter().any(|v| v == VERSION) {

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 
 /// Reads that succeed at once for this long are followed by one through the reactor: async-std has no cooperative
-/// budget, and one flooding client would starve the others (stack.md 3.5).
+/// budget, and one flooding client would starve the others.
 const SLICE: Duration = Duration::from_micros(200);
 
 /// A peer that takes nothing of what is written to it for this long is given up.

@@ -1,7 +1,7 @@
 //! WebSocket: one JSON-RPC message a text frame, one connection a session.
 //!
-//! Never part of a released MCP revision; compatible with the clients that exist (mcp-protocol.md section 3): the
-//! subprotocol `mcp` is echoed when it is offered, and not required.
+//! Never part of a released MCP revision; compatible with the clients that exist: the subprotocol `mcp` is echoed when
+//! it is offered, and not required.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -46,7 +46,7 @@ use crate::model::jsonrpc;
 use crate::model::text::count;
 use crate::sys::fds;
 
-/// Larger buffers are zeroed at each read; smaller ones cost calls (stack.md 3.2).
+/// Larger buffers are zeroed at each read; smaller ones cost calls.
 const READ_BUFFER: usize = 16 << 10;
 /// Messages taken from one client before the others and the way back get their turn.
 const IN_A_ROW: usize = 64;

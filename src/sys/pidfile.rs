@@ -2,7 +2,8 @@
 //!
 //! *Running* means that the lock is held, never that some process has the number. flock survives fork and exec, is
 //! released by the kernel when the daemon dies however it dies, and is understood by `pkill -L -F`. The file is never
-//! renamed over: the lock would stay on the old inode. (unix-daemon.md A2.2; flopen(3) of BSD has the same loop.)
+//! renamed over: the lock would stay on the old inode. (mcpdaemon(7), "Why flock"; flopen(3) of BSD has
+//! the same loop.)
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};

@@ -75,7 +75,7 @@ fn a_client_may_send_first_and_finds_what_it_expects_within_its_ten_seconds() {
         ("date +%Y", "20"),
     ];
     let one = |(command, expected): (&str, &str)| {
-        // The seed's client: connect, send, read until the text is there.
+        // As cc_executor's own tests do: connect, send, read until the text is there.
         let start = Instant::now();
         let mut ws = plain(&daemon);
         let run = run(&mut ws, command);

@@ -29,7 +29,7 @@ use crate::model::bridge::Naming;
 use crate::model::handover::Text;
 use read::{Node, Reader, Section, Setting};
 
-/// The default address: loopback, the port of the first design (seed S1.4).
+/// The default address: loopback, and the port where clients of cc_executor look (tests/requirements.md, S1.4).
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8003";
 
 /// One instance, as configured.
@@ -211,7 +211,7 @@ fn bad_level(level: &str) -> String {
     format!("unknown log level '{level}' (known: off, error, warn, info, debug, trace)")
 }
 
-/// Seconds with a fraction, as the WS_PING_* variables have them (seed S1.33).
+/// Seconds with a fraction, as the WS_PING_* variables have them (mcpdaemon(8), ENVIRONMENT).
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
