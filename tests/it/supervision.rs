@@ -85,6 +85,12 @@ fn a_child_that_ends_for_good_is_not_started_again() {
     assert!(answer["error"]["message"].as_str().unwrap().contains("restart policy Never"), "{answer}");
     daemon.ws("config").ask(&call(1, "die", json!({"n": 78})));
     wait("failed", || (daemon.server("config")["state"] == "failed").then_some(()));
+    // Unless somebody says that it is mended: by a reload, also of the same file.
+    let out = scratch.ctl(&["reload", "t"]);
+    assert_eq!(stdout(&out), "t: reloaded (2 unchanged)\n", "{}", stderr(&out));
+    for name in ["never", "config"] {
+        wait("ready", || (daemon.server(name)["state"] == "ready").then_some(()));
+    }
 }
 
 #[test]
