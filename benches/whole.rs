@@ -36,7 +36,7 @@ fn main() {
     std::fs::create_dir_all(&dir).expect("a scratch folder");
     let config = dir.join("bench.ron");
     let text = format!(
-        "(listen: [\"127.0.0.1:0\"], log: (file: {:?}, level: Warn), limits: (sessions: 5000, connections: 8192), servers: {{\"echo\": Stdio(command: [{echo:?}])}})",
+        "(listen: [\"127.0.0.1:0\"], log: (file: {:?}, level: Warn), limits: (sessions: 5000, connections: 8192), servers: {{\"echo\": Stdio(command: [{echo:?}]), \"run\": Exec(allow: [\"seq\"])}})",
         dir.join("bench.log")
     );
     std::fs::write(&config, text).expect("a configuration");
@@ -52,6 +52,7 @@ fn main() {
         rows.push(pipe(&echo, sessions, time));
         rows.push(sockets("HTTP", &address, sessions, time, pid));
         rows.push(sockets("WebSocket", &address, sessions, time, pid));
+        rows.push(sockets("bridge", &address, sessions, time, pid));
     }
     println!(
         "\n{:10} {:>8} {:>12} {:>9} {:>9} {:>11} {:>9}",
@@ -72,6 +73,7 @@ fn main() {
         drop(held);
         grown
     };
+    lines(&address);
     let before = memory(pid);
     let held = with(500);
     println!(
@@ -155,12 +157,44 @@ fn pipe(echo: &str, sessions: usize, time: Duration) -> Row {
     row("pipe", sessions, took, times, None)
 }
 
+/// A command's output, line by line by the executor's own protocol, beside the command alone.
+fn lines(address: &str) {
+    const LINES: usize = 200_000;
+    let start = Instant::now();
+    let mut seq = Command::new("seq").arg(LINES.to_string()).stdout(Stdio::piped()).spawn().expect("seq");
+    let mut alone = Vec::new();
+    seq.stdout.take().expect("stdout").read_to_end(&mut alone).expect("read");
+    let _ = seq.wait();
+    let direct = start.elapsed();
+    let request = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"execute","params":{{"command":"seq {LINES}"}}}}"#);
+    let (mut stream, frame) = websocket(address, "/servers/run/ws", &request);
+    let start = Instant::now();
+    stream.write_all(&frame).expect("write");
+    let (mut buffer, mut kept, mut seen) = (vec![0; 1 << 18], Vec::new(), 0);
+    while !kept.windows(17).any(|w| w == b"process.completed") {
+        let n = stream.read(&mut buffer).expect("read");
+        assert!(n > 0, "the daemon closed a connection");
+        let before = kept.len().min(13);
+        kept.drain(..kept.len() - before);
+        kept.extend_from_slice(&buffer[..n]);
+        seen += kept.windows(14).filter(|w| w == b"process.output").count();
+    }
+    let took = start.elapsed();
+    assert_eq!(seen, LINES, "lines");
+    println!(
+        "\n{LINES} lines of a command: {:.2} s, {:.0} lines/s (the command alone: {:.3} s)",
+        took.as_secs_f64(),
+        LINES as f64 / took.as_secs_f64(),
+        direct.as_secs_f64()
+    );
+}
+
 /// A connected session and the bytes of its request.
 fn open(what: &str, address: &str) -> (TcpStream, Vec<u8>) {
-    let mut stream = TcpStream::connect(address).expect("connect");
-    stream.set_nodelay(true).expect("nodelay");
-    let mut buffer = vec![0; 1 << 16];
     if what == "HTTP" {
+        let mut stream = TcpStream::connect(address).expect("connect");
+        stream.set_nodelay(true).expect("nodelay");
+        let mut buffer = vec![0; 1 << 16];
         let head = |session: &str, length: usize| {
             format!(
                 "POST /servers/echo/mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{session}Content-Length: {length}\r\n\r\n"
@@ -177,8 +211,19 @@ fn open(what: &str, address: &str) -> (TcpStream, Vec<u8>) {
             head(&format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"), REQUEST.len()) + REQUEST;
         return (stream, request.into_bytes());
     }
+    match what {
+        "bridge" => websocket(address, "/ws/mcp", &REQUEST.replace(r#""echo""#, r#""echo__echo""#)),
+        _ => websocket(address, "/servers/echo/ws", REQUEST),
+    }
+}
+
+/// A connected WebSocket and the frame of a request.
+fn websocket(address: &str, path: &str, request: &str) -> (TcpStream, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    stream.set_nodelay(true).expect("nodelay");
+    let mut buffer = vec![0; 1 << 16];
     let head = format!(
-        "GET /servers/echo/ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mcp\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mcp\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).expect("write");
     let mut read = Vec::new();
@@ -187,8 +232,12 @@ fn open(what: &str, address: &str) -> (TcpStream, Vec<u8>) {
         read.extend_from_slice(&buffer[..n]);
     }
     // A masked text frame (RFC 6455 section 5.2); a mask of zeros is a mask.
-    let mut frame = vec![0x81, 0x80 | 126, (REQUEST.len() >> 8) as u8, REQUEST.len() as u8, 0, 0, 0, 0];
-    frame.extend_from_slice(REQUEST.as_bytes());
+    let mut frame = match request.len() {
+        n @ ..=125 => vec![0x81, 0x80 | n as u8],
+        n => vec![0x81, 0x80 | 126, (n >> 8) as u8, n as u8],
+    };
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(request.as_bytes());
     (stream, frame)
 }
 
