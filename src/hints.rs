@@ -23,6 +23,9 @@ pub fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String {
             out.push_str(&format!("  {}/servers/{server}/ws      (WebSocket)\n", url.replacen("http", "ws", 1)));
         }
     }
+    if let Some(url) = url.filter(|_| config.auth.is_none()) {
+        out.push_str(&format!("\nHow it goes, in a browser:\n  {url}/\n"));
+    }
     out.push_str(&format!("\nTry:\n  {ctl} status {name}\n  {ctl} logs {name}\n"));
     if let Some(url) = url {
         out.push_str(&format!("  curl {url}/readyz\n"));

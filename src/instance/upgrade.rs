@@ -102,6 +102,8 @@ impl Instance {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
         let (guard, guard_pipe) = self.guard;
+        // Before that of `life`, which whoever looks at the instance wants as well.
+        let observed = Observed { log: self.log.last(), ..self.monitor.save() };
         let life = self.life();
         let millis = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         Ok(Handover {
@@ -145,7 +147,7 @@ impl Instance {
             meter: self.hub.meters.save_all(self.hub.seconds()),
             methods: self.hub.meters.save(),
             dropped: self.hub.counters.read(),
-            observed: Observed { log: self.log.last(), ..self.monitor.save() },
+            observed,
             listeners: net.save_listeners(),
             servers,
             sessions,

@@ -81,7 +81,7 @@ pub fn page(shown: &Shown) -> String {
                     section #glance aria-label="At a glance" { (glance(s)) }
                     section #hour aria-labelledby="hour-h" {
                         h2 #hour-h { "The last hour" }
-                        (plot::plots(&s.name, &hour))
+                        (plot::plots(&s.name, &hour, true))
                     }
                     section #servers aria-labelledby="servers-h" {
                         h2 #servers-h { "Servers" }
@@ -200,7 +200,7 @@ fn details(v: &Server, shown: &Shown) -> Markup {
             @if !v.health.reasons.is_empty() {
                 ul.why { @for why in &v.health.reasons { li { (why) } } }
             }
-            (plot::plots(&v.name, &hour))
+            (plot::plots(&v.name, &hour, false))
             (pairs(&server_facts(v)))
             @if !v.methods.is_empty() { (methods(&v.methods)) }
         }

@@ -6,6 +6,7 @@
     const get = (id) => document.getElementById(id);
     const [tools, filter, span, pause, live] = ["tools", "filter", "span", "pause", "live"].map(get);
     let timer;
+    const paused = () => pause.getAttribute("aria-pressed") === "true";
 
     // What the reader has chosen, laid over a document.
     const dress = (root) => {
@@ -38,6 +39,7 @@
             const answer = await fetch(location.pathname, { cache: "no-store" });
             if (!answer.ok) throw new Error(`status ${answer.status}`);
             const next = new DOMParser().parseFromString(await answer.text(), "text/html");
+            if (paused()) return;
             for (const open of document.querySelectorAll("details[open]")) {
                 next.getElementById(open.id)?.setAttribute("open", "");
             }
@@ -64,7 +66,7 @@
 
     const plan = () => {
         clearTimeout(timer);
-        if (pause.getAttribute("aria-pressed") === "true") return;
+        if (paused()) return;
         timer = setTimeout(async () => {
             if (!document.hidden) await refresh();
             plan();

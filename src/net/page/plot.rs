@@ -3,6 +3,8 @@
 //! Each minute is a column of ten units in a picture of 600 by 100; colours are the style sheet's. A minute that nobody
 //! has looked at is a gap. What a plot shows is also said in words: in its label, and for each minute as its title.
 
+use std::fmt::Write as _;
+
 use maud::{Markup, html};
 
 use super::words::{bytes, number, time};
@@ -16,24 +18,27 @@ const HEIGHT: f64 = 100.0;
 /// How high the highest value stands: a line has a width, too.
 const TOP: f64 = 97.0;
 
-/// The three plots of something.
-pub fn plots(of: &str, hour: &Hour) -> Markup {
+/// The three plots of something; each minute has a title where it is to have `words`, which take their room.
+pub fn plots(of: &str, hour: &Hour, words: bool) -> Markup {
     let now = hour.last().copied().flatten().unwrap_or_default();
     let most = |read: fn(&Point) -> u64| hour.iter().flatten().map(read).max().unwrap_or(0);
     let (requests, errors) = (most(|p| p.requests), hour.iter().flatten().map(|p| p.errors).sum::<u64>());
     let (slowest, memory) = (most(|p| p.p95), most(|p| p.memory));
     let said = format!("this minute {}, most {}, {} failed in the hour", now.requests, requests, errors);
-    let bars = columns(hour, |p| {
-        let (ok, failed) = (share(p.requests - p.errors.min(p.requests), requests), share(p.errors, requests));
-        html! {
-            rect.ok width=(COLUMN - 2) height=(ok) y=(HEIGHT - ok) {}
-            rect.failed width=(COLUMN - 2) height=(failed) y=(HEIGHT - ok - failed) {}
-        }
-    });
+    let answered = |p: &Point| p.requests.saturating_sub(p.errors);
+    let bars = html! {
+        path.ok d=(bars(hour, |p| (0.0, share(answered(p), requests)))) {}
+        path.failed d=(bars(hour, |p| (share(answered(p), requests), share(p.requests, requests)))) {}
+    };
     let title = |p: &Point| format!("{} requests, {} failed", number(p.requests), number(p.errors));
     let key = html! { i.ok {} " answered " i.failed {} " failed" };
-    let first =
-        figure((of, "Requests a minute"), key, &number(requests), &said, html! { (bars) (titles(hour, title)) });
+    let first = figure(
+        (of, "Requests a minute"),
+        key,
+        &number(requests),
+        &said,
+        html! { (bars) @if words { (titles(hour, title)) } },
+    );
     let said = format!("this minute p50 {}, p95 {}; worst {}", time(now.p50), time(now.p95), time(slowest));
     let lines = html! {
         path.p95 d=(steps(hour, |p| (p.requests > 0).then(|| share(p.p95, slowest)), false)) {}
@@ -41,19 +46,29 @@ pub fn plots(of: &str, hour: &Hour) -> Markup {
     };
     let title = |p: &Point| format!("p50 {}, p95 {}", time(p.p50), time(p.p95));
     let key = html! { i.p50 {} " p50 " i.p95 {} " p95" };
-    let second =
-        figure((of, "Time to the answer"), key, &time(slowest), &said, html! { (lines) (titles(hour, title)) });
+    let second = figure(
+        (of, "Time to the answer"),
+        key,
+        &time(slowest),
+        &said,
+        html! { (lines) @if words { (titles(hour, title)) } },
+    );
     let said = format!("now {}, most {}", bytes(now.memory), bytes(memory));
     let area = html! { path.memory d=(steps(hour, |p| Some(share(p.memory, memory)), true)) {} };
     let title = |p: &Point| bytes(p.memory);
-    let third = figure((of, "Memory"), html! {}, &bytes(memory), &said, html! { (area) (titles(hour, title)) });
+    let third =
+        figure((of, "Memory"), html! {}, &bytes(memory), &said, html! { (area) @if words { (titles(hour, title)) } });
     html! { div.plots { (first) (second) (third) } }
 }
 
 /// How high a value is.
 fn share(value: u64, most: u64) -> f64 {
-    let height = if most == 0 { 0.0 } else { value as f64 / most as f64 * TOP };
-    (height * 10.0).round() / 10.0
+    if most == 0 { 0.0 } else { value as f64 / most as f64 * TOP }
+}
+
+/// From the top, as SVG counts.
+fn down(height: f64) -> f64 {
+    ((HEIGHT - height) * 10.0).round() / 10.0
 }
 
 fn figure((of, what): (&str, &str), key: Markup, top: &str, said: &str, inside: Markup) -> Markup {
@@ -70,15 +85,16 @@ fn figure((of, what): (&str, &str), key: Markup, top: &str, said: &str, inside: 
     }
 }
 
-/// What stands in the column of each minute.
-fn columns(hour: &Hour, inside: impl Fn(&Point) -> Markup) -> Markup {
-    html! {
-        @for (n, point) in hour.iter().enumerate() {
-            @if let Some(point) = point.as_ref().filter(|p| p.requests > 0) {
-                g transform=(format!("translate({} 0)", n * COLUMN + 1)) { (inside(point)) }
-            }
+/// A bar for each minute, from one height to another; none where these are the same.
+fn bars(hour: &Hour, between: impl Fn(&Point) -> (f64, f64)) -> String {
+    let mut out = String::new();
+    for (n, point) in hour.iter().enumerate() {
+        if let Some((from, to)) = point.as_ref().map(&between).filter(|(from, to)| from < to) {
+            let (left, right) = (n * COLUMN + 1, (n + 1) * COLUMN - 1);
+            let _ = write!(out, "M{left} {}V{}H{right}V{}Z", down(from), down(to), down(from));
         }
     }
+    out
 }
 
 /// An invisible column for each minute, which says what it is about when one points at it.
@@ -103,12 +119,11 @@ fn ago(minutes: usize) -> String {
 
 /// A line with a level step for each minute, broken where there is none; down to the ground where it is `closed`.
 fn steps(hour: &Hour, height: impl Fn(&Point) -> Option<f64>, closed: bool) -> String {
-    use std::fmt::Write as _;
     let mut out = String::new();
     let mut open = false;
     for (n, point) in hour.iter().chain([&None]).enumerate() {
         let x = n * COLUMN;
-        match point.as_ref().and_then(&height).map(|h| HEIGHT - h) {
+        match point.as_ref().and_then(&height).map(down) {
             Some(y) => {
                 let _ = match (open, closed) {
                     (true, _) => write!(out, "V{y}H{}", x + COLUMN),
@@ -149,17 +164,18 @@ mod tests {
         let mut hour = vec![None; 60];
         hour[58] = point(10, 2, 1500, 1 << 20);
         hour[59] = point(5, 5, 2_000_000, 3 << 20);
-        let text = plots("prod", &hour).into_string();
+        let text = plots("prod", &hour, true).into_string();
         for wanted in [
             "aria-label=\"Requests a minute of prod over the last hour: this minute 5, most 10, 7 failed in the hour\"",
             "<title>1 min ago: 10 requests, 2 failed</title>",
             "this minute p50 1.0 s, p95 2.0 s; worst 2.0 s",
             "now 3.0 MiB, most 3.0 MiB",
-            "<rect class=\"failed\" width=\"8\" height=\"48.5\" y=\"51.5\">",
+            "<path class=\"ok\" d=\"M581 100V22.4H589V100Z\">",
+            "<path class=\"failed\" d=\"M581 22.4V3H589V22.4ZM591 100V51.5H599V100Z\">",
         ] {
             assert!(text.contains(wanted), "{wanted} is not in {text}");
         }
         // Nothing at all is no reason to fail.
-        assert!(plots("x", &[]).into_string().contains("<svg"));
+        assert!(plots("x", &[], false).into_string().contains("<svg"));
     }
 }
