@@ -187,3 +187,57 @@ impl Instance {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::Alerts;
+    use crate::model::status::{ServerState, sample};
+
+    fn look(monitor: &Monitor, change: impl FnOnce(&mut Status)) -> (Status, Vec<Alert>) {
+        let alerts = Alerts::default();
+        let limits = Limits { alerts: &alerts, connections: 10, sessions: 10, sessions_of: &|_| None };
+        let mut status = sample::status();
+        change(&mut status);
+        monitor.look(|| status, &limits)
+    }
+
+    #[test]
+    fn who_stops_an_instance_is_not_told_of_what_stops() {
+        let monitor = Monitor::new(Observed::default());
+        let stopping = |s: &mut Status| {
+            s.state = InstanceState::Draining;
+            (s.servers[0].state, s.connections) = (ServerState::Stopped, 10);
+        };
+        let (status, alerts) = look(&monitor, stopping);
+        assert_eq!((status.health.level, alerts.len(), status.alerts.len()), (Level::Unhealthy, 0, 0));
+        // At any other time it is told of what has no event of its own.
+        let (status, alerts) = look(&monitor, |s| {
+            stopping(s);
+            (s.state, s.servers[0].state) = (InstanceState::Ready, ServerState::Failed);
+        });
+        let checks = |alerts: &[Alert]| alerts.iter().map(|a| a.check.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            (checks(&alerts), checks(&status.alerts)),
+            (vec!["connections".into()], vec!["connections".to_owned(), "state".to_owned()])
+        );
+    }
+
+    #[test]
+    fn another_program_goes_on_with_everything() {
+        let monitor = Monitor::new(Observed::default());
+        look(&monitor, |s| s.connections = 10);
+        monitor.note(Minute { number: 7, ..Minute::default() });
+        let text = serde_json::to_string(&monitor.save()).unwrap();
+        let next = Monitor::new(serde_json::from_str(&text).unwrap());
+        assert_eq!((next.told(), next.last_minute()), (monitor.told(), Some(7)));
+        let (status, alerts) = look(&next, |s| s.connections = 10);
+        assert_eq!((alerts.len(), status.alerts.len()), (0, 1), "nobody is told twice");
+        assert_eq!(next.told().1.len(), monitor.told().1.len(), "and nothing has happened");
+        // A ring has an end.
+        for n in 0..300 {
+            look(&next, |s| s.servers[0].state = if n % 2 == 0 { ServerState::Failed } else { ServerState::Ready });
+        }
+        assert_eq!((next.told().1.len(), look(&next, |_| {}).0.alerts.len()), (KEPT, KEPT));
+    }
+}

@@ -83,11 +83,16 @@ fn events_log_and_history_live_through_an_upgrade() {
     wait("another child", || (daemon.server("fake")["restarts"] == 1 && daemon.child("fake") > 0).then_some(()));
     let known = ["is backoff: was ended by SIGKILL", "from the child", "t: ready on http", "this minute 7, most 7"];
     let page = || get(daemon.address(), "/").body;
+    // What is in the log too must be there by itself.
+    let events =
+        |page: &str| page.split_once("id=\"events\"").unwrap().1.split_once("id=\"log\"").unwrap().0.to_owned();
     let before = page();
     known.iter().for_each(|text| assert!(before.contains(text), "{text} is not in {before}"));
+    assert!(events(&before).contains(known[0]), "{before}");
     assert!(scratch.ctl(&["restart", "t"]).status.success());
     let after = page();
     let kept = known.iter().chain(&["upgraded in place: "]);
     kept.for_each(|text| assert!(after.contains(text), "{text} is not in {after}"));
+    assert!(events(&after).contains(known[0]), "{after}");
     drop(ws);
 }

@@ -96,6 +96,8 @@ fn requests_in_flight_are_answered_on_the_connection_that_they_came_on() {
         assert_eq!(said(&http.ask(&call(8, "echo", json!({"text": "on"})))), "on");
     }
     assert_eq!(daemon.server("fake")["requests"]["in_flight"], 0);
+    let methods = daemon.server("fake")["methods"].clone();
+    assert!(methods["tools/call"]["total"].as_u64() > Some(0) && methods["other"].is_null(), "{methods}");
 }
 
 #[test]
