@@ -118,16 +118,15 @@ impl Bridge {
 
     /// Whose something is, as far as it is known.
     fn find(&self, list: List, name: &str) -> Owner {
+        let named = matches!(list, List::Tools | List::Prompts);
+        if let Some((server, own)) = self.names().owner(name).filter(|_| named) {
+            return Owner::Server(server.to_owned(), own.to_owned());
+        }
         let merged = self.merged(list);
         if let Some(servers) = merged.conflicts.get(name) {
             return Owner::Several(servers.clone());
         }
-        if let Some(listed) = merged.listed.iter().find(|l| l.name == name) {
-            return Owner::Server(listed.server.clone(), listed.own.clone());
-        }
-        let names = self.names();
-        let said = if matches!(list, List::Tools | List::Prompts) { names.owner(name) } else { None };
-        said.map_or(Owner::Nobody, |(server, own)| Owner::Server(server.to_owned(), own.to_owned()))
+        merged.get(name).map_or(Owner::Nobody, |l| Owner::Server(l.server.clone(), l.own.clone()))
     }
 
     /// The same for a resource, which may be one that a template gives.
@@ -195,6 +194,13 @@ impl Hub {
             }
         }
     }
+}
+
+/// The part of a session that a call of this tool is for, and what that server calls it; None where that is not known.
+pub(super) fn tool_part(bridge: &Bridge, session: &Arc<Session>, name: &str) -> Option<(Arc<Session>, String)> {
+    let Owner::Server(server, own) = bridge.find(List::Tools, name) else { return None };
+    let server = session.hub.server(&server)?;
+    Some((session.part(&server).ok()?, own))
 }
 
 /// What the bridge says of itself. Lists may be empty, and servers come and go: so it has all that a server can have.

@@ -25,7 +25,7 @@ use super::starting;
 use super::supervisor::Supervisor;
 use super::wait::Flag;
 use crate::model::config::{Kind as ServerKind, Stdio};
-use crate::model::envelope::{Envelope, Kind, member};
+use crate::model::envelope::{Envelope, Kind, decode, member};
 use crate::model::modern::{self, Filter, Refusal};
 use crate::model::status::ServerState;
 use crate::model::{jsonrpc, mcp};
@@ -435,17 +435,26 @@ pub async fn check_params<'h>(
     e: &Envelope<'_>,
     header: &(dyn Fn(&str) -> Vec<&'h [u8]> + Sync),
 ) -> Result<(), Refusal> {
-    let found = match target_now(session) {
+    let named = e.get(&e.name).map(decode).unwrap_or_default().into_owned();
+    let (session, tool) = match session.bridge() {
+        None => (session.clone(), named),
+        // Whom it cannot be passed to has no headers that could be wrong.
+        Some(all) => match bridge::tool_part(&all, session, &named) {
+            Some(found) => found,
+            None => return Ok(()),
+        },
+    };
+    let found = match target_now(&session) {
         Some(target) => Some(target),
         None => {
             // While it waits it counts like all that do; where they are too many already, it will be refused.
             let Some(_waiting) = session.server.wait_with(e.text().len()) else { return Ok(()) };
-            target(session).await.ok()
+            target(&session).await.ok()
         }
     };
     let Some(Target::Modern(link)) = found else { return Ok(()) };
     match link.param_headers().await {
-        Some(known) => modern::check_params(e, &known, header),
+        Some(known) => modern::check_params(e, &tool, &known, header),
         None => Ok(()),
     }
 }

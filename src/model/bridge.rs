@@ -123,6 +123,15 @@ pub struct Merged {
     pub listed: Vec<Listed>,
     /// Each such name with its servers.
     pub conflicts: BTreeMap<String, Vec<String>>,
+    /// Where each stands in the list, by its name.
+    places: HashMap<String, usize>,
+}
+
+impl Merged {
+    /// What has this name.
+    pub fn get(&self, name: &str) -> Option<&Listed> {
+        self.places.get(name).and_then(|at| self.listed.get(*at))
+    }
 }
 
 /// The names of a set of servers.
@@ -219,6 +228,7 @@ impl Names {
         }
         let conflicts = &merged.conflicts;
         merged.listed.retain(|l| !conflicts.contains_key(&l.name));
+        merged.places = merged.listed.iter().enumerate().map(|(at, l)| (l.name.clone(), at)).collect();
         merged
     }
 }

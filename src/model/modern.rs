@@ -201,14 +201,14 @@ fn walk(schema: &serde_json::Value, path: &mut Vec<String>, found: &mut Vec<(Str
     }
 }
 
-/// The `Mcp-Param-` headers of a tool call must agree with its arguments.
+/// The `Mcp-Param-` headers of a call of this tool must agree with its arguments.
 pub fn check_params<'h>(
     e: &Envelope<'_>,
+    tool: &str,
     known: &ParamHeaders,
     header: &dyn Fn(&str) -> Vec<&'h [u8]>,
 ) -> Result<(), Refusal> {
-    let name = e.get(&e.name).map(decode).unwrap_or_default();
-    let Some(expected) = known.get(name.as_ref()) else { return Ok(()) };
+    let Some(expected) = known.get(tool) else { return Ok(()) };
     for (suffix, path) in expected {
         let field = format!("Mcp-Param-{suffix}");
         let argument = path.iter().try_fold(e.get(&e.arguments).unwrap_or("{}"), |at, key| member(at, key));

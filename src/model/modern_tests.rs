@@ -81,7 +81,7 @@ fn headers_repeat_the_body() {
         &mut known,
     );
     let params = |b: &'static [u8], n: &'static [u8], none: &'static [u8]| {
-        check_params(&e, &known, &|field| {
+        check_params(&e, &decode(e.get(&e.name).unwrap()), &known, &|field| {
             let value = match field {
                 "Mcp-Param-B" => b,
                 "Mcp-Param-N" => n,

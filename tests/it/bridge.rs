@@ -507,6 +507,10 @@ fn both_eras_see_servers_of_both_eras() {
         let called = answer("tools/call", json!({"name": tool, "arguments": {}}));
         assert_eq!((said(&called), &called["result"]["resultType"].is_string()), (era, &(era == "legacy")), "{called}");
     }
+    // What the headers repeat is checked against the tool, whatever it is called here.
+    let zoned = json!({"name": "modern__echo", "arguments": {"text": "x", "zone": "here"}});
+    let refused = modern("tools/call", zoned).response();
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!(-32020)), "{refused:?}");
     let removed = modern("ping", json!({})).response();
     assert_eq!((removed.status, &removed.json()["error"]["code"]), (404, &json!(-32601)));
     // A client of the legacy era.
