@@ -3,7 +3,7 @@
 //! What each thing has to say of itself is beside it (`rest.rs` of its module); here is the order, and the two tables
 //! that keep together what belongs together: outboxes and sessions are named by several.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, PoisonError};
@@ -38,7 +38,9 @@ pub struct Saver {
     outboxes: Vec<Arc<Outbox>>,
     /// Where each stands there, by its address.
     places: HashMap<*const Outbox, usize>,
-    sessions: BTreeMap<u64, Arc<Session>>,
+    sessions: HashSet<u64>,
+    /// Those that are noted and not written down yet.
+    pending: Vec<Arc<Session>>,
 }
 
 impl Saver {
@@ -52,7 +54,9 @@ impl Saver {
 
     /// The number of a session, which will be in the document.
     pub fn session(&mut self, session: &Arc<Session>) -> u64 {
-        self.sessions.entry(session.number).or_insert_with(|| session.clone());
+        if self.sessions.insert(session.number) {
+            self.pending.push(session.clone());
+        }
         session.number
     }
 
@@ -73,13 +77,14 @@ impl Saver {
 
     /// Everything that was named, and what that names in turn.
     pub fn finish(mut self) -> (Vec<handover::Session>, Vec<handover::Outbox>) {
-        let mut saved = BTreeMap::new();
-        while let Some(session) = self.sessions.values().find(|s| !saved.contains_key(&s.number)).cloned() {
-            let document = session.save(&mut self);
-            saved.insert(session.number, document);
+        let mut saved = Vec::new();
+        while let Some(session) = self.pending.pop() {
+            saved.push(session.save(&mut self));
         }
+        // A part comes behind its whole, which was there first.
+        saved.sort_unstable_by_key(|s| s.number);
         let outboxes = self.outboxes.iter().map(|o| o.save()).collect();
-        (saved.into_values().collect(), outboxes)
+        (saved, outboxes)
     }
 }
 
