@@ -1,9 +1,9 @@
 //! The bridge: all servers of the instance as one.
 //!
-//! A session of the bridge has a part at each server that it uses ([`parts`]), an ordinary session there that leads to
+//! A session of the bridge has a part at each server that it uses (parts.rs), an ordinary session there that leads to
 //! the same client. So whatever belongs to one request (ids, progress, cancellation, subscriptions, a child of its own)
 //! works as it does at the server's own endpoint, and the answer goes straight to the client. Here is only what is
-//! peculiar to many: whose something is ([`crate::model::bridge`]), and what is gathered from all ([`lists`]).
+//! peculiar to many: whose something is ([`crate::model::bridge`]), and what is gathered from all (lists.rs).
 
 mod lists;
 mod parts;
