@@ -2,12 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use mcpdaemon::model::bridge::{self, List, Names, Naming};
 use mcpdaemon::model::envelope::{Fault, Kind, batch, decode, member, scan, spliced};
-use mcpdaemon::model::modern;
+use mcpdaemon::model::{modern, words};
 use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = words::split(text);
     // The parser nests less deeply, and takes no lone surrogates, which are no text.
     let parsed = serde_json::from_str::<Value>(text);
     match scan(text) {
@@ -43,6 +45,15 @@ fuzz_target!(|data: &[u8]| {
             if let Some(meta) = e.get(&e.meta) {
                 json(&modern::legacy_meta(meta, Some("7")));
             }
+            if e.kind == Kind::Request {
+                json(&modern::with_meta(&e, "1"));
+            }
+            if let Some(text) = bridge::filtered(&e, &|name| name.len() > 3) {
+                json(&text);
+            }
+            if let Some(result) = e.get(&e.result) {
+                pages(result);
+            }
             let _ = modern::check_meta(&e).and_then(|()| modern::check_version(&e));
             let _ = modern::Filter::read(e.get(&e.params).unwrap_or("{}"));
             let _ = member(text, "error").and_then(|e| member(e, "code"));
@@ -67,4 +78,25 @@ fuzz_target!(|data: &[u8]| {
 /// Nested beyond what the parser takes.
 fn deep(text: &str) -> bool {
     text.bytes().filter(|b| matches!(b, b'[' | b'{')).count() > 100
+}
+
+/// Whatever a server lists, the bridge lists as JSON, once each, under names that models accept.
+fn pages(result: &str) {
+    for list in List::ALL {
+        let Some((items, _)) = bridge::read_page(list, result) else { continue };
+        for naming in [Naming::Prefix, Naming::First, Naming::Error] {
+            let names = Names::new(&naming, ["a".to_owned(), "b__c".to_owned()]);
+            let of = [("a".to_owned(), items.clone()), ("b__c".to_owned(), items.clone())].into();
+            let merged = names.merge(list, &of);
+            let page = bridge::page(list, &merged.listed, None).expect("a first page");
+            assert!(serde_json::from_str::<Value>(&page).is_ok(), "{page}");
+            for listed in &merged.listed {
+                let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+                if matches!(list, List::Tools | List::Prompts) {
+                    assert!((1..=64).contains(&listed.name.len()) && listed.name.bytes().all(fine), "{}", listed.name);
+                }
+                assert_eq!(merged.get(&listed.name), Some(listed));
+            }
+        }
+    }
 }

@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         modern::param_headers(body, &mut known);
         if let Ok(e) = scan(body) {
             let _ = modern::check_headers(&e, &field);
-            let _ = modern::check_params(&e, &known, &field);
+            let _ = modern::check_params(&e, "t", &known, &field);
         }
         let mut streams = Streams::default();
         let id = streams.open(std::sync::Arc::new(Outbox::new(9))).note(body);

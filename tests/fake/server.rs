@@ -464,7 +464,9 @@ fn call(id: &Value, params: &Value, line: &str) {
         "malformed" => say(&format!(r#"{{"id":{id},"result":{{"content":[]}}}}"#)),
         "null_error" => say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}},"error":null}}"#)),
         "list_changed" => {
-            say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+            for _ in 0..n.max(1) {
+                say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+            }
             text(id, "said");
         }
         "updated" => {
