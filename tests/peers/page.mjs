@@ -373,6 +373,7 @@ try {
         await says("live, every 3 s");
         process.kill((await status()).pid, "SIGTERM");
         await says("not reachable since");
+        check(await see("getComputedStyle(document.querySelector('main')).opacity < 0.6"), "what is old looks as if it were true");
         await shoot("gone");
     });
 } finally {

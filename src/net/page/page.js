@@ -61,6 +61,8 @@
         // The first time counts until it is reachable again.
         if (lost && live.classList.contains("lost")) return;
         live.classList.toggle("lost", lost);
+        // What is shown is not true any more.
+        document.body.classList.toggle("stale", lost);
         if (live.textContent !== text) live.textContent = text;
     };
 
