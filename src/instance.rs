@@ -16,6 +16,7 @@ use signal_hook_async_std::Signals;
 
 use crate::hints;
 use crate::hub::Hub;
+use crate::hub::aside::aside;
 use crate::logging::LogFile;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
@@ -323,7 +324,7 @@ impl Instance {
         }) {
             self.want_reload();
         }
-        async_std::task::spawn_blocking(move || {
+        async_std::task::spawn(aside(move || {
             let lost = |mark: &str| {
                 let serial = mark.strip_prefix(&prefix).and_then(|s| s.parse::<u64>().ok());
                 serial.is_some_and(|n| n <= last) && !marks.iter().any(|m| m == mark)
@@ -332,7 +333,7 @@ impl Instance {
             if found > 0 {
                 info!("ended {} that could not be kept over the upgrade", count(found, "process"));
             }
-        });
+        }));
     }
 
     /// Notes the outcome of an upgrade.
@@ -471,7 +472,7 @@ impl Instance {
 
     /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
     fn watch_pid_file(self: Arc<Self>) {
-        async_std::task::spawn_blocking(move || self.mend_pid_file());
+        async_std::task::spawn(aside(move || self.mend_pid_file()));
     }
 
     fn mend_pid_file(&self) {

@@ -17,6 +17,7 @@ use super::counters::Dropped;
 use super::lines::{Line, Lines};
 use super::starting::environment;
 use super::wait::within;
+use crate::hub::aside::aside;
 use crate::model::config::{Confine, EventCommand};
 use crate::model::exit::plain;
 use crate::model::status::{Alert, Level};
@@ -142,7 +143,7 @@ impl Hub {
             }
         }
         let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
-        let _ = async_std::task::spawn_blocking(sweep).await;
+        let _ = aside(sweep).await;
         let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
         reap::forget(pid);
         reap::sweep();

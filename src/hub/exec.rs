@@ -25,6 +25,7 @@ use super::handover::unless_frozen;
 use super::session::Session;
 use super::starting::environment;
 use super::wait::{Flag, until};
+use crate::hub::aside::aside;
 use crate::model::config::server::{Allow, Exec};
 use crate::model::envelope::{Envelope, quote};
 use crate::model::jsonrpc;
@@ -321,7 +322,7 @@ impl Executor {
         };
         let (pid, mark) = (work.pid, work.mark.clone());
         let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
-        let (strays, _) = async_std::task::spawn_blocking(sweep).await;
+        let (strays, _) = aside(sweep).await;
         if strays > 0 {
             debug!("server '{}': ended {strays} processes that a command left behind", self.name);
         }
@@ -333,7 +334,7 @@ impl Executor {
         }
         // A long output takes its time to be quoted: others must not wait for it.
         let (took, most) = (work.started.elapsed(), hub.config().limits.reply.bytes());
-        let text = async_std::task::spawn_blocking(move || report(how, &work.out, &work.err, took, most)).await;
+        let text = aside(move || report(how, &work.out, &work.err, took, most)).await;
         self.over(number, Ok(text));
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
 
+pub mod aside;
 pub mod batch;
 pub mod bridge;
 pub mod call;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use super::Instance;
+use crate::hub::aside::aside;
 use crate::hub::wait::sleep;
 use crate::model::changes::{Seen, changes};
 use crate::model::handover::Observed;
@@ -160,7 +161,7 @@ impl Instance {
             before = seen;
             sleep(if busy { next.min(LOOK) } else { next }).await;
             let me = self.clone();
-            let status = async_std::task::spawn_blocking(move || me.status()).await;
+            let status = aside(move || me.status()).await;
             let over = self.hub.seconds() / 60;
             if over > 0 && self.monitor.last_minute().is_none_or(|last| last < over - 1) {
                 self.monitor.note(self.minute(&status, over - 1));

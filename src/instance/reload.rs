@@ -7,6 +7,7 @@ use log::{error, info, warn};
 
 use super::Instance;
 use super::status::now;
+use crate::hub::aside::aside;
 use crate::hub::reload;
 use crate::hub::wait::until;
 use crate::model::exit::plain;
@@ -92,7 +93,7 @@ impl Instance {
         let source = self.source.clone();
         let old = self.hub.config();
         let name = old.name.clone();
-        let loaded = async_std::task::spawn_blocking(move || {
+        let loaded = aside(move || {
             let loaded = source.load()?;
             match loaded.config.name == name {
                 true => Ok((loaded, false)),

@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::Instance;
+use crate::hub::aside::aside;
 use crate::hub::server::Server;
 use crate::hub::wait::{sleep, within};
 use crate::model::config::Kind;
@@ -206,7 +207,7 @@ impl Instance {
                 sleep(SETTLE).await;
             }
             let me = self.clone();
-            match async_std::task::spawn_blocking(move || me.write_file()).await {
+            match aside(move || me.write_file()).await {
                 Ok(()) => failed = false,
                 // Once, until it works again: a full disk must not fill the log as well.
                 Err(e) if !failed => {

@@ -12,6 +12,7 @@ use super::Net;
 use super::http::{Answer, error, plain};
 use super::metrics::{self, Format, Measured};
 use super::page::{self, Shown};
+use crate::hub::aside::aside;
 use crate::model::jsonrpc;
 
 /// The router; made once.
@@ -72,11 +73,6 @@ pub fn app(admin: Admin) -> App {
         Ok(response)
     });
     app
-}
-
-/// What looks into /proc takes its time, and must not hold up whoever is served.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    async_std::task::spawn_blocking(work).await
 }
 
 fn text(status: u16, body: &str) -> tide::Response {

@@ -35,6 +35,7 @@ use log::{debug, info, warn};
 use smol_hyper::rt::FuturesIo;
 
 use crate::hub::Hub;
+use crate::hub::aside::aside;
 use crate::hub::counters::Dropped;
 use crate::hub::wait::{Flag, sleep, until, within};
 use crate::model::config::Listen;
@@ -132,7 +133,7 @@ impl Net {
         };
         let new = new.to_vec();
         // Names are looked up, and whoever holds a port is searched for: that takes its time.
-        async_std::task::spawn_blocking(move || {
+        aside(move || {
             let open = |at: &Listen| {
                 let own: Vec<_> =
                     leaving.iter().filter(|door| door.port().is_some() && door.port() == at.port()).collect();

@@ -70,6 +70,34 @@ fn numbers_are_true_at_once_and_the_same_for_everybody() {
 }
 
 #[test]
+fn while_nothing_happens_nothing_wakes() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut ws = daemon.ws("fake");
+    let mut http = daemon.http("fake");
+    assert_eq!(said(&ws.ask(&call(1, "echo", json!({"text": "a"})))), "a");
+    assert_eq!(said(&http.ask(&call(1, "echo", json!({"text": "b"})))), "b");
+    // How often a thread of it has gone to sleep.
+    let switches = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid)).unwrap().flatten();
+        let status = |t: std::fs::DirEntry| std::fs::read_to_string(t.path().join("status")).unwrap_or_default();
+        let counts = tasks.map(status).map(|text| {
+            let line = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+            line.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0)
+        });
+        counts.sum()
+    };
+    let mut last = (switches(), std::time::Instant::now());
+    wait("two seconds of sleep", || {
+        let now = switches();
+        if now != last.0 {
+            last = (now, std::time::Instant::now());
+        }
+        (last.1.elapsed().as_secs() >= 2).then_some(())
+    });
+}
+
+#[test]
 fn a_server_without_a_living_child_is_never_healthy() {
     let scratch = Scratch::new();
     let more = "restart: (delay: \"200ms\", max_delay: \"200ms\")";

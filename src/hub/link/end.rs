@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::{Link, PIPE_GRACE, STRAY_GRACE, STRAY_LIMIT};
 use crate::hub::Hub;
+use crate::hub::aside::aside;
 use crate::hub::handover::unless_frozen;
 use crate::hub::wait::{sleep, within};
 use crate::model::config::server::Stop;
@@ -70,7 +71,7 @@ impl Link {
         self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
         let (leader, mark) = (self.pid, self.mark.clone());
         let sweep = move || process::end_family(leader, &mark, STRAY_GRACE, STRAY_LIMIT);
-        let (strays, left) = async_std::task::spawn_blocking(sweep).await;
+        let (strays, left) = aside(sweep).await;
         if strays > 0 {
             info!("server '{}': ended {strays} processes that it left behind", self.name);
         }
