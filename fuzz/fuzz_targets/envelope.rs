@@ -86,7 +86,8 @@ fn pages(result: &str) {
         let Some((items, _)) = bridge::read_page(list, result) else { continue };
         for naming in [Naming::Prefix, Naming::First, Naming::Error] {
             let names = Names::new(&naming, ["a".to_owned(), "b__c".to_owned()]);
-            let of = [("a".to_owned(), items.clone()), ("b__c".to_owned(), items.clone())].into();
+            let items = std::sync::Arc::new(items.clone());
+            let of = [("a".to_owned(), items.clone()), ("b__c".to_owned(), items)].into();
             let merged = names.merge(list, &of);
             let page = bridge::page(list, &merged.listed, None).expect("a first page");
             assert!(serde_json::from_str::<Value>(&page).is_ok(), "{page}");

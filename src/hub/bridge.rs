@@ -8,144 +8,31 @@
 mod lists;
 mod parts;
 
-pub(super) use parts::outward_id;
+pub(super) use parts::{Whole, outward_id};
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use log::warn;
+use std::sync::Arc;
 
 use super::Hub;
 use super::call::Call;
 use super::counters::Dropped;
+use super::listen::Listen;
 use super::outbox::Outbox;
 use super::route::{self, Later, NO_TASKS};
 use super::server::{Engine, Server};
 use super::session::Session;
-use crate::model::bridge::{self, Item, List, Merged, Names, Naming, inward_id};
+use crate::model::bridge::{List, Naming, inward_id};
 use crate::model::config;
-use crate::model::envelope::{self, Envelope, decode, member, quote, spliced};
+use crate::model::envelope::{self, Envelope, Span, decode, member, quote, spliced};
 use crate::model::mcp::{LATEST, Learnt};
 use crate::model::text::printable;
 use crate::model::{jsonrpc, modern};
+pub use lists::Bridge;
+use lists::Owner;
 
 /// A resource that nobody has (up to 2025-11-25 server/resources; in 2026-07-28 it is an invalid parameter).
 const NOT_FOUND: i32 = -32002;
-
-/// What is known of all servers together.
-pub struct Bridge {
-    names: Mutex<Arc<Names>>,
-    /// What each server had when it was last asked.
-    known: Mutex<HashMap<List, HashMap<String, Vec<Item>>>>,
-    /// The same as one, made when it is needed.
-    merged: Mutex<HashMap<List, Arc<Merged>>>,
-    /// Servers that could not be asked when somebody wanted to know.
-    missing: Mutex<HashSet<String>>,
-    /// Names that two servers have, as far as they were spoken of in the log.
-    warned: Mutex<BTreeSet<String>>,
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whose something is.
-enum Owner {
-    /// A server, and what that calls it.
-    Server(String, String),
-    /// Several servers have it, and the configuration wants that to be an error.
-    Several(Vec<String>),
-    Nobody,
-}
-
-impl Bridge {
-    pub fn new(naming: &Naming, servers: impl IntoIterator<Item = String>) -> Arc<Bridge> {
-        Arc::new(Bridge {
-            names: Mutex::new(Arc::new(Names::new(naming, servers))),
-            known: Mutex::default(),
-            merged: Mutex::default(),
-            missing: Mutex::default(),
-            warned: Mutex::default(),
-        })
-    }
-
-    fn names(&self) -> Arc<Names> {
-        lock(&self.names).clone()
-    }
-
-    /// The servers or their names are others.
-    fn renew(&self, naming: &Naming, servers: Vec<String>) {
-        lock(&self.known).values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
-        lock(&self.missing).retain(|name| servers.contains(name));
-        *lock(&self.names) = Arc::new(Names::new(naming, servers));
-        lock(&self.merged).clear();
-    }
-
-    /// A server has said what it has.
-    fn learn(&self, list: List, server: &str, items: Vec<Item>) {
-        let mut known = lock(&self.known);
-        let of = known.entry(list).or_default();
-        if of.get(server) != Some(&items) {
-            of.insert(server.to_owned(), items);
-            lock(&self.merged).remove(&list);
-        }
-        drop(known);
-        lock(&self.missing).remove(server);
-    }
-
-    fn knows(&self, list: List, server: &str) -> bool {
-        lock(&self.known).get(&list).is_some_and(|of| of.contains_key(server))
-    }
-
-    /// All that is known as one list.
-    fn merged(&self, list: List) -> Arc<Merged> {
-        if let Some(merged) = lock(&self.merged).get(&list) {
-            return merged.clone();
-        }
-        let merged = {
-            let known = lock(&self.known);
-            Arc::new(known.get(&list).map(|of| self.names().merge(list, of)).unwrap_or_default())
-        };
-        for (name, servers) in &merged.conflicts {
-            if lock(&self.warned).insert(name.clone()) {
-                let (what, servers) = (list.member(), servers.join(", "));
-                warn!("bridge: '{name}' is in the {what} of several servers, and left out: {servers} (bridge: Error)");
-            }
-        }
-        lock(&self.merged).insert(list, merged.clone());
-        merged
-    }
-
-    /// Whose something is, as far as it is known.
-    fn find(&self, list: List, name: &str) -> Owner {
-        let named = matches!(list, List::Tools | List::Prompts);
-        if let Some((server, own)) = self.names().owner(name).filter(|_| named) {
-            return Owner::Server(server.to_owned(), own.to_owned());
-        }
-        let merged = self.merged(list);
-        if let Some(servers) = merged.conflicts.get(name) {
-            return Owner::Several(servers.clone());
-        }
-        merged.get(name).map_or(Owner::Nobody, |l| Owner::Server(l.server.clone(), l.own.clone()))
-    }
-
-    /// The same for a resource, which may be one that a template gives.
-    fn find_resource(&self, uri: &str) -> Owner {
-        match self.find(List::Resources, uri) {
-            Owner::Nobody => {}
-            found => return found,
-        }
-        let templates = self.merged(List::Templates);
-        let fits = templates.listed.iter().find(|l| l.own == uri || bridge::fits_template(&l.own, uri));
-        fits.map_or(Owner::Nobody, |l| Owner::Server(l.server.clone(), uri.to_owned()))
-    }
-
-    /// What clients call a server's resource.
-    fn public_uri(&self, server: &str, own: &str) -> Option<String> {
-        let all = self.merged(List::Resources);
-        all.listed.iter().find(|l| l.server == server && l.own == own).map(|l| l.name.clone())
-    }
-}
+/// The lists whose changes are told.
+pub(super) const TOLD: [&str; 3] = ["tools", "prompts", "resources"];
 
 impl Hub {
     /// Makes the server that stands for all.
@@ -180,27 +67,26 @@ impl Hub {
                 continue;
             }
             session.attach_all();
-            ["tools", "prompts", "resources"].into_iter().for_each(|list| session.note_change(list));
+            TOLD.into_iter().for_each(|list| session.note_change(list));
         }
     }
 
     /// A server can be asked now: whoever missed it hears of it.
     pub(super) fn bridge_hears_of(&self, name: &str) {
         let Some(server) = self.bridge.get() else { return };
-        let Engine::Bridge(bridge) = server.engine() else { return };
-        if lock(&bridge.missing).remove(name) {
-            for session in server.sessions() {
-                ["tools", "prompts", "resources"].into_iter().for_each(|list| session.note_change(list));
-            }
+        if let Engine::Bridge(bridge) = server.engine()
+            && bridge.forgive(name)
+        {
+            self.bridge_has_changed();
         }
     }
-}
 
-/// The part of a session that a call of this tool is for, and what that server calls it; None where that is not known.
-pub(super) fn tool_part(bridge: &Bridge, session: &Arc<Session>, name: &str) -> Option<(Arc<Session>, String)> {
-    let Owner::Server(server, own) = bridge.find(List::Tools, name) else { return None };
-    let server = session.hub.server(&server)?;
-    Some((session.part(&server).ok()?, own))
+    /// What some server has is another than was told.
+    fn bridge_has_changed(&self) {
+        for session in self.bridge.get().into_iter().flat_map(|s| s.sessions()) {
+            TOLD.into_iter().for_each(|list| session.note_change(list));
+        }
+    }
 }
 
 /// What the bridge says of itself. Lists may be empty, and servers come and go: so it has all that a server can have.
@@ -246,7 +132,7 @@ pub(super) fn request(bridge: &Arc<Bridge>, mut call: Call, e: &Envelope<'_>) ->
     match method {
         "initialize" => {
             call.session.note_era(false);
-            call.session.note_hello(e.get(&e.params).unwrap_or("{}"));
+            call.session.bridged().note_hello(e.get(&e.params).unwrap_or("{}"));
             let asked = e.get(&e.protocol_version).map(decode);
             let (revision, result) = learnt(&hub).answer_shared(asked.as_deref());
             call.session.agree(revision);
@@ -263,10 +149,21 @@ pub(super) fn request(bridge: &Arc<Bridge>, mut call: Call, e: &Envelope<'_>) ->
             call.result("{}");
             None
         }
-        "tools/call" => named(bridge, call, e, List::Tools),
-        "prompts/get" => named(bridge, call, e, List::Prompts),
-        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => resource(bridge, call, e),
-        "completion/complete" => completion(bridge, call, e),
+        "tools/call" => find(bridge, call, e, What::Tool),
+        "prompts/get" => find(bridge, call, e, What::Prompt),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => find(bridge, call, e, What::Resource),
+        "completion/complete" => {
+            let kind = e.get(&e.params).and_then(|p| member(p, "ref")).and_then(|r| member(r, "type")).map(decode);
+            match kind.as_deref() {
+                Some("ref/prompt") => find(bridge, call, e, What::PromptReference),
+                Some("ref/resource") => find(bridge, call, e, What::ResourceReference),
+                _ => {
+                    let why = "'ref' is of the type \"ref/prompt\" or \"ref/resource\"";
+                    call.error(jsonrpc::INVALID_PARAMS, why);
+                    None
+                }
+            }
+        }
         "logging/setLevel" => {
             let why = "log messages of many servers belong to nobody in particular: use the server's own endpoint";
             call.error(jsonrpc::METHOD_NOT_FOUND, why);
@@ -290,166 +187,134 @@ pub(super) fn request(bridge: &Arc<Bridge>, mut call: Call, e: &Envelope<'_>) ->
     }
 }
 
-/// A request that names a tool or a prompt.
-fn named(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>, list: List) -> Option<Later> {
-    let Some(span) = e.name.clone().filter(|s| e.text()[s.clone()].starts_with('"')) else {
-        call.error(jsonrpc::INVALID_PARAMS, "'name' is missing, or no string");
-        return None;
-    };
-    let name = decode(&e.text()[span.clone()]).into_owned();
-    match bridge.find(list, &name) {
-        Owner::Server(server, own) => {
-            return pass(call, &server, &spliced(e.text(), &[(span, &quote(&own))]), Some((list, &own)));
-        }
-        Owner::Several(servers) => {
-            call.error(jsonrpc::INVALID_PARAMS, &several(list, &name, &servers));
-            return None;
-        }
-        Owner::Nobody => {}
-    }
-    // It may have come since the servers were last asked.
-    let (asked, known) = (bridge.clone(), bridge.clone());
-    let ask = move |session| {
-        let bridge = asked.clone();
-        async move { Ok(lists::gather(&bridge, &session, list).await) }
-    };
-    Some(route::held(call, e.text(), ask, move |call, e, _| {
-        match known.find(list, &name) {
-            Owner::Server(server, own) => {
-                let span = e.name.clone().unwrap_or_default();
-                let later = pass(call, &server, &spliced(e.text(), &[(span, &quote(&own))]), Some((list, &own)));
-                later.map(async_std::task::spawn);
-            }
-            Owner::Several(servers) => call.error(jsonrpc::INVALID_PARAMS, &several(list, &name, &servers)),
-            Owner::Nobody => {
-                let what = list.method().trim_end_matches("s/list");
-                call.error(jsonrpc::INVALID_PARAMS, &format!("no server has a {what} '{}'", printable(&name, 100)));
-            }
-        }
-        None
-    }))
+/// What a request names, and by that the server that it is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Tool,
+    Prompt,
+    Resource,
+    /// What an argument of a prompt or of a template could be.
+    PromptReference,
+    ResourceReference,
 }
 
-fn several(list: List, name: &str, servers: &[String]) -> String {
-    format!(
-        "'{}' is in the {} of several servers ({}), and this bridge names none of them: use a server's own endpoint",
-        printable(name, 100),
-        list.member(),
-        servers.join(", ")
-    )
+impl What {
+    /// What has to be known to find it.
+    fn lists(self) -> &'static [List] {
+        match self {
+            What::Tool => &[List::Tools],
+            What::Prompt | What::PromptReference => &[List::Prompts],
+            What::Resource | What::ResourceReference => &[List::Resources, List::Templates],
+        }
+    }
+
+    /// Where its name stands in a request, and how the member is called.
+    fn place(self, e: &Envelope<'_>) -> Result<Span, &'static str> {
+        let referred = |key: &str| {
+            let reference = e.get(&e.params).and_then(|p| member(p, "ref"))?;
+            let value = member(reference, key)?;
+            let at = value.as_ptr() as usize - e.text().as_ptr() as usize;
+            Some(at..at + value.len())
+        };
+        let (place, name) = match self {
+            What::Tool | What::Prompt => (e.name.clone(), "name"),
+            What::Resource => (e.uri.clone(), "uri"),
+            What::PromptReference => (referred("name"), "ref.name"),
+            What::ResourceReference => (referred("uri"), "ref.uri"),
+        };
+        place.filter(|span| e.text()[span.clone()].starts_with('"')).ok_or(name)
+    }
+
+    fn find(self, bridge: &Bridge, session: &Session, name: &str) -> Owner {
+        match self {
+            What::Tool => bridge.find(session, List::Tools, name),
+            What::Prompt | What::PromptReference => bridge.find(session, List::Prompts, name),
+            What::Resource | What::ResourceReference => bridge.find_resource(session, name),
+        }
+    }
 }
 
-/// A request that names a resource.
-fn resource(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>) -> Option<Later> {
-    let Some(span) = e.uri.clone().filter(|s| e.text()[s.clone()].starts_with('"')) else {
-        call.error(jsonrpc::INVALID_PARAMS, "'uri' is missing, or no string");
-        return None;
-    };
-    let uri = decode(&e.text()[span.clone()]).into_owned();
-    match bridge.find_resource(&uri) {
-        Owner::Server(server, own) => {
-            return pass(call, &server, &spliced(e.text(), &[(span, &quote(&own))]), None);
-        }
-        Owner::Several(servers) => {
-            call.error(jsonrpc::INVALID_PARAMS, &several(List::Resources, &uri, &servers));
+/// Passes a request to the server that has what it names; where that is not known, all are asked first.
+fn find(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>, what: What) -> Option<Later> {
+    let span = match what.place(e) {
+        Ok(span) => span,
+        Err(member) => {
+            call.error(jsonrpc::INVALID_PARAMS, &format!("'{member}' is missing, or no string"));
             return None;
         }
-        Owner::Nobody => {}
+    };
+    let name = decode(&e.text()[span]).into_owned();
+    match what.find(bridge, &call.session, &name) {
+        Owner::Nobody | Owner::Unsure(..) => {}
+        found => return settle(call, e, what, &name, found),
     }
-    // One that is in no list can be had all the same: its owner is whoever gives it.
-    let (reads, known) = (e.method == "resources/read", bridge.clone());
-    let (asked, wanted) = (bridge.clone(), uri.clone());
+    // It may have come since the servers were last asked. A resource that is in no list can be had all the same: its
+    // owner is whoever gives it.
+    let reads = e.method == "resources/read";
+    let (asked, wanted, known) = (bridge.clone(), name.clone(), bridge.clone());
     let ask = move |session: Arc<Session>| {
-        let (bridge, uri) = (asked.clone(), wanted.clone());
+        let (bridge, name) = (asked.clone(), wanted.clone());
         async move {
-            lists::gather(&bridge, &session, List::Resources).await;
-            lists::gather(&bridge, &session, List::Templates).await;
-            let unknown = reads && matches!(bridge.find_resource(&uri), Owner::Nobody);
-            Ok(if unknown { lists::read_anywhere(&bridge, &session, &uri).await } else { None })
+            for list in what.lists() {
+                lists::gather(&bridge, &session, *list).await;
+            }
+            let unknown = reads && matches!(what.find(&bridge, &session, &name), Owner::Nobody);
+            Ok(if unknown { lists::read_anywhere(&bridge, &session, &name).await } else { None })
         }
     };
     Some(route::held(call, e.text(), ask, move |call, e, read: Option<String>| {
-        match (read, known.find_resource(&uri)) {
-            (Some(result), _) => call.result(&result),
-            (None, Owner::Server(server, own)) => {
-                let span = e.uri.clone().unwrap_or_default();
-                let later = pass(call, &server, &spliced(e.text(), &[(span, &quote(&own))]), None);
-                later.map(async_std::task::spawn);
-            }
-            (None, Owner::Several(servers)) => {
-                call.error(jsonrpc::INVALID_PARAMS, &several(List::Resources, &uri, &servers));
-            }
-            (None, Owner::Nobody) => {
-                let code = if call.session.is_modern() { jsonrpc::INVALID_PARAMS } else { NOT_FOUND };
-                call.error(code, &format!("no server has the resource '{}'", printable(&uri, 200)));
+        match read {
+            Some(result) => call.result(&result),
+            None => {
+                let found = what.find(&known, &call.session, &name);
+                settle(call, e, what, &name, found).map(async_std::task::spawn);
             }
         }
         None
     }))
 }
 
-/// What could stand for an argument of a prompt, or of a template.
-fn completion(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>) -> Option<Later> {
-    let reference = e.get(&e.params).and_then(|p| member(p, "ref")).unwrap_or("{}");
-    let (list, key) = match member(reference, "type").map(decode).as_deref() {
-        Some("ref/prompt") => (List::Prompts, "name"),
-        Some("ref/resource") => (List::Templates, "uri"),
-        _ => {
-            call.error(jsonrpc::INVALID_PARAMS, "'ref' is of the type \"ref/prompt\" or \"ref/resource\"");
-            return None;
+/// It is known whose it is, as far as it will be.
+fn settle(call: Call, e: &Envelope<'_>, what: What, name: &str, owner: Owner) -> Option<Later> {
+    let list = what.lists()[0];
+    match owner {
+        // A server that would come first has not said what it has; it is not waited for any longer.
+        Owner::Server(server, own) | Owner::Unsure(server, own) => pass(call, e, what, name, &server, &own),
+        Owner::Several(servers) => {
+            let why = format!(
+                "'{}' is in the {} of several servers ({}), and this bridge names none of them: use a server's own \
+                 endpoint",
+                printable(name, 100),
+                list.member(),
+                servers.join(", ")
+            );
+            call.error(jsonrpc::INVALID_PARAMS, &why);
+            None
         }
-    };
-    let Some(value) = member(reference, key).filter(|v| v.starts_with('"')) else {
-        call.error(jsonrpc::INVALID_PARAMS, &format!("'ref.{key}' is missing, or no string"));
-        return None;
-    };
-    let name = decode(value).into_owned();
-    let lookup = move |bridge: &Bridge| match list {
-        List::Prompts => bridge.find(list, &name),
-        _ => bridge.find_resource(&name),
-    };
-    let send = |call: Call, e: &Envelope<'_>, owner: Owner| {
-        let Owner::Server(server, own) = owner else {
-            call.error(jsonrpc::INVALID_PARAMS, "no server has what 'ref' names");
-            return None;
-        };
-        let completes = call.session.hub.server(&server).and_then(|s| s.learnt_now());
-        if !completes.is_some_and(|l| l.has("completions")) {
-            call.result(r#"{"completion":{"values":[]}}"#);
-            return None;
+        Owner::Nobody => {
+            let legacy = what == What::Resource && !call.session.is_modern();
+            let code = if legacy { NOT_FOUND } else { jsonrpc::INVALID_PARAMS };
+            let thing = list.member().trim_end_matches('s');
+            call.error(code, &format!("no server has the {thing} '{}'", printable(name, 200)));
+            None
         }
-        let reference = e.get(&e.params).and_then(|p| member(p, "ref")).unwrap_or("{}");
-        let value = member(reference, "name").or(member(reference, "uri")).unwrap_or("");
-        let at = value.as_ptr() as usize - e.text().as_ptr() as usize;
-        let text = spliced(e.text(), &[(at..at + value.len(), &quote(&own))]);
-        pass(call, &server, &text, None)
-    };
-    match lookup(bridge) {
-        Owner::Nobody => {}
-        found => return send(call, e, found),
     }
-    let (asked, known) = (bridge.clone(), bridge.clone());
-    let ask = move |session| {
-        let bridge = asked.clone();
-        async move { Ok(lists::gather(&bridge, &session, list).await) }
-    };
-    Some(route::held(call, e.text(), ask, move |call, e, _| {
-        send(call, e, lookup(&known)).map(async_std::task::spawn);
-        None
-    }))
 }
 
-/// Hands a request over to the part that its session has at a server; `text` is the request in that server's words.
-fn pass(call: Call, server: &str, text: &str, named: Option<(List, &str)>) -> Option<Later> {
+/// Hands a request over to the part that its session has at a server, in that server's words.
+fn pass(call: Call, e: &Envelope<'_>, what: What, name: &str, server: &str, own: &str) -> Option<Later> {
     let Some(server) = call.session.hub.server(server) else {
         call.error(jsonrpc::INVALID_PARAMS, &format!("server '{}' was removed", printable(server, 64)));
         return None;
     };
-    if let Some((List::Tools, own)) = named
-        && !server.admits(own)
-    {
+    if what == What::Tool && !server.admits(own) {
         let why = format!("the tool '{}' of server '{}' may not be used here", printable(own, 100), server.name);
         call.error(jsonrpc::INVALID_PARAMS, &why);
+        return None;
+    }
+    let completes = || server.learnt_now().is_some_and(|l| l.has("completions"));
+    if matches!(what, What::PromptReference | What::ResourceReference) && !completes() {
+        call.result(r#"{"completion":{"values":[]}}"#);
         return None;
     }
     let part = match call.session.part(&server) {
@@ -459,9 +324,13 @@ fn pass(call: Call, server: &str, text: &str, named: Option<(List, &str)>) -> Op
             return None;
         }
     };
+    if e.method == "resources/subscribe" {
+        call.session.bridged().note_alias(&server.name, own, name);
+    }
     let is_modern = call.session.is_modern();
     let call = call.move_to(&part);
-    match envelope::scan(text) {
+    let text = what.place(e).map(|span| spliced(e.text(), &[(span, &quote(own))])).unwrap_or_default();
+    match envelope::scan(&text) {
         Ok(e) if is_modern => super::modern::pass(call, &e),
         Ok(e) if server.is_modern_only() => match e.method.as_ref() {
             "resources/subscribe" | "resources/unsubscribe" => {
@@ -481,6 +350,13 @@ fn pass(call: Call, server: &str, text: &str, named: Option<(List, &str)>) -> Op
             None
         }
     }
+}
+
+/// The part of a session that a call of this tool is for, and what that server calls it; None where that is not known.
+pub(super) fn tool_part(bridge: &Bridge, session: &Arc<Session>, name: &str) -> Option<(Arc<Session>, String)> {
+    let Owner::Server(server, own) = bridge.find(session, List::Tools, name) else { return None };
+    let server = session.hub.server(&server)?;
+    Some((session.part(&server).ok()?, own))
 }
 
 /// A notification of a client to all.
@@ -518,31 +394,49 @@ pub(super) fn response(session: &Arc<Session>, e: &Envelope<'_>) {
     }
 }
 
-/// Opens a subscription of the modern era to changes at any server.
+/// Opens a subscription of the modern era to changes at any server. It is `waiting` until the servers were asked whose
+/// resources they are.
 pub(super) fn listen(
     bridge: &Arc<Bridge>,
     session: &Arc<Session>,
-    id: &str,
+    waiting: Arc<Listen>,
     filter: modern::Filter,
     reply: &Arc<Outbox>,
 ) -> Later {
-    let (bridge, session, id, reply) = (bridge.clone(), session.clone(), id.to_owned(), reply.clone());
+    let (bridge, session, reply) = (bridge.clone(), session.clone(), reply.clone());
     Box::pin(async move {
         session.attach_all();
         if !filter.uris.is_empty() {
-            lists::gather(&bridge, &session, List::Resources).await;
-            lists::gather(&bridge, &session, List::Templates).await;
+            for list in What::Resource.lists() {
+                lists::gather(&bridge, &session, *list).await;
+            }
+        }
+        if !session.take_listen(&waiting.id).is_some_and(|l| Arc::ptr_eq(&l, &waiting)) {
+            return;
         }
         let mut honoured = modern::Filter { uris: Vec::new(), ..filter.clone() };
         for uri in filter.uris {
-            if let Owner::Server(server, own) = bridge.find_resource(&uri)
+            if let Owner::Server(server, own) | Owner::Unsure(server, own) = bridge.find_resource(&session, &uri)
                 && let Some(server) = session.hub.server(&server)
                 && let Ok(part) = session.part(&server)
                 && super::modern::watch_resource(&part, &own)
             {
+                session.bridged().note_alias(&server.name, &own, &uri);
                 honoured.uris.push(uri);
             }
         }
-        super::modern::open_here(&session, &id, honoured, &reply);
+        super::modern::open_here(&session, &waiting.id, honoured, &reply);
     })
+}
+
+/// Nobody listens to these resources any more, which are as the client calls them.
+pub(super) fn unlisten(session: &Arc<Session>, uris: &[String]) {
+    for part in session.parts() {
+        for own in part.all_subscriptions() {
+            let public = session.bridged().public_uri(&part.server.name, &own);
+            if uris.contains(&public) && part.unsubscribe(&own) {
+                route::forget_resource(&part, &own);
+            }
+        }
+    }
 }

@@ -63,6 +63,8 @@ impl Call {
 
     /// Hands it over to the part that its session has at a server; it is still the same request of the same client.
     pub(super) fn move_to(mut self, part: &Arc<Session>) -> Call {
+        part.touch();
+        part.note_use();
         part.in_flight.fetch_add(1, SeqCst);
         part.server.in_flight.fetch_add(1, SeqCst);
         let whole = std::mem::replace(&mut self.session, part.clone());
@@ -80,7 +82,7 @@ impl Call {
         self.reply.push(Out { text, answer: true, failed });
         if self.reply.is_resumable() {
             // Its client may have left, and what waits for it is bounded.
-            self.session.replay().trim();
+            self.session.whole().as_ref().unwrap_or(&self.session).replay().trim();
         }
     }
 
@@ -140,6 +142,7 @@ impl Drop for Call {
         let (session, hub) = (&self.session, &self.session.hub);
         session.in_flight.fetch_sub(1, SeqCst);
         if let Some(whole) = session.whole() {
+            session.touch();
             whole.in_flight.fetch_sub(1, SeqCst);
         }
         session.server.in_flight.fetch_sub(1, SeqCst);

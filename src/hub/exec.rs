@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::Hub;
 use super::call::Call;
 use super::handover::unless_frozen;
+use super::outbox::Outbox;
 use super::session::Session;
 use super::starting::environment;
 use super::wait::{Flag, until};
@@ -395,9 +396,9 @@ impl Executor {
         }
     }
 
-    /// Sessions at a time.
-    pub fn session_limit(&self) -> u32 {
-        self.config().sessions
+    /// Whether a call that is to be answered there has a command running.
+    pub(super) fn answers_to(&self, reply: &Arc<Outbox>) -> bool {
+        self.running().values().any(|r| matches!(&r.owner, Owner::Call(call) if Arc::ptr_eq(&call.reply, reply)))
     }
 
     pub fn is_idle(&self) -> bool {

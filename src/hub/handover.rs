@@ -205,7 +205,8 @@ impl Hub {
                 let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
                 sessions.insert(session.id.clone(), session.clone());
             }
-            if session.transport != Transport::Stateless || !session.listens().is_empty() {
+            // A part hears of changes for its whole.
+            if session.transport != Transport::Stateless || !session.listens().is_empty() || session.whole().is_some() {
                 server.join(&session);
             }
             if let Some(push) = session.push_outbox().filter(|_| session.transport == Transport::Http) {

@@ -334,7 +334,7 @@ impl Hub {
                     hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
                 let parts = all.iter().flat_map(|s| s.parts()).filter(|p| p.exclusive().is_some());
                 for session in all.iter().cloned().chain(parts).filter(|s| s.idle() > s.idle_limit(limit).as_secs()) {
-                    hub.end_session(&session, "idle for longer than limits.idle_session");
+                    hub.end_session(&session, "idle for longer than limits.idle_session, or than its server allows");
                 }
                 if hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                     hub.expiring.store(false, SeqCst);

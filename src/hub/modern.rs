@@ -91,7 +91,10 @@ pub(super) fn end_listen(session: &Arc<Session>, id: &str) {
     unlisten(session, &listen);
     // What of it nobody else here listens to is given up at a legacy child as well.
     let kept: Vec<String> = session.listens().iter().flat_map(|l| l.filter.uris.clone()).collect();
-    for uri in listen.filter.uris.iter().filter(|uri| listen.request.is_none() && !kept.contains(uri)) {
+    let given_up = listen.filter.uris.iter().filter(|uri| listen.request.is_none() && !kept.contains(uri));
+    let given_up: Vec<String> = given_up.cloned().collect();
+    bridge::unlisten(session, &given_up);
+    for uri in &given_up {
         if session.unsubscribe(uri) {
             route::forget_resource(session, uri);
         }
@@ -177,10 +180,8 @@ fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opti
             return None;
         }
     };
-    if let Some(all) = session.bridge() {
-        return Some(bridge::listen(&all, session, &id, filter, reply));
-    }
-    if let Some(target) = target_now(session) {
+    let all = session.bridge();
+    if let Some(target) = target_now(session).filter(|_| all.is_none()) {
         open(session, &id, filter, e.text(), reply, target);
         return None;
     }
@@ -188,6 +189,9 @@ fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Opti
     let waiting = Listen::new(session, &id, reply, filter.clone(), Some(e.text()));
     if !add(session, &waiting) {
         return None;
+    }
+    if let Some(all) = all {
+        return Some(bridge::listen(&all, session, waiting, filter, reply));
     }
     let (session, reply, text) = (session.clone(), reply.clone(), e.text().to_owned());
     Some(Box::pin(async move {

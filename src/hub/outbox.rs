@@ -135,6 +135,11 @@ impl Outbox {
         outbox
     }
 
+    /// How much it may hold, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.full
+    }
+
     /// Its client may come back for what it has missed, and will as long as there is no answer.
     pub fn make_resumable(&self) {
         self.resumable.store(true, Relaxed);

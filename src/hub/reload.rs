@@ -188,7 +188,11 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
                 nest.adjust(&config);
                 server.sessions().iter().filter_map(|s| s.exclusive()).for_each(|own| own.adjust(&config));
             }
+            let shown = server.tools();
             server.set_engine(Engine::Children(children), config);
+            if server.tools() != shown {
+                server.lists_changed();
+            }
         }
         (Engine::Exec(exec), Kind::Exec(new)) => {
             exec.adjust((**new).clone());

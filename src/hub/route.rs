@@ -57,9 +57,7 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             super::modern::message(session, &e, reply)
         }
         Ok(e) if is_direct(session, &e) => {
-            if let Some(exec) = session.executor() {
-                exec.direct(session, &e, reply);
-            }
+            direct_request(session, &e, reply);
             None
         }
         Ok(e) => message(session, &e, reply),
@@ -77,7 +75,45 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
 /// Whether a message is of the executor's own protocol, which is spoken on a WebSocket, beside MCP.
 fn is_direct(session: &Session, e: &Envelope<'_>) -> bool {
     let own = e.kind == Kind::Request && direct::METHODS.contains(&e.method.as_ref());
-    own && session.transport == Transport::WebSocket && session.executor().is_some()
+    own && session.transport == Transport::WebSocket && (session.executing().is_some() || running(session).is_some())
+}
+
+/// The executor that runs a command for a session by its own protocol; a reload may have replaced it meanwhile.
+fn running(session: &Session) -> Option<Arc<Executor>> {
+    executors(session).into_iter().find(|exec| exec.of_session(session))
+}
+
+fn direct_request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) {
+    session.touch();
+    session.note_use();
+    if e.method == "control" {
+        // Also in a drain, and where the command itself is all that the session may have open.
+        let (id, token) = (e.get(&e.id).unwrap_or("null"), e.get(&e.progress_token));
+        let call = session.reopen(Method::Control, id, token, reply);
+        return direct::control(running(session).as_deref(), call, e.get(&e.params).unwrap_or("{}"));
+    }
+    let Some(call) = opened(session, e, reply) else { return };
+    if running(session).is_some() {
+        return call.error(jsonrpc::INVALID_PARAMS, "A process is already running");
+    }
+    match (takes_place(session), session.executing().and_then(|s| s.executor())) {
+        (Ok(()), Some(exec)) => exec.execute(call, e.get(&e.params).unwrap_or("{}")),
+        (Err(why), _) => call.error(direct::TOO_MANY, &format!("Session limit exceeded: {why}")),
+        (Ok(()), None) => call.error(jsonrpc::METHOD_NOT_FOUND, "there is no executor here any more"),
+    }
+}
+
+/// A session of the bridge takes one of the places of the executor that it uses; the error says that there is none.
+pub fn takes_place(session: &Arc<Session>) -> Result<(), String> {
+    match session.executing() {
+        Some(server) if session.bridge().is_some() => session.part(&server).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// A request that is to be answered there has a command running, which ends with its client.
+pub fn runs_command(session: &Session, reply: &Arc<Outbox>) -> bool {
+    executors(session).iter().any(|exec| exec.answers_to(reply))
 }
 
 /// Takes a message from a client. Its answer, if it is a request, goes to `reply`.

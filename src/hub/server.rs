@@ -381,7 +381,13 @@ impl Server {
     }
 
     pub fn session_count(&self) -> usize {
-        self.sessions().iter().filter(|s| s.transport != Transport::Stateless).count()
+        let counts = |s: &&Arc<Session>| match s.transport {
+            Transport::Stateless => false,
+            // One of the bridge that only hears of changes here takes nobody's place.
+            Transport::Part => s.exclusive().is_some() || self.executor().is_some(),
+            _ => true,
+        };
+        self.sessions().iter().filter(counts).count()
     }
 
     /// The sessions that a child serves.

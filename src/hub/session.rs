@@ -2,16 +2,16 @@
 
 mod rest;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::Hub;
 use super::batch::Collected;
+use super::bridge::{TOLD, Whole};
 use super::call::{Call, Held};
 use super::exclusive::{Exclusive, Nest};
-use super::exec::Executor;
 use super::listen::{Change, Listen};
 use super::outbox::{Out, Outbox};
 use super::replay::Streams;
@@ -57,14 +57,8 @@ pub struct Session {
     exclusive: OnceLock<(Arc<Exclusive>, Duration)>,
     /// The session of the bridge that it is a part of.
     whole: OnceLock<Weak<Session>>,
-    /// What it has at each server, by name, if it is one of the bridge.
-    pub(super) parts: Mutex<BTreeMap<String, Arc<Session>>>,
-    /// Lists that have changed, and its client is about to be told.
-    pub(super) changes: Mutex<BTreeSet<&'static str>>,
-    /// The params of its client's handshake with the bridge.
-    hello: OnceLock<Box<str>>,
-    /// Its client speaks the executor's own protocol.
-    direct: AtomicBool,
+    /// What only a session of the bridge has.
+    bridged: OnceLock<Box<Whole>>,
     /// Requests that wait for a child to send them to.
     held: Mutex<Vec<Arc<Held>>>,
     pub(super) in_flight: AtomicUsize,
@@ -105,10 +99,7 @@ impl Session {
             modern: AtomicBool::new(false),
             exclusive: OnceLock::new(),
             whole: OnceLock::new(),
-            parts: Mutex::default(),
-            changes: Mutex::default(),
-            hello: OnceLock::new(),
-            direct: AtomicBool::new(false),
+            bridged: OnceLock::new(),
             held: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
@@ -143,28 +134,22 @@ impl Session {
         self.whole.get().and_then(Weak::upgrade)
     }
 
-    pub(super) fn note_hello(&self, params: &str) {
-        let _ = self.hello.set(params.into());
+    /// What only a session of the bridge has.
+    pub(super) fn bridged(&self) -> &Whole {
+        self.bridged.get_or_init(Default::default)
     }
 
-    pub(super) fn hello(&self) -> Option<&str> {
-        self.hello.get().map(|h| &**h)
+    /// The same where there is something.
+    pub(super) fn known_whole(&self) -> Option<&Whole> {
+        self.bridged.get().map(|w| &**w)
     }
 
-    /// Its client speaks the executor's own protocol, as far as that can be known.
-    pub fn note_direct(&self) {
-        self.direct.store(true, SeqCst);
-    }
-
-    pub fn is_direct(&self) -> bool {
-        self.direct.load(SeqCst)
-    }
-
-    /// Who runs its commands, where it is connected to an executor: of several the first, by name.
-    pub fn executor(&self) -> Option<Arc<Executor>> {
+    /// The server that runs its commands, where it is connected to an executor: of several the first, by name.
+    pub fn executing(&self) -> Option<Arc<Server>> {
         match self.server.engine() {
-            Engine::Bridge(_) => self.hub.servers().iter().find_map(|s| s.executor()),
-            _ => self.server.executor(),
+            Engine::Bridge(_) => self.hub.servers().into_iter().find(|s| s.executor().is_some()),
+            Engine::Exec(_) => Some(self.server.clone()),
+            _ => None,
         }
     }
 
@@ -226,7 +211,7 @@ impl Session {
     /// Tells the client that the lists which the server `has` may differ: a child of that era was replaced.
     pub fn lists_changed(&self, modern: bool, has: &dyn Fn(&str) -> bool) {
         if let Some(whole) = self.whole() {
-            return ["tools", "prompts", "resources"].into_iter().filter(|l| has(l)).for_each(|l| whole.note_change(l));
+            return TOLD.into_iter().filter(|l| has(l)).for_each(|l| whole.note_change(l));
         }
         for list in ["tools", "prompts", "resources"] {
             let text = jsonrpc::notification(&format!("notifications/{list}/list_changed"), None);
@@ -318,6 +303,10 @@ impl Session {
     /// Seconds since the last sign of life; 0 while a stream or a request is open.
     pub fn idle(&self) -> u64 {
         if self.streams.load(SeqCst) > 0 || self.in_flight.load(SeqCst) > 0 {
+            return 0;
+        }
+        // Somebody is there who may be told what its part hears.
+        if self.whole().is_some_and(|w| w.streams.load(SeqCst) > 0) {
             return 0;
         }
         self.hub.seconds().saturating_sub(self.last_used.load(SeqCst))

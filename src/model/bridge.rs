@@ -5,6 +5,7 @@
 //! it. Every name is one that the interfaces of language models accept: 1 to 64 letters, digits, `_` and `-`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -193,8 +194,15 @@ impl Names {
         (!own.is_empty() && self.published(server, own) == name).then_some((server, own))
     }
 
+    /// The servers that could have the same name, and a better right to it.
+    pub fn rivals<'s>(&'s self, server: &'s str) -> impl Iterator<Item = &'s str> {
+        let (all, first) = (matches!(self.naming, Naming::Error), !matches!(self.naming, Naming::Prefix));
+        let before = self.servers.iter().take_while(move |s| all || *s != server);
+        before.filter(move |s| first && *s != server).map(String::as_str)
+    }
+
     /// The lists of the servers as one.
-    pub fn merge(&self, list: List, of: &HashMap<String, Vec<Item>>) -> Merged {
+    pub fn merge(&self, list: List, of: &HashMap<String, Arc<Vec<Item>>>) -> Merged {
         let all = self.servers.iter().filter_map(|s| Some((s, of.get(s)?)));
         let all = all.flat_map(|(server, items)| items.iter().map(move |item| (server, item)));
         let mut merged = Merged::default();

@@ -12,7 +12,7 @@ fn items(list: List, all: &[&str]) -> Vec<Item> {
 
 fn merged(naming: &Naming, list: List, of: &[(&str, &[&str])]) -> Merged {
     let servers: Vec<&str> = of.iter().map(|(s, _)| *s).collect();
-    names(naming, &servers).merge(list, &of.iter().map(|(s, n)| ((*s).to_owned(), items(list, n))).collect())
+    names(naming, &servers).merge(list, &of.iter().map(|(s, n)| ((*s).to_owned(), Arc::new(items(list, n)))).collect())
 }
 
 fn shown(merged: &Merged) -> Vec<String> {
@@ -76,6 +76,21 @@ fn two_servers_with_the_same_tools() {
     let three: &[(&str, &[&str])] = &[("a", &["t", "t"]), ("b", &["t"]), ("c", &["t"])];
     let all = merged(&Naming::Error, List::Prompts, three);
     assert_eq!((all.listed.len(), all.conflicts["t"].as_slice()), (0, &["a", "b", "c"].map(str::to_owned)[..]));
+}
+
+#[test]
+fn whoever_comes_first_has_to_be_asked_first() {
+    for (naming, server, rivals) in [
+        (Naming::Prefix, "b", &[][..]),
+        (Naming::First, "a", &[]),
+        (Naming::First, "b", &["a"]),
+        (Naming::Priority(vec!["c".to_owned()]), "c", &[]),
+        (Naming::Priority(vec!["c".to_owned()]), "b", &["c", "a"]),
+        (Naming::Error, "b", &["a", "c"]),
+    ] {
+        let names = names(&naming, &["a", "b", "c"]);
+        assert_eq!(names.rivals(server).collect::<Vec<_>>(), rivals, "{naming:?} {server}");
+    }
 }
 
 #[test]

@@ -207,6 +207,9 @@ pub struct Command {
     /// The session and the outbox of one that a session has for itself.
     #[serde(default)]
     pub direct: Option<(u64, usize)>,
+    /// That session has cancelled it.
+    #[serde(default)]
+    pub cancelled: bool,
     pub age: u64,
     pub left: u64,
 }
@@ -256,9 +259,9 @@ pub struct Session {
     pub hello: Option<String>,
     #[serde(default)]
     pub whole: Option<u64>,
-    /// Its client speaks the executor's own protocol.
+    /// Resources that it subscribes to under another URI: the server, the URI there, and the other.
     #[serde(default)]
-    pub direct: bool,
+    pub aliases: Vec<(String, String, String)>,
 }
 
 /// A batch whose answers are collected.

@@ -268,7 +268,7 @@ pub async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
 /// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
 /// ends with its client.
 fn events_of(reply: Reply, first: Option<Out>) -> Events {
-    let lasting = reply.session.transport == Transport::Http && reply.session.server.executor().is_none();
+    let lasting = reply.session.transport == Transport::Http && !route::runs_command(&reply.session, &reply.outbox);
     match lasting && reply.session.revision().is_some() {
         true => Events::resumable(reply, first),
         false => Events::new(reply, first),

@@ -35,7 +35,7 @@ use super::park::{How, Resting};
 use super::seat::Seat;
 use super::stream::Conn;
 use crate::hub::counters::Dropped;
-use crate::hub::exec::{Executor, direct};
+use crate::hub::exec::direct;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::server::Server;
@@ -43,7 +43,6 @@ use crate::hub::session::{Session, Transport};
 use crate::hub::wait::within;
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
-use crate::model::text::count;
 use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls.
@@ -83,8 +82,12 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         Err(why) if !mcp && server.executor().is_some() => Err(why),
         Err(why) => return unavailable(None, &why),
     };
-    let session = session.and_then(|session| match session.executor() {
-        Some(exec) if !mcp => admit_direct(server, &exec, session),
+    // On the bridge it takes one of the executor's places from now on.
+    let session = session.and_then(|session| match (mcp, route::takes_place(&session)) {
+        (false, Err(why)) => {
+            net.hub.end_session(&session, &why);
+            Err(why)
+        }
         _ => Ok(session),
     });
     let mut answer: Response<Body> = response.map(|()| Body::empty());
@@ -99,7 +102,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
             (Ok(session), Some(parts)) => {
                 let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
                 session.attach(outbox.clone());
-                if session.is_direct() {
+                if !mcp && session.executing().is_some() {
                     outbox.push(Out { text: direct::connected(), answer: false, failed: false });
                 }
                 let early = parts.read_buf.to_vec();
@@ -112,20 +115,6 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         drop(seat);
     });
     answer
-}
-
-/// A session whose client speaks the executor's own protocol. On the bridge these have a limit of their own, the
-/// executor's.
-fn admit_direct(server: &Arc<Server>, exec: &Executor, session: Arc<Session>) -> Result<Arc<Session>, String> {
-    let limit = exec.session_limit() as usize;
-    if server.sessions().iter().filter(|s| s.is_direct()).count() >= limit {
-        let why = format!("{} at a time is the limit; try again later", count(limit, "session"));
-        session.hub.counters.count(Dropped::Sessions);
-        session.hub.end_session(&session, &why);
-        return Err(why);
-    }
-    session.note_direct();
-    Ok(session)
 }
 
 /// Says why there is no place for a session, and closes.

@@ -1,19 +1,19 @@
 //! What all servers have, gathered. A server that cannot be asked hides nothing of the others: what it had when it was
 //! last asked stands, and where nothing is known of it, it is left out until it can be.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use log::debug;
+use log::{debug, warn};
 
-use super::{Bridge, lock};
 use crate::hub::call::Call;
 use crate::hub::link::Link;
 use crate::hub::route::{self, Later};
 use crate::hub::server::{Engine, Server};
 use crate::hub::session::Session;
 use crate::hub::wait::within;
-use crate::model::bridge::{List, Merged, Names, page, read_page};
+use crate::model::bridge::{self, Item, List, Merged, Names, Naming, page, read_page};
 use crate::model::envelope::{Envelope, decode, member, quote};
 use crate::model::{jsonrpc, modern};
 
@@ -22,8 +22,151 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most pages of one server's list.
 const PAGES: usize = 100;
 
+/// What is known of all servers together.
+pub struct Bridge {
+    names: Mutex<Arc<Names>>,
+    known: Mutex<Known>,
+    /// Names that two servers have, as far as they were spoken of in the log.
+    warned: Mutex<BTreeSet<String>>,
+}
+
+/// What servers had when they were last asked.
+#[derive(Default)]
+pub struct Known {
+    items: HashMap<List, HashMap<String, Arc<Vec<Item>>>>,
+    /// The same as one, made when it is needed; with the version of what is common to all sessions.
+    merged: HashMap<List, (u64, Arc<Merged>)>,
+    /// Counts changes.
+    version: u64,
+    /// What was asked in vain.
+    failed: HashSet<(List, String)>,
+    /// What is being asked although nobody waits for it.
+    asked: HashSet<(List, String)>,
+}
+
+impl Known {
+    fn has(&self, list: List, server: &str) -> bool {
+        self.items.get(&list).is_some_and(|of| of.contains_key(server))
+    }
+
+    /// True if that is news for whoever has asked before.
+    fn learn(&mut self, list: List, server: &str, items: Vec<Item>) -> bool {
+        let of = self.items.entry(list).or_default();
+        if of.get(server).is_none_or(|before| **before != items) {
+            of.insert(server.to_owned(), Arc::new(items));
+            self.version += 1;
+        }
+        self.failed.remove(&(list, server.to_owned()))
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whose something is.
+pub enum Owner {
+    /// A server, and what that calls it.
+    Server(String, String),
+    /// The same, unless one that comes first has it too: that one has not said yet.
+    Unsure(String, String),
+    /// Several servers have it, and the configuration wants that to be an error.
+    Several(Vec<String>),
+    Nobody,
+}
+
+impl Bridge {
+    pub fn new(naming: &Naming, servers: impl IntoIterator<Item = String>) -> Arc<Bridge> {
+        Arc::new(Bridge {
+            names: Mutex::new(Arc::new(Names::new(naming, servers))),
+            known: Mutex::default(),
+            warned: Mutex::default(),
+        })
+    }
+
+    fn names(&self) -> Arc<Names> {
+        lock(&self.names).clone()
+    }
+
+    /// The servers or their names are others.
+    pub fn renew(&self, naming: &Naming, servers: Vec<String>) {
+        let mut known = lock(&self.known);
+        known.items.values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
+        known.failed.retain(|(_, name)| servers.contains(name));
+        known.version += 1;
+        lock(&self.warned).clear();
+        *lock(&self.names) = Arc::new(Names::new(naming, servers));
+    }
+
+    /// A server can be asked again; true if it was in vain before.
+    pub fn forgive(&self, server: &str) -> bool {
+        let mut known = lock(&self.known);
+        let before = known.failed.len();
+        known.failed.retain(|(_, name)| name != server);
+        known.failed.len() < before
+    }
+
+    /// All that is known to a session as one list: what a child of its own has said is for nobody else.
+    fn merged(&self, session: &Session, list: List) -> Arc<Merged> {
+        let mut known = lock(&self.known);
+        let mut own = session.bridged().lists();
+        let version = known.version + own.version;
+        let alone = own.items.get(&list).is_none_or(HashMap::is_empty);
+        let kept = if alone { known.merged.get(&list) } else { own.merged.get(&list) };
+        let wanted = if alone { known.version } else { version };
+        if let Some((_, merged)) = kept.filter(|(of, _)| *of == wanted) {
+            return merged.clone();
+        }
+        let mut all = known.items.get(&list).cloned().unwrap_or_default();
+        all.extend(own.items.get(&list).cloned().unwrap_or_default());
+        let merged = Arc::new(self.names().merge(list, &all));
+        for (name, servers) in &merged.conflicts {
+            if lock(&self.warned).insert(name.clone()) {
+                let (what, servers) = (list.member(), servers.join(", "));
+                warn!("bridge: '{name}' is in the {what} of several servers, and left out: {servers} (bridge: Error)");
+            }
+        }
+        match alone {
+            true => known.merged.insert(list, (wanted, merged.clone())),
+            false => own.merged.insert(list, (wanted, merged.clone())),
+        };
+        merged
+    }
+
+    /// Whose something is, as far as it is known.
+    pub fn find(&self, session: &Session, list: List, name: &str) -> Owner {
+        let (names, named) = (self.names(), matches!(list, List::Tools | List::Prompts));
+        if let Some((server, own)) = names.owner(name).filter(|_| named) {
+            return Owner::Server(server.to_owned(), own.to_owned());
+        }
+        let merged = self.merged(session, list);
+        if let Some(servers) = merged.conflicts.get(name) {
+            return Owner::Several(servers.clone());
+        }
+        let Some(listed) = merged.get(name) else { return Owner::Nobody };
+        let (server, own) = (listed.server.clone(), listed.own.clone());
+        let known = lock(&self.known);
+        let has = |other: &str| known.has(list, other) || session.bridged().lists().has(list, other);
+        match named && names.rivals(&server).any(|other| !has(other)) {
+            true => Owner::Unsure(server, own),
+            false => Owner::Server(server, own),
+        }
+    }
+
+    /// The same for a resource, which may be one that a template gives.
+    pub fn find_resource(&self, session: &Session, uri: &str) -> Owner {
+        match self.find(session, List::Resources, uri) {
+            Owner::Nobody => {}
+            found => return found,
+        }
+        let templates = self.merged(session, List::Templates);
+        let fits = templates.listed.iter().find(|l| l.own == uri || bridge::fits_template(&l.own, uri));
+        fits.map_or(Owner::Nobody, |l| Owner::Server(l.server.clone(), uri.to_owned()))
+    }
+}
+
 /// Answers a request for a list.
-pub(super) fn list(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>, list: List) -> Later {
+pub fn list(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>, list: List) -> Later {
     let bridge = bridge.clone();
     let ask = move |session: Arc<Session>| {
         let bridge = bridge.clone();
@@ -39,23 +182,46 @@ pub(super) fn list(bridge: &Arc<Bridge>, call: Call, e: &Envelope<'_>, list: Lis
     })
 }
 
-/// Asks all servers, side by side.
-pub(super) async fn gather(bridge: &Arc<Bridge>, session: &Arc<Session>, list: List) -> Arc<Merged> {
+/// Asks all servers, side by side. One that was asked in vain is asked again, and not waited for.
+pub async fn gather(bridge: &Arc<Bridge>, session: &Arc<Session>, list: List) -> Arc<Merged> {
     let names: Arc<Names> = bridge.names();
-    let servers = names.servers().iter().filter_map(|name| session.hub.server(name));
-    let asked: Vec<_> = servers
-        .map(|server| {
-            let (bridge, session) = (bridge.clone(), session.clone());
-            async_std::task::spawn(async move { ask_one(&bridge, &session, &server, list).await })
-        })
-        .collect();
-    for one in asked {
+    let mut waited = Vec::new();
+    for server in names.servers().iter().filter_map(|name| session.hub.server(name)) {
+        let key = (list, server.name.clone());
+        let vain = {
+            let own = is_own(session, &server);
+            let mut known = if own { session.bridged().lists() } else { lock(&bridge.known) };
+            let vain = known.failed.contains(&key);
+            if vain && !known.asked.insert(key.clone()) {
+                continue;
+            }
+            vain
+        };
+        let (bridge, session) = (bridge.clone(), session.clone());
+        let asking = async_std::task::spawn(async move {
+            ask_one(&bridge, &session, &server, list, vain).await;
+            if vain {
+                lock(&bridge.known).asked.remove(&key);
+                session.bridged().lists().asked.remove(&key);
+            }
+        });
+        if !vain {
+            waited.push(asking);
+        }
+    }
+    for one in waited {
         one.await;
     }
-    bridge.merged(list)
+    bridge.merged(session, list)
 }
 
-async fn ask_one(bridge: &Bridge, session: &Arc<Session>, server: &Arc<Server>, list: List) {
+/// A session has a child of its own there, so what it says is of this session.
+fn is_own(session: &Session, server: &Server) -> bool {
+    session.has_children_of_its_own() && server.children().is_some_and(|c| c.nest.is_some())
+}
+
+async fn ask_one(bridge: &Bridge, session: &Arc<Session>, server: &Arc<Server>, list: List, vain: bool) {
+    let own = is_own(session, server);
     // Nothing that is asked of a server in vain keeps the others waiting for long.
     let asking = async {
         if let Engine::Exec(exec) = server.engine() {
@@ -65,21 +231,30 @@ async fn ask_one(bridge: &Bridge, session: &Arc<Session>, server: &Arc<Server>, 
         let link = link(bridge, session, server, list).await?;
         match link.learnt() {
             Some(learnt) if !learnt.has(list.capability()) => Ok(Vec::new()),
-            _ => ask_link(&link, list).await,
+            _ => ask_link(&link, list, session.hub.config().limits.reply.bytes()).await,
         }
     };
-    match within(PATIENCE, asking).await.unwrap_or_else(|| Err("it did not answer in time".to_owned())) {
+    let outcome = within(PATIENCE, asking).await.unwrap_or_else(|| Err("it did not answer in time".to_owned()));
+    if session.is_ended() && own {
+        return;
+    }
+    let mut known = if own { session.bridged().lists() } else { lock(&bridge.known) };
+    match outcome {
         Ok(mut items) => {
             if list == List::Tools {
                 items.retain(|item| server.admits(&item.name));
             }
-            bridge.learn(list, &server.name, items);
+            let news = known.learn(list, &server.name, items) || vain;
+            drop(known);
+            match (news, own) {
+                (false, _) => {}
+                (true, true) => super::TOLD.into_iter().for_each(|list| session.note_change(list)),
+                (true, false) => session.hub.bridge_has_changed(),
+            }
         }
         Err(why) => {
             debug!("bridge: the {} of server '{}' are not to be had: {why}", list.member(), server.name);
-            if !bridge.knows(list, &server.name) {
-                lock(&bridge.missing).insert(server.name.clone());
-            }
+            known.failed.insert((list, server.name.clone()));
         }
     }
 }
@@ -93,14 +268,15 @@ async fn link(bridge: &Bridge, session: &Arc<Session>, server: &Arc<Server>, lis
     if let Some(link) = server.link(&part) {
         return Ok(link);
     }
-    if bridge.knows(list, &server.name) || lock(&bridge.missing).contains(&server.name) {
+    if lock(&bridge.known).has(list, &server.name) {
         return Err("it has no child at the moment".to_owned());
     }
     server.ready_link(&part).await
 }
 
-async fn ask_link(link: &Link, list: List) -> Result<Vec<crate::model::bridge::Item>, String> {
-    let mut all = Vec::new();
+/// All pages of a list. More than `limit` bytes are too many.
+async fn ask_link(link: &Link, list: List, limit: usize) -> Result<Vec<Item>, String> {
+    let (mut all, mut bytes) = (Vec::new(), 0);
     let mut cursor = None::<String>;
     for _ in 0..PAGES {
         let params = match (&cursor, link.is_modern()) {
@@ -115,13 +291,17 @@ async fn ask_link(link: &Link, list: List) -> Result<Vec<crate::model::bridge::I
             Err(why) => return Err(why),
         };
         let (items, next) = read_page(list, &result).ok_or_else(|| format!("its answer has no {}", list.member()))?;
+        bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
+        if bytes > limit {
+            return Err("it has more of them than limits.reply allows".to_owned());
+        }
         all.extend(items);
         cursor = next;
         if cursor.is_none() {
-            break;
+            return Ok(all);
         }
     }
-    Ok(all)
+    Err(format!("they have no end within {PAGES} pages"))
 }
 
 /// The params of a request of our own to a child of the modern era.
@@ -133,29 +313,33 @@ fn modern_params(key: &str, value: Option<&str>) -> String {
     }
 }
 
-/// Reads a resource that is in no list from whoever gives it.
-pub(super) async fn read_anywhere(bridge: &Bridge, session: &Arc<Session>, uri: &str) -> Option<String> {
-    for name in bridge.names().servers() {
-        let Some(server) = session.hub.server(name) else { continue };
-        if !server.learnt_now().is_some_and(|l| l.has("resources")) {
-            continue;
-        }
-        let reading = async {
-            let part = session.part(&server).ok()?;
-            let link = match part.exclusive() {
-                Some(own) => own.ready().await.ok()?,
-                None => server.link(&part)?,
+/// Reads a resource that is in no list from the first server that gives it.
+pub async fn read_anywhere(bridge: &Bridge, session: &Arc<Session>, uri: &str) -> Option<String> {
+    let names = bridge.names();
+    let servers = names.servers().iter().filter_map(|name| session.hub.server(name));
+    let resourceful = servers.filter(|s| s.learnt_now().is_some_and(|l| l.has("resources")));
+    let asked: Vec<_> = resourceful
+        .map(|server| {
+            let (session, uri) = (session.clone(), quote(uri));
+            let reading = async move {
+                let part = session.part(&server).ok()?;
+                let link = match part.exclusive() {
+                    Some(own) => own.ready().await.ok()?,
+                    None => server.link(&part)?,
+                };
+                let params = match link.is_modern() {
+                    true => modern_params("uri", Some(&uri)),
+                    false => format!(r#"{{"uri":{uri}}}"#),
+                };
+                link.ask("resources/read", Some(&params)).await.ok()
             };
-            let uri = quote(uri);
-            let params = match link.is_modern() {
-                true => modern_params("uri", Some(&uri)),
-                false => format!(r#"{{"uri":{uri}}}"#),
-            };
-            link.ask("resources/read", Some(&params)).await.ok()
-        };
-        if let Some(result) = within(PATIENCE, reading).await.flatten() {
-            return Some(result);
-        }
+            async_std::task::spawn(async move { within(PATIENCE, reading).await.flatten() })
+        })
+        .collect();
+    let mut found = None;
+    for one in asked {
+        // In the order of the servers, so that it is the same one each time.
+        found = found.or(one.await);
     }
-    None
+    found
 }

@@ -17,10 +17,9 @@ use super::{Arguments, Executor, Owner, Refused, Running, resolve, time_limit};
 use crate::hub::call::Call;
 use crate::hub::link::exit_text;
 use crate::hub::outbox::{Out, Outbox};
-use crate::hub::route;
 use crate::hub::session::Session;
 use crate::model::config::server::Exec;
-use crate::model::envelope::{Envelope, quote};
+use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
 use crate::model::{jsonrpc, words};
@@ -43,7 +42,7 @@ pub struct Direct {
     /// The request that started it, until it has.
     pub(super) opening: Option<Call>,
     /// Its client has cancelled it.
-    cancelled: bool,
+    pub(super) cancelled: bool,
     pub(super) since: Instant,
 }
 
@@ -51,6 +50,7 @@ impl Direct {
     pub(super) fn new(session: &Arc<Session>, reply: &Arc<Outbox>) -> Direct {
         // It is not idle, and a drain waits for it.
         session.in_flight.fetch_add(1, SeqCst);
+        session.hub.in_flight.fetch_add(1, SeqCst);
         Direct {
             session: session.clone(),
             reply: reply.clone(),
@@ -87,6 +87,7 @@ impl Direct {
 impl Drop for Direct {
     fn drop(&mut self) {
         self.session.in_flight.fetch_sub(1, SeqCst);
+        self.session.hub.in_flight.fetch_sub(1, SeqCst);
     }
 }
 
@@ -114,28 +115,25 @@ pub fn connected() -> String {
     jsonrpc::notification("connected", Some(&params))
 }
 
-impl Executor {
-    /// Answers a request of this protocol.
-    pub fn direct(self: &Arc<Self>, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) {
-        session.touch();
-        session.note_use();
-        let Some(call) = route::opened(session, e, reply) else { return };
-        let params = e.get(&e.params).unwrap_or("{}");
-        match e.method.as_ref() {
-            "execute" => self.execute(call, params),
-            _ => self.control(call, params),
+/// Answers `control`, for what an executor runs for the session, if any does.
+pub(in crate::hub) fn control(exec: Option<&Executor>, call: Call, params: &str) {
+    match (serde_json::from_str::<Control>(params), exec) {
+        (Ok(wanted), Some(exec)) => exec.control(call, &wanted.r#type),
+        (Ok(_), None) => call.error(NO_PROCESS, "No process is running"),
+        (Err(e), _) => {
+            let why = format!("params of control: {e}; \"type\" is \"PAUSE\", \"RESUME\" or \"CANCEL\"");
+            call.error(jsonrpc::INVALID_PARAMS, &why);
         }
     }
+}
 
-    fn execute(self: &Arc<Self>, call: Call, params: &str) {
+impl Executor {
+    /// Answers `execute`.
+    pub(in crate::hub) fn execute(self: &Arc<Self>, call: Call, params: &str) {
         let asked: Execute = match serde_json::from_str(params) {
             Ok(asked) => asked,
             Err(e) => return call.error(jsonrpc::INVALID_PARAMS, &format!("params of execute: {e}")),
         };
-        if self.of_session(&call.session) {
-            // A session has one at a time.
-            return call.error(jsonrpc::INVALID_PARAMS, "A process is already running");
-        }
         let config = self.config();
         let limit = match time_limit(&config, asked.timeout) {
             Ok(limit) => limit,
@@ -155,18 +153,12 @@ impl Executor {
         }
     }
 
-    fn of_session(&self, session: &Session) -> bool {
+    /// Whether it runs a command that this session has for itself.
+    pub(in crate::hub) fn of_session(&self, session: &Session) -> bool {
         self.running().values().any(|r| r.owner.is_direct_of(session))
     }
 
-    fn control(&self, call: Call, params: &str) {
-        let wanted = match serde_json::from_str::<Control>(params) {
-            Ok(control) => control.r#type,
-            Err(e) => {
-                let why = format!("params of control: {e}; \"type\" is \"PAUSE\", \"RESUME\" or \"CANCEL\"");
-                return call.error(jsonrpc::INVALID_PARAMS, &why);
-            }
-        };
+    fn control(&self, call: Call, wanted: &str) {
         let mut all = self.running();
         let own = all.values_mut().find(|r| r.owner.is_direct_of(&call.session));
         let Some((running, pid)) = own.and_then(|r| r.pid.map(|pid| (r, pid))) else {
@@ -175,7 +167,7 @@ impl Executor {
         };
         let Owner::Direct(direct) = &mut running.owner else { return };
         let leader = nix::unistd::Pid::from_raw(pid);
-        let done = match wanted.as_str() {
+        let done = match wanted {
             "PAUSE" => pause_group(leader, true).map(|()| "paused"),
             "RESUME" => pause_group(leader, false).map(|()| "resumed"),
             "CANCEL" => {
@@ -184,8 +176,7 @@ impl Executor {
                 Ok("canceled")
             }
             other => {
-                let other = printable(other, 40);
-                let why = format!("there is no control '{other}': it is PAUSE, RESUME or CANCEL");
+                let why = format!("there is no control '{}': it is PAUSE, RESUME or CANCEL", printable(other, 40));
                 drop(all);
                 return call.error(jsonrpc::INVALID_PARAMS, &why);
             }

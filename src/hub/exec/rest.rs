@@ -38,7 +38,9 @@ impl Executor {
         let now = Instant::now();
         let mut commands = Vec::new();
         for running in self.running().values() {
-            let Some(work) = running.resting.as_ref().filter(|_| !running.end.is_set()) else { continue };
+            let cancelled = matches!(&running.owner, Owner::Direct(direct) if direct.cancelled);
+            let lives = !running.end.is_set() || cancelled;
+            let Some(work) = running.resting.as_ref().filter(|_| lives) else { continue };
             commands.push(handover::Command {
                 pid: work.pid.as_raw(),
                 mark: work.mark.clone(),
@@ -53,6 +55,7 @@ impl Executor {
                     Owner::Direct(direct) => Some((saver.session(&direct.session), saver.outbox(&direct.reply))),
                     _ => None,
                 },
+                cancelled,
                 age: work.started.elapsed().as_millis() as u64,
                 left: work.until.saturating_duration_since(now).as_millis() as u64,
             });
@@ -75,6 +78,7 @@ impl Executor {
                     (Owner::Call(call), Sink::Kept(progress))
                 }
                 (None, Some(mut direct)) => {
+                    direct.cancelled = one.cancelled;
                     direct.since = Instant::now().checked_sub(Duration::from_millis(one.age)).unwrap_or(direct.since);
                     let reply = direct.reply.clone();
                     (Owner::Direct(direct), Sink::Lines(reply))
@@ -97,6 +101,9 @@ impl Executor {
             })();
             let number = self.numbers.fetch_add(1, SeqCst) + 1;
             let running = Running { pid: Some(one.pid), owner, end: Arc::new(Flag::default()), resting: work };
+            if one.cancelled {
+                running.end.set();
+            }
             let lost = running.resting.is_none();
             self.running().insert(number, running);
             if lost {

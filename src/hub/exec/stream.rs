@@ -78,6 +78,8 @@ struct Kept {
     last: usize,
     piece: usize,
     pieces: usize,
+    /// Where that first one ends, while it has pieces left.
+    end: usize,
 }
 
 impl Stream {
@@ -113,7 +115,7 @@ impl Stream {
     pub fn restore(name: &'static str, saved: handover::Output, limit: usize, sink: Sink) -> Option<Stream> {
         let pipe = Async::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
         let handover::Output { kept: Bytes(bytes), cut, sent, at_end, last, piece, pieces, .. } = saved;
-        let kept = Kept { bytes, cut, sent, at_end, last, piece, pieces };
+        let kept = Kept { bytes, cut, sent, at_end, last, ..Kept::default() }.at_piece(piece, pieces);
         Some(Stream::with(name, pipe, limit, sink, kept))
     }
 
@@ -191,14 +193,21 @@ impl Stream {
         let Sink::Lines(reply) = &self.sink else { return };
         // It may have been given up while it waited.
         self.waits.store(false, SeqCst);
+        let behind = BEHIND.min(reply.capacity() / 2);
+        let mut slice = Instant::now();
         loop {
             if !self.kept().has_line() {
                 return;
             }
-            if reply.bytes() > BEHIND {
+            if reply.bytes() > behind {
                 self.waits.store(true, SeqCst);
-                reply.room(BEHIND).await;
+                reply.room(behind).await;
                 self.waits.store(false, SeqCst);
+            }
+            if slice.elapsed() > Duration::from_micros(500) {
+                // The others have their turn.
+                futures_lite::future::yield_now().await;
+                slice = Instant::now();
             }
             let mut kept = self.kept();
             let Some((data, piece, pieces)) = kept.next_piece() else { return };
@@ -279,6 +288,7 @@ impl Kept {
             // What was sent makes room; of the line that is coming nothing was.
             self.bytes.drain(..self.sent);
             self.last -= self.sent;
+            self.end = self.end.saturating_sub(self.sent);
             self.sent = 0;
         }
         let mut rest = bytes;
@@ -314,19 +324,30 @@ impl Kept {
         self.sent < self.last || (self.at_end && self.sent < self.bytes.len())
     }
 
+    /// Where the next line ends.
+    fn line_end(&self) -> usize {
+        memchr::memchr(b'\n', &self.bytes[self.sent..]).map_or(self.bytes.len(), |at| self.sent + at + 1)
+    }
+
+    /// In the middle of a long line, as another program has left it.
+    fn at_piece(mut self, piece: usize, pieces: usize) -> Kept {
+        (self.piece, self.pieces, self.end) = (piece, pieces, self.line_end());
+        self
+    }
+
     /// The next line, or the next piece of a long one, with its place among the pieces and their number.
     fn next_piece(&mut self) -> Option<(String, usize, usize)> {
         if !self.has_line() {
             return None;
         }
-        let rest = &self.bytes[self.sent..];
-        let line = &rest[..memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1)];
         if self.pieces == 0 {
-            self.pieces = match line.len() <= LINE_CHUNK {
+            self.end = self.line_end();
+            self.pieces = match self.end - self.sent <= LINE_CHUNK {
                 true => 1,
-                false => characters(line).count().div_ceil(LINE_CHUNK),
+                false => count(&self.bytes[self.sent..self.end]).div_ceil(LINE_CHUNK),
             };
         }
+        let line = &self.bytes[self.sent..self.end];
         let (piece, pieces) = (self.piece, self.pieces);
         let length = match piece + 1 < pieces {
             true => characters(line).take(LINE_CHUNK).sum(),
@@ -336,6 +357,14 @@ impl Kept {
         self.sent += length;
         (self.piece, self.pieces) = if piece + 1 < pieces { (piece + 1, pieces) } else { (0, 0) };
         Some((data, piece, pieces))
+    }
+}
+
+/// The number of characters.
+fn count(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.chars().count(),
+        Err(_) => characters(bytes).count(),
     }
 }
 

@@ -131,7 +131,7 @@ impl Link {
             }
             Some(Waiting::Daemon(sender)) => {
                 let answer = match (e.get(&e.result), e.get(&e.error)) {
-                    (Some(result), _) => Ok(result.to_owned()),
+                    (Some(result), _) => Ok(one_line(e, result.to_owned())),
                     (None, error) => Err(printable(error.unwrap_or(""), 500)),
                 };
                 let _ = sender.try_send(answer);
@@ -207,6 +207,12 @@ impl Link {
                 self.say(&jsonrpc::error(Some(id), jsonrpc::INTERNAL_ERROR, why));
             }
             return;
+        }
+        if e.method == "notifications/resources/updated"
+            && let (Some(whole), Some(uri)) = (session.whole(), e.get(&e.uri))
+        {
+            // The client may know it by another name.
+            return whole.told(&session, &Change::Resource { uri: &envelope::decode(uri), text: &text });
         }
         let related = match e.method.as_ref() {
             "notifications/cancelled" => {

@@ -7,8 +7,9 @@ use log::debug;
 
 use super::hear::one_line;
 use super::{HEADERS, Link, Waiting, append};
+use crate::hub::bridge::TOLD;
 use crate::hub::counters::Dropped;
-use crate::hub::listen::Listen;
+use crate::hub::listen::{Change, Listen};
 use crate::hub::outbox::{NotQueued, Out};
 use crate::hub::server::Server;
 use crate::hub::wait::within;
@@ -73,11 +74,16 @@ impl Link {
         let Ok(result) = self.ask("server/discover", Some(&params)).await else { return Ok(false) };
         let Some(learnt) = modern::discovered(&result) else { return Ok(false) };
         debug!("server '{}': speaks {}, is {}", self.name, learnt.revision, learnt.name());
-        let watches = learnt.capabilities.get("tools").and_then(|t| envelope::member(t, "listChanged")) == Some("true");
+        let tells = |list: &&str| {
+            let capability = learnt.capabilities.get(*list);
+            capability.and_then(|c| envelope::member(c, "listChanged")) == Some("true")
+        };
+        let watched: Vec<String> =
+            TOLD.into_iter().filter(tells).map(|list| format!("\"{list}ListChanged\":true")).collect();
         let _ = self.learnt.set(learnt);
-        if watches {
+        if !watched.is_empty() {
             let meta = params.trim_start_matches('{');
-            let params = format!("{{\"notifications\":{{\"toolsListChanged\":true}},{meta}");
+            let params = format!("{{\"notifications\":{{{}}},{meta}", watched.join(","));
             let mut pending = self.pending();
             let number = pending.waiting.number();
             pending.waiting.enter(number, Waiting::Watch);
@@ -153,7 +159,14 @@ impl Link {
                             listen.push(one_line(e, spliced(e.text(), &[(span, &listen.id)])));
                         }
                     }
-                    Some(Waiting::Watch) => {}
+                    Some(Waiting::Watch) => {
+                        drop(pending);
+                        // Its subscribers hear of it from the child; those of the bridge have nobody else.
+                        let list = method.split('/').nth(1).unwrap_or_default();
+                        for part in server.sessions_of(self).iter().filter(|s| s.whole().is_some()) {
+                            part.tell(&Change::List { list, text: e.text() });
+                        }
+                    }
                     _ => server.hub.counters.count(Dropped::UnownedNotifications),
                 }
             }

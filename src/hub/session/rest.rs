@@ -35,7 +35,7 @@ impl Session {
             server: self.server.name.clone(),
             slot: self.slot,
             revision: self.revision().map(str::to_owned),
-            push: self.push_outbox().map(|outbox| saver.outbox(&outbox)),
+            push: self.push.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|outbox| saver.outbox(outbox)),
             subscriptions: self.all_subscriptions(),
             listens: self.listens().iter().map(|l| l.save(saver)).collect(),
             modern: self.modern.load(SeqCst),
@@ -47,9 +47,9 @@ impl Session {
             streams_so_far,
             streams,
             bridge: self.bridge().is_some(),
-            hello: self.hello().map(str::to_owned),
+            hello: self.known_whole().and_then(|w| w.hello()).map(str::to_owned),
+            aliases: self.known_whole().map(|w| w.aliases()).unwrap_or_default(),
             whole: self.whole().map(|w| saver.session(&w)),
-            direct: self.is_direct(),
         }
     }
 
@@ -69,10 +69,10 @@ impl Session {
         }
         session.note_era(saved.modern);
         if let Some(hello) = &saved.hello {
-            session.note_hello(hello);
+            session.bridged().restore_hello(hello);
         }
-        if saved.direct {
-            session.note_direct();
+        for (server, own, public) in &saved.aliases {
+            session.bridged().note_alias(server, own, public);
         }
         let whole = saved.whole.and_then(|number| restored.session(number));
         if let Some(whole) = &whole {
@@ -86,8 +86,7 @@ impl Session {
         *session.push.lock().unwrap_or_else(PoisonError::into_inner) = push;
         let session = Arc::new(session);
         if let Some(whole) = whole {
-            let mut parts = whole.parts.lock().unwrap_or_else(PoisonError::into_inner);
-            parts.insert(session.server.name.clone(), session.clone());
+            whole.bridged().adopt(&session);
         }
         for one in saved.batches {
             Collected::restore(&session, one, restored);
