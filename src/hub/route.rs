@@ -86,18 +86,19 @@ fn running(session: &Session) -> Option<Arc<Executor>> {
 fn direct_request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) {
     session.touch();
     session.note_use();
-    if e.method == "control" {
+    let (method, id) = (Method::of(&e.method), e.get(&e.id).unwrap_or("null"));
+    let (running, params) = (running(session), e.get(&e.params).unwrap_or("{}"));
+    if method == Method::Control || running.is_some() {
         // Also in a drain, and where the command itself is all that the session may have open.
-        let (id, token) = (e.get(&e.id).unwrap_or("null"), e.get(&e.progress_token));
-        let call = session.reopen(Method::Control, id, token, reply);
-        return direct::control(running(session).as_deref(), call, e.get(&e.params).unwrap_or("{}"));
+        let call = session.reopen(method, id, e.get(&e.progress_token), reply);
+        return match method {
+            Method::Control => direct::control(running.as_deref(), call, params),
+            _ => call.error(jsonrpc::INVALID_PARAMS, "A process is already running"),
+        };
     }
     let Some(call) = opened(session, e, reply) else { return };
-    if running(session).is_some() {
-        return call.error(jsonrpc::INVALID_PARAMS, "A process is already running");
-    }
     match (takes_place(session), session.executing().and_then(|s| s.executor())) {
-        (Ok(()), Some(exec)) => exec.execute(call, e.get(&e.params).unwrap_or("{}")),
+        (Ok(()), Some(exec)) => exec.execute(call, params),
         (Err(why), _) => call.error(direct::TOO_MANY, &format!("Session limit exceeded: {why}")),
         (Ok(()), None) => call.error(jsonrpc::METHOD_NOT_FOUND, "there is no executor here any more"),
     }

@@ -221,10 +221,16 @@ fn catalogued(message: &Value, path: &str) -> bool {
     };
     if !key.is_empty() {
         eprintln!("listed {key}");
-        let Some(all) = file[key].as_array() else {
+        if file["silent"] == key {
+            return true;
+        }
+        let Some(mut all) = file[key].as_array().cloned() else {
             error(id, -32601, "Method not found");
             return true;
         };
+        if file["pid"] == key {
+            all.push(json!({"uri": format!("pid:{}", std::process::id()), "name": "p"}));
+        }
         let size = file["page"].as_u64().unwrap_or(u64::MAX) as usize;
         let from: usize = params["cursor"].as_str().map_or(0, |c| c.trim_start_matches("at ").parse().unwrap());
         let to = from.saturating_add(size).min(all.len());

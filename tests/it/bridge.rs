@@ -618,3 +618,142 @@ fn a_configuration_that_makes_no_sense_is_refused() {
     let out = scratch.run(mcpdaemon(), &["-t", "-c", wrong.to_str().unwrap()]);
     assert!(stderr(&out).contains("unknown key 'alow', did you mean 'allow'?"), "{}", stderr(&out));
 }
+
+/// An upgrade request, an answered handshake and what is sent behind it in one go, without waiting for anything.
+fn rush(daemon: &Daemon<'_>, messages: &[Value]) {
+    let mut raw = Raw::open(daemon.address());
+    let head = "GET /ws/mcp HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                Sec-WebSocket-Protocol: mcp\r\n\r\n";
+    raw.send(head.as_bytes());
+    assert_eq!(raw.head().status, 101);
+    let mut frames = Vec::new();
+    for message in messages {
+        let text = message.to_string();
+        frames.extend([0x81, 0x80 | 126, (text.len() >> 8) as u8, text.len() as u8, 0, 0, 0, 0]);
+        frames.extend_from_slice(text.as_bytes());
+    }
+    // Good-bye, in the same breath.
+    frames.extend([0x88, 0x82, 0, 0, 0, 0, 3, 232]);
+    raw.send(&frames);
+    raw.rest();
+}
+
+#[test]
+fn a_session_that_ends_while_servers_are_asked_leaves_nothing() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("own", &[], "sharing: PerSession(max: 3, spare: 0)")));
+    let before = scratch.processes().len();
+    for _ in 0..10 {
+        rush(&daemon, &[initialize(json!(0)), ask("tools/list", json!({})), call(1, "own__count", json!({}))]);
+    }
+    wait("the end of all children", || (scratch.processes().len() == before).then_some(()));
+    let mut own = daemon.http("own");
+    assert_eq!(said(&own.ask(&call(1, "count", json!({})))), "1");
+}
+
+#[test]
+fn a_child_of_its_own_lives_as_long_as_it_is_used() {
+    let scratch = Scratch::new();
+    let own = stdio("own", &[], "sharing: PerSession(idle: \"1s\", spare: 0)");
+    let daemon = scratch.start(&scratch.instance("t", &own));
+    let mut http = open(&daemon);
+    let begin = std::time::Instant::now();
+    let mut count = 0;
+    while begin.elapsed() < std::time::Duration::from_secs(4) {
+        count += 1;
+        assert_eq!(said(&http.ask(&call(1, "own__count", json!({})))), count.to_string());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    // And no longer, while its session goes on.
+    wait("its end", || daemon.log().contains("than its server allows").then_some(()));
+    assert_eq!(said(&http.ask(&call(1, "own__count", json!({})))), "1");
+}
+
+#[test]
+fn what_a_child_of_its_own_has_is_for_its_session_alone() {
+    let scratch = Scratch::new();
+    let own = with(&scratch, "own", "sharing: PerSession", json!({"tools": [], "resources": [], "pid": "resources"}));
+    let daemon = scratch.start(&scratch.instance("t", &own));
+    let (mut a, mut b) = (open(&daemon), open(&daemon));
+    let of_a = listed(&mut a, "resources/list");
+    assert_eq!(of_a.len(), 1);
+    change(&scratch, "own", "silent", json!("resources"));
+    assert_eq!(listed(&mut b, "resources/list"), [""; 0]);
+    // What was asked in vain is not waited for again.
+    let begin = std::time::Instant::now();
+    assert_eq!(listed(&mut b, "resources/list"), [""; 0]);
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(listed(&mut a, "resources/list"), of_a, "what it said before stands");
+    change(&scratch, "own", "silent", json!(null));
+    let of_b = wait("the other one's", || Some(listed(&mut b, "resources/list")).filter(|l| !l.is_empty()));
+    assert_ne!(of_a, of_b);
+    let read = b.ask(&ask("resources/read", json!({"uri": of_a[0]})));
+    assert_eq!(read["error"]["code"], -32002, "{read}");
+}
+
+#[test]
+fn after_an_upgrade_connections_outlive_servers_and_subscriptions_go_on() {
+    let scratch = Scratch::new();
+    let same = json!({"tools": tools(&[]), "resources": [{"uri": "u:same", "name": "n"}]});
+    let servers = with(&scratch, "a", "", same.clone()) + &with(&scratch, "b", "", same);
+    let gone = stdio("gone", &[], "");
+    let file = scratch.instance("t", &(servers.clone() + &gone));
+    let daemon = scratch.start(&file);
+    let mut ws = Ws::open(daemon.address(), "/ws/mcp");
+    ws.ask(&initialize(json!(0)));
+    assert_eq!(said(&answer_to(&mut ws, &call(1, "gone__echo", json!({"text": "x"})))), "x");
+    answer_to(&mut ws, &ask("resources/list", json!({})));
+    assert_eq!(answer_to(&mut ws, &ask("resources/subscribe", json!({"uri": "b+u:same"})))["result"], json!({}));
+    // A subscription of the other era, over HTTP.
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {}});
+    let params = json!({"_meta": meta, "notifications": {"toolsListChanged": true}});
+    let body = ask("subscriptions/listen", params).to_string();
+    let mut listen = Raw::open(daemon.address());
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\n{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: \
+         subscriptions/listen\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    listen.send(&[head.as_bytes(), body.as_bytes()].concat());
+    assert_eq!(listen.head().status, 200);
+    assert_eq!(listen.event().unwrap()["method"], "notifications/subscriptions/acknowledged");
+    let out = scratch.ctl(&["restart", "t"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    daemon.http("a").ask(&call(1, "list_changed", json!({})));
+    assert_eq!(listen.event().unwrap()["method"], "notifications/tools/list_changed");
+    // The client still hears by the name that it knows.
+    daemon.http("b").ask(&call(1, "updated", json!({"uri": "u:same"})));
+    let told = wait("the update", || ws.next().filter(|m| m["method"] == "notifications/resources/updated"));
+    assert_eq!(told["params"]["uri"], "b+u:same");
+    std::fs::write(&file, scratch.file("t.ron").replace(&gone, "")).unwrap();
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    assert_eq!(answer_to(&mut ws, &call(1, "gone__echo", json!({})))["error"]["code"], -32602);
+    assert_eq!(answer_to(&mut ws, &ask("ping", json!({})))["result"], json!({}), "the connection lives");
+    let given = answer_to(&mut ws, &ask("resources/unsubscribe", json!({"uri": "b+u:same"})));
+    assert_eq!(given["result"], json!({}));
+    wait("the child to hear of it", || daemon.log().contains("[b] resources/unsubscribe u:same").then_some(()));
+}
+
+#[test]
+fn only_who_uses_an_executor_takes_its_places() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"run\": Exec(allow: [\"echo\", \"sleep\"], sessions: 2),"));
+    // Sessions of the bridge that do not: they take none.
+    let mut idle: Vec<Http> = (0..3).map(|_| open(&daemon)).collect();
+    assert_eq!(listed(&mut idle[0], "tools/list"), ["run__execute"]);
+    let mut own = daemon.ws("run");
+    let echo = call(1, "execute", json!({"command": "echo", "args": ["own"]}));
+    assert_eq!(said(&own.ask(&echo)), "own\n");
+    // One that does takes the second, and there is no third, by whatever protocol.
+    let echo = call(1, "run__execute", json!({"command": "echo", "args": ["bridge"]}));
+    assert_eq!(said(&idle[0].ask(&echo)), "bridge\n");
+    let refused = idle[1].ask(&echo);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("2 sessions at a time"), "{refused}");
+    let mut ws = Ws::open(daemon.address(), "/ws/mcp");
+    let refused = ws.ask(&ask("execute", json!({"command": "echo"})));
+    assert_eq!(refused["error"]["code"], -32003, "{refused}");
+    drop(own);
+    wait("a place", || ws.ask(&ask("execute", json!({"command": "echo"}))).get("result").map(|_| ()));
+}

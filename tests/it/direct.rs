@@ -504,3 +504,57 @@ fn mcp_is_spoken_on_the_same_connection() {
     let mut ws = Ws::try_open(daemon.address(), "/servers/fake/ws", &[]).unwrap();
     assert_eq!(ws.ask(&execute(1, "echo"))["error"]["code"], -32601);
 }
+
+#[test]
+fn a_cancelled_command_comes_to_its_end_whatever_happens_meanwhile() {
+    let scratch = Scratch::new();
+    let exec = SHELL.replace("300ms", "1500ms");
+    let file = scratch.instance_with("t", "limits: (in_flight: 1), drain_timeout: \"20s\",", &(exec.clone() + ","));
+    let daemon = scratch.start(&file);
+    let stubborn = "trap '' TERM; echo on; while :; do sleep 0.1; done";
+    let begin = |ws: &mut Ws| {
+        ws.send(&execute(1, stubborn).to_string());
+        wait("its line", || (ws.next()?["params"]["data"] == "on\n").then_some(()));
+    };
+    // Over an upgrade.
+    let mut ws = plain(&daemon);
+    begin(&mut ws);
+    assert_eq!(ws.ask(&control(2, "CANCEL"))["result"]["status"], "canceled", "it does not count itself");
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0, "{}", daemon.log());
+    assert_eq!(until_completed(&mut ws).end["error"], "canceled");
+    // Once the executor was replaced, on the bridge as well.
+    let mut ws = Ws::try_open(daemon.address(), "/ws/mcp", &[]).unwrap();
+    begin(&mut ws);
+    let other = stdio("fake", &[], "");
+    std::fs::write(&file, scratch.file("t.ron").replace(&(exec + ","), &other)).unwrap();
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    let answer = |ws: &mut Ws, id: i64| wait("the answer", || ws.next().filter(|m| m["id"] == id));
+    ws.send(&execute(2, "echo second").to_string());
+    assert_eq!(answer(&mut ws, 2)["error"]["message"], "A process is already running");
+    // And while the daemon drains.
+    kill(daemon.pid, libc::SIGTERM);
+    wait("the drain", || (daemon.status()["state"] == "draining").then_some(()));
+    ws.send(&control(3, "CANCEL").to_string());
+    assert_eq!(answer(&mut ws, 3)["result"]["status"], "canceled");
+    assert_eq!(until_completed(&mut ws).end["error"], "canceled");
+    scratch.gone();
+}
+
+#[test]
+fn a_line_of_sixty_megabytes_holds_nobody_up_and_little_memory_is_enough() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "limits: (reply: \"100KiB\"),", SHELL));
+    let (mut long, mut other) = (plain(&daemon), plain(&daemon));
+    long.send(&execute(1, "head -c 60000000 /dev/zero | tr '\\0' x; seq 100000").to_string());
+    let reader = std::thread::spawn(move || until_completed(&mut long));
+    let mut worst = Duration::ZERO;
+    while !reader.is_finished() {
+        let begin = Instant::now();
+        assert_eq!(run(&mut other, "echo hi").stdout, "hi\n");
+        worst = worst.max(begin.elapsed());
+    }
+    let run = reader.join().unwrap();
+    assert_eq!((run.stdout.len(), &run.end["exit_code"]), (60_000_000 + 588_895, &json!(0)));
+    // Before, each piece searched the rest of the line, and one client held up all others for many seconds.
+    assert!(worst < Duration::from_secs(10), "{worst:?}");
+}
