@@ -418,9 +418,12 @@ impl Executor {
 
 /// How long a command may run, where a client asks for so many seconds.
 fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String> {
-    match asked.map(Duration::try_from_secs_f64) {
+    match asked {
         None => Ok(config.timeout),
-        Some(Ok(limit)) if !limit.is_zero() => Ok(limit.min(config.timeout)),
+        Some(seconds) if seconds > 0.0 => {
+            let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+            Ok(limit.clamp(Duration::from_millis(1), config.timeout))
+        }
         Some(_) => Err("'timeout' is a number of seconds above 0".to_owned()),
     }
 }
@@ -451,9 +454,13 @@ fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), R
         })?,
         Allow::All => {
             let path = config.env.get("PATH").map(String::as_str);
-            crate::sys::spawn::find_program(command, path)
-                .filter(|p| p.is_absolute())
-                .ok_or_else(|| Refused::Invalid(format!("'{}' was not found", printable(command, 100))))?
+            crate::sys::spawn::find_program(command, path).filter(|p| p.is_absolute()).ok_or_else(|| {
+                let command = printable(command, 100);
+                Refused::Invalid(match command.contains('/') && !command.starts_with('/') {
+                    true => format!("'{command}' is no absolute path"),
+                    false => format!("'{command}' was not found"),
+                })
+            })?
         }
     };
     Ok((program, asked.args.clone()))

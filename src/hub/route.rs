@@ -158,6 +158,11 @@ fn exclusive(session: &Arc<Session>, own: &Arc<Exclusive>, e: &Envelope<'_>, rep
         }
         return None;
     }
+    // Anything else without an id is a request that nobody could answer, limit or count.
+    if e.kind == Kind::Notification && !e.method.starts_with("notifications/") {
+        session.hub.counters.count(Dropped::UnownedNotifications);
+        return None;
+    }
     own.note(e);
     if e.kind == Kind::Notification {
         match (e.method.as_ref(), own.link()) {

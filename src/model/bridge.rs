@@ -93,8 +93,11 @@ impl List {
 pub fn read_page(list: List, result: &str) -> Option<(Vec<Item>, Option<String>)> {
     let items = batch(member(result, list.member())?)?;
     let named = items.into_iter().filter_map(|text| {
-        let name = member(text, list.key()).filter(|n| n.starts_with('"'))?;
-        Some(Item { name: decode(name).into_owned(), text: text.to_owned() })
+        // One that is named twice would be two things to two readers.
+        let all = members(text);
+        let mut named = all.iter().filter(|(key, _)| key == list.key());
+        let name = named.next().map(|(_, span)| &text[span.clone()]).filter(|n| n.starts_with('"'))?;
+        named.next().is_none().then(|| Item { name: decode(name).into_owned(), text: text.to_owned() })
     });
     let cursor = member(result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
     Some((named.collect(), cursor))
@@ -327,6 +330,11 @@ pub fn filtered(e: &Envelope<'_>, admits: &dyn Fn(&str) -> bool) -> Option<Strin
     }
     let at = tools.as_ptr() as usize - e.text().as_ptr() as usize;
     Some(spliced(e.text(), &[(at..at + tools.len(), &format!("[{}]", kept.join(",")))]))
+}
+
+/// How much of a URI a template fixes: of several that fit, the one that says most is meant.
+pub fn template_weight(template: &str) -> usize {
+    template.split('{').map(|p| p.split_once('}').map_or(p, |(_, text)| text).len()).sum()
 }
 
 /// Whether a name is wanted: `*` in a pattern stands for any text. Without patterns to allow, everything is.

@@ -98,7 +98,7 @@ fn items_keep_every_byte_but_their_name() {
     let all = merged(&Naming::Prefix, List::Tools, &[("s", &["t\"1"])]);
     let [one] = all.listed.as_slice() else { panic!() };
     assert_eq!(one.text, format!(r#"{{"title":"T","name":"{}","x":9007199254740993}}"#, one.name));
-    let page = r#" {"tools": [ {"name":"a", "inputSchema": {"name":"inner"}}, 7, {"noname":1} , {"name":"\u0062"}], "nextCursor":"c"}"#;
+    let page = r#" {"tools": [ {"name":"a", "inputSchema": {"name":"inner"}}, 7, {"noname":1} , {"name":"x","n\u0061me":"y"}, {"name":"\u0062"}], "nextCursor":"c"}"#;
     let (items, cursor) = read_page(List::Tools, page).unwrap();
     let texts: Vec<&str> = items.iter().map(|i| i.text.as_str()).collect();
     assert_eq!(texts, [r#"{"name":"a", "inputSchema": {"name":"inner"}}"#, r#"{"name":"\u0062"}"#]);
@@ -166,6 +166,7 @@ fn a_template_is_recognised_by_what_stands_around_its_expressions() {
     ] {
         assert_eq!(fits_template(template, uri), fits, "{template} {uri}");
     }
+    assert!(template_weight("tw://{x}") > template_weight("{+any}") && template_weight("a{b}c{d") == 3);
 }
 
 #[test]

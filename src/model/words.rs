@@ -10,7 +10,7 @@ pub fn split(line: &str) -> Result<Vec<String>, String> {
     let mut word: Option<String> = None;
     let mut chars = line.char_indices().peekable();
     let special = |at: usize, c: char| {
-        let shown = if c == '\n' { "a line break".to_owned() } else { format!("'{c}'") };
+        let shown = if c.is_control() { "a line break".to_owned() } else { format!("'{c}'") };
         Err(format!(
             "{shown} at byte {at} means something to a shell, and there is none here: put it in single quotes to mean \
              the character itself"

@@ -368,6 +368,19 @@ fn some_tools_may_not_be_used_on_the_bridge_or_elsewhere() {
     let daemon = scratch.start(&scratch.instance("t", &servers));
     let mut http = open(&daemon);
     assert_eq!(listed(&mut http, "tools/list"), ["x__read_a", "y__read_a", "y__read_secret"]);
+    // A call without an id is no way around: nobody could answer it, so nobody gets it.
+    let sneaky = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "stderr",
+        "arguments": {"n": 1, "text": "sneaked in"}}});
+    for server in ["x", "y"] {
+        let (mut http, mut ws) = (daemon.http(server), daemon.ws(server));
+        ws.ask(&initialize(json!(0)));
+        ws.send(&sneaky.to_string());
+        assert_eq!(http.post(&sneaky.to_string()).status, 202);
+        ws.ask(&call(1, "read_a", json!({})));
+        http.ask(&call(1, "read_a", json!({})));
+    }
+    assert_eq!(daemon.dropped("unowned_notifications"), 4);
+    assert!(!daemon.log().contains("sneaked in"));
     assert_eq!(said(&http.ask(&call(1, "x__read_a", json!({})))), "x \"read_a\" {}");
     for denied in ["x__read_secret", "x__write_a", "y__write_a"] {
         let answer = http.ask(&call(1, denied, json!({})));

@@ -516,6 +516,14 @@ fn a_cancelled_command_comes_to_its_end_whatever_happens_meanwhile() {
         ws.send(&execute(1, stubborn).to_string());
         wait("its line", || (ws.next()?["params"]["data"] == "on\n").then_some(()));
     };
+    // In the same breath with its start: what is said of it comes in order.
+    let mut ws = plain(&daemon);
+    assert_eq!(ws.next().unwrap()["method"], "connected");
+    for message in [execute(1, "sleep 600"), control(2, "PAUSE"), control(3, "CANCEL")] {
+        ws.send(&message.to_string());
+    }
+    let order = "result process.started result process.paused result process.canceled process.completed";
+    assert_eq!(until_completed(&mut ws).order.join(" "), order);
     // Over an upgrade.
     let mut ws = plain(&daemon);
     begin(&mut ws);

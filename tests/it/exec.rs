@@ -262,3 +262,33 @@ fn progress_cuts_no_character() {
         text.matches('\u{fffd}').count()
     );
 }
+
+#[test]
+fn a_client_that_does_not_read_progress_slows_the_command() {
+    let scratch = Scratch::new();
+    let daemon =
+        scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", max_line: \"1GiB\")"));
+    let mut ws = daemon.ws("x");
+    let mut request =
+        call(1, "execute", json!({"command": "yes 0123456789012345678901234567890123456789 | head -c 200000000"}));
+    request["params"]["_meta"] = json!({"progressToken": 1});
+    let before = daemon.status()["process"]["memory_bytes"].as_u64().unwrap();
+    ws.send(&request.to_string());
+    let written = || {
+        let head = scratch.processes().iter().find(|(_, line)| line.starts_with("head -c"))?.0;
+        let io = std::fs::read_to_string(format!("/proc/{head}/io")).ok()?;
+        io.lines().find_map(|l| l.strip_prefix("wchar: ")?.parse::<u64>().ok())
+    };
+    let mut last = (0, std::time::Instant::now());
+    wait("the command to stand still", || {
+        let now = written()?;
+        if now != last.0 {
+            last = (now, std::time::Instant::now());
+        }
+        (now > 0 && last.1.elapsed().as_millis() > 500).then_some(())
+    });
+    let grown = daemon.status()["process"]["memory_bytes"].as_u64().unwrap().saturating_sub(before);
+    assert!(grown < 100 << 20, "{grown} bytes");
+    drop(ws);
+    wait("its end", || (!scratch.processes().iter().any(|(_, l)| l.starts_with("head -c"))).then_some(()));
+}

@@ -160,7 +160,8 @@ impl Bridge {
             found => return found,
         }
         let templates = self.merged(session, List::Templates);
-        let fits = templates.listed.iter().find(|l| l.own == uri || bridge::fits_template(&l.own, uri));
+        let fits = templates.listed.iter().filter(|l| l.own == uri || bridge::fits_template(&l.own, uri));
+        let fits = fits.rev().max_by_key(|l| bridge::template_weight(&l.own));
         fits.map_or(Owner::Nobody, |l| Owner::Server(l.server.clone(), uri.to_owned()))
     }
 }

@@ -41,6 +41,8 @@ pub struct Direct {
     pub(super) reply: Arc<Outbox>,
     /// The request that started it, until it has.
     pub(super) opening: Option<Call>,
+    /// What its client wants of it, before it has started.
+    queued: Vec<(Call, String)>,
     /// Its client has cancelled it.
     pub(super) cancelled: bool,
     pub(super) since: Instant,
@@ -55,6 +57,7 @@ impl Direct {
             session: session.clone(),
             reply: reply.clone(),
             opening: None,
+            queued: Vec::new(),
             cancelled: false,
             since: Instant::now(),
         }
@@ -86,6 +89,9 @@ impl Direct {
 
 impl Drop for Direct {
     fn drop(&mut self) {
+        for (call, _) in self.queued.drain(..) {
+            call.error(NO_PROCESS, "No process is running");
+        }
         self.session.in_flight.fetch_sub(1, SeqCst);
         self.session.hub.in_flight.fetch_sub(1, SeqCst);
     }
@@ -161,18 +167,20 @@ impl Executor {
     fn control(&self, call: Call, wanted: &str) {
         let mut all = self.running();
         let own = all.values_mut().find(|r| r.owner.is_direct_of(&call.session));
-        let Some((running, pid)) = own.and_then(|r| r.pid.map(|pid| (r, pid))) else {
+        let Some(running) = own else {
             drop(all);
             return call.error(NO_PROCESS, "No process is running");
         };
+        let (pid, end) = (running.pid, running.end.clone());
         let Owner::Direct(direct) = &mut running.owner else { return };
+        let Some(pid) = pid else { return direct.queued.push((call, wanted.to_owned())) };
         let leader = nix::unistd::Pid::from_raw(pid);
         let done = match wanted {
             "PAUSE" => pause_group(leader, true).map(|()| "paused"),
             "RESUME" => pause_group(leader, false).map(|()| "resumed"),
             "CANCEL" => {
                 direct.cancelled = true;
-                running.end.set();
+                end.set();
                 Ok("canceled")
             }
             other => {
@@ -214,6 +222,9 @@ impl Executor {
         }
         let params = format!(r#"{{"status":"started","pid":{pid},"pgid":{pid},"exit_code":null,"error":null}}"#);
         direct.tell("started", &params);
+        let queued = std::mem::take(&mut direct.queued);
+        drop(all);
+        queued.into_iter().for_each(|(call, wanted)| self.control(call, &wanted));
     }
 
     /// A command of a session has ended.

@@ -190,20 +190,19 @@ impl Stream {
 
     /// Sends what is ready, as fast as its client reads. Nothing is lost if this is given up on the way.
     async fn pass(&self) {
-        let Sink::Lines(reply) = &self.sink else { return };
+        let reply = match &self.sink {
+            Sink::Lines(reply) => reply,
+            Sink::Kept(Some(progress)) => return self.wait_for(&progress.reply).await,
+            Sink::Kept(None) => return,
+        };
         // It may have been given up while it waited.
         self.waits.store(false, SeqCst);
-        let behind = BEHIND.min(reply.capacity() / 2);
         let mut slice = Instant::now();
         loop {
             if !self.kept().has_line() {
                 return;
             }
-            if reply.bytes() > behind {
-                self.waits.store(true, SeqCst);
-                reply.room(behind).await;
-                self.waits.store(false, SeqCst);
-            }
+            self.wait_for(reply).await;
             if slice.elapsed() > Duration::from_micros(500) {
                 // The others have their turn.
                 futures_lite::future::yield_now().await;
@@ -220,6 +219,16 @@ impl Stream {
             let text = jsonrpc::notification("process.output", Some(&params));
             reply.push(Out { text, answer: false, failed: false });
         }
+    }
+
+    /// Waits until its client is not far behind with reading.
+    async fn wait_for(&self, reply: &Outbox) {
+        let behind = BEHIND.min(reply.capacity() / 2);
+        if reply.bytes() > behind {
+            self.waits.store(true, SeqCst);
+            reply.room(behind).await;
+        }
+        self.waits.store(false, SeqCst);
     }
 
     /// What was kept, as a JSON string of at most `limit` bytes: control characters can make it six times as long.
