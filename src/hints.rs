@@ -22,6 +22,9 @@ pub fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String {
             out.push_str(&format!("  {url}/servers/{server}/mcp   (Streamable HTTP)\n"));
             out.push_str(&format!("  {}/servers/{server}/ws      (WebSocket)\n", url.replacen("http", "ws", 1)));
         }
+        if config.bridge.is_some() {
+            out.push_str(&format!("  {url}/mcp   (all as one)\n"));
+        }
     }
     if let Some(url) = url.filter(|_| config.auth.is_none()) {
         out.push_str(&format!("\nHow it goes, in a browser:\n  {url}/\n"));

@@ -414,11 +414,11 @@ fn the_demo_works_word_for_word() {
     assert!(out.status.success(), "{}", stderr(&out));
     let text = stdout(&out);
     let daemon = scratch.started(text.lines().next().unwrap());
-    let commands: Vec<&str> = text
-        .lines()
-        .filter_map(|l| l.strip_prefix("  "))
-        .filter(|l| !l.contains("/servers/") || l.contains("curl"))
-        .collect();
+    let lines = text.lines().filter_map(|l| l.strip_prefix("  "));
+    let (places, commands): (Vec<&str>, Vec<&str>) = lines.partition(|l| l.starts_with("http") || l.starts_with("ws"));
+    assert!(places.iter().any(|l| l.ends_with("/mcp   (all as one)")), "{places:?}");
+    let page = places.iter().find_map(|l| l.strip_prefix("http://")?.strip_suffix('/')).expect("the page's address");
+    assert_eq!(get(page, "/").status, 200);
     let script = format!("set -e\n{}", commands.join("\n"));
     let out = scratch.command("bash").args(["-c", &script]).output().unwrap();
     assert!(out.status.success(), "{script}\n{}{}", stdout(&out), stderr(&out));
