@@ -107,13 +107,6 @@ struct CallParams {
 
 impl Executor {
     pub fn new(name: &str, config: Exec) -> Arc<Executor> {
-        match (&config.allow, &config.shell) {
-            (Allow::All, Some(shell)) => {
-                warn!("server '{name}' runs everything that a client asks for, by the shell {}", shell.display());
-            }
-            (Allow::All, None) => warn!("server '{name}' runs every program that a client asks for (allow: [\"*\"])"),
-            _ => {}
-        }
         Arc::new(Executor {
             name: name.to_owned(),
             config: Mutex::new(Arc::new(config)),
@@ -121,6 +114,18 @@ impl Executor {
             numbers: AtomicU64::new(0),
             finished: Event::new(),
         })
+    }
+
+    /// Says so where it does what anybody asks.
+    pub fn warn(&self) {
+        let (name, config) = (&self.name, self.config());
+        match (&config.allow, &config.shell) {
+            (Allow::All, Some(shell)) => {
+                warn!("server '{name}' runs everything that a client asks for, by the shell {}", shell.display());
+            }
+            (Allow::All, None) => warn!("server '{name}' runs every program that a client asks for (allow: [\"*\"])"),
+            _ => {}
+        }
     }
 
     /// Takes over new settings; they count from the next command on.

@@ -107,6 +107,9 @@ impl Prepared {
 /// Gives a server its engine under a new configuration; the one before drains.
 pub fn install(server: &Arc<Server>, config: config::Server, link: Option<Arc<Link>>) {
     install_with(server, config, Adopted { slots: vec![link], spares: Vec::new() });
+    if let Some(exec) = server.executor() {
+        exec.warn();
+    }
 }
 
 /// Children that are there already: one for each slot, as far as there are any, and those that wait for a session.
@@ -196,6 +199,7 @@ fn adjust(server: &Arc<Server>, config: config::Server) {
         }
         (Engine::Exec(exec), Kind::Exec(new)) => {
             exec.adjust((**new).clone());
+            exec.warn();
             server.set_engine(Engine::Exec(exec), config);
             server.lists_changed();
         }

@@ -411,6 +411,7 @@ fn a_reload_lets_the_command_finish_and_an_upgrade_takes_it_along() {
         let out = scratch.ctl(&["restart", "t"]);
         assert_eq!(code(&out), 0, "{}{}", stderr(&out), daemon.log());
     }
+    assert_eq!(daemon.log().matches("runs everything that a client asks for").count(), 1, "said once");
     assert_eq!(ws.ask(&execute(2, "echo"))["error"]["message"], "A process is already running");
     assert_eq!(ws.ask(&control(3, "PAUSE"))["result"]["status"], "paused");
     assert_eq!(ws.next().unwrap()["method"], "process.paused");

@@ -59,7 +59,7 @@ impl Server {
             (state.last_exit, state.learnt) = (saved.last_exit, saved.learnt);
         }
         let Kind::Stdio(stdio) = &config.kind else {
-            reload::install(self, config, None);
+            reload::install_with(self, config, reload::Adopted::default());
             if let Engine::Exec(exec) = self.engine() {
                 exec.restore(saved.commands, restored);
             }
