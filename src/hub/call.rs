@@ -63,7 +63,6 @@ impl Call {
 
     /// Hands it over to the part that its session has at a server; it is still the same request of the same client.
     pub(super) fn move_to(mut self, part: &Arc<Session>) -> Call {
-        part.touch();
         part.note_use();
         part.in_flight.fetch_add(1, SeqCst);
         part.server.in_flight.fetch_add(1, SeqCst);

@@ -472,6 +472,7 @@ fn call(id: &Value, params: &Value, line: &str) {
         "list_changed" => {
             for _ in 0..n.max(1) {
                 say(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#);
+                std::thread::sleep(Duration::from_millis(args["ms"].as_u64().unwrap_or(0)));
             }
             text(id, "said");
         }
