@@ -56,8 +56,8 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             }
             super::modern::message(session, &e, reply)
         }
-        Ok(e) if is_direct(session, &e) => {
-            direct_request(session, &e, reply);
+        Ok(e) if direct::is_of_it(session, &e) => {
+            direct::request(session, &e, reply);
             None
         }
         Ok(e) => message(session, &e, reply),
@@ -69,46 +69,6 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
             None
         }
-    }
-}
-
-/// Whether a message is of the executor's own protocol, which is spoken on a WebSocket, beside MCP.
-fn is_direct(session: &Session, e: &Envelope<'_>) -> bool {
-    let own = e.kind == Kind::Request && direct::METHODS.contains(&e.method.as_ref());
-    own && session.transport == Transport::WebSocket && (session.executing().is_some() || running(session).is_some())
-}
-
-/// The executor that runs a command for a session by its own protocol; a reload may have replaced it meanwhile.
-fn running(session: &Session) -> Option<Arc<Executor>> {
-    executors(session).into_iter().find(|exec| exec.of_session(session))
-}
-
-fn direct_request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) {
-    session.touch();
-    session.note_use();
-    let (method, id) = (Method::of(&e.method), e.get(&e.id).unwrap_or("null"));
-    let (running, params) = (running(session), e.get(&e.params).unwrap_or("{}"));
-    if method == Method::Control || running.is_some() {
-        // Also in a drain, and where the command itself is all that the session may have open.
-        let call = session.reopen(method, id, e.get(&e.progress_token), reply);
-        return match method {
-            Method::Control => direct::control(running.as_deref(), call, params),
-            _ => call.error(jsonrpc::INVALID_PARAMS, "A process is already running"),
-        };
-    }
-    let Some(call) = opened(session, e, reply) else { return };
-    match (takes_place(session), session.executing().and_then(|s| s.executor())) {
-        (Ok(()), Some(exec)) => exec.execute(call, params),
-        (Err(why), _) => call.error(direct::TOO_MANY, &format!("Session limit exceeded: {why}")),
-        (Ok(()), None) => call.error(jsonrpc::METHOD_NOT_FOUND, "there is no executor here any more"),
-    }
-}
-
-/// A session of the bridge takes one of the places of the executor that it uses; the error says that there is none.
-pub fn takes_place(session: &Arc<Session>) -> Result<(), String> {
-    match session.executing() {
-        Some(server) if session.bridge().is_some() => session.part(&server).map(drop),
-        _ => Ok(()),
     }
 }
 
@@ -477,7 +437,7 @@ pub(super) fn cancelled(session: &Arc<Session>, id: &str) {
 }
 
 /// The executor of a session's server, and those that a reload has replaced and still have commands to finish.
-fn executors(session: &Session) -> Vec<Arc<Executor>> {
+pub(super) fn executors(session: &Session) -> Vec<Arc<Executor>> {
     let mut all = session.hub.retiring_executors();
     match session.server.engine() {
         Engine::Exec(exec) => all.push(exec),

@@ -83,7 +83,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         Err(why) => return unavailable(None, &why),
     };
     // On the bridge it takes one of the executor's places from now on.
-    let session = session.and_then(|session| match (mcp, route::takes_place(&session)) {
+    let session = session.and_then(|session| match (mcp, direct::takes_place(&session)) {
         (false, Err(why)) => {
             net.hub.end_session(&session, &why);
             Err(why)

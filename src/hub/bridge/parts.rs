@@ -94,6 +94,8 @@ impl Whole {
 impl Session {
     /// The bridge, if it is a session of that.
     pub(in crate::hub) fn bridge(&self) -> Option<Arc<Bridge>> {
+        // Each message of each session asks this: what is no bridge is known without a lock.
+        self.hub.bridge.get().filter(|server| Arc::ptr_eq(server, &self.server))?;
         match self.server.engine() {
             Engine::Bridge(bridge) => Some(bridge),
             _ => None,

@@ -17,9 +17,11 @@ use super::{Arguments, Executor, Owner, Refused, Running, resolve, time_limit};
 use crate::hub::call::Call;
 use crate::hub::link::exit_text;
 use crate::hub::outbox::{Out, Outbox};
-use crate::hub::session::Session;
+use crate::hub::route;
+use crate::hub::session::{Session, Transport};
 use crate::model::config::server::Exec;
-use crate::model::envelope::quote;
+use crate::model::envelope::{Envelope, Kind, quote};
+use crate::model::method::Method;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
 use crate::model::{jsonrpc, words};
@@ -33,7 +35,7 @@ const NO_PROCESS: i32 = -32002;
 pub const TOO_MANY: i32 = -32003;
 
 /// The methods of this protocol.
-pub const METHODS: [&str; 2] = ["execute", "control"];
+const METHODS: [&str; 2] = ["execute", "control"];
 
 /// A command of a session, for as long as it runs.
 pub struct Direct {
@@ -121,8 +123,49 @@ pub fn connected() -> String {
     jsonrpc::notification("connected", Some(&params))
 }
 
+/// Whether a message is of this protocol, which is spoken on a WebSocket to an executor, beside MCP.
+pub(in crate::hub) fn is_of_it(session: &Session, e: &Envelope<'_>) -> bool {
+    let own = e.kind == Kind::Request && METHODS.contains(&e.method.as_ref());
+    own && session.transport == Transport::WebSocket && (session.executing().is_some() || running(session).is_some())
+}
+
+/// The executor that runs a command for a session; a reload may have replaced it meanwhile.
+fn running(session: &Session) -> Option<Arc<Executor>> {
+    route::executors(session).into_iter().find(|exec| exec.of_session(session))
+}
+
+/// Answers a request of this protocol.
+pub(in crate::hub) fn request(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) {
+    session.touch();
+    session.note_use();
+    let (method, id) = (Method::of(&e.method), e.get(&e.id).unwrap_or("null"));
+    let (running, params) = (running(session), e.get(&e.params).unwrap_or("{}"));
+    if method == Method::Control || running.is_some() {
+        // Also in a drain, and where the command itself is all that the session may have open.
+        let call = session.reopen(method, id, e.get(&e.progress_token), reply);
+        return match method {
+            Method::Control => control(running.as_deref(), call, params),
+            _ => call.error(jsonrpc::INVALID_PARAMS, "A process is already running"),
+        };
+    }
+    let Some(call) = route::opened(session, e, reply) else { return };
+    match (takes_place(session), session.executing().and_then(|s| s.executor())) {
+        (Ok(()), Some(exec)) => exec.execute(call, params),
+        (Err(why), _) => call.error(TOO_MANY, &format!("Session limit exceeded: {why}")),
+        (Ok(()), None) => call.error(jsonrpc::METHOD_NOT_FOUND, "there is no executor here any more"),
+    }
+}
+
+/// A session of the bridge takes one of the places of the executor that it uses; the error says that there is none.
+pub fn takes_place(session: &Arc<Session>) -> Result<(), String> {
+    match session.executing() {
+        Some(server) if session.bridge().is_some() => session.part(&server).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Answers `control`, for what an executor runs for the session, if any does.
-pub(in crate::hub) fn control(exec: Option<&Executor>, call: Call, params: &str) {
+fn control(exec: Option<&Executor>, call: Call, params: &str) {
     match (serde_json::from_str::<Control>(params), exec) {
         (Ok(wanted), Some(exec)) => exec.control(call, &wanted.r#type),
         (Ok(_), None) => call.error(NO_PROCESS, "No process is running"),
@@ -135,7 +178,7 @@ pub(in crate::hub) fn control(exec: Option<&Executor>, call: Call, params: &str)
 
 impl Executor {
     /// Answers `execute`.
-    pub(in crate::hub) fn execute(self: &Arc<Self>, call: Call, params: &str) {
+    fn execute(self: &Arc<Self>, call: Call, params: &str) {
         let asked: Execute = match serde_json::from_str(params) {
             Ok(asked) => asked,
             Err(e) => return call.error(jsonrpc::INVALID_PARAMS, &format!("params of execute: {e}")),
@@ -160,7 +203,7 @@ impl Executor {
     }
 
     /// Whether it runs a command that this session has for itself.
-    pub(in crate::hub) fn of_session(&self, session: &Session) -> bool {
+    fn of_session(&self, session: &Session) -> bool {
         self.running().values().any(|r| r.owner.is_direct_of(session))
     }
 
