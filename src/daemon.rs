@@ -16,7 +16,6 @@ use nix::unistd::Pid;
 use prepare::{Prepared, end_predecessor, key, no_living_owner, open_log, prepare};
 
 use crate::cli::{self, Parsed};
-use crate::hub::spawner::{self, Spawner};
 use crate::hub::{Boot, Hub};
 use crate::importing;
 use crate::instance::{self, Instance};
@@ -26,9 +25,11 @@ use crate::model::config::{self, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
 use crate::model::text::count;
+use crate::rt::main_thread::{self, Spawner};
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
+use crate::sys::lock::Lock;
 use crate::sys::notify::Notifier;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
@@ -313,7 +314,7 @@ fn run(
         inherited: from.inherited,
     };
     let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());
-    let outcome: Arc<std::sync::Mutex<Option<Failure>>> = Arc::default();
+    let outcome: Arc<Lock<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     let watched = guard.handle();
     async_std::task::spawn(async move {
@@ -328,12 +329,12 @@ fn run(
             // Last of all: whoever tries again at once finds nothing in the way.
             readiness.failed(failure);
         }
-        *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = failure;
+        *told.lock() = failure;
         ending.exit(exit);
     });
     signals::hold(false);
-    let exit = spawner::serve(&jobs);
-    let failure = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    let exit = main_thread::serve(&jobs);
+    let failure = outcome.lock().take();
     if failure.is_none() {
         info!("{name}: ended");
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use event_listener::Event;
@@ -16,7 +16,6 @@ use signal_hook_async_std::Signals;
 
 use crate::hints;
 use crate::hub::Hub;
-use crate::hub::aside::aside;
 use crate::logging::LogFile;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
@@ -24,9 +23,11 @@ use crate::model::handover::{Handover, Text};
 use crate::model::status::{InstanceState, Reload, Upgrade};
 use crate::model::text::count;
 use crate::net::Net;
+use crate::rt::blocking::blocking;
 use crate::source::Source;
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::{self, Notifier};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::PidFile;
@@ -78,9 +79,9 @@ pub struct Instance {
     run_dir: PathBuf,
     status_path: PathBuf,
     pid_path: PathBuf,
-    lock: Mutex<Option<PidFile>>,
+    lock: Lock<Option<PidFile>>,
     started: SystemTime,
-    life: Mutex<Life>,
+    life: Lock<Life>,
     monitor: Monitor,
     /// A reload is wanted.
     wanted: AtomicBool,
@@ -89,13 +90,13 @@ pub struct Instance {
     write_now: AtomicBool,
     written: AtomicU64,
     /// The instance is over: no status file is written any more.
-    files_closed: Mutex<bool>,
+    files_closed: Lock<bool>,
     notifier: Option<Notifier>,
-    newline: Mutex<Option<OwnedFd>>,
+    newline: Lock<Option<OwnedFd>>,
     foreground: bool,
     program: Program,
     /// The files that the configuration in force was read from.
-    texts: Mutex<Vec<Text>>,
+    texts: Lock<Vec<Text>>,
     /// The guard's number and our end of its pipe.
     guard: (i32, i32),
     inherited: Vec<i32>,
@@ -152,20 +153,20 @@ impl Instance {
             status_path: from.run_dir.join(format!("{name}.status")),
             pid_path: from.run_dir.join(format!("{name}.pid")),
             run_dir: from.run_dir,
-            lock: Mutex::new(Some(from.lock)),
+            lock: Lock::new(Some(from.lock)),
             started: started.unwrap_or_else(SystemTime::now),
-            life: Mutex::new(life),
+            life: Lock::new(life),
             monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
             wanted: AtomicBool::new(false),
             wake: Event::new(),
             write_now: AtomicBool::new(false),
             written: AtomicU64::new(0),
-            files_closed: Mutex::new(false),
+            files_closed: Lock::new(false),
             notifier: from.notifier,
-            newline: Mutex::new(from.newline),
+            newline: Lock::new(from.newline),
             foreground: from.foreground,
             program: from.program,
-            texts: Mutex::new(from.texts),
+            texts: Lock::new(from.texts),
             guard: from.guard,
             inherited: from.inherited,
             wanted_upgrade: AtomicBool::new(false),
@@ -173,8 +174,8 @@ impl Instance {
         })
     }
 
-    fn life(&self) -> MutexGuard<'_, Life> {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    fn life(&self) -> Guard<'_, Life> {
+        self.life.lock()
     }
 
     fn enter(&self, state: InstanceState) {
@@ -319,12 +320,12 @@ impl Instance {
         }
         // The files may have been edited since; and what could not be kept must not be left behind.
         if self.source.texts().is_ok_and(|now| {
-            let before = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = self.texts.lock();
             now.iter().map(|t| (&t.path, &t.text)).ne(before.iter().map(|t| (&t.path, &t.text)))
         }) {
             self.want_reload();
         }
-        async_std::task::spawn(aside(move || {
+        async_std::task::spawn(blocking(move || {
             let lost = |mark: &str| {
                 let serial = mark.strip_prefix(&prefix).and_then(|s| s.parse::<u64>().ok());
                 serial.is_some_and(|n| n <= last) && !marks.iter().any(|m| m == mark)
@@ -371,7 +372,7 @@ impl Instance {
         if let Some(notifier) = &self.notifier {
             notifier.ready(&self.in_a_line());
         }
-        if let Some(fd) = self.newline.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(fd) = self.newline.lock().take() {
             notify::newline(fd);
         }
         let text =
@@ -472,11 +473,11 @@ impl Instance {
 
     /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
     fn watch_pid_file(self: Arc<Self>) {
-        async_std::task::spawn(aside(move || self.mend_pid_file()));
+        async_std::task::spawn(blocking(move || self.mend_pid_file()));
     }
 
     fn mend_pid_file(&self) {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.lock.lock();
         if lock.as_ref().is_some_and(PidFile::intact) {
             return;
         }

@@ -1,7 +1,7 @@
 //! mcpdaemon: runs MCP servers as shared, supervised services.
 //!
 //! Layers, each using only what stands below it: [`daemon`] and [`ctl`] (the two programs), [`net`] (listeners and
-//! protocols on sockets), [`hub`] (servers, children, sessions), [`sys`] (POSIX), [`model`] (pure data and decisions).
+//! protocols on sockets), [`hub`] (servers, children, sessions), [`rt`] (tools of the runtime), [`sys`] (POSIX), [`model`] (pure data and decisions).
 #![deny(unsafe_code)]
 // Nothing that input, a peer, a child or the system does may end the daemon.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
@@ -18,6 +18,7 @@ mod logging;
 mod many;
 pub mod model;
 pub mod net;
+pub mod rt;
 mod source;
 #[allow(unsafe_code)]
 pub mod sys;

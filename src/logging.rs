@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{Level, LevelFilter, Log, Metadata, Record, error};
@@ -25,6 +25,7 @@ use crate::model::config::{self, Format, Rotate};
 use crate::model::exit::plain;
 use crate::model::logline;
 use crate::model::text::printable;
+use crate::sys::lock::{Guard, Lock};
 pub use file::Opened;
 
 /// The longest line, in bytes.
@@ -44,14 +45,14 @@ pub struct LogFile {
 }
 
 struct Shared {
-    way: Mutex<Way>,
+    way: Lock<Way>,
     /// Standard error is a stream of the journal, which notes the time of a line by itself, and takes its priority.
     journal: bool,
     /// The way to the thread that writes; until there is one, lines are written where they arise.
     writer: OnceLock<SyncSender<Job>>,
     lost: AtomicU64,
     /// The last lines, the newest last.
-    last: Mutex<VecDeque<logline::Line>>,
+    last: Lock<VecDeque<logline::Line>>,
 }
 
 /// Where lines go and how they look; what a reload can change.
@@ -70,12 +71,12 @@ enum Job {
 }
 
 impl Shared {
-    fn way(&self) -> MutexGuard<'_, Way> {
-        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn way(&self) -> Guard<'_, Way> {
+        self.way.lock()
     }
 
-    fn last(&self) -> MutexGuard<'_, VecDeque<logline::Line>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> Guard<'_, VecDeque<logline::Line>> {
+        self.last.lock()
     }
 
     fn note(&self, level: Level, text: &str) {
@@ -174,11 +175,11 @@ impl LogFile {
         let journal = file.is_none() && is_journal();
         let way = Way { file: file.map(Arc::new), format: config.format, rotate: config.rotate };
         let shared = Shared {
-            way: Mutex::new(way),
+            way: Lock::new(way),
             journal,
             writer: OnceLock::new(),
             lost: AtomicU64::new(0),
-            last: Mutex::default(),
+            last: Lock::default(),
         };
         let log = LogFile { shared: Arc::new(shared) };
         let mut text = ConfigBuilder::new();

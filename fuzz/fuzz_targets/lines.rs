@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mcpdaemon::hub::lines::{Line, Lines, id_in_pieces};
+use mcpdaemon::model::lost_reply::id_in_pieces;
+use mcpdaemon::rt::lines::{Line, Lines};
 
 fuzz_target!(|data: &[u8]| {
     let Some((settings, bytes)) = data.split_first_chunk::<2>() else { return };

@@ -1,6 +1,6 @@
 //! Several messages in one, which revision 2025-03-26 had and no other.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::handover::{Restored, Saver};
 use super::outbox::{Out, Outbox};
@@ -8,6 +8,7 @@ use super::route::{fault_text, message};
 use super::session::Session;
 use crate::model::envelope::{self, Kind};
 use crate::model::{handover, jsonrpc, modern};
+use crate::sys::lock::{Guard, Lock};
 
 /// The one revision that has batches.
 pub const BATCHES: &str = "2025-03-26";
@@ -56,7 +57,7 @@ pub fn batch(session: &Arc<Session>, text: &str) -> Result<Option<Arc<Outbox>>, 
 pub struct Collected {
     answers: Arc<Outbox>,
     /// What has come.
-    so_far: Mutex<String>,
+    so_far: Lock<String>,
     /// Where the array goes.
     reply: Arc<Outbox>,
     /// The reply carries everything else as well, and goes on after the array.
@@ -72,7 +73,7 @@ impl Collected {
     }
 
     fn go_on(session: &Arc<Session>, answers: Arc<Outbox>, so_far: String, reply: &Arc<Outbox>, shared: bool) {
-        let (so_far, reply) = (Mutex::new(so_far), reply.clone());
+        let (so_far, reply) = (Lock::new(so_far), reply.clone());
         let batch = Arc::new(Collected { answers, so_far, reply, shared });
         session.batches().push(batch.clone());
         async_std::task::spawn(batch.collect(session.clone()));
@@ -107,8 +108,8 @@ impl Collected {
         }
     }
 
-    fn so_far(&self) -> MutexGuard<'_, String> {
-        self.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    fn so_far(&self) -> Guard<'_, String> {
+        self.so_far.lock()
     }
 
     /// Everything of it, for the next program.

@@ -1,18 +1,19 @@
 //! One request of a client that waits for its answer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::handover::Saver;
 use super::outbox::{Out, Outbox};
 use super::server::Waits;
 use super::session::Session;
-use super::wait::Flag;
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
 use crate::model::method::Method;
 use crate::model::{bridge, handover, ids, jsonrpc, modern};
+use crate::rt::wait::Flag;
+use crate::sys::lock::Lock;
 
 /// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
 /// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
@@ -154,7 +155,7 @@ impl Drop for Call {
 
 /// See [`Session::hold`].
 pub(super) struct Held {
-    call: Mutex<Option<Call>>,
+    call: Lock<Option<Call>>,
     /// The call was taken: whoever waits has nothing to wait for.
     pub withdrawn: Flag,
     /// The request as it came.
@@ -164,22 +165,22 @@ pub(super) struct Held {
 
 impl Held {
     pub fn new(call: Call, text: Arc<str>, waits: Waits) -> Held {
-        Held { call: Mutex::new(Some(call)), withdrawn: Flag::default(), text, _waits: waits }
+        Held { call: Lock::new(Some(call)), withdrawn: Flag::default(), text, _waits: waits }
     }
 
     /// Everything of it, for the next program.
     pub fn save(&self, saver: &mut Saver) -> Option<(handover::Call, String)> {
-        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        let call = self.call.lock();
         call.as_ref().map(|call| (saver.call(call), self.text.to_string()))
     }
 
     /// Whether its request, if it is still there, is of this kind.
     pub fn is(&self, wanted: impl Fn(&Call) -> bool) -> bool {
-        self.call.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(wanted)
+        self.call.lock().as_ref().is_some_and(wanted)
     }
 
     pub fn take(&self) -> Option<Call> {
         self.withdrawn.set();
-        self.call.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.call.lock().take()
     }
 }

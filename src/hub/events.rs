@@ -14,16 +14,16 @@ use serde::Serialize;
 
 use super::Hub;
 use super::counters::Dropped;
-use super::lines::{Line, Lines};
-use super::starting::environment;
-use super::wait::within;
-use crate::hub::aside::aside;
 use crate::model::config::{Confine, EventCommand};
 use crate::model::exit::plain;
+use crate::model::restart::Ended;
 use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
+use crate::rt::lines::{Line, Lines};
+use crate::rt::process::{environment, exit_text, sweep_and_reap, wait_for_end};
+use crate::rt::wait::within;
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Spec, Started, end_unwatched, signal_group};
-use crate::sys::{process, reap};
 
 /// How long the command may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -131,61 +131,69 @@ impl Hub {
         };
         debug!("on_event: {name} is run for '{}'", event.event);
         let pid = started.pid;
+        let mut pipes = match Pipes::of(started) {
+            Ok(pipes) => pipes,
+            Err(e) => {
+                end_unwatched(pid);
+                return warn!("on_event: {name}: cannot talk with its pipes: {}", plain(&e));
+            }
+        };
         let text = serde_json::to_string(event).unwrap_or_default() + "\n";
-        let outcome = within(LIMIT, attend(started, text)).await;
-        match outcome {
-            Some(Ok(0)) => {}
-            Some(Ok(code)) => warn!("on_event: {name} ended with status {code} for '{}'", event.event),
-            Some(Err(why)) => warn!("on_event: {name}: {why}"),
+        match within(LIMIT, pipes.talk(text)).await {
+            Some(Ended::Exited(0)) => {}
+            Some(Ended::Exited(code)) => warn!("on_event: {name} ended with status {code} for '{}'", event.event),
+            Some(Ended::NotReady) => warn!("on_event: {name}: its end could not be seen"),
+            Some(how) => warn!("on_event: {name}: {}", exit_text(how)),
             None => {
                 warn!("on_event: {name} took longer than {} s for '{}' and is ended", LIMIT.as_secs(), event.event);
                 signal_group(pid, Signal::SIGKILL);
             }
         }
-        let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
-        let _ = aside(sweep).await;
-        let _ = nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
-        reap::forget(pid);
-        reap::sweep();
+        sweep_and_reap(pid, &pipes.handle, &mark).await;
     }
 }
 
-/// Hands the event over, logs what the command says, and waits for its end: its status.
-async fn attend(started: Started, text: String) -> Result<i32, String> {
-    let pipes = || -> std::io::Result<_> {
+/// Our ends of the command's pipes, and its process.
+struct Pipes {
+    stdin: Option<Async<File>>,
+    stdout: Async<File>,
+    stderr: Async<File>,
+    handle: Async<PidFd>,
+}
+
+impl Pipes {
+    fn of(started: Started) -> std::io::Result<Pipes> {
         let open = |fd| Async::new(File::from(fd));
-        let handle = Async::new(started.handle)?;
-        Ok((started.stdin.map(open).transpose()?, open(started.stdout)?, open(started.stderr)?, handle))
-    };
-    let (stdin, stdout, stderr, handle) = match pipes() {
-        Ok(all) => all,
-        Err(e) => {
-            end_unwatched(started.pid);
-            return Err(format!("cannot talk with its pipes: {}", plain(&e)));
-        }
-    };
-    let hand_over = async {
-        if let Some(mut stdin) = stdin {
-            // It need not care.
-            let _ = stdin.write_all(text.as_bytes()).await;
-        }
-        std::future::pending::<()>().await;
-    };
-    let ended = async {
-        let _ = handle.readable().await;
-    };
-    ended.or(hand_over).or(repeat(stdout)).or(repeat(stderr)).await;
-    match handle.get_ref().peek() {
-        Ok(Some(crate::model::restart::Ended::Exited(code))) => Ok(code),
-        Ok(Some(other)) => Err(super::link::exit_text(other)),
-        _ => Err("its end could not be seen".to_owned()),
+        Ok(Pipes {
+            handle: Async::new(started.handle)?,
+            stdin: started.stdin.map(open).transpose()?,
+            stdout: open(started.stdout)?,
+            stderr: open(started.stderr)?,
+        })
+    }
+
+    /// Hands the event over, logs what the command says, and waits for its end.
+    async fn talk(&mut self, text: String) -> Ended {
+        let stdin = self.stdin.take();
+        let hand_over = async {
+            if let Some(mut stdin) = stdin {
+                // It need not care.
+                let _ = stdin.write_all(text.as_bytes()).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let ended = async {
+            let _ = self.handle.readable().await;
+        };
+        ended.or(hand_over).or(repeat(&self.stdout)).or(repeat(&self.stderr)).await;
+        wait_for_end(&self.handle).await
     }
 }
 
 /// Repeats what the command says in the log.
-async fn repeat(pipe: Async<File>) {
+async fn repeat(pipe: &Async<File>) {
     let mut input = Lines::new(4 << 10);
-    while matches!(input.fill(&pipe).await, Ok(n) if n > 0) {
+    while matches!(input.fill(pipe).await, Ok(n) if n > 0) {
         while let Some(line) = input.take() {
             if let Line::Whole(bytes) = line {
                 info!("[on_event] {}", printable(&String::from_utf8_lossy(bytes), 1000));

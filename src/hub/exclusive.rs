@@ -8,35 +8,38 @@ mod rest;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
 use futures_lite::FutureExt;
 use log::{debug, info, warn};
 
-use super::link::{Link, exit_text};
+use super::link::Link;
 use super::pulse::hung;
 use super::server::Server;
 use super::session::Session;
 use super::starting::{self, StartFailure};
-use super::supervisor::{chance, round};
-use super::wait::{Flag, sleep, until, within};
+use super::supervisor::round;
 use crate::model::config::Mode;
 use crate::model::config::server::{Stdio, Stop};
 use crate::model::envelope::Envelope;
 use crate::model::restart::{Ended, History, Next};
 use crate::model::text::duration;
 use crate::model::{ids, jsonrpc, mcp};
+use crate::rt::process::exit_text;
+use crate::rt::random::jitter;
+use crate::rt::wait::{Flag, sleep, until, within};
+use crate::sys::lock::{Guard, Lock};
 
 /// A session's own child, through all its lives.
 pub struct Exclusive {
-    config: Mutex<Arc<Stdio>>,
+    config: Lock<Arc<Stdio>>,
     umask: Mode,
     /// The command is another: the child is replaced once nothing is open.
     renew: AtomicBool,
     renewal: Event,
-    state: Mutex<State>,
+    state: Lock<State>,
     changed: Event,
     /// The session is over.
     end: Flag,
@@ -76,11 +79,11 @@ impl Exclusive {
     /// The same from a state, which may have a child already. `again` says that the client has shaken hands before.
     fn begin(session: &Arc<Session>, nest: &Arc<Nest>, state: State, again: bool) -> Arc<Exclusive> {
         let exclusive = Arc::new(Exclusive {
-            config: Mutex::new(nest.config()),
+            config: Lock::new(nest.config()),
             umask: session.hub.config().umask,
             renew: AtomicBool::new(false),
             renewal: Event::new(),
-            state: Mutex::new(state),
+            state: Lock::new(state),
             changed: Event::new(),
             end: Flag::default(),
             done: Flag::default(),
@@ -96,17 +99,17 @@ impl Exclusive {
         exclusive
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     fn config(&self) -> Arc<Stdio> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
     /// Takes over settings that need no new child.
     pub fn adjust(&self, config: &Arc<Stdio>) {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        self.config.lock().clone_from(config);
         if let Some(link) = self.any_link() {
             link.adjust((**config).clone());
         }
@@ -114,7 +117,7 @@ impl Exclusive {
 
     /// Goes over to another command, once nothing is open.
     pub fn replace(&self, config: &Arc<Stdio>) {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        self.config.lock().clone_from(config);
         self.renew.store(true, SeqCst);
         self.renewal.notify(usize::MAX);
     }
@@ -238,7 +241,7 @@ impl Exclusive {
                 break;
             }
             server.count_restart(exit_text(ended.how));
-            let delay = match history.ended(&self.config().restart, ended.how, Instant::now(), chance()) {
+            let delay = match history.ended(&self.config().restart, ended.how, Instant::now(), jitter()) {
                 Next::After(delay) | Next::Slow(delay) => delay,
                 Next::Never(why) => {
                     warn!("server '{}': a session's child is not started again: {} ({why})", server.name, ended.text);
@@ -331,12 +334,12 @@ impl Exclusive {
 
 /// Children that are started ahead for sessions to come: their start-up time is hidden.
 pub struct Nest {
-    config: Mutex<Arc<Stdio>>,
+    config: Lock<Arc<Stdio>>,
     /// Sessions at a time.
     pub max: u32,
     pub idle: Duration,
     spare: usize,
-    spares: Mutex<Spares>,
+    spares: Lock<Spares>,
     /// Children of sessions, those included that are going down.
     living: AtomicUsize,
 }
@@ -351,22 +354,22 @@ struct Spares {
 impl Nest {
     pub fn new(config: Arc<Stdio>, max: u32, idle: Duration, spare: u32, links: Vec<Arc<Link>>) -> Arc<Nest> {
         let living = AtomicUsize::new(0);
-        let config = Mutex::new(config);
-        let spares = Mutex::new(Spares { links, ..Spares::default() });
+        let config = Lock::new(config);
+        let spares = Lock::new(Spares { links, ..Spares::default() });
         Arc::new(Nest { config, max, idle, spare: spare as usize, spares, living })
     }
 
-    fn spares(&self) -> MutexGuard<'_, Spares> {
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spares(&self) -> Guard<'_, Spares> {
+        self.spares.lock()
     }
 
     pub fn config(&self) -> Arc<Stdio> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
     /// Takes over settings that need no new child.
     pub fn adjust(&self, config: &Arc<Stdio>) {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone_from(config);
+        self.config.lock().clone_from(config);
         for link in self.links() {
             link.adjust((**config).clone());
         }

@@ -11,8 +11,8 @@ mod stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -24,16 +24,16 @@ use super::call::Call;
 use super::handover::unless_frozen;
 use super::outbox::Outbox;
 use super::session::Session;
-use super::starting::environment;
-use super::wait::{Flag, until};
-use crate::hub::aside::aside;
 use crate::model::config::server::{Allow, Exec};
 use crate::model::envelope::{Envelope, quote};
 use crate::model::jsonrpc;
 use crate::model::mcp::{LATEST, Learnt};
 use crate::model::text::{duration, printable};
+use crate::rt::blocking::blocking;
+use crate::rt::process::{environment, sweep_and_reap};
+use crate::rt::wait::{Flag, until};
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::spawn::{Spec, end_unwatched};
-use crate::sys::{process, reap};
 use command::{Work, attend, report};
 use direct::Direct;
 use stream::{Progress, Sink};
@@ -41,8 +41,8 @@ use stream::{Progress, Sink};
 /// The executor of one server.
 pub struct Executor {
     name: String,
-    config: Mutex<Arc<Exec>>,
-    running: Mutex<HashMap<u64, Running>>,
+    config: Lock<Arc<Exec>>,
+    running: Lock<HashMap<u64, Running>>,
     numbers: AtomicU64,
     finished: Event,
 }
@@ -109,8 +109,8 @@ impl Executor {
     pub fn new(name: &str, config: Exec) -> Arc<Executor> {
         Arc::new(Executor {
             name: name.to_owned(),
-            config: Mutex::new(Arc::new(config)),
-            running: Mutex::default(),
+            config: Lock::new(Arc::new(config)),
+            running: Lock::default(),
             numbers: AtomicU64::new(0),
             finished: Event::new(),
         })
@@ -130,15 +130,15 @@ impl Executor {
 
     /// Takes over new settings; they count from the next command on.
     pub fn adjust(&self, config: Exec) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.config.lock() = Arc::new(config);
     }
 
     fn config(&self) -> Arc<Exec> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> Guard<'_, HashMap<u64, Running>> {
+        self.running.lock()
     }
 
     pub fn pids(&self) -> Vec<i32> {
@@ -326,21 +326,16 @@ impl Executor {
             self.finished.notify(usize::MAX);
             return;
         };
-        let (pid, mark) = (work.pid, work.mark.clone());
-        let sweep = move || process::end_family(pid, &mark, Duration::from_secs(1), Duration::from_secs(5));
-        let (strays, _) = aside(sweep).await;
-        if strays > 0 {
-            debug!("server '{}': ended {strays} processes that a command left behind", self.name);
+        let strays = sweep_and_reap(work.pid, &work.handle, &work.mark).await;
+        if strays.ended > 0 {
+            debug!("server '{}': ended {} processes that a command left behind", self.name, strays.ended);
         }
-        let _ = work.handle.get_ref().reap();
-        reap::forget(pid);
-        reap::sweep();
         if self.running().get(&number).is_some_and(|r| matches!(r.owner, Owner::Direct(_))) {
             return self.completed(number, how, work.started.elapsed());
         }
         // A long output takes its time to be quoted: others must not wait for it.
         let (took, most) = (work.started.elapsed(), hub.config().limits.reply.bytes());
-        let text = aside(move || report(how, &work.out, &work.err, took, most)).await;
+        let text = blocking(move || report(how, &work.out, &work.err, took, most)).await;
         self.over(number, Ok(text));
     }
 

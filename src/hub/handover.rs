@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
@@ -18,9 +18,9 @@ use super::outbox::Outbox;
 use super::route;
 use super::server::{Engine, Server};
 use super::session::{Session, Transport};
-use super::wait::within;
 use crate::model::config::Config;
 use crate::model::handover;
+use crate::rt::wait::within;
 
 /// The outcome, or None once everything is to come to rest.
 pub async fn unless_frozen<T>(hub: &Hub, work: impl Future<Output = T>) -> Option<T> {
@@ -120,7 +120,7 @@ impl Restored {
 impl Hub {
     /// Every child there is.
     fn all_links(&self) -> Vec<Arc<Link>> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.links.lock();
         links.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 
@@ -161,7 +161,7 @@ impl Hub {
     /// Everything of the servers; the sessions that they name are noted.
     pub fn save(&self, saver: &mut Saver) -> Vec<handover::Server> {
         self.all_links().iter().for_each(|link| link.give_up());
-        for session in self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for session in self.sessions.lock().values() {
             saver.session(session);
         }
         let servers = self.servers();
@@ -187,7 +187,7 @@ impl Hub {
         let mut restored = Restored { outboxes: outboxes.collect(), ..Restored::default() };
         for (name, server) in &config.servers {
             let one = Server::new(name, server.clone(), self.clone());
-            self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), one);
+            self.servers.lock().insert(name.clone(), one);
         }
         self.name_bridge();
         let mut own = Vec::new();
@@ -202,7 +202,7 @@ impl Hub {
                 self.session_count.fetch_add(1, SeqCst);
             }
             if matches!(session.transport, Transport::Http | Transport::Sse) {
-                let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut sessions = self.sessions.lock();
                 sessions.insert(session.id.clone(), session.clone());
             }
             // A part hears of changes for its whole.

@@ -9,8 +9,6 @@ mod hear;
 mod modern;
 mod rest;
 
-pub use end::exit_text;
-
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,7 +16,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
@@ -31,12 +29,11 @@ use super::Hub;
 use super::call::Call;
 use super::counters::Dropped;
 use super::handover::unless_frozen;
-use super::lines::{self, Lines};
 use super::listen::Listen;
 use super::outbox::{ByteQueue, NotQueued, Outbox};
 use super::server::Server;
 use super::session::Session;
-use super::wait::{Flag, millis, sleep};
+use super::stderr::Tail;
 use crate::model::config::server::Stdio;
 use crate::model::envelope::{self, Envelope};
 use crate::model::ids::{self, Table};
@@ -45,6 +42,9 @@ use crate::model::modern::legacy_meta;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
 use crate::model::{jsonrpc, mcp};
+use crate::rt::lines::Lines;
+use crate::rt::wait::{Flag, millis, sleep};
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Started;
 
@@ -54,9 +54,6 @@ const STDERR_LINE: usize = 64 << 10;
 const STDIN_LIMIT: usize = 32 << 20;
 /// After a child's end, how long its pipes may be held open by others before they are given up.
 const PIPE_GRACE: Duration = Duration::from_millis(300);
-/// What outlives its parent gets this long between SIGTERM and SIGKILL.
-const STRAY_GRACE: Duration = Duration::from_secs(1);
-const STRAY_LIMIT: Duration = Duration::from_secs(5);
 /// How long a child may take to list its tools before a call is passed on unchecked.
 const HEADERS: Duration = Duration::from_secs(10);
 /// How long a child may still log for a request that was given up.
@@ -71,18 +68,18 @@ pub struct Link {
     mark: String,
     server: Weak<Server>,
     name: String,
-    config: Mutex<Arc<Stdio>>,
+    config: Lock<Arc<Stdio>>,
     stdin: ByteQueue,
-    pending: Mutex<Pending>,
+    pending: Lock<Pending>,
     learnt: OnceLock<Learnt>,
     /// The session that it serves alone.
     owner: OnceLock<Weak<Session>>,
     /// See [`Link::param_headers`].
-    headers: Mutex<modern::Headers>,
+    headers: Lock<modern::Headers>,
     asking: async_std::sync::Mutex<()>,
-    stderr: Mutex<lines::Tail>,
+    stderr: Lock<Tail>,
     /// What its tasks hand in when everything comes to rest.
-    parked: Mutex<Parked>,
+    parked: Lock<Parked>,
     handed_in: Event,
     /// The reader saw the end of standard output.
     silent: Flag,
@@ -187,15 +184,15 @@ impl Link {
             mark,
             server: Arc::downgrade(server),
             name: server.name.clone(),
-            config: Mutex::new(config),
+            config: Lock::new(config),
             stdin: ByteQueue::new(STDIN_LIMIT),
-            pending: Mutex::default(),
+            pending: Lock::default(),
             learnt: OnceLock::new(),
             owner: OnceLock::new(),
-            headers: Mutex::default(),
+            headers: Lock::default(),
             asking: Default::default(),
-            stderr: Mutex::default(),
-            parked: Mutex::default(),
+            stderr: Lock::default(),
+            parked: Lock::default(),
             handed_in: Event::new(),
             silent: Flag::default(),
             deaf: Flag::default(),
@@ -229,12 +226,12 @@ impl Link {
     }
 
     fn config(&self) -> Arc<Stdio> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
     /// Takes over times that need no new child.
     pub fn adjust(&self, config: Stdio) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.config.lock() = Arc::new(config);
     }
 
     /// Nobody reads what it says at the moment.
@@ -246,8 +243,8 @@ impl Link {
         self.config().request_timeout
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> Guard<'_, Pending> {
+        self.pending.lock()
     }
 
     /// What the child said of itself; None before the handshake.

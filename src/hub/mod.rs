@@ -2,7 +2,6 @@
 //!
 //! The hub knows children and messages. It must not know HTTP or WebSocket: a client is an [`outbox::Outbox`] to it.
 
-pub mod aside;
 pub mod batch;
 pub mod bridge;
 pub mod call;
@@ -11,7 +10,6 @@ pub mod events;
 pub mod exclusive;
 pub mod exec;
 pub mod handover;
-pub mod lines;
 pub mod link;
 pub mod listen;
 pub mod modern;
@@ -24,14 +22,13 @@ pub mod route;
 pub mod server;
 pub mod session;
 pub mod slot;
-pub mod spawner;
 pub mod starting;
+pub mod stderr;
 pub mod supervisor;
-pub mod wait;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use event_listener::Event;
@@ -42,13 +39,15 @@ use link::Link;
 use outbox::Outbox;
 use server::Server;
 use session::{Session, Transport};
-use spawner::Spawner;
-use wait::{Flag, Switch, sleep};
 
 use crate::model::config::{self, Config, Kind};
 use crate::model::meter::Meters;
 use crate::model::status::ServerState;
 use crate::model::text::count;
+use crate::rt::main_thread::Spawner;
+use crate::rt::random;
+use crate::rt::wait::{self, Flag, Switch, sleep};
+use crate::sys::lock::Lock;
 
 /// What is fixed at the start of the process.
 pub struct Boot {
@@ -66,12 +65,12 @@ const UNUSED: u64 = 10;
 /// All servers and sessions of the instance.
 pub struct Hub {
     pub boot: Boot,
-    config: Mutex<Arc<Config>>,
-    servers: Mutex<BTreeMap<String, Arc<Server>>>,
+    config: Lock<Arc<Config>>,
+    servers: Lock<BTreeMap<String, Arc<Server>>>,
     /// What stands for all of them; made at the start.
     bridge: OnceLock<Arc<Server>>,
     /// HTTP sessions by id.
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    sessions: Lock<HashMap<String, Arc<Session>>>,
     session_count: AtomicU64,
     numbers: AtomicU64,
     serials: AtomicU64,
@@ -91,12 +90,12 @@ pub struct Hub {
     /// So is the ladder on which children go down: SIGKILL at once.
     pub cut: Flag,
     /// Open GET streams, which end when a drain begins.
-    streams: Mutex<Vec<std::sync::Weak<Outbox>>>,
+    streams: Lock<Vec<std::sync::Weak<Outbox>>>,
     /// Children that were replaced or removed by a reload, and still have requests to finish.
-    retiring: Mutex<Vec<retire::Retiring>>,
+    retiring: Lock<Vec<retire::Retiring>>,
     events: events::Events,
     /// Every child, wherever it is on its way.
-    links: Mutex<Vec<std::sync::Weak<Link>>>,
+    links: Lock<Vec<std::sync::Weak<Link>>>,
     change: Event,
     change_count: AtomicU64,
 }
@@ -106,10 +105,10 @@ impl Hub {
         let naming = config.bridge.clone().unwrap_or_default();
         let hub = Arc::new(Hub {
             boot,
-            config: Mutex::new(config),
-            servers: Mutex::default(),
+            config: Lock::new(config),
+            servers: Lock::default(),
             bridge: OnceLock::new(),
-            sessions: Mutex::default(),
+            sessions: Lock::default(),
             session_count: AtomicU64::new(0),
             numbers: AtomicU64::new(0),
             serials: AtomicU64::new(0),
@@ -123,10 +122,10 @@ impl Hub {
             give_up: Switch::default(),
             hurry: Flag::default(),
             cut: Flag::default(),
-            streams: Mutex::default(),
-            retiring: Mutex::default(),
+            streams: Lock::default(),
+            retiring: Lock::default(),
             events: events::Events::default(),
-            links: Mutex::default(),
+            links: Lock::default(),
             change: Event::new(),
             change_count: AtomicU64::new(0),
         });
@@ -136,7 +135,7 @@ impl Hub {
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
     /// Whole seconds since the start.
@@ -162,11 +161,11 @@ impl Hub {
     }
 
     pub fn server(&self, name: &str) -> Option<Arc<Server>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.servers.lock().get(name).cloned()
     }
 
     pub fn servers(&self) -> Vec<Arc<Server>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.servers.lock().values().cloned().collect()
     }
 
     /// All of them, and the bridge: whatever has sessions.
@@ -177,7 +176,7 @@ impl Hub {
     /// Adds a server and begins to run it.
     pub fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
         let server = Server::new(name, config.clone(), self.clone());
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), server.clone());
+        self.servers.lock().insert(name.to_owned(), server.clone());
         self.renew_bridge();
         reload::install(&server, config, None);
         server
@@ -226,7 +225,7 @@ impl Hub {
             return refused(nest.max, &of_server);
         }
         let id = match transport {
-            Transport::Http | Transport::Sse => random_id()?,
+            Transport::Http | Transport::Sse => random::id()?,
             Transport::WebSocket | Transport::Stateless | Transport::Part => String::new(),
         };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
@@ -237,7 +236,7 @@ impl Hub {
         server.join(&session);
         self.session_count.fetch_add(1, SeqCst);
         if matches!(transport, Transport::Http | Transport::Sse) {
-            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(id, session.clone());
+            self.sessions.lock().insert(id, session.clone());
             self.expire_sessions();
         }
         Ok(session)
@@ -247,7 +246,7 @@ impl Hub {
     /// whoever uses a session keeps it.
     fn make_room(&self, of: Option<&Arc<Server>>) -> bool {
         let oldest = {
-            let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            let sessions = self.sessions.lock();
             let fits = |s: &&Arc<Session>| of.is_none_or(|server| Arc::ptr_eq(server, &s.server));
             let unused = sessions.values().filter(fits).filter(|s| s.is_unused() && s.idle() >= UNUSED);
             unused.min_by_key(|s| s.number).cloned()
@@ -256,7 +255,7 @@ impl Hub {
     }
 
     pub fn session(&self, id: &str) -> Option<Arc<Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.sessions.lock().get(id).cloned()
     }
 
     pub fn session_count(&self) -> u64 {
@@ -283,7 +282,7 @@ impl Hub {
             self.session_count.fetch_sub(1, SeqCst);
         }
         if matches!(session.transport, Transport::Http | Transport::Sse) {
-            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&session.id);
+            self.sessions.lock().remove(&session.id);
         }
         route::session_ended(session, why);
         session.end_listens();
@@ -304,13 +303,12 @@ impl Hub {
                         .clamp(Duration::from_millis(100), Duration::from_secs(60)),
                 )
                 .await;
-                let all: Vec<_> =
-                    hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+                let all: Vec<_> = hub.sessions.lock().values().cloned().collect();
                 let parts = all.iter().flat_map(|s| s.parts()).filter(|p| p.exclusive().is_some());
                 for session in all.iter().cloned().chain(parts).filter(|s| s.idle() > s.idle_limit(limit).as_secs()) {
                     hub.end_session(&session, "idle for longer than limits.idle_session, or than its server allows");
                 }
-                if hub.sessions.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                if hub.sessions.lock().is_empty() {
                     hub.expiring.store(false, SeqCst);
                     return;
                 }
@@ -320,7 +318,7 @@ impl Hub {
 
     /// Notes a stream that has no end of its own.
     pub fn add_stream(&self, outbox: &Arc<Outbox>) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.streams.lock();
         streams.retain(|s| s.upgrade().is_some_and(|o| !o.is_closed()));
         streams.push(Arc::downgrade(outbox));
     }
@@ -334,27 +332,10 @@ impl Hub {
                 async_std::task::spawn(session.end_stream_when_quiet());
             }
         }
-        for stream in self.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for stream in self.streams.lock().drain(..) {
             if let Some(outbox) = stream.upgrade() {
                 outbox.end();
             }
         }
     }
-}
-
-/// A random UUID (RFC 9562 version 4); all zeros where no random numbers are to be had.
-pub(crate) fn uuid() -> String {
-    let mut bytes = [0; 16];
-    let _ = getrandom::fill(&mut bytes);
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-/// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
-fn random_id() -> Result<String, String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| format!("no random numbers to be had: {e}"))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -3,8 +3,8 @@
 //! There are no sessions. Over HTTP each request brings a [`Session`] of its own that ends with it, so that whatever it
 //! holds is given up when its client leaves; over a WebSocket it is the connection's.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
@@ -23,12 +23,12 @@ use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
 use super::starting;
 use super::supervisor::Supervisor;
-use super::wait::Flag;
 use crate::model::config::{Kind as ServerKind, Stdio};
 use crate::model::envelope::{Envelope, Kind, decode, member};
 use crate::model::modern::{self, Filter, Refusal};
 use crate::model::status::ServerState;
 use crate::model::{jsonrpc, mcp};
+use crate::rt::wait::Flag;
 
 /// After this time a server that did not speak the modern era is asked again: it may have been updated meanwhile.
 const VERDICT: Duration = Duration::from_secs(3600);
@@ -313,7 +313,7 @@ fn target_now(session: &Session) -> Option<Target> {
 
 /// Whether the server is known to speak the modern era.
 fn verdict(children: &Children) -> Option<bool> {
-    let mut modern = children.modern.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut modern = children.modern.lock();
     if let Verdict::Modern(slot) = &*modern
         && slot.phase().0 == ServerState::Failed
     {
@@ -367,7 +367,7 @@ async fn target(session: &Arc<Session>) -> Result<Target, String> {
 ///
 /// One question at a time, and it is put to its end whoever has left meanwhile; the flag says when.
 fn probe(server: &Arc<Server>, children: &Arc<Children>) -> Arc<Flag> {
-    let mut probing = children.probing.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut probing = children.probing.lock();
     if let Some(under_way) = &*probing {
         return under_way.clone();
     }
@@ -378,9 +378,9 @@ fn probe(server: &Arc<Server>, children: &Arc<Children>) -> Arc<Flag> {
     let (server, children, over) = (server.clone(), children.clone(), done.clone());
     async_std::task::spawn(async move {
         if let Some(found) = put_question(&server, &children).await {
-            *children.modern.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            *children.modern.lock() = found;
         }
-        children.probing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        children.probing.lock().take();
         over.set();
         server.announce();
     });

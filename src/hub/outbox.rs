@@ -4,13 +4,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use event_listener::Event;
 
-use super::wait::until;
 use crate::model::handover;
+use crate::rt::wait::until;
+use crate::sys::lock::{Guard, Lock};
 
 /// What is kept for a client that is not connected, in bytes.
 const DETACHED: usize = 1 << 20;
@@ -38,7 +38,7 @@ impl Out {
 /// Messages to one client: of a WebSocket, of an SSE stream, or of one POST.
 #[derive(Debug)]
 pub struct Outbox {
-    inner: Mutex<Messages>,
+    inner: Lock<Messages>,
     limit: AtomicUsize,
     /// The limit while somebody reads.
     full: usize,
@@ -68,7 +68,7 @@ impl Outbox {
     /// Holds at most about `limit` bytes.
     pub fn new(limit: usize) -> Outbox {
         Outbox {
-            inner: Mutex::default(),
+            inner: Lock::default(),
             limit: AtomicUsize::new(limit),
             full: limit,
             answers_only: false,
@@ -97,7 +97,7 @@ impl Outbox {
     pub fn restore(saved: handover::Outbox) -> Outbox {
         let queue: VecDeque<Out> = saved.queue.into_iter().map(Out::restore).collect();
         let outbox = Outbox {
-            inner: Mutex::new(Messages {
+            inner: Lock::new(Messages {
                 bytes: queue.iter().map(|o| o.text.len()).sum(),
                 queue,
                 due: saved.due,
@@ -196,8 +196,8 @@ impl Outbox {
         inner.closed || (inner.ended && inner.queue.is_empty())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Messages> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, Messages> {
+        self.inner.lock()
     }
 
     /// Queues a message. False if nobody will ever read it; a consumer that is `limit` bytes behind loses its outbox,
@@ -333,7 +333,7 @@ impl Outbox {
 /// Bytes on their way to a child's standard input.
 #[derive(Debug)]
 pub struct ByteQueue {
-    inner: Mutex<Bytes>,
+    inner: Lock<Bytes>,
     limit: usize,
 }
 
@@ -360,11 +360,11 @@ impl ByteQueue {
 
     /// A queue that holds something already.
     pub fn with(limit: usize, queue: Vec<u8>) -> ByteQueue {
-        ByteQueue { inner: Mutex::new(Bytes { queue, ..Bytes::default() }), limit }
+        ByteQueue { inner: Lock::new(Bytes { queue, ..Bytes::default() }), limit }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Bytes> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, Bytes> {
+        self.inner.lock()
     }
 
     /// Lets `write` append bytes, unless the child is `limit` bytes behind.

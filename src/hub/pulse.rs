@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::link::Link;
-use super::wait::{sleep, within};
 use crate::model::config::server::Health;
 use crate::model::modern;
+use crate::rt::wait::{sleep, within};
 use crate::sys::process;
 
 /// What a look at a child has brought.

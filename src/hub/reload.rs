@@ -1,6 +1,6 @@
 //! Carrying out a plan: new children are started first, then everything is switched at once, then the old drains.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::warn;
@@ -13,11 +13,12 @@ use super::server::{Children, Engine, Server};
 use super::slot::{Slot, Wish};
 use super::starting;
 use super::supervisor::Supervisor;
-use super::wait::{sleep, within};
 use crate::model::config::server::Sharing;
 use crate::model::config::{self, Config, Kind};
 use crate::model::plan::Plan;
 use crate::model::status::ServerState;
+use crate::rt::wait::{sleep, within};
+use crate::sys::lock::Lock;
 
 /// Children that were started for a new configuration and serve nobody yet.
 #[derive(Default)]
@@ -77,9 +78,9 @@ impl Prepared {
 
     /// Switches to the new configuration. Nothing here can fail.
     pub fn apply(self, hub: &Arc<Hub>, plan: &Plan, new: Arc<Config>) {
-        *hub.config.lock().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        *hub.config.lock() = new.clone();
         for (server, config, link) in self.ready {
-            hub.servers.lock().unwrap_or_else(PoisonError::into_inner).insert(server.name.clone(), server.clone());
+            hub.servers.lock().insert(server.name.clone(), server.clone());
             install(&server, config, link);
         }
         for name in &plan.adjust {
@@ -94,7 +95,7 @@ impl Prepared {
             }
         }
         for name in &plan.remove {
-            let removed = hub.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+            let removed = hub.servers.lock().remove(name);
             if let Some(server) = removed {
                 async_std::task::spawn(retire(server));
             }
@@ -136,7 +137,7 @@ pub fn install_with(server: &Arc<Server>, config: config::Server, adopted: Adopt
                 }
                 _ => None,
             };
-            let (modern, probing) = (Mutex::default(), Mutex::default());
+            let (modern, probing) = (Lock::default(), Lock::default());
             let children = Arc::new(Children { slots, modern, nest, probing });
             let before = server.set_engine(Engine::Children(children.clone()), config);
             if let Some(nest) = &children.nest {

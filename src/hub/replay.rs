@@ -5,11 +5,12 @@
 //! request still produces after its connection broke waits in the stream's outbox.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::outbox::Outbox;
 use crate::model::handover;
+use crate::sys::lock::{Guard, Lock};
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
 const KEPT: usize = 1 << 20;
@@ -24,7 +25,7 @@ const STREAMS: usize = 64;
 pub struct Stream {
     pub number: u64,
     pub outbox: Arc<Outbox>,
-    sent: Mutex<Sent>,
+    sent: Lock<Sent>,
     /// Counts its connections: the newest one has it.
     connection: AtomicU64,
 }
@@ -37,8 +38,8 @@ struct Sent {
 }
 
 impl Stream {
-    fn sent(&self) -> MutexGuard<'_, Sent> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sent(&self) -> Guard<'_, Sent> {
+        self.sent.lock()
     }
 
     /// The id of the next event, which is kept.
@@ -114,7 +115,7 @@ impl Streams {
     pub fn open(&mut self, outbox: Arc<Outbox>) -> Arc<Stream> {
         self.next += 1;
         let stream =
-            Arc::new(Stream { number: self.next, outbox, sent: Mutex::default(), connection: AtomicU64::new(0) });
+            Arc::new(Stream { number: self.next, outbox, sent: Lock::default(), connection: AtomicU64::new(0) });
         self.all.push_back(stream.clone());
         self.trim();
         stream
@@ -150,7 +151,7 @@ impl Streams {
         for one in saved {
             let bytes = one.events.iter().map(|(_, text)| text.len()).sum();
             let events = one.events.into_iter().map(|(n, text)| (n, text.into())).collect();
-            let sent = Mutex::new(Sent { next: one.next, events, bytes });
+            let sent = Lock::new(Sent { next: one.next, events, bytes });
             let outbox = outbox(one.outbox);
             streams.all.push_back(Arc::new(Stream { number: one.number, outbox, sent, connection: AtomicU64::new(0) }));
         }

@@ -3,7 +3,7 @@
 //!
 //! Knows who has to be waited for. Why something goes, and how long a drain may take, is decided elsewhere.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Hub;
@@ -12,8 +12,8 @@ use super::exec::Executor;
 use super::link::Link;
 use super::server::{Children, Engine};
 use super::supervisor::Supervisor;
-use super::wait::{Flag, within};
 use crate::model::status::ServerState;
+use crate::rt::wait::{Flag, within};
 
 /// Beyond its own grace time, how long an executor may take to end its commands.
 const EXECUTOR_GRACE: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ impl Hub {
     }
 
     fn note_retiring(&self, one: Retiring) {
-        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retiring = self.retiring.lock();
         retiring.retain(|one| !one.is_done());
         retiring.push(one);
     }
@@ -81,21 +81,21 @@ impl Hub {
 
     /// Notes a child.
     pub(super) fn note_link(&self, link: &Arc<Link>) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.lock();
         links.retain(|l| l.strong_count() > 0);
         links.push(Arc::downgrade(link));
     }
 
     /// Nothing is on its way down.
     pub fn is_settled(&self) -> bool {
-        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retiring = self.retiring.lock();
         retiring.retain(|one| !one.is_done());
         retiring.iter().all(|one| matches!(one, Retiring::Exclusive(_)))
     }
 
     /// The children that are being retired.
     pub fn retiring_links(&self) -> Vec<Arc<Link>> {
-        let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let retiring = self.retiring.lock();
         let link = |one: &Retiring| match one {
             Retiring::Child(_, link) => link.clone(),
             Retiring::Exclusive(own) => own.any_link(),
@@ -106,7 +106,7 @@ impl Hub {
 
     /// The executors that are being retired.
     pub fn retiring_executors(&self) -> Vec<Arc<Executor>> {
-        let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        let retiring = self.retiring.lock();
         let executor = |one: &Retiring| match one {
             Retiring::Executor(exec) => Some(exec.clone()),
             _ => None,
@@ -135,7 +135,7 @@ impl Hub {
 
     /// Stops every server and waits until no child is left.
     pub async fn stop(&self) {
-        let mut all = std::mem::take(&mut *self.retiring.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut all = std::mem::take(&mut *self.retiring.lock());
         for server in self.servers() {
             match server.engine() {
                 Engine::Children(children) => {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use futures_lite::FutureExt;
 
@@ -473,7 +473,7 @@ pub(super) fn session_ended(session: &Arc<Session>, why: &str) {
     for listen in session.listens() {
         super::modern::unlisten(session, &listen);
     }
-    let uris: Vec<String> = session.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+    let uris: Vec<String> = session.subscriptions.lock().drain().collect();
     for uri in uris {
         forget_resource(session, &uri);
     }

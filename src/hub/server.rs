@@ -4,7 +4,7 @@ mod rest;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use event_listener::Event;
@@ -18,12 +18,13 @@ use super::link::Link;
 use super::listen::Change;
 use super::session::{Session, Transport};
 use super::slot::{Slot, Wish};
-use super::wait::{Flag, until, within};
 use crate::model::config::{self, Kind, Tools};
 use crate::model::mcp::Learnt;
 use crate::model::meter::{Meters, RECENT};
 use crate::model::modern;
 use crate::model::status::{self, ServerState};
+use crate::rt::wait::{Flag, until, within};
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::process;
 
 /// The times of so many restarts are kept.
@@ -37,9 +38,9 @@ pub struct Server {
     pub in_flight: AtomicU64,
     /// Bytes of requests that wait for a child.
     pub(super) held: AtomicUsize,
-    state: Mutex<State>,
+    state: Lock<State>,
     changed: Event,
-    sessions: Mutex<Vec<Weak<Session>>>,
+    sessions: Lock<Vec<Weak<Session>>>,
 }
 
 struct State {
@@ -71,11 +72,11 @@ pub struct Children {
     /// One; several in a pool.
     pub slots: Vec<Arc<Slot>>,
     /// The child for the modern era, once a client of it has come and the server was found to speak it.
-    pub modern: Mutex<Verdict>,
+    pub modern: Lock<Verdict>,
     /// Where each session has a child of its own.
     pub nest: Option<Arc<Nest>>,
     /// The question to the server that is under way; set once it is answered.
-    pub probing: Mutex<Option<Arc<Flag>>>,
+    pub probing: Lock<Option<Arc<Flag>>>,
 }
 
 /// Whether a server speaks the modern era besides the legacy one.
@@ -90,7 +91,7 @@ pub enum Verdict {
 
 impl Children {
     pub fn modern_slot(&self) -> Option<Arc<Slot>> {
-        match &*self.modern.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.modern.lock() {
             Verdict::Modern(slot) => Some(slot.clone()),
             _ => None,
         }
@@ -131,7 +132,7 @@ impl Server {
             meters: Meters::default(),
             in_flight: AtomicU64::new(0),
             held: AtomicUsize::new(0),
-            state: Mutex::new(State {
+            state: Lock::new(State {
                 config,
                 engine: Engine::None,
                 restarts: 0,
@@ -141,12 +142,12 @@ impl Server {
                 phase: ServerState::Starting,
             }),
             changed: Event::new(),
-            sessions: Mutex::default(),
+            sessions: Lock::default(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     pub fn config(&self) -> config::Server {
@@ -341,7 +342,7 @@ impl Server {
 
     /// Those who are served, a request of the modern era with a subscription included.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         sessions.retain(|s| s.strong_count() > 0);
         sessions.iter().filter_map(Weak::upgrade).filter(|s| !s.is_ended()).collect()
     }
@@ -361,7 +362,7 @@ impl Server {
     }
 
     pub(super) fn join(&self, session: &Arc<Session>) {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.sessions.lock();
         sessions.retain(|s| s.strong_count() > 0);
         if !sessions.iter().any(|s| std::ptr::eq(s.as_ptr(), Arc::as_ptr(session))) {
             sessions.push(Arc::downgrade(session));

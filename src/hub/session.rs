@@ -4,7 +4,7 @@ mod rest;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::Hub;
@@ -18,6 +18,7 @@ use super::replay::Streams;
 use super::server::{Engine, Server};
 use crate::model::method::Method;
 use crate::model::{ids, jsonrpc, modern};
+use crate::sys::lock::{Guard, Lock};
 
 /// How a session's client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +49,9 @@ pub struct Session {
     /// The revision agreed on in the handshake.
     revision: OnceLock<String>,
     /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
-    push: Mutex<Option<Arc<Outbox>>>,
-    pub(super) subscriptions: Mutex<HashSet<String>>,
-    listens: Mutex<Vec<Arc<Listen>>>,
+    push: Lock<Option<Arc<Outbox>>>,
+    pub(super) subscriptions: Lock<HashSet<String>>,
+    listens: Lock<Vec<Arc<Listen>>>,
     /// Its client has spoken the modern era here.
     modern: AtomicBool,
     /// The child that serves it alone, where each session has one.
@@ -60,13 +61,13 @@ pub struct Session {
     /// What only a session of the bridge has.
     bridged: OnceLock<Box<Whole>>,
     /// Requests that wait for a child to send them to.
-    held: Mutex<Vec<Arc<Held>>>,
+    held: Lock<Vec<Arc<Held>>>,
     pub(super) in_flight: AtomicUsize,
     /// Open response streams and GET streams.
     streams: AtomicUsize,
-    replay: Mutex<Streams>,
+    replay: Lock<Streams>,
     /// Batches whose answers are collected.
-    batches: Mutex<Vec<Arc<Collected>>>,
+    batches: Lock<Vec<Arc<Collected>>>,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
     /// Something came after the handshake.
@@ -93,18 +94,18 @@ impl Session {
             server,
             hub,
             revision: OnceLock::new(),
-            push: Mutex::new(None),
-            subscriptions: Mutex::default(),
-            listens: Mutex::default(),
+            push: Lock::new(None),
+            subscriptions: Lock::default(),
+            listens: Lock::default(),
             modern: AtomicBool::new(false),
             exclusive: OnceLock::new(),
             whole: OnceLock::new(),
             bridged: OnceLock::new(),
-            held: Mutex::default(),
+            held: Lock::default(),
             in_flight: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
-            replay: Mutex::default(),
-            batches: Mutex::default(),
+            replay: Lock::default(),
+            batches: Lock::default(),
             last_used: AtomicU64::new(now),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -174,7 +175,7 @@ impl Session {
     /// Makes `outbox` the place for messages that answer no request; the one before is ended, so that each message
     /// goes to exactly one stream (2025-11-25 basic/transports).
     pub fn attach(&self, outbox: Arc<Outbox>) {
-        let before = self.push.lock().unwrap_or_else(PoisonError::into_inner).replace(outbox);
+        let before = self.push.lock().replace(outbox);
         if let Some(before) = before {
             before.end();
         }
@@ -242,12 +243,12 @@ impl Session {
     }
 
     pub fn listens(&self) -> Vec<Arc<Listen>> {
-        self.listens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.listens.lock().clone()
     }
 
     /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
     pub(super) fn add_listen(&self, listen: Arc<Listen>) -> bool {
-        let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listens = self.listens.lock();
         let room = listens.len() < 100 && !listens.iter().any(|l| ids::same(&l.id, &listen.id));
         if room {
             listens.push(listen);
@@ -257,7 +258,7 @@ impl Session {
 
     /// Takes the subscription that was opened by the request with this id.
     pub(super) fn take_listen(&self, id: &str) -> Option<Arc<Listen>> {
-        let mut listens = self.listens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listens = self.listens.lock();
         let at = listens.iter().position(|l| ids::same(&l.id, id))?;
         Some(listens.remove(at))
     }
@@ -313,13 +314,13 @@ impl Session {
     }
 
     /// The batches that it has open.
-    pub(super) fn batches(&self) -> MutexGuard<'_, Vec<Arc<Collected>>> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn batches(&self) -> Guard<'_, Vec<Arc<Collected>>> {
+        self.batches.lock()
     }
 
     /// The streams of it that can be taken up again.
-    pub fn replay(&self) -> MutexGuard<'_, Streams> {
-        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn replay(&self) -> Guard<'_, Streams> {
+        self.replay.lock()
     }
 
     /// Where messages go that answer no request.
@@ -327,13 +328,13 @@ impl Session {
         if let Some(whole) = self.whole() {
             return whole.push_outbox();
         }
-        self.push.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.push.lock().clone()
     }
 
     /// In a drain: its one stream carries the answers, so it ends after the last of them.
     pub(super) async fn end_stream_when_quiet(self: Arc<Self>) {
         while self.in_flight() > 0 && !self.is_ended() && !self.hub.hurry.is_set() {
-            super::wait::sleep(Duration::from_millis(10)).await;
+            crate::rt::wait::sleep(Duration::from_millis(10)).await;
         }
         if let Some(outbox) = self.push_outbox() {
             outbox.end();
@@ -360,7 +361,7 @@ impl Session {
         if let Some(own) = self.exclusive() {
             own.end();
         }
-        if let Some(push) = self.push.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(push) = self.push.lock().take() {
             push.end();
         }
         first
@@ -388,47 +389,47 @@ impl Session {
     pub(super) fn hold(&self, call: Call, text: &Arc<str>) -> Result<Arc<Held>, Call> {
         let Some(waits) = self.server.wait_with(text.len()) else { return Err(call) };
         let held = Arc::new(Held::new(call, text.clone(), waits));
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held.clone());
+        self.held.lock().push(held.clone());
         Ok(held)
     }
 
     /// The request goes on; None if it was cancelled meanwhile.
     pub(super) fn release(&self, held: &Arc<Held>) -> Option<Call> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).retain(|h| !Arc::ptr_eq(h, held));
+        self.held.lock().retain(|h| !Arc::ptr_eq(h, held));
         held.take()
     }
 
     /// Takes the waiting requests that fit.
     pub(super) fn withdraw_held(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock();
         held.iter().filter(|h| h.is(&wanted)).filter_map(|h| h.take()).collect()
     }
 
     pub fn subscribed(&self, uri: &str) -> bool {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).contains(uri)
+        self.subscriptions.lock().contains(uri)
     }
 
     /// What a session may hold of us: a thousand subscriptions of a length that URIs have.
     pub(super) fn may_subscribe(&self, uri: &str) -> bool {
-        let held = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let held = self.subscriptions.lock().len();
         uri.len() <= 8 << 10 && held < 1000
     }
 
     pub(super) fn subscribe(&self, uri: &str) {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).insert(uri.to_owned());
+        self.subscriptions.lock().insert(uri.to_owned());
     }
 
     /// True if it was subscribed.
     pub(super) fn unsubscribe(&self, uri: &str) -> bool {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).remove(uri)
+        self.subscriptions.lock().remove(uri)
     }
 
     pub fn has_subscriptions(&self) -> bool {
-        !self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.subscriptions.lock().is_empty()
     }
 
     pub fn all_subscriptions(&self) -> Vec<String> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.subscriptions.lock().iter().cloned().collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A server has one slot, a pool several, and a server of both eras one more, because one child speaks one era.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use log::{info, warn};
 
@@ -10,6 +10,7 @@ use super::link::Link;
 use super::server::Server;
 use super::supervisor::Supervisor;
 use crate::model::status::ServerState;
+use crate::sys::lock::{Guard, Lock};
 
 /// Which era a child is started in (2026-07-28 basic/versioning).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct Slot {
     /// For messages: the server's name, and the number where there are several.
     label: String,
     server: Weak<Server>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 struct State {
@@ -67,12 +68,12 @@ impl Slot {
             wish,
             label: format!("server '{}'{place}", server.name),
             server: Arc::downgrade(server),
-            state: Mutex::new(State { link: None, phase: ServerState::Starting, reason: None, trouble: None }),
+            state: Lock::new(State { link: None, phase: ServerState::Starting, reason: None, trouble: None }),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     pub fn label(&self) -> &str {

@@ -1,6 +1,5 @@
 //! Starting a child: its process, its surroundings, and the opening of an era with it.
 
-use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +9,13 @@ use log::debug;
 use super::link::Link;
 use super::server::Server;
 use super::slot::Wish;
-use super::wait::{Flag, within};
+use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
-use crate::model::config::{Account, Mode};
 use crate::model::restart::Ended;
 use crate::model::text::duration;
-use crate::sys::process::MARK;
+use crate::rt::process::environment;
+use crate::rt::wait::{Flag, within};
 use crate::sys::spawn::{Spec, end_unwatched};
-
-/// What a child's environment may hold of ours without being named (mcpdaemon(8), ENVIRONMENT).
-const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 /// How long a server may take to answer `server/discover` before it counts as one of the legacy era.
 const PROBE: Duration = Duration::from_secs(10);
@@ -146,28 +142,4 @@ pub async fn open(
             fail(Ended::NotReady, text)
         }
     }
-}
-
-/// A child's whole environment: a few names of ours, what the configuration passes and sets, and the mark.
-pub fn environment<'e>(
-    pass: &[String],
-    set: impl Iterator<Item = (&'e String, &'e String)>,
-    account: Option<&Account>,
-    mark: &str,
-) -> Vec<(OsString, OsString)> {
-    let mut env: std::collections::BTreeMap<OsString, OsString> = Default::default();
-    env.insert("PATH".into(), crate::sys::paths::DEFAULT_PATH.into());
-    env.insert("HOME".into(), crate::sys::paths::home().into());
-    for name in PASSED.iter().copied().chain(pass.iter().map(String::as_str)) {
-        if let Some(value) = std::env::var_os(name) {
-            env.insert(name.into(), value);
-        }
-    }
-    if let Some(account) = account {
-        env.insert("HOME".into(), account.home.clone().into());
-        env.extend(["USER", "LOGNAME"].map(|name| (name.into(), account.name.clone().into())));
-    }
-    env.extend(set.map(|(k, v)| (k.into(), v.into())));
-    env.insert(MARK.into(), mark.into());
-    env.into_iter().collect()
 }

@@ -2,20 +2,19 @@
 //!
 //! What an event leads to is decided by [`crate::model::life`]; how a child is spoken to is in [`super::link`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use event_listener::Event as Bell;
 use futures_lite::FutureExt;
 use log::{debug, info};
 
-use super::link::{Link, exit_text};
+use super::link::Link;
 use super::pulse::{Beat, beat, unused};
 use super::server::Server;
 use super::slot::{Slot, Wish};
 use super::starting;
-use super::wait::{Flag, sleep, until, within};
 use crate::model::config::server::Stdio;
 use crate::model::jsonrpc;
 use crate::model::life::{Event, Life, Rules, Step};
@@ -23,13 +22,17 @@ use crate::model::mcp;
 use crate::model::restart::Ended;
 use crate::model::status::ServerState;
 use crate::model::text::duration;
+use crate::rt::process::exit_text;
+use crate::rt::random::jitter;
+use crate::rt::wait::{Flag, sleep, until, within};
+use crate::sys::lock::Lock;
 
 /// The most time that bringing a new child to the state of its sessions may take.
 const RESTORE: Duration = Duration::from_secs(10);
 
 /// The care for one server under one configuration. A reload that changes the command makes a new one.
 pub struct Supervisor {
-    config: Mutex<Arc<Stdio>>,
+    config: Lock<Arc<Stdio>>,
     /// No more starts: the server is removed, replaced, or the daemon ends.
     retired: Flag,
     /// The last child is gone.
@@ -48,7 +51,7 @@ pub struct Supervisor {
 impl Supervisor {
     pub fn new(config: Stdio) -> Arc<Supervisor> {
         Arc::new(Supervisor {
-            config: Mutex::new(Arc::new(config)),
+            config: Lock::new(Arc::new(config)),
             retired: Flag::default(),
             done: Flag::default(),
             retry: AtomicBool::new(false),
@@ -69,12 +72,12 @@ impl Supervisor {
     }
 
     fn config(&self) -> Arc<Stdio> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config.lock().clone()
     }
 
     /// Takes over settings that need no new child. Times of requests count from the next start on.
     pub fn adjust(&self, config: Stdio) {
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.config.lock() = Arc::new(config);
         self.adjusted.notify(usize::MAX);
     }
 
@@ -153,7 +156,7 @@ impl Keeper {
         while step != Step::Over {
             let Some(event) = self.carry_out(step, life.missed()).await else { continue };
             let config = self.supervisor.config();
-            step = life.on(event, rules(&config), Instant::now(), chance());
+            step = life.on(event, rules(&config), Instant::now(), jitter());
             match event {
                 Event::Opened => self.put_in_place(),
                 Event::Ended(how) if matches!(life.state(), ServerState::Backoff | ServerState::Failed) => {
@@ -385,14 +388,5 @@ pub fn round(d: Duration) -> Duration {
     match d.as_secs() {
         0..10 => Duration::from_millis(d.as_millis() as u64),
         seconds => Duration::from_secs(seconds),
-    }
-}
-
-/// Uniform in 0..1.
-pub fn chance() -> f64 {
-    let mut bytes = [0; 4];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 0.5,
     }
 }

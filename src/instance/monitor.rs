@@ -4,20 +4,21 @@
 //! good or bad is decided by [`crate::model::health`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use log::{info, warn};
 
 use super::Instance;
-use crate::hub::aside::aside;
-use crate::hub::wait::sleep;
 use crate::model::changes::{Seen, changes};
 use crate::model::handover::Observed;
 use crate::model::health::{Book, Check, Limits, readings};
 use crate::model::history::{History, Minute, Point};
 use crate::model::status::{Alert, InstanceState, Level, News, Server, Status};
+use crate::rt::blocking::blocking;
+use crate::rt::wait::sleep;
+use crate::sys::lock::{Guard, Lock};
 
 /// So many alerts, and so many events, are kept.
 const KEPT: usize = 100;
@@ -25,7 +26,7 @@ const KEPT: usize = 100;
 const LOOK: Duration = Duration::from_secs(10);
 
 /// What was observed so far.
-pub struct Monitor(Mutex<State>);
+pub struct Monitor(Lock<State>);
 
 #[derive(Default)]
 struct State {
@@ -40,7 +41,7 @@ struct State {
 impl Monitor {
     /// Goes on from what another program has observed.
     pub fn new(before: Observed) -> Monitor {
-        Monitor(Mutex::new(State {
+        Monitor(Lock::new(State {
             book: Book::load(before.raised),
             alerts: before.alerts,
             history: before.history,
@@ -49,8 +50,8 @@ impl Monitor {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.0.lock()
     }
 
     /// Everything, for the next program.
@@ -161,7 +162,7 @@ impl Instance {
             before = seen;
             sleep(if busy { next.min(LOOK) } else { next }).await;
             let me = self.clone();
-            let status = aside(move || me.status()).await;
+            let status = blocking(move || me.status()).await;
             let over = self.hub.seconds() / 60;
             if over > 0 && self.monitor.last_minute().is_none_or(|last| last < over - 1) {
                 self.monitor.note(self.minute(&status, over - 1));

@@ -1,19 +1,19 @@
 //! Reloading: single-flight, never lost, and all or nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 
 use log::{error, info, warn};
 
 use super::Instance;
 use super::status::now;
-use crate::hub::aside::aside;
 use crate::hub::reload;
-use crate::hub::wait::until;
 use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload};
 use crate::net::Net;
+use crate::rt::blocking::blocking;
+use crate::rt::wait::until;
 use crate::source::lines;
 use crate::sys::become_daemon;
 
@@ -93,7 +93,7 @@ impl Instance {
         let source = self.source.clone();
         let old = self.hub.config();
         let name = old.name.clone();
-        let loaded = aside(move || {
+        let loaded = blocking(move || {
             let loaded = source.load()?;
             match loaded.config.name == name {
                 true => Ok((loaded, false)),
@@ -133,7 +133,7 @@ impl Instance {
                 error!("{why}");
             }
         }
-        *self.texts.lock().unwrap_or_else(PoisonError::into_inner) = texts;
+        *self.texts.lock() = texts;
         Ok(plan.summary())
     }
 }

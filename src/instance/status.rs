@@ -4,7 +4,7 @@ use std::fs::{OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use log::warn;
@@ -12,9 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::Instance;
-use crate::hub::aside::aside;
 use crate::hub::server::Server;
-use crate::hub::wait::{sleep, within};
 use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
 use crate::model::exit::plain;
@@ -24,6 +22,8 @@ use crate::model::text::{count, printable};
 use crate::net::admin::Admin;
 use crate::net::metrics::Measured;
 use crate::net::page::Shown;
+use crate::rt::blocking::blocking;
+use crate::rt::wait::{sleep, within};
 use crate::sys::process;
 
 /// Changes of state within this time become one write of the status file.
@@ -207,7 +207,7 @@ impl Instance {
                 sleep(SETTLE).await;
             }
             let me = self.clone();
-            match aside(move || me.write_file()).await {
+            match blocking(move || me.write_file()).await {
                 Ok(()) => failed = false,
                 // Once, until it works again: a full disk must not fill the log as well.
                 Err(e) if !failed => {
@@ -222,7 +222,7 @@ impl Instance {
     /// Replaces the status file as a whole: a reader sees the old one or the new one.
     pub(super) fn write_file(&self) -> io::Result<()> {
         // One write at a time, and none once the files are removed.
-        let closed = self.files_closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = self.files_closed.lock();
         if *closed {
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Instance {
 
     /// Removes the status file; the PID file goes with the lock.
     pub fn remove_files(&self) {
-        *self.files_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.files_closed.lock() = true;
         if std::fs::remove_file(&self.status_path).is_err() {
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.status_path);
         }
@@ -261,7 +261,7 @@ impl Instance {
 
     /// Gives up the lock and removes the PID file: from now on the instance is not running.
     pub fn unlock(&self) {
-        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(lock) = self.lock.lock().take() {
             lock.remove();
         }
     }

@@ -4,8 +4,8 @@
 //! rest, is written down, and the process goes on as the new program, with the same number, lock, listeners, children and
 //! connections. Until that moment nothing is given up: whatever fails, the old program goes on where it was.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_io::Async;
@@ -15,14 +15,14 @@ use log::{info, warn};
 
 use super::Instance;
 use crate::hub::handover::Saver;
-use crate::hub::starting::environment;
-use crate::hub::wait::{sleep, within};
 use crate::model::config::Confine;
 use crate::model::exit::plain;
 use crate::model::handover::{FORMAT, Handover, Notify, Observed};
 use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
+use crate::rt::process::environment;
+use crate::rt::wait::{sleep, within};
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
 use crate::sys::{reap, reexec};
@@ -72,7 +72,7 @@ impl Instance {
     /// From here on there is no pause: what is written down is what is.
     fn replace(&self, net: &Arc<Net>) -> String {
         // The status file is not left half written.
-        let files = self.files_closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = self.files_closed.lock();
         // From now on signals wait for the next program; what came before is written down with the rest.
         self.hub.boot.spawner.hold_signals();
         let written = self.save(net).and_then(|handover| {
@@ -99,7 +99,7 @@ impl Instance {
         let servers = self.hub.save(&mut saver);
         let (sessions, outboxes) = saver.finish();
         let (sessions_so_far, marks_so_far) = self.hub.numbers();
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.lock();
         let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
         let (guard, guard_pipe) = self.guard;
         // Before that of `life`, which whoever looks at the instance wants as well.
@@ -116,7 +116,7 @@ impl Instance {
             inherited: self.inherited.clone(),
             log_dir: self.source.log_dir.clone(),
             log_fd: self.log.fd(),
-            texts: self.texts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            texts: self.texts.lock().clone(),
             lock,
             guard,
             guard_pipe,
@@ -211,7 +211,7 @@ impl Instance {
                 Err(format!("{path} does not understand what this version hands over: stop the instance and start it"))
             }
             Ok(Some(how)) => {
-                let how = crate::hub::link::exit_text(how);
+                let how = crate::rt::process::exit_text(how);
                 Err(format!("{path} refuses the configuration ({how}): {}", printable(&text(&complained), 2000)))
             }
             _ => Err(format!("the end of {path} could not be seen")),

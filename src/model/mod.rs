@@ -17,6 +17,7 @@ pub mod jsonc;
 pub mod jsonrpc;
 pub mod life;
 pub mod logline;
+pub mod lost_reply;
 pub mod mcp;
 pub mod meter;
 pub mod method;

@@ -12,8 +12,8 @@ use super::Net;
 use super::http::{Answer, error, plain};
 use super::metrics::{self, Format, Measured};
 use super::page::{self, Shown};
-use crate::hub::aside::aside;
 use crate::model::jsonrpc;
+use crate::rt::blocking::blocking;
 
 /// The router; made once.
 pub type App = tide::Server<Admin>;
@@ -42,14 +42,14 @@ pub fn app(admin: Admin) -> App {
     });
     app.at("/status").get(|request: tide::Request<Admin>| async move {
         let status = request.state().status.clone();
-        let mut response = text(200, &aside(move || status()).await);
+        let mut response = text(200, &blocking(move || status()).await);
         response.insert_header("content-type", "application/json");
         response.insert_header("cache-control", "no-store");
         Ok(response)
     });
     app.at("/").get(|request: tide::Request<Admin>| async move {
         let shown = request.state().page.clone();
-        let html = aside(move || shown().map(|shown| page::page(&shown))).await.unwrap_or_default();
+        let html = blocking(move || shown().map(|shown| page::page(&shown))).await.unwrap_or_default();
         let mut response = text(200, &html);
         for (name, value) in [
             ("content-type", "text/html; charset=utf-8"),
@@ -67,7 +67,7 @@ pub fn app(admin: Admin) -> App {
         let format = Format::accepted(&accept.unwrap_or_default());
         let metrics = request.state().metrics.clone();
         let mut response =
-            text(200, &aside(move || metrics().map(|m| metrics::text(m, format))).await.unwrap_or_default());
+            text(200, &blocking(move || metrics().map(|m| metrics::text(m, format))).await.unwrap_or_default());
         response.insert_header("content-type", format.content_type());
         response.insert_header("cache-control", "no-store");
         Ok(response)

@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use async_io::Async;
 use log::warn;
@@ -15,6 +14,7 @@ use crate::model::config::{Listen, Unix};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::accounts;
 use crate::sys::listen::{self, Socket, SocketFile};
+use crate::sys::lock::Lock;
 
 /// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
 /// our own, see [`listen::share_port`].
@@ -74,14 +74,14 @@ pub fn touch(unix: &Unix) -> Result<(), String> {
 /// A listening socket on the reactor.
 pub enum Door {
     Tcp(Async<TcpListener>),
-    Unix(Async<UnixListener>, Mutex<Option<SocketFile>>),
+    Unix(Async<UnixListener>, Lock<Option<SocketFile>>),
 }
 
 impl Door {
     pub fn new(socket: Socket) -> io::Result<Door> {
         Ok(match socket {
             Socket::Tcp(listener) => Door::Tcp(Async::new(listener)?),
-            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Mutex::new(file)),
+            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Lock::new(file)),
         })
     }
 
@@ -127,7 +127,7 @@ impl Door {
         match self {
             Door::Tcp(listener) => (listener.as_fd().as_raw_fd(), None),
             Door::Unix(listener, file) => {
-                let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let file = file.lock();
                 let parts = file.as_ref().map(|f| f.parts()).map(|(path, dev, ino)| (path.to_owned(), dev, ino));
                 (listener.as_fd().as_raw_fd(), parts)
             }
@@ -137,7 +137,7 @@ impl Door {
     /// Nobody finds it any more.
     pub fn close(&self) {
         if let Door::Unix(_, file) = self {
-            file.lock().unwrap_or_else(PoisonError::into_inner).take();
+            file.lock().take();
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -14,9 +14,9 @@ use super::seat::{Asked, Left, Parts, Rest};
 use crate::hub::handover::{Restored, Saver};
 use crate::hub::outbox::Out;
 use crate::hub::session::Transport;
-use crate::hub::wait::{until, within};
 use crate::model::config::Listen;
 use crate::model::handover::{self, Bytes};
+use crate::rt::wait::{until, within};
 use crate::sys::listen::{Socket, SocketFile};
 use crate::sys::passed;
 
@@ -46,7 +46,7 @@ impl Net {
 
     /// Where we listen.
     pub fn save_listeners(&self) -> Vec<handover::Listener> {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self.listeners.lock();
         let save = |at: &Listen, (fd, file)| handover::Listener { at: at.to_string(), fd, file };
         listeners.iter().map(|l| save(&l.at, l.door.parts())).collect()
     }

@@ -16,8 +16,8 @@ use super::{Net, admin, auth, origin, sse, streamable, ws};
 use crate::hub::counters::Dropped;
 use crate::hub::route;
 use crate::hub::server::Server;
-use crate::hub::wait::sleep;
 use crate::model::jsonrpc;
+use crate::rt::wait::sleep;
 use crate::sys::listen::Peer;
 
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.

@@ -22,8 +22,8 @@ pub mod ws;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,13 @@ use log::{debug, info, warn};
 use smol_hyper::rt::FuturesIo;
 
 use crate::hub::Hub;
-use crate::hub::aside::aside;
 use crate::hub::counters::Dropped;
-use crate::hub::wait::{Flag, sleep, until, within};
 use crate::model::config::Listen;
 use crate::model::exit::{Failure, plain};
+use crate::rt::blocking::blocking;
+use crate::rt::wait::{Flag, sleep, until, within};
 use crate::sys::listen::Socket;
+use crate::sys::lock::Lock;
 use door::Door;
 use park::Lot;
 use seat::Seat;
@@ -60,7 +61,7 @@ enum End {
 pub struct Net {
     pub hub: Arc<Hub>,
     pub app: admin::App,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Lock<Vec<Listener>>,
     closed: Event,
     /// Connections at rest.
     lot: Lot,
@@ -86,7 +87,7 @@ impl Net {
         Arc::new(Net {
             hub,
             app: admin::app(admin),
-            listeners: Mutex::default(),
+            listeners: Lock::default(),
             closed: Event::new(),
             lot: Lot::default(),
         })
@@ -98,13 +99,13 @@ impl Net {
         info!("listening on {url}");
         let door = Arc::new(Door::new(socket)?);
         async_std::task::spawn(self.clone().accept(door.clone(), stop.clone()));
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Listener { at, url, door, stop });
+        self.listeners.lock().push(Listener { at, url, door, stop });
         Ok(())
     }
 
     /// Stops accepting at one address; connections live on.
     pub fn unlisten(&self, at: &Listen) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.listeners.lock();
         listeners.retain(|l| {
             if l.at == *at {
                 info!("no longer listening on {}", l.url);
@@ -116,7 +117,7 @@ impl Net {
 
     /// Gives the file of a Unix socket another mode and owner; whoever is connected stays.
     pub fn touch(&self, old: &Listen, new: &Listen) -> Result<(), String> {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.listeners.lock();
         let Listen::Unix(unix) = new else { return Ok(()) };
         for listener in listeners.iter_mut().filter(|l| l.at == *old) {
             listener.at = new.clone();
@@ -128,12 +129,12 @@ impl Net {
     /// cannot be. The addresses that are about to be closed are in nobody's way, also where they overlap.
     pub async fn open(&self, new: &[Listen], next: u16, closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
         let leaving: Vec<_> = {
-            let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            let listeners = self.listeners.lock();
             listeners.iter().filter(|l| closing.contains(&l.at)).map(|l| l.door.clone()).collect()
         };
         let new = new.to_vec();
         // Names are looked up, and whoever holds a port is searched for: that takes its time.
-        aside(move || {
+        blocking(move || {
             let open = |at: &Listen| {
                 let own: Vec<_> =
                     leaving.iter().filter(|door| door.port().is_some() && door.port() == at.port()).collect();
@@ -149,7 +150,7 @@ impl Net {
 
     /// Where clients connect, as URLs.
     pub fn urls(&self) -> Vec<String> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|l| l.url.clone()).collect()
+        self.listeners.lock().iter().map(|l| l.url.clone()).collect()
     }
 
     async fn accept(self: Arc<Self>, door: Arc<Door>, stop: Arc<Flag>) {
@@ -271,7 +272,7 @@ impl Net {
 
     /// Stops accepting everywhere.
     pub fn close_listeners(&self) {
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self.listeners.lock();
         for listener in listeners.drain(..) {
             listener.close();
         }

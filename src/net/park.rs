@@ -8,8 +8,8 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,12 +25,13 @@ use super::stream::Conn;
 use super::{Net, streamable, ws};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::session::Session;
-use crate::hub::wait::sleep;
+use crate::rt::wait::sleep;
 use crate::sys::fds;
+use crate::sys::lock::Lock;
 
 /// The connections at rest.
 #[derive(Default)]
-pub struct Lot(Mutex<Vec<Resting>>);
+pub struct Lot(Lock<Vec<Resting>>);
 
 /// One of them.
 pub struct Resting {
@@ -54,17 +55,17 @@ pub enum How {
 
 impl Lot {
     pub fn put(&self, resting: Resting) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(resting);
+        self.0.lock().push(resting);
     }
 
     /// Looks at all that are there.
     pub fn look<T>(&self, look: impl FnOnce(&[Resting]) -> T) -> T {
-        look(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.0.lock())
     }
 
     /// All that are there.
     pub fn take(&self) -> Vec<Resting> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock())
     }
 }
 

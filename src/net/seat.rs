@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::header::HeaderValue;
 
@@ -17,6 +17,7 @@ use super::Net;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::replay::Stream;
 use crate::hub::session::Session;
+use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
 pub struct Seat {
@@ -26,7 +27,7 @@ pub struct Seat {
     heard: Arc<AtomicU64>,
     /// Something could not be written yet.
     blocked: Arc<AtomicBool>,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 struct State {
@@ -105,11 +106,11 @@ impl Seat {
     pub fn new(net: &Arc<Net>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Seat> {
         let state =
             State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
-        Arc::new(Seat { net: net.clone(), fd, heard, blocked, state: Mutex::new(state) })
+        Arc::new(Seat { net: net.clone(), fd, heard, blocked, state: Lock::new(state) })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> Guard<'_, State> {
+        self.state.lock()
     }
 
     fn heard(&self) -> u64 {

@@ -16,10 +16,10 @@ use crate::hub::batch::{self, Collected};
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
-use crate::hub::wait::sleep;
 use crate::hub::{self, route};
 use crate::model::envelope::{Envelope, Fault, Kind, scan};
 use crate::model::{jsonrpc, mcp, modern};
+use crate::rt::wait::sleep;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");

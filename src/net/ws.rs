@@ -40,9 +40,9 @@ use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::server::Server;
 use crate::hub::session::{Session, Transport};
-use crate::hub::wait::within;
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
+use crate::rt::wait::within;
 use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls.

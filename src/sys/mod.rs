@@ -7,6 +7,7 @@ pub mod become_daemon;
 pub mod fds;
 pub mod guard;
 pub mod listen;
+pub mod lock;
 pub mod notify;
 pub mod passed;
 pub mod paths;

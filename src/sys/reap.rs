@@ -5,17 +5,17 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::process;
+use crate::sys::lock::{Guard, Lock};
 
-static KNOWN: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
+static KNOWN: Lock<Option<HashSet<Pid>>> = Lock::new(None);
 
-fn known() -> MutexGuard<'static, Option<HashSet<Pid>>> {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+fn known() -> Guard<'static, Option<HashSet<Pid>>> {
+    KNOWN.lock()
 }
 
 /// A sweep came while a process was being started.
@@ -51,13 +51,9 @@ pub fn forget(pid: Pid) {
 ///
 /// While a process is being started, which takes its time where memory is short, the sweep is put off and nobody waits.
 pub fn sweep() -> Vec<Pid> {
-    let mut known = match KNOWN.try_lock() {
-        Ok(known) => known,
-        Err(TryLockError::Poisoned(known)) => known.into_inner(),
-        Err(TryLockError::WouldBlock) => {
-            PUT_OFF.store(true, SeqCst);
-            return Vec::new();
-        }
+    let Some(mut known) = KNOWN.try_lock() else {
+        PUT_OFF.store(true, SeqCst);
+        return Vec::new();
     };
     let known = known.get_or_insert_default();
     let strangers = process::children().into_iter().filter(|pid| !known.contains(pid));

@@ -2,7 +2,7 @@
 //! last asked stands, and where nothing is known of it, it is left out until it can be.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, warn};
@@ -12,10 +12,11 @@ use crate::hub::link::Link;
 use crate::hub::route::{self, Later};
 use crate::hub::server::{Engine, Server};
 use crate::hub::session::Session;
-use crate::hub::wait::within;
 use crate::model::bridge::{self, Item, List, Merged, Names, Naming, page, read_page};
 use crate::model::envelope::{Envelope, decode, member, quote};
 use crate::model::{jsonrpc, modern};
+use crate::rt::wait::within;
+use crate::sys::lock::{Guard, Lock};
 
 /// How long a server of which nothing is known is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,10 +25,10 @@ const PAGES: usize = 100;
 
 /// What is known of all servers together.
 pub struct Bridge {
-    names: Mutex<Arc<Names>>,
-    known: Mutex<Known>,
+    names: Lock<Arc<Names>>,
+    known: Lock<Known>,
     /// Names that two servers have, as far as they were spoken of in the log.
-    warned: Mutex<BTreeSet<String>>,
+    warned: Lock<BTreeSet<String>>,
 }
 
 /// What servers had when they were last asked.
@@ -60,8 +61,8 @@ impl Known {
     }
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of: &Lock<T>) -> Guard<'_, T> {
+    of.lock()
 }
 
 /// Whose something is.
@@ -78,9 +79,9 @@ pub enum Owner {
 impl Bridge {
     pub fn new(naming: &Naming, servers: impl IntoIterator<Item = String>) -> Arc<Bridge> {
         Arc::new(Bridge {
-            names: Mutex::new(Arc::new(Names::new(naming, servers))),
-            known: Mutex::default(),
-            warned: Mutex::default(),
+            names: Lock::new(Arc::new(Names::new(naming, servers))),
+            known: Lock::default(),
+            warned: Lock::default(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::TOLD;
@@ -12,12 +12,13 @@ use crate::hub::counters::Dropped;
 use crate::hub::listen::Change;
 use crate::hub::server::{Engine, Server};
 use crate::hub::session::{Session, Transport};
-use crate::hub::wait::sleep;
 use crate::model::bridge;
 use crate::model::config::Kind;
 use crate::model::envelope::{self, member, quote, spliced};
 use crate::model::text::count;
 use crate::model::{jsonrpc, modern};
+use crate::rt::wait::sleep;
+use crate::sys::lock::{Guard, Lock};
 
 /// Changes of lists that come within this time are told as one: a reload concerns many servers at once.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -28,19 +29,19 @@ const HELLO: usize = 64 << 10;
 #[derive(Default)]
 pub struct Whole {
     /// What it has at each server, by name.
-    parts: Mutex<BTreeMap<String, Arc<Session>>>,
+    parts: Lock<BTreeMap<String, Arc<Session>>>,
     /// Lists that have changed, and its client is about to be told.
-    changes: Mutex<BTreeSet<&'static str>>,
+    changes: Lock<BTreeSet<&'static str>>,
     /// The params of its client's handshake, as far as servers want to know them.
     hello: OnceLock<Box<str>>,
     /// What children of its own have said that they have.
-    lists: Mutex<Known>,
+    lists: Lock<Known>,
     /// Resources that it subscribes to under another URI than their server has: server and URI there, and the other.
-    aliases: Mutex<BTreeMap<(String, String), String>>,
+    aliases: Lock<BTreeMap<(String, String), String>>,
 }
 
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(of: &Lock<T>) -> Guard<'_, T> {
+    of.lock()
 }
 
 impl Whole {
@@ -61,7 +62,7 @@ impl Whole {
         self.hello.get().map(|h| &**h)
     }
 
-    pub(super) fn lists(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn lists(&self) -> Guard<'_, Known> {
         lock(&self.lists)
     }
 

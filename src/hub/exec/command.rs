@@ -8,11 +8,11 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::stream::{Sink, Stream};
-use crate::hub::wait::{Flag, sleep, within};
 use crate::model::config::server::Exec;
 use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
+use crate::rt::wait::{Flag, sleep, within};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 
@@ -154,7 +154,7 @@ pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duratio
     say(&stderr);
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => {}
-        Outcome::Ended(ended) => say(&crate::hub::link::exit_text(ended)),
+        Outcome::Ended(ended) => say(&crate::rt::process::exit_text(ended)),
         Outcome::TimedOut(limit) => say(&format!("ended after {}: the time limit", duration(limit))),
         Outcome::Cancelled => say("cancelled"),
     }

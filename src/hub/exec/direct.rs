@@ -15,7 +15,6 @@ use super::command::Outcome;
 use super::stream::Sink;
 use super::{Arguments, Executor, Owner, Refused, Running, resolve, time_limit};
 use crate::hub::call::Call;
-use crate::hub::link::exit_text;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::route;
 use crate::hub::session::{Session, Transport};
@@ -25,6 +24,7 @@ use crate::model::method::Method;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
 use crate::model::{jsonrpc, words};
+use crate::rt::process::exit_text;
 use crate::sys::spawn::pause_group;
 
 /// The command is not on the allow-list. These three numbers are cc_executor's.
@@ -117,7 +117,7 @@ struct Control {
 pub fn connected() -> String {
     let params = format!(
         r#"{{"session_id":"{}","version":"{}","capabilities":["execute","control","stream"]}}"#,
-        crate::hub::uuid(),
+        crate::rt::random::uuid(),
         env!("CARGO_PKG_VERSION")
     );
     jsonrpc::notification("connected", Some(&params))

@@ -13,8 +13,8 @@ use super::stream::{Progress, Sink, Stream};
 use super::{Executor, Owner, Running};
 use crate::hub::Hub;
 use crate::hub::handover::{Restored, Saver};
-use crate::hub::wait::{Flag, until};
 use crate::model::handover;
+use crate::rt::wait::{Flag, until};
 use crate::sys::pidfd::PidFd;
 use crate::sys::reap;
 

@@ -3,19 +3,20 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
 
 use crate::hub::call::Call;
 use crate::hub::outbox::{Out, Outbox};
-use crate::hub::wait::within;
 use crate::model::envelope::quote;
 use crate::model::handover::{self, Bytes};
 use crate::model::jsonrpc;
 use crate::model::text::head;
+use crate::rt::wait::within;
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::passed;
 
 /// The most of the output that one progress notification carries, in bytes.
@@ -59,7 +60,7 @@ pub struct Stream {
     /// The most that is kept, or the longest line.
     limit: usize,
     sink: Sink,
-    kept: Mutex<Kept>,
+    kept: Lock<Kept>,
     /// Its client is behind, and it waits for that.
     waits: AtomicBool,
     /// How much was read, in bytes.
@@ -89,11 +90,11 @@ impl Stream {
 
     fn with(name: &'static str, pipe: Async<File>, limit: usize, sink: Sink, kept: Kept) -> Stream {
         let (waits, read) = (AtomicBool::new(false), AtomicU64::new(0));
-        Stream { name, pipe, limit, sink, kept: Mutex::new(kept), waits, read }
+        Stream { name, pipe, limit, sink, kept: Lock::new(kept), waits, read }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> Guard<'_, Kept> {
+        self.kept.lock()
     }
 
     /// Everything of it, for the next program.

@@ -1,7 +1,7 @@
 //! The end of a child: noticed, brought about, and seen to, so that nothing of it is left.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_io::Async;
@@ -9,17 +9,16 @@ use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 
-use super::{Link, PIPE_GRACE, STRAY_GRACE, STRAY_LIMIT};
+use super::{Link, PIPE_GRACE};
 use crate::hub::Hub;
-use crate::hub::aside::aside;
 use crate::hub::handover::unless_frozen;
-use crate::hub::wait::{sleep, within};
 use crate::model::config::server::Stop;
 use crate::model::jsonrpc;
 use crate::model::restart::Ended;
+use crate::rt::process::{exit_text, sweep_and_reap, wait_for_end};
+use crate::rt::wait::{sleep, within};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::signal_group;
-use crate::sys::{process, reap};
 
 impl Link {
     /// Waits for the child's end, then sees to it that nothing of it is left and nobody waits for it.
@@ -54,7 +53,7 @@ impl Link {
                 let _ = handle.readable().await;
             }
         }
-        let how = handle.get_ref().peek().ok().flatten().unwrap_or(Ended::NotReady);
+        let how = wait_for_end(&handle).await;
         let _ = self.ended.set(how);
         self.exited.set();
         self.stdin.close();
@@ -69,18 +68,13 @@ impl Link {
             warn!("{why}");
         }
         self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
-        let (leader, mark) = (self.pid, self.mark.clone());
-        let sweep = move || process::end_family(leader, &mark, STRAY_GRACE, STRAY_LIMIT);
-        let (strays, left) = aside(sweep).await;
-        if strays > 0 {
-            info!("server '{}': ended {strays} processes that it left behind", self.name);
+        let strays = sweep_and_reap(self.pid, &handle, &self.mark).await;
+        if strays.ended > 0 {
+            info!("server '{}': ended {} processes that it left behind", self.name, strays.ended);
         }
-        if !left.is_empty() {
-            warn!("server '{}': these processes cannot be ended: {left:?}", self.name);
+        if !strays.left.is_empty() {
+            warn!("server '{}': these processes cannot be ended: {:?}", self.name, strays.left);
         }
-        let _ = handle.get_ref().reap();
-        reap::forget(self.pid);
-        reap::sweep();
         // Whoever holds its pipes now took them along where nobody can follow.
         for task in tasks {
             task.cancel().await;
@@ -140,23 +134,11 @@ impl Link {
 
     /// The last lines of standard error, for an error message; empty if there are none.
     pub fn last_words(&self) -> String {
-        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).last()
+        self.stderr.lock().last()
     }
 
     /// The last lines of standard error, a line each.
     pub fn tail(&self) -> Vec<String> {
-        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).all()
-    }
-}
-
-/// How a process ended, in words.
-pub fn exit_text(ended: Ended) -> String {
-    match ended {
-        Ended::Exited(code) => format!("exited with status {code}"),
-        Ended::Signaled(n) => match Signal::try_from(n) {
-            Ok(signal) => format!("was ended by {signal}"),
-            Err(_) => format!("was ended by signal {n}"),
-        },
-        Ended::NotReady => "did not start".to_owned(),
+        self.stderr.lock().all()
     }
 }

@@ -1,8 +1,8 @@
 //! What a child says, on both of its outputs, and to whom it goes.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use async_io::Async;
@@ -13,15 +13,17 @@ use crate::hub::Hub;
 use crate::hub::bridge::outward_id;
 use crate::hub::counters::Dropped;
 use crate::hub::handover::unless_frozen;
-use crate::hub::lines::{self, Line, Lines};
 use crate::hub::listen::Change;
 use crate::hub::outbox::{Out, Outbox};
 use crate::hub::server::Server;
 use crate::hub::session::Session;
-use crate::hub::wait::millis;
+use crate::hub::stderr;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::lost_reply::id_in_pieces;
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc};
+use crate::rt::lines::{self, Line, Lines};
+use crate::rt::wait::millis;
 
 impl Link {
     /// Reads standard output to its end.
@@ -50,7 +52,7 @@ impl Link {
 
     /// Standard error is always read, or the child would block on it; what is logged of it is bounded.
     pub(super) async fn overhear(self: Arc<Self>, pipe: Async<File>, mut input: Lines, hub: Arc<Hub>) {
-        let mut budget = lines::Budget::default();
+        let mut budget = stderr::Budget::default();
         let mut last = false;
         loop {
             while let Some(line) = if last { input.rest() } else { input.take() } {
@@ -63,15 +65,15 @@ impl Link {
                         )
                     }
                 };
-                self.stderr.lock().unwrap_or_else(PoisonError::into_inner).push(&text);
+                self.stderr.lock().push(&text);
                 match budget.take(Instant::now()) {
-                    lines::Take::Log { skipped } => {
+                    stderr::Take::Log { skipped } => {
                         if skipped > 0 {
                             warn!("[{}] ... {skipped} lines of standard error were not logged", self.name);
                         }
                         info!("[{}] {text}", self.name);
                     }
-                    lines::Take::Skip => {
+                    stderr::Take::Skip => {
                         if let Some(server) = self.server.upgrade() {
                             server.hub.counters.count(Dropped::StderrLines);
                         }
@@ -99,7 +101,7 @@ impl Link {
             let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
             debug!("[{}] not a message on its standard output: {text}", self.name);
             // A reply for all that: who waits for it is told now and not at the timeout.
-            if let Some(number) = lines::id_in_pieces(bytes, bytes) {
+            if let Some(number) = id_in_pieces(bytes, bytes) {
                 self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.name));
             }
             return;
@@ -283,7 +285,7 @@ impl Link {
     fn long_line(&self, server: &Server, head: &[u8], tail: &[u8], length: usize) {
         server.hub.counters.count(Dropped::LongLines);
         warn!("[{}] a line of {length} bytes on its standard output is over limits.reply and was dropped", self.name);
-        let Some(number) = lines::id_in_pieces(head, tail) else { return };
+        let Some(number) = id_in_pieces(head, tail) else { return };
         let text = format!("the reply of server '{}' has {length} bytes, more than limits.reply allows", self.name);
         self.unusable(number, &text);
     }

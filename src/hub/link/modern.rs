@@ -1,7 +1,7 @@
 //! What is peculiar to a child of the modern era (2026-07-28): it is asked what it is, keeps subscriptions of its own, and
 //! says which arguments of its tools are repeated in headers.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use log::debug;
 
@@ -12,10 +12,10 @@ use crate::hub::counters::Dropped;
 use crate::hub::listen::{Change, Listen};
 use crate::hub::outbox::{NotQueued, Out};
 use crate::hub::server::Server;
-use crate::hub::wait::within;
 use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::modern::ParamHeaders;
 use crate::model::{ids, jsonrpc, modern};
+use crate::rt::wait::within;
 
 /// What is known of its tools' headers, and how often they have changed.
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl Link {
     /// Which arguments of which tools are repeated in headers; asked of the child, once at a time, and again after its
     /// tools changed. None where it does not say.
     pub async fn param_headers(&self) -> Option<Arc<ParamHeaders>> {
-        let known = || self.headers.lock().unwrap_or_else(PoisonError::into_inner).known.clone();
+        let known = || self.headers.lock().known.clone();
         if let Some(known) = known() {
             return Some(known);
         }
@@ -103,10 +103,10 @@ impl Link {
         if let Some(known) = known() {
             return Some(known);
         }
-        let turn = self.headers.lock().unwrap_or_else(PoisonError::into_inner).turn;
+        let turn = self.headers.lock().turn;
         let limit = self.config().request_timeout.min(HEADERS);
         let found = Arc::new(within(limit, self.ask_headers()).await.flatten()?);
-        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut headers = self.headers.lock();
         // What was asked before a change is good for this request and no other.
         if headers.turn == turn {
             headers.known = Some(found.clone());
@@ -135,7 +135,7 @@ impl Link {
 
     /// The child's tools are others.
     fn forget_headers(&self) {
-        let mut headers = self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut headers = self.headers.lock();
         headers.turn += 1;
         headers.known = None;
     }

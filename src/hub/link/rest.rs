@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_io::Async;
@@ -13,23 +13,23 @@ use nix::unistd::Pid;
 use super::{Link, PIPE_GRACE, Parked, Pending, STDERR_LINE, Waiting};
 use crate::hub::Hub;
 use crate::hub::handover::{Restored, Saver};
-use crate::hub::lines::Lines;
 use crate::hub::outbox::ByteQueue;
 use crate::hub::server::Server;
 use crate::hub::session::Session;
-use crate::hub::wait::{millis, sleep, until};
 use crate::model::config::server::Stdio;
 use crate::model::handover::{self, Bytes, Child};
 use crate::model::ids::Table;
 use crate::model::jsonrpc;
 use crate::model::mcp::Learnt;
+use crate::rt::lines::Lines;
+use crate::rt::wait::{millis, sleep, until};
 use crate::sys::pidfd::PidFd;
 use crate::sys::{passed, reap};
 
 impl Link {
     /// A task of this line comes to rest.
     pub(super) fn hand_in(&self, put: impl FnOnce(&mut Parked)) {
-        put(&mut self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        put(&mut self.parked.lock());
         self.handed_in.notify(usize::MAX);
     }
 
@@ -37,7 +37,7 @@ impl Link {
     /// stopped is not waited for: nobody needs it any more.
     pub async fn rests(&self) {
         let whole = || {
-            let parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+            let parked = self.parked.lock();
             (self.is_whole(&parked) || self.stopping.load(SeqCst)).then_some(())
         };
         let over = async {
@@ -49,7 +49,7 @@ impl Link {
 
     /// Goes on in this process.
     pub fn resume(self: &Arc<Self>, hub: &Arc<Hub>) {
-        let parked = std::mem::take(&mut *self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        let parked = std::mem::take(&mut *self.parked.lock());
         self.work(parked, hub.clone());
         if self.waiting() > 0 {
             self.tick();
@@ -61,7 +61,7 @@ impl Link {
         if self.is_dead() || self.stopping.load(SeqCst) {
             return None;
         }
-        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parked = self.parked.lock();
         if !self.is_whole(&parked) {
             return None;
         }
@@ -173,10 +173,10 @@ impl Link {
             used_at: millis().saturating_sub(saved.unused).into(),
             ..Link::blank(pid, server, config, saved.mark)
         };
-        let mut tail = link.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = link.stderr.lock();
         saved.tail.iter().for_each(|line| tail.push(line));
         drop(tail);
-        if link.parked.lock().unwrap_or_else(PoisonError::into_inner).stderr.is_none() {
+        if link.parked.lock().stderr.is_none() {
             // It had closed it.
             link.heard.set();
         }
@@ -195,7 +195,7 @@ impl Link {
 
     /// What is lost with a child that cannot be kept: whoever waits for it is told.
     pub fn give_up(&self) {
-        let rests = self.is_whole(&self.parked.lock().unwrap_or_else(PoisonError::into_inner));
+        let rests = self.is_whole(&self.parked.lock());
         if self.is_dead() || self.stopping.load(SeqCst) || !rests {
             let why = format!("the child of server '{}' could not be kept over an upgrade of the daemon", self.name);
             self.fail_all(jsonrpc::INTERNAL_ERROR, &why);

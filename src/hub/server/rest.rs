@@ -1,6 +1,6 @@
 //! A server on its way from one program to the next.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Engine, Server, Verdict};
@@ -36,7 +36,7 @@ impl Server {
             Engine::Children(children) => {
                 let child = |link: Option<Arc<Link>>, saver: &mut Saver| link.and_then(|l| l.save(saver));
                 saved.slots = children.slots.iter().map(|s| child(s.any_link(), saver)).collect();
-                saved.modern = match &*children.modern.lock().unwrap_or_else(PoisonError::into_inner) {
+                saved.modern = match &*children.modern.lock() {
                     Verdict::Unknown => handover::Era::Unknown,
                     Verdict::Modern(slot) => handover::Era::Modern(child(slot.any_link(), saver).map(Box::new)),
                     Verdict::Legacy(at, info) => handover::Era::Legacy(at.elapsed().as_millis() as u64, info.clone()),
@@ -94,6 +94,6 @@ impl Server {
             }
             None => Verdict::Unknown,
         };
-        *children.modern.lock().unwrap_or_else(PoisonError::into_inner) = verdict;
+        *children.modern.lock() = verdict;
     }
 }

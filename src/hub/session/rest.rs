@@ -1,7 +1,7 @@
 //! A session on its way from one program to the next.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
 
 use super::{Session, Transport};
 use crate::hub::Hub;
@@ -19,7 +19,7 @@ use crate::model::method::Method;
 impl Session {
     /// Everything of it.
     pub fn save(self: &Arc<Self>, saver: &mut Saver) -> handover::Session {
-        let held: Vec<_> = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held: Vec<_> = self.held.lock().clone();
         let (streams_so_far, streams) = self.replay().save(&mut |outbox| saver.outbox(outbox));
         handover::Session {
             number: self.number,
@@ -35,7 +35,7 @@ impl Session {
             server: self.server.name.clone(),
             slot: self.slot,
             revision: self.revision().map(str::to_owned),
-            push: self.push.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|outbox| saver.outbox(outbox)),
+            push: self.push.lock().as_ref().map(|outbox| saver.outbox(outbox)),
             subscriptions: self.all_subscriptions(),
             listens: self.listens().iter().map(|l| l.save(saver)).collect(),
             modern: self.modern.load(SeqCst),
@@ -83,7 +83,7 @@ impl Session {
         saved.subscriptions.iter().for_each(|uri| session.subscribe(uri));
         *session.replay() = Streams::restore(saved.streams_so_far, saved.streams, &|at| restored.outbox(at));
         let push = saved.push.map(|at| restored.outbox(at));
-        *session.push.lock().unwrap_or_else(PoisonError::into_inner) = push;
+        *session.push.lock() = push;
         let session = Arc::new(session);
         if let Some(whole) = whole {
             whole.bridged().adopt(&session);

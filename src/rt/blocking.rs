@@ -4,12 +4,13 @@
 //! left once the work is done; starting a thread costs some 20 µs, and what comes here takes longer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use event_listener::Event;
 
 use super::wait::until;
+use crate::sys::lock::Lock;
 
 /// The most threads at a time; more work waits.
 const MOST: usize = 64;
@@ -35,16 +36,16 @@ impl Drop for Place {
 }
 
 /// Does work that may block. It goes on to its end also where nobody waits for it any more.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let place = until(&ENDED, Place::take).await;
     let (done, outcome) = async_channel::bounded(1);
-    let job = Arc::new(Mutex::new(Some(move || {
+    let job = Arc::new(Lock::new(Some(move || {
         let result = catch_unwind(AssertUnwindSafe(work));
         drop(place);
         let _ = done.try_send(result);
     })));
     let own = job.clone();
-    if std::thread::Builder::new().name("aside".to_owned()).spawn(move || run(&own)).is_err() {
+    if std::thread::Builder::new().name("blocking".to_owned()).spawn(move || run(&own)).is_err() {
         // No thread is to be had: late is better than never.
         run(&job);
     }
@@ -56,8 +57,8 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     }
 }
 
-fn run(job: &Mutex<Option<impl FnOnce()>>) {
-    let work = job.lock().unwrap_or_else(PoisonError::into_inner).take();
+fn run(job: &Lock<Option<impl FnOnce()>>) {
+    let work = job.lock().take();
     if let Some(work) = work {
         work();
     }
@@ -73,11 +74,11 @@ mod tests {
         let own = || {
             let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
             let name = |t: &std::fs::DirEntry| std::fs::read_to_string(t.path().join("comm")).unwrap_or_default();
-            tasks.filter(|t| name(t) == "aside\n").count()
+            tasks.filter(|t| name(t) == "blocking\n").count()
         };
         let all: Vec<_> = (0..3 * MOST)
             .map(|n| {
-                async_std::task::spawn(aside(move || {
+                async_std::task::spawn(blocking(move || {
                     std::thread::sleep(std::time::Duration::from_millis(2));
                     n
                 }))

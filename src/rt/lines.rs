@@ -1,6 +1,5 @@
 //! Lines from a child's pipes: bounded, whatever the child writes.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -161,94 +160,6 @@ impl Lines {
     }
 }
 
-/// The id of a reply of which only the ends are known. It counts if it is the first member but for `jsonrpc`, or the
-/// very last one: nothing inside `result` can stand there.
-pub fn id_in_pieces(head: &[u8], tail: &[u8]) -> Option<u64> {
-    let squeeze = |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect() };
-    let (head, tail) = (squeeze(head), squeeze(tail));
-    let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
-    let front = head.strip_prefix(b"{").unwrap_or(b"");
-    let front = front.strip_prefix(b"\"jsonrpc\":\"2.0\",").unwrap_or(front);
-    if let Some(rest) = front.strip_prefix(b"\"id\":")
-        && let Some(comma) = rest.iter().position(|b| *b == b',')
-        && let Some(n) = number(&rest[..comma])
-    {
-        return Some(n);
-    }
-    let back = tail.strip_suffix(b"}")?;
-    let digits = back.iter().rev().take_while(|b| b.is_ascii_digit()).count();
-    let (before, digits) = back.split_at(back.len() - digits);
-    before.ends_with(b",\"id\":").then(|| number(digits))?
-}
-
-/// The last lines of standard error.
-#[derive(Default)]
-pub struct Tail(VecDeque<String>);
-
-impl Tail {
-    const LINES: usize = 10;
-
-    pub fn push(&mut self, line: &str) {
-        if line.trim().is_empty() {
-            return;
-        }
-        if self.0.len() == Self::LINES {
-            self.0.pop_front();
-        }
-        self.0.push_back(line.chars().take(500).collect());
-    }
-
-    /// `: last line`, or nothing.
-    pub fn last(&self) -> String {
-        self.0.back().map_or(String::new(), |line| format!(": {line}"))
-    }
-
-    pub fn all(&self) -> Vec<String> {
-        self.0.iter().cloned().collect()
-    }
-}
-
-/// How many lines of one child's standard error are logged: a burst, then a steady rate.
-pub struct Budget {
-    left: f64,
-    refilled: Option<Instant>,
-    skipped: u64,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Budget { left: Self::BURST, refilled: None, skipped: 0 }
-    }
-}
-
-/// What to do with a line.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Take {
-    /// Log it, and say how many were skipped before.
-    Log {
-        skipped: u64,
-    },
-    Skip,
-}
-
-impl Budget {
-    const BURST: f64 = 1000.0;
-    /// Lines per second.
-    const RATE: f64 = 100.0;
-
-    pub fn take(&mut self, now: Instant) -> Take {
-        let since = now.saturating_duration_since(*self.refilled.get_or_insert(now));
-        self.refilled = Some(now);
-        self.left = (self.left + since.as_secs_f64() * Self::RATE).min(Self::BURST);
-        if self.left < 1.0 {
-            self.skipped += 1;
-            return Take::Skip;
-        }
-        self.left -= 1.0;
-        Take::Log { skipped: std::mem::take(&mut self.skipped) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,27 +191,5 @@ mod tests {
         feed(&mut lines, b"end");
         assert!(matches!(lines.rest(), Some(Line::Whole(b"end"))));
         assert!(lines.rest().is_none());
-    }
-
-    #[test]
-    fn the_id_of_a_lost_reply_is_read_where_it_cannot_be_payload() {
-        for (head, tail, id) in [
-            (r#"{"jsonrpc":"2.0","id":7,"result":{"#, "", Some(7)),
-            (r#"{ "id" : 7, "jsonrpc""#, "", Some(7)),
-            (r#"{"result":{"id":1,"#, r#"x"},"jsonrpc":"2.0","id":7}"#, Some(7)),
-            (r#"{"result":{"id":1,"#, r#""id":7}}"#, None),
-            (r#"{"result":{"id":1,"#, r#"{"id":7}"#, None),
-            (r#"{"jsonrpc":"2.0","id":"7","result":{"#, "", None),
-        ] {
-            assert_eq!(id_in_pieces(head.as_bytes(), tail.as_bytes()), id, "{head} {tail}");
-        }
-    }
-
-    #[test]
-    fn a_flood_is_logged_in_part() {
-        let (mut budget, start) = (Budget::default(), Instant::now());
-        let logged = (0..5000).filter(|_| budget.take(start) != Take::Skip).count();
-        assert_eq!(logged, 1000);
-        assert_eq!(budget.take(start + Duration::from_secs(1)), Take::Log { skipped: 4000 });
     }
 }
