@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::handover::{Restored, Saver};
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::route::{fault_text, message};
 use super::session::Session;
 use crate::model::envelope::{self, Kind};
+use crate::model::out::Out;
 use crate::model::{handover, jsonrpc, modern};
 use crate::sys::lock::{Guard, Lock};
 
@@ -31,18 +32,18 @@ pub fn batch(session: &Arc<Session>, text: &str) -> Result<Option<Arc<Outbox>>, 
             Ok(e) if e.method == "initialize" && e.kind == Kind::Request => {
                 let text =
                     jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, "'initialize' must not be in a batch");
-                outbox.push(Out { text, answer: true, failed: true });
+                outbox.push(Out::error(text));
                 None
             }
             Ok(e) if modern::claimed(&e) && e.kind == Kind::Request => {
                 let why = format!("revision {} has no batches", modern::VERSION);
                 let text = jsonrpc::error(e.get(&e.id), jsonrpc::INVALID_REQUEST, &why);
-                outbox.push(Out { text, answer: true, failed: true });
+                outbox.push(Out::error(text));
                 None
             }
             Ok(e) => message(session, &e, &outbox),
             Err(fault) => {
-                outbox.push(Out { text: fault_text(&fault), answer: true, failed: true });
+                outbox.push(Out::error(fault_text(&fault)));
                 None
             }
         };
@@ -102,7 +103,7 @@ impl Collected {
         session.batches().retain(|b| !Arc::ptr_eq(b, &self));
         let all = std::mem::take(&mut *self.so_far());
         if !all.is_empty() {
-            self.reply.push(Out { text: all + "]", answer: true, failed: false });
+            self.reply.push(Out::answer(all + "]"));
         } else if !self.shared {
             self.reply.end();
         }
@@ -134,6 +135,6 @@ pub(super) fn batch_on(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) 
     match batch(session, text) {
         Ok(Some(answers)) => Collected::begin(session, answers, reply, true),
         Ok(None) => {}
-        Err(text) => drop(reply.push(Out { text, answer: true, failed: true })),
+        Err(text) => drop(reply.push(Out::error(text))),
     }
 }

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use super::handover::Saver;
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::server::Waits;
 use super::session::Session;
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::Learnt;
 use crate::model::method::Method;
+use crate::model::out::Out;
 use crate::model::{bridge, handover, ids, jsonrpc, modern};
 use crate::rt::wait::Flag;
 use crate::sys::lock::Lock;
@@ -79,7 +80,7 @@ impl Call {
         if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
             self.session.subscribe(&uri);
         }
-        self.reply.push(Out { text, answer: true, failed });
+        self.reply.push(Out::reply(text, failed));
         if self.reply.is_resumable() {
             // Its client may have left, and what waits for it is bounded.
             self.session.whole().as_ref().unwrap_or(&self.session).replay().trim();

@@ -17,9 +17,10 @@ use super::link::Link;
 use super::outbox::Outbox;
 use super::route;
 use super::server::{Engine, Server};
-use super::session::{Session, Transport};
+use super::session::Session;
 use crate::model::config::Config;
 use crate::model::handover;
+use crate::model::transport::{SessionKind, Transport};
 use crate::rt::wait::within;
 
 /// The outcome, or None once everything is to come to rest.
@@ -198,18 +199,19 @@ impl Hub {
             own.push((one.number, one.own.take()));
             held.push((one.number, std::mem::take(&mut one.held)));
             let session = Session::restore(one, server.clone(), self.clone(), &restored);
-            if !matches!(session.transport, Transport::Stateless | Transport::Part) {
+            if session.kind.is_lasting() {
                 self.session_count.fetch_add(1, SeqCst);
             }
-            if matches!(session.transport, Transport::Http | Transport::Sse) {
+            if session.kind.has_id() {
                 let mut sessions = self.sessions.lock();
                 sessions.insert(session.id.clone(), session.clone());
             }
             // A part hears of changes for its whole.
-            if session.transport != Transport::Stateless || !session.listens().is_empty() || session.whole().is_some() {
+            if session.kind != SessionKind::Request || !session.listens().is_empty() || session.whole().is_some() {
                 server.join(&session);
             }
-            if let Some(push) = session.push_outbox().filter(|_| session.transport == Transport::Http) {
+            if let Some(push) = session.push_outbox().filter(|_| session.kind == SessionKind::Lasting(Transport::Http))
+            {
                 self.add_stream(&push);
             }
             restored.sessions.insert(session.number, session);

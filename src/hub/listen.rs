@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 
 use super::handover::Saver;
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::session::Session;
 use crate::model::modern::Filter;
+use crate::model::out::Out;
 use crate::model::{handover, jsonrpc, modern};
 
 /// Something that a server tells of itself.
@@ -69,7 +70,7 @@ impl Listen {
     }
 
     pub fn push(&self, text: String) {
-        self.reply.push(Out { text, answer: false, failed: false });
+        self.reply.push(Out::notice(text));
     }
 
     pub fn is_acknowledged(&self) -> bool {
@@ -91,6 +92,6 @@ impl Listen {
         if let Some(session) = self.session.upgrade() {
             session.take_listen(&self.id);
         }
-        self.reply.push(Out { text, answer: true, failed });
+        self.reply.push(Out::reply(text, failed));
     }
 }

@@ -38,12 +38,13 @@ use counters::{Counters, Dropped};
 use link::Link;
 use outbox::Outbox;
 use server::Server;
-use session::{Session, Transport};
+use session::Session;
 
 use crate::model::config::{self, Config, Kind};
 use crate::model::meter::Meters;
 use crate::model::status::ServerState;
 use crate::model::text::count;
+use crate::model::transport::{SessionKind, Transport};
 use crate::rt::main_thread::Spawner;
 use crate::rt::random;
 use crate::rt::wait::{self, Flag, Switch, sleep};
@@ -224,18 +225,16 @@ impl Hub {
         {
             return refused(nest.max, &of_server);
         }
-        let id = match transport {
-            Transport::Http | Transport::Sse => random::id()?,
-            Transport::WebSocket | Transport::Stateless | Transport::Part => String::new(),
-        };
+        let kind = SessionKind::Lasting(transport);
+        let id = if kind.has_id() { random::id()? } else { String::new() };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
-        let session = Arc::new(Session::new(number, id.clone(), transport, owner, server.clone(), self.clone()));
+        let session = Arc::new(Session::new(number, id.clone(), kind, owner, server.clone(), self.clone()));
         if let Some(nest) = &nest {
             session.own(nest);
         }
         server.join(&session);
         self.session_count.fetch_add(1, SeqCst);
-        if matches!(transport, Transport::Http | Transport::Sse) {
+        if kind.has_id() {
             self.sessions.lock().insert(id, session.clone());
             self.expire_sessions();
         }
@@ -278,10 +277,10 @@ impl Hub {
             return;
         }
         debug!("a session of server '{}' ended: {why}", session.server.name);
-        if !matches!(session.transport, Transport::Stateless | Transport::Part) {
+        if session.kind.is_lasting() {
             self.session_count.fetch_sub(1, SeqCst);
         }
-        if matches!(session.transport, Transport::Http | Transport::Sse) {
+        if session.kind.has_id() {
             self.sessions.lock().remove(&session.id);
         }
         route::session_ended(session, why);
@@ -328,7 +327,7 @@ impl Hub {
         self.draining.set();
         for server in self.servers_and_bridge() {
             server.end_listens();
-            for session in server.sessions().into_iter().filter(|s| s.transport == Transport::Sse) {
+            for session in server.sessions().into_iter().filter(|s| s.kind == SessionKind::Lasting(Transport::Sse)) {
                 async_std::task::spawn(session.end_stream_when_quiet());
             }
         }

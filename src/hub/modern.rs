@@ -16,17 +16,19 @@ use super::counters::Dropped;
 use super::exec::Executor;
 use super::link::Link;
 use super::listen::Listen;
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::route::{self, Later};
 use super::server::{Children, Engine, Server, Verdict};
-use super::session::{Session, Transport};
+use super::session::Session;
 use super::slot::{Slot, Wish};
 use super::starting;
 use super::supervisor::Supervisor;
 use crate::model::config::{Kind as ServerKind, Stdio};
 use crate::model::envelope::{Envelope, Kind, decode, member};
 use crate::model::modern::{self, Filter, Refusal};
+use crate::model::out::Out;
 use crate::model::status::ServerState;
+use crate::model::transport::SessionKind;
 use crate::model::{jsonrpc, mcp};
 use crate::rt::wait::Flag;
 
@@ -46,7 +48,7 @@ impl Hub {
     /// What a request of the modern era is served by in place of a session.
     pub fn stateless(self: &Arc<Self>, server: &Arc<Server>, owner: Option<Arc<str>>) -> Arc<Session> {
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
-        let session = Session::new(number, String::new(), Transport::Stateless, owner, server.clone(), self.clone());
+        let session = Session::new(number, String::new(), SessionKind::Request, owner, server.clone(), self.clone());
         session.note_era(true);
         Arc::new(session)
     }
@@ -169,14 +171,14 @@ pub(super) fn wait(call: Call, text: &str) -> Later {
 fn listen(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     if session.hub.draining.is_set() {
         let text = jsonrpc::error(e.get(&e.id), jsonrpc::REFUSED, route::SHUTTING_DOWN);
-        reply.push(Out { text, answer: true, failed: true });
+        reply.push(Out::error(text));
         return None;
     }
     let id = e.get(&e.id).unwrap_or("null").to_owned();
     let filter = match Filter::read(e.get(&e.params).unwrap_or("{}")) {
         Ok(filter) => filter,
         Err(refusal) => {
-            reply.push(Out { text: refusal.text(Some(&id)), answer: true, failed: true });
+            reply.push(Out::error(refusal.text(Some(&id))));
             return None;
         }
     };
@@ -211,7 +213,7 @@ fn add(session: &Session, listen: &Arc<Listen>) -> bool {
     if !added {
         let why = "too many subscriptions, or one with this id is open already";
         let text = jsonrpc::error(Some(&listen.id), jsonrpc::REFUSED, why);
-        listen.reply.push(Out { text, answer: true, failed: true });
+        listen.reply.push(Out::error(text));
     }
     added
 }

@@ -9,31 +9,12 @@ use std::task::{Context, Poll, Waker};
 use event_listener::Event;
 
 use crate::model::handover;
+use crate::model::out::Out;
 use crate::rt::wait::until;
 use crate::sys::lock::{Guard, Lock};
 
 /// What is kept for a client that is not connected, in bytes.
 const DETACHED: usize = 1 << 20;
-
-/// One message to a client.
-#[derive(Debug)]
-pub struct Out {
-    pub text: String,
-    /// It answers the request that the outbox was made for.
-    pub answer: bool,
-    /// The answer is a JSON-RPC error.
-    pub failed: bool,
-}
-
-impl Out {
-    pub fn save(&self) -> handover::Out {
-        handover::Out { text: self.text.clone(), answer: self.answer, failed: self.failed }
-    }
-
-    pub fn restore(saved: handover::Out) -> Out {
-        Out { text: saved.text, answer: saved.answer, failed: saved.failed }
-    }
-}
 
 /// Messages to one client: of a WebSocket, of an SSE stream, or of one POST.
 #[derive(Debug)]
@@ -89,13 +70,13 @@ impl Outbox {
             ended: inner.ended,
             closed: inner.closed,
             overflowed: inner.overflowed,
-            queue: inner.queue.iter().map(Out::save).collect(),
+            queue: inner.queue.iter().cloned().collect(),
         }
     }
 
     /// The same outbox in another program.
     pub fn restore(saved: handover::Outbox) -> Outbox {
-        let queue: VecDeque<Out> = saved.queue.into_iter().map(Out::restore).collect();
+        let queue = VecDeque::from(saved.queue);
         let outbox = Outbox {
             inner: Lock::new(Messages {
                 bytes: queue.iter().map(|o| o.text.len()).sum(),
@@ -436,7 +417,7 @@ mod tests {
     use futures_lite::future::{block_on, poll_once};
 
     fn out(text: &str) -> Out {
-        Out { text: text.to_owned(), answer: false, failed: false }
+        Out::notice(text.to_owned())
     }
 
     #[test]

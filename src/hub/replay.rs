@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use super::outbox::Outbox;
 use crate::model::handover;
+#[cfg(test)]
+use crate::model::out::Out;
 use crate::sys::lock::{Guard, Lock};
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
@@ -194,7 +196,7 @@ mod tests {
         // What waits for a client that left counts as well.
         for _ in 0..4 {
             let left = streams.open(Arc::new(Outbox::single(1)));
-            left.outbox.push(crate::hub::outbox::Out { text: long.clone(), answer: true, failed: false });
+            left.outbox.push(Out::answer(long.clone()));
         }
         streams.trim();
         assert!(streams.all.iter().map(|s| s.bytes()).sum::<usize>() <= 2 * KEPT + long.len());
@@ -203,7 +205,7 @@ mod tests {
         let mut sessions: Vec<Streams> = (0..20).map(|_| Streams::default()).collect();
         for session in &mut sessions {
             let left = session.open(Arc::new(Outbox::single(1)));
-            left.outbox.push(crate::hub::outbox::Out { text: answer.clone(), answer: true, failed: false });
+            left.outbox.push(Out::answer(answer.clone()));
             session.trim();
         }
         let kept = sessions.iter().filter(|s| !s.all.is_empty()).count();

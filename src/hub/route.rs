@@ -14,13 +14,15 @@ use super::counters::Dropped;
 use super::exclusive::Exclusive;
 use super::exec::{Executor, direct};
 use super::link::Link;
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::server::Engine;
-use super::session::{Session, Transport};
+use super::session::Session;
 use crate::model::envelope::{self, Envelope, Fault, Kind};
 use crate::model::mcp::Learnt;
 use crate::model::method::Method;
+use crate::model::out::Out;
 use crate::model::text::printable;
+use crate::model::transport::SessionKind;
 use crate::model::{ids, jsonrpc, mcp, modern};
 
 /// What requests that wait for a child of one server may take of our memory, in bytes.
@@ -51,7 +53,7 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             if e.kind == Kind::Request
                 && let Err(refusal) = super::modern::check(&e)
             {
-                reply.push(Out { text: refusal.text(e.get(&e.id)), answer: true, failed: true });
+                reply.push(Out::error(refusal.text(e.get(&e.id))));
                 return None;
             }
             super::modern::message(session, &e, reply)
@@ -66,7 +68,7 @@ pub fn receive(session: &Arc<Session>, text: &str, reply: &Arc<Outbox>) -> Optio
             None
         }
         Err(fault) => {
-            reply.push(Out { text: fault_text(&fault), answer: true, failed: true });
+            reply.push(Out::error(fault_text(&fault)));
             None
         }
     }
@@ -183,7 +185,7 @@ fn hold_exclusive(call: Call, own: &Arc<Exclusive>, text: &str) -> Later {
 pub(super) fn opened(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
     let id = e.get(&e.id).unwrap_or("null");
     let refuse = |code, why: &str| {
-        reply.push(Out { text: jsonrpc::error(Some(id), code, why), answer: true, failed: true });
+        reply.push(Out::error(jsonrpc::error(Some(id), code, why)));
     };
     if session.hub.draining.is_set() {
         refuse(jsonrpc::REFUSED, SHUTTING_DOWN);
@@ -450,7 +452,7 @@ pub(super) fn executors(session: &Session) -> Vec<Arc<Executor>> {
 /// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
 /// basic/transports), but a command of the executor ends with the only one who could hear of it.
 pub fn abandoned(session: &Arc<Session>, reply: &Arc<Outbox>) {
-    if session.transport == Transport::Stateless {
+    if session.kind == SessionKind::Request {
         // In the modern era it does, and there was nothing else (2026-07-28 basic/transports/streamable-http).
         return session.hub.end_session(session, "its client has left");
     }

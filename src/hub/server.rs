@@ -16,13 +16,14 @@ use super::exclusive::Nest;
 use super::exec::Executor;
 use super::link::Link;
 use super::listen::Change;
-use super::session::{Session, Transport};
+use super::session::Session;
 use super::slot::{Slot, Wish};
 use crate::model::config::{self, Kind, Tools};
 use crate::model::mcp::Learnt;
 use crate::model::meter::{Meters, RECENT};
 use crate::model::modern;
 use crate::model::status::{self, ServerState};
+use crate::model::transport::SessionKind;
 use crate::rt::wait::{Flag, until, within};
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::process;
@@ -382,10 +383,10 @@ impl Server {
     }
 
     pub fn session_count(&self) -> usize {
-        let counts = |s: &&Arc<Session>| match s.transport {
-            Transport::Stateless => false,
+        let counts = |s: &&Arc<Session>| match s.kind {
+            SessionKind::Request => false,
             // One of the bridge that only hears of changes here takes nobody's place.
-            Transport::Part => s.exclusive().is_some() || self.executor().is_some(),
+            SessionKind::Part => s.exclusive().is_some() || self.executor().is_some(),
             _ => true,
         };
         self.sessions().iter().filter(counts).count()

@@ -13,25 +13,14 @@ use super::bridge::{TOLD, Whole};
 use super::call::{Call, Held};
 use super::exclusive::{Exclusive, Nest};
 use super::listen::{Change, Listen};
-use super::outbox::{Out, Outbox};
+use super::outbox::Outbox;
 use super::replay::Streams;
 use super::server::{Engine, Server};
 use crate::model::method::Method;
+use crate::model::out::Out;
+use crate::model::transport::{SessionKind, Transport};
 use crate::model::{ids, jsonrpc, modern};
 use crate::sys::lock::{Guard, Lock};
-
-/// How a session's client is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    Http,
-    WebSocket,
-    /// The transport of 2024-11-05: one event stream down, POSTs up.
-    Sse,
-    /// One request of the modern era: there is no session, and this one ends with it.
-    Stateless,
-    /// What a session of the bridge has at one server.
-    Part,
-}
 
 /// One client's relation to one server.
 pub struct Session {
@@ -39,7 +28,7 @@ pub struct Session {
     pub number: u64,
     /// The `Mcp-Session-Id`: 128 random bits. Empty for a WebSocket, whose connection is the session.
     pub id: String,
-    pub transport: Transport,
+    pub kind: SessionKind,
     /// Whose it is; None where nobody is asked.
     pub owner: Option<Arc<str>>,
     pub server: Arc<Server>,
@@ -79,7 +68,7 @@ impl Session {
     pub(super) fn new(
         number: u64,
         id: String,
-        transport: Transport,
+        kind: SessionKind,
         owner: Option<Arc<str>>,
         server: Arc<Server>,
         hub: Arc<Hub>,
@@ -89,7 +78,7 @@ impl Session {
             slot,
             number,
             id,
-            transport,
+            kind,
             owner,
             server,
             hub,
@@ -274,10 +263,10 @@ impl Session {
     pub fn deliver(&self, text: &str, related: bool) -> bool {
         let newest = || {
             let reply = self.exclusive().and_then(|own| own.any_link()).and_then(|link| link.newest_reply());
-            reply.is_some_and(|r| r.push(Out { text: text.to_owned(), answer: false, failed: false }))
+            reply.is_some_and(|r| r.push(Out::notice(text.to_owned())))
         };
-        let transport = self.whole().map_or(self.transport, |w| w.transport);
-        match related && transport == Transport::Http {
+        let kind = self.whole().map_or(self.kind, |w| w.kind);
+        match related && kind == SessionKind::Lasting(Transport::Http) {
             true => newest() || self.notify(text),
             false => self.notify(text) || newest(),
         }
@@ -285,7 +274,7 @@ impl Session {
 
     /// Sends what answers no request. False where there is no stream for it.
     pub fn notify(&self, text: &str) -> bool {
-        self.push_outbox().is_some_and(|p| p.push(Out { text: text.to_owned(), answer: false, failed: false }))
+        self.push_outbox().is_some_and(|p| p.push(Out::notice(text.to_owned())))
     }
 
     pub fn touch(&self) {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::asked::Asked;
 use super::health;
 use super::history::History;
 use super::logline;
@@ -17,7 +18,9 @@ use super::mcp::Learnt;
 use super::meter;
 use super::method::Method;
 use super::modern::Filter;
+use super::out::Out;
 use super::status::{Alert, News, Reload, Status, Upgrade};
+use super::transport::SessionKind;
 
 /// The number of the format below.
 pub const FORMAT: u32 = 1;
@@ -234,7 +237,8 @@ pub struct Output {
 pub struct Session {
     pub number: u64,
     pub id: String,
-    pub transport: Transport,
+    #[serde(rename = "transport")]
+    pub kind: SessionKind,
     pub owner: Option<String>,
     pub server: String,
     pub slot: usize,
@@ -271,15 +275,6 @@ pub struct Batch {
     pub so_far: String,
     pub reply: usize,
     pub shared: bool,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Transport {
-    Http,
-    WebSocket,
-    Sse,
-    Stateless,
-    Part,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -324,13 +319,6 @@ pub struct Outbox {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Out {
-    pub text: String,
-    pub answer: bool,
-    pub failed: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
 pub struct Connection {
     pub fd: i32,
     pub is_unix: bool,
@@ -361,17 +349,6 @@ pub enum How {
         outbox: usize,
         queue: Vec<Out>,
     },
-}
-
-/// What of a request its answer depends on.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Asked {
-    pub chunks: bool,
-    pub keeps: bool,
-    pub origin: Option<String>,
-    pub json: bool,
-    pub events: bool,
-    pub birth: bool,
 }
 
 /// Bytes, in base64: they may be no text.

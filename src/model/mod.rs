@@ -3,6 +3,7 @@
 //! Nothing here opens a file, reads a clock or starts a task; time and events come in as arguments, so that every
 //! rule can be tested as a table. `mcpctl` links this layer and [`crate::sys`], nothing else.
 
+pub mod asked;
 pub mod bridge;
 pub mod changes;
 pub mod config;
@@ -22,8 +23,10 @@ pub mod mcp;
 pub mod meter;
 pub mod method;
 pub mod modern;
+pub mod out;
 pub mod plan;
 pub mod restart;
 pub mod status;
 pub mod text;
+pub mod transport;
 pub mod words;

@@ -14,10 +14,12 @@ use hyper::body::{Frame, SizeHint};
 
 use super::seat::{Parts, Seat};
 use crate::hub::counters::Dropped;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::replay::Stream;
 use crate::hub::route;
-use crate::hub::session::{Session, StreamGuard, Transport};
+use crate::hub::session::{Session, StreamGuard};
+use crate::model::out::Out;
+use crate::model::transport::{SessionKind, Transport};
 
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -79,10 +81,10 @@ impl Drop for Reply {
             true => self.outbox.detach(),
             false => self.outbox.close(),
         }
-        match self.session.transport {
+        match self.session.kind {
             // The stream was the session.
-            Transport::Sse => self.session.hub.end_session(&self.session, "its client has left"),
-            Transport::Stateless if self.answered => self.session.answered(),
+            SessionKind::Lasting(Transport::Sse) => self.session.hub.end_session(&self.session, "its client has left"),
+            SessionKind::Request if self.answered => self.session.answered(),
             _ if !self.answered => route::abandoned(&self.session, &self.outbox),
             _ => {}
         }

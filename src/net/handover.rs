@@ -6,16 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use hyper::header::HeaderValue;
-
 use super::Net;
 use super::park::{How, Resting};
-use super::seat::{Asked, Left, Parts, Rest};
+use super::seat::{Left, Parts, Rest};
 use crate::hub::handover::{Restored, Saver};
-use crate::hub::outbox::Out;
-use crate::hub::session::Transport;
+use crate::model::asked::Asked;
 use crate::model::config::Listen;
 use crate::model::handover::{self, Bytes};
+use crate::model::out::Out;
+use crate::model::transport::Transport;
 use crate::rt::wait::{until, within};
 use crate::sys::listen::{Socket, SocketFile};
 use crate::sys::passed;
@@ -71,7 +70,7 @@ impl Net {
             }
         }
         for session in self.hub.servers_and_bridge().iter().flat_map(|s| s.sessions()) {
-            let bound = matches!(session.transport, Transport::WebSocket | Transport::Sse);
+            let bound = matches!(session.kind.transport(), Some(Transport::WebSocket | Transport::Sse));
             if bound && !kept.contains(&session.number) {
                 self.hub.end_session(&session, "its connection could not be kept over an upgrade");
             }
@@ -93,19 +92,12 @@ pub fn socket(saved: handover::Listener) -> Result<(Listen, Socket), String> {
 }
 
 fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
-    let outs = |queue: &VecDeque<Out>| queue.iter().map(Out::save).collect();
+    let outs = |queue: &VecDeque<Out>| queue.iter().cloned().collect();
     let mut answer = |begun, asked: &Asked, left: &Left| {
         let parts = left.reply.as_ref()?;
         Some(handover::How::Answer {
             begun,
-            asked: handover::Asked {
-                chunks: asked.chunks,
-                keeps: asked.keeps,
-                origin: asked.origin.as_ref().and_then(|o| o.to_str().ok()).map(str::to_owned),
-                json: asked.accept.0,
-                events: asked.accept.1,
-                birth: asked.birth,
-            },
+            asked: asked.clone(),
             session: saver.session(&parts.session),
             outbox: saver.outbox(&parts.outbox),
             answered: parts.answered,
@@ -130,7 +122,7 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
 }
 
 fn restore(how: handover::How, restored: &Restored) -> Option<How> {
-    let outs = |queue: Vec<handover::Out>| queue.into_iter().map(Out::restore).collect::<VecDeque<_>>();
+    let outs = VecDeque::<Out>::from;
     Some(match how {
         handover::How::Idle => How::Http(Rest::Idle),
         handover::How::WebSocket { session, outbox, queue } => {
@@ -139,13 +131,6 @@ fn restore(how: handover::How, restored: &Restored) -> Option<How> {
         handover::How::Answer { begun, asked, session, outbox, answered, resumable, queue, head, stream } => {
             let session = restored.session(session)?;
             let stream = stream.and_then(|n| session.replay().stream(n)).map(|s| (s, 0));
-            let asked = Asked {
-                chunks: asked.chunks,
-                keeps: asked.keeps,
-                origin: asked.origin.and_then(|o| HeaderValue::from_str(&o).ok()),
-                accept: (asked.json, asked.events),
-                birth: asked.birth,
-            };
             let parts = Parts { session, outbox: restored.outbox(outbox), answered, resumable };
             let left = Left { reply: Some(parts), queue: outs(queue), head, stream };
             How::Http(if begun { Rest::Streaming(asked, left) } else { Rest::Waiting(asked, left) })

@@ -16,6 +16,7 @@ use super::{Net, admin, auth, origin, sse, streamable, ws};
 use crate::hub::counters::Dropped;
 use crate::hub::route;
 use crate::hub::server::Server;
+use crate::model::asked::Accepts;
 use crate::model::jsonrpc;
 use crate::rt::wait::sleep;
 use crate::sys::listen::Peer;
@@ -47,7 +48,7 @@ pub async fn serve(
         seat.idles();
         return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
     }
-    let allowed_origin = origin.and_then(|o| HeaderValue::from_str(o).ok());
+    let allowed_origin = origin.map(str::to_owned);
     let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
     let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
     seat.busy(request.version() >= Version::HTTP_11, keeps, allowed_origin.clone());
@@ -67,7 +68,7 @@ pub async fn serve(
         Body::Whole(_) => seat.idles(),
         Body::Events(_) => seat.streams(),
     }
-    share(&mut response, allowed_origin);
+    share(&mut response, allowed_origin.as_deref());
     if net.hub.draining.is_set() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -75,8 +76,8 @@ pub async fn serve(
 }
 
 /// A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
-pub fn share(response: &mut Answer, origin: Option<HeaderValue>) {
-    let Some(origin) = origin else { return };
+pub fn share(response: &mut Answer, origin: Option<&str>) {
+    let Some(origin) = origin.and_then(|o| HeaderValue::from_str(o).ok()) else { return };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("mcp-session-id"));
@@ -205,7 +206,7 @@ pub fn unavailable(id: Option<&str>, why: &str) -> Answer {
 
 /// What GET opens is an event stream, and the client has to want one.
 pub fn wants_events(net: &Net, headers: &HeaderMap) -> Result<(), Box<Answer>> {
-    if !accepts(headers).1 {
+    if !accepts(headers).events {
         let why = "GET opens an event stream: the client must accept text/event-stream";
         return Err(Box::new(error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why)));
     }
@@ -238,17 +239,17 @@ fn preflight(asked: &HeaderMap) -> Answer {
 }
 
 /// Which kinds of answer a client takes; a missing header means any.
-pub fn accepts(headers: &HeaderMap) -> (bool, bool) {
+pub fn accepts(headers: &HeaderMap) -> Accepts {
     let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
     if all.peek().is_none() {
-        return (true, true);
+        return Accepts { json: true, events: true };
     }
-    let (mut json, mut events) = (false, false);
+    let mut accepts = Accepts::default();
     for range in all.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()) {
-        json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
-        events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+        accepts.json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+        accepts.events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
     }
-    (json, events)
+    accepts
 }
 
 /// The head and the body of a POST with a message.

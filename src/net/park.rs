@@ -20,11 +20,13 @@ use log::debug;
 
 use super::body::{Body, Events, Reply};
 use super::http::{Answer, share};
-use super::seat::{Asked, Left, Rest, Seat};
+use super::seat::{Left, Rest, Seat};
 use super::stream::Conn;
 use super::{Net, streamable, ws};
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::session::Session;
+use crate::model::asked::Asked;
+use crate::model::out::Out;
 use crate::rt::wait::sleep;
 use crate::sys::fds;
 use crate::sys::lock::Lock;
@@ -103,8 +105,8 @@ impl Net {
         let Some(parts) = left.reply else { return };
         let seat = Seat::new(self, conn.fd(), conn.heard(), conn.blocked());
         seat.busy(asked.chunks, asked.keeps, asked.origin.clone());
-        if asked.birth {
-            seat.births();
+        if asked.opens_session {
+            seat.opens_session();
         }
         let reply = Reply {
             session: parts.session,
@@ -175,11 +177,11 @@ impl Net {
 
 async fn late_answer(reply: Reply, asked: &Asked) -> Answer {
     let session = reply.session.clone();
-    let mut response = streamable::answer(reply, asked.accept).await;
-    if asked.birth && !streamable::name_session(&mut response, &session) {
+    let mut response = streamable::answer(reply, asked.accepts).await;
+    if asked.opens_session && !streamable::name_session(&mut response, &session) {
         session.hub.end_session(&session, "its handshake failed");
     }
-    share(&mut response, asked.origin.clone());
+    share(&mut response, asked.origin.as_deref());
     response
 }
 

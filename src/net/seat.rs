@@ -11,12 +11,12 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use hyper::header::HeaderValue;
-
 use super::Net;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::replay::Stream;
 use crate::hub::session::Session;
+use crate::model::asked::{Accepts, Asked};
+use crate::model::out::Out;
 use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
@@ -38,21 +38,6 @@ struct State {
     /// It is being brought to rest: what is dropped now is put here.
     parking: bool,
     left: Left,
-}
-
-/// What of a request its answer depends on.
-#[derive(Clone, Debug, Default)]
-pub struct Asked {
-    /// The client reads chunks (HTTP/1.1).
-    pub chunks: bool,
-    /// It keeps the connection for another request.
-    pub keeps: bool,
-    /// The origin that may read the answer.
-    pub origin: Option<HeaderValue>,
-    /// Which kinds of answer it takes: one JSON object, an event stream.
-    pub accept: (bool, bool),
-    /// It opens a session: the answer carries its id.
-    pub birth: bool,
 }
 
 /// How far a connection is; the number is what had been heard then.
@@ -118,7 +103,7 @@ impl Seat {
     }
 
     /// A request has come.
-    pub fn busy(&self, chunks: bool, keeps: bool, origin: Option<HeaderValue>) {
+    pub fn busy(&self, chunks: bool, keeps: bool, origin: Option<String>) {
         let mut state = self.state();
         state.at = At::Busy;
         state.request = Asked { chunks, keeps, origin, ..Asked::default() };
@@ -134,15 +119,15 @@ impl Seat {
     }
 
     /// It opens a session.
-    pub fn births(&self) {
-        self.state().request.birth = true;
+    pub fn opens_session(&self) {
+        self.state().request.opens_session = true;
     }
 
     /// Its answer is waited for.
-    pub fn waits(&self, accept: (bool, bool)) {
+    pub fn waits(&self, accepts: Accepts) {
         let mut state = self.state();
         state.at = At::Waiting(self.heard());
-        state.request.accept = accept;
+        state.request.accepts = accepts;
     }
 
     /// Its answer is on its way as a stream.

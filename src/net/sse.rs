@@ -14,9 +14,9 @@ use super::streamable::stream;
 use crate::hub::outbox::Outbox;
 use crate::hub::route;
 use crate::hub::server::Server;
-use crate::hub::session::Transport;
 use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
+use crate::model::transport::{SessionKind, Transport};
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
 pub fn open(net: &Arc<Net>, server: &Arc<Server>, base: &str, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
@@ -42,7 +42,7 @@ pub async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Seat, request: Re
     let query = request.uri().query().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
     let session = id.and_then(|id| net.hub.session(id));
-    let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.transport == Transport::Sse);
+    let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.kind == SessionKind::Lasting(Transport::Sse));
     let session = session.filter(|s| s.owner == seat.who());
     let Some((session, outbox)) = session.and_then(|s| s.push_outbox().map(|o| (s, o))) else {
         let why = "there is no such session: GET the path /sse of the server first";

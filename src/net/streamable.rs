@@ -13,11 +13,14 @@ use super::body::{Body, Events, Reply};
 use super::http::{Answer, accepts, body_of, empty, error, not_allowed, plain, text, unavailable, wants_events};
 use super::seat::Seat;
 use crate::hub::batch::{self, Collected};
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::server::Server;
-use crate::hub::session::{Session, Transport};
+use crate::hub::session::Session;
 use crate::hub::{self, route};
+use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan};
+use crate::model::out::Out;
+use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, mcp, modern};
 use crate::rt::wait::sleep;
 
@@ -69,7 +72,8 @@ fn session(
     };
     let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
     // Somebody else's is not there, however he came by its id.
-    let Some(session) = found.filter(|s| s.transport == Transport::Http && s.owner == seat.who()) else {
+    let Some(session) = found.filter(|s| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == seat.who())
+    else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
     if let Err(why) = check_version(headers) {
@@ -79,8 +83,8 @@ fn session(
 }
 
 async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
-    let (json, events) = accepts(request.headers());
-    if !json && !events {
+    let accepts = accepts(request.headers());
+    if accepts == Accepts::default() {
         let why = "the client must accept application/json and text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
     }
@@ -91,18 +95,18 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: R
     let body = body.as_str();
     let e = match scan(body) {
         Ok(e) => e,
-        Err(Fault::Batch) => return batch(net, server, seat, &head.headers, body, (json, events)).await,
+        Err(Fault::Batch) => return batch(net, server, seat, &head.headers, body, accepts).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
     };
     let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
     if modern::claimed(&e) || modern_header {
-        return stateless(net, server, seat, &head.headers, &e, (json, events)).await;
+        return stateless(net, server, seat, &head.headers, &e, accepts).await;
     }
     if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
-        return initialize(net, server, seat, &e, (json, events)).await;
+        return initialize(net, server, seat, &e, accepts).await;
     }
     match session(net, server, seat, &head.headers, e.get(&e.id)) {
-        Ok(session) => message(net, session, seat, &e, (json, events)).await,
+        Ok(session) => message(net, session, seat, &e, accepts).await,
         Err(response) => *response,
     }
 }
@@ -114,7 +118,7 @@ async fn stateless(
     seat: &Arc<Seat>,
     headers: &HeaderMap,
     e: &Envelope<'_>,
-    accept: (bool, bool),
+    accepts: Accepts,
 ) -> Answer {
     if e.kind != Kind::Request {
         return empty(StatusCode::ACCEPTED);
@@ -132,7 +136,7 @@ async fn stateless(
     if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
         return refuse(modern::http_status(refusal.code), &refusal);
     }
-    if e.method == "subscriptions/listen" && !accept.1 {
+    if e.method == "subscriptions/listen" && !accepts.events {
         let why = "a subscription is an event stream: the client must accept text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
@@ -154,7 +158,7 @@ async fn stateless(
     if let Some(later) = hub::modern::message(&session, e, &outbox) {
         async_std::task::spawn(later);
     }
-    answer(reply, accept).await
+    answer(reply, accepts).await
 }
 
 /// `initialize` opens a session, whose id comes with the answer.
@@ -163,15 +167,15 @@ async fn initialize(
     server: &Arc<Server>,
     seat: &Arc<Seat>,
     e: &Envelope<'_>,
-    accept: (bool, bool),
+    accepts: Accepts,
 ) -> Answer {
     let session = match net.hub.open_session(server, Transport::Http, seat.who()) {
         Ok(session) => session,
         Err(why) => return unavailable(e.get(&e.id), &why),
     };
-    seat.births();
+    seat.opens_session();
     let mut unborn = Unborn(Some(session.clone()), seat.clone());
-    let mut response = message(net, session.clone(), seat, e, accept).await;
+    let mut response = message(net, session.clone(), seat, e, accepts).await;
     if name_session(&mut response, &session) {
         unborn.0 = None;
     }
@@ -207,11 +211,11 @@ async fn message(
     session: Arc<Session>,
     seat: &Arc<Seat>,
     e: &Envelope<'_>,
-    accept: (bool, bool),
+    accepts: Accepts,
 ) -> Answer {
     let limit = net.hub.config().limits.reply.bytes();
     let most = limit.saturating_mul(2);
-    let outbox = Arc::new(if accept.1 { Outbox::single(most) } else { Outbox::plain(most) });
+    let outbox = Arc::new(if accepts.events { Outbox::single(most) } else { Outbox::plain(most) });
     if e.kind != Kind::Request {
         route::message(&session, e, &outbox);
         return empty(StatusCode::ACCEPTED);
@@ -226,12 +230,13 @@ async fn message(
     if let Some(later) = route::message(&session, e, &outbox) {
         async_std::task::spawn(later);
     }
-    answer(reply, accept).await
+    answer(reply, accepts).await
 }
 
 /// Waits for what comes first: the head of the response depends on it.
-pub async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
-    reply.seat.waits((json, events));
+pub async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
+    let Accepts { json, events } = accepts;
+    reply.seat.waits(accepts);
     let outbox = reply.outbox.clone();
     let first = if events {
         let slow = async {
@@ -268,7 +273,8 @@ pub async fn answer(mut reply: Reply, (json, events): (bool, bool)) -> Answer {
 /// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
 /// ends with its client.
 fn events_of(reply: Reply, first: Option<Out>) -> Events {
-    let lasting = reply.session.transport == Transport::Http && !route::runs_command(&reply.session, &reply.outbox);
+    let lasting = reply.session.kind == SessionKind::Lasting(Transport::Http)
+        && !route::runs_command(&reply.session, &reply.outbox);
     match lasting && reply.session.revision().is_some() {
         true => Events::resumable(reply, first),
         false => Events::new(reply, first),
@@ -319,7 +325,7 @@ async fn batch(
     seat: &Arc<Seat>,
     headers: &HeaderMap,
     body: &str,
-    accept: (bool, bool),
+    accepts: Accepts,
 ) -> Answer {
     let session = match session(net, server, seat, headers, None) {
         Ok(session) => session,
@@ -334,12 +340,12 @@ async fn batch(
         Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
     };
     let reply = |session, outbox| Reply { session, outbox, answered: false, resumable: false, seat: seat.clone() };
-    if accept.1 {
+    if accepts.events {
         return stream(events_of(reply(session, outbox), None));
     }
     let whole = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
     Collected::begin(&session, outbox, &whole, false);
-    answer(reply(session, whole), accept).await
+    answer(reply(session, whole), accepts).await
 }
 
 fn delete(net: &Net, server: &Arc<Server>, seat: &Seat, headers: &HeaderMap) -> Answer {

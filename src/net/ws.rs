@@ -36,12 +36,14 @@ use super::seat::Seat;
 use super::stream::Conn;
 use crate::hub::counters::Dropped;
 use crate::hub::exec::direct;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::route;
 use crate::hub::server::Server;
-use crate::hub::session::{Session, Transport};
+use crate::hub::session::Session;
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
+use crate::model::out::Out;
+use crate::model::transport::Transport;
 use crate::rt::wait::within;
 use crate::sys::fds;
 
@@ -103,7 +105,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
                 let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
                 session.attach(outbox.clone());
                 if !mcp && session.executing().is_some() {
-                    outbox.push(Out { text: direct::connected(), answer: false, failed: false });
+                    outbox.push(Out::notice(direct::connected()));
                 }
                 let early = parts.read_buf.to_vec();
                 serve(&net, &session, parts.io.into_inner(), early, outbox, VecDeque::new()).await;

@@ -11,11 +11,12 @@ use crate::hub::Hub;
 use crate::hub::counters::Dropped;
 use crate::hub::listen::Change;
 use crate::hub::server::{Engine, Server};
-use crate::hub::session::{Session, Transport};
+use crate::hub::session::Session;
 use crate::model::bridge;
 use crate::model::config::Kind;
 use crate::model::envelope::{self, member, quote, spliced};
 use crate::model::text::count;
+use crate::model::transport::SessionKind;
 use crate::model::{jsonrpc, modern};
 use crate::rt::wait::sleep;
 use crate::sys::lock::{Guard, Lock};
@@ -115,7 +116,7 @@ impl Session {
 
     /// It lasts, and is of the era in which servers may have a child for each session.
     pub(in crate::hub) fn has_children_of_its_own(&self) -> bool {
-        self.transport != Transport::Stateless && !self.is_modern()
+        self.kind != SessionKind::Request && !self.is_modern()
     }
 
     /// Its part at a server, opened where there is none. The error says which limit is reached.
@@ -211,15 +212,15 @@ impl Hub {
             return full(nest.max);
         }
         if let Kind::Exec(exec) = server.config().kind
-            && whole.transport != Transport::Stateless
+            && whole.kind != SessionKind::Request
             && server.session_count() >= exec.sessions as usize
         {
             return full(exec.sessions);
         }
-        let transport = if whole.transport == Transport::Stateless { Transport::Stateless } else { Transport::Part };
+        let kind = if whole.kind == SessionKind::Request { whole.kind } else { SessionKind::Part };
         let number = self.numbers.fetch_add(1, SeqCst) + 1;
         let owner = whole.owner.clone();
-        let part = Session::new(number, String::new(), transport, owner, server.clone(), self.clone());
+        let part = Session::new(number, String::new(), kind, owner, server.clone(), self.clone());
         let part = Arc::new(part);
         part.note_era(whole.is_modern());
         part.belong_to(whole);

@@ -15,14 +15,16 @@ use super::command::Outcome;
 use super::stream::Sink;
 use super::{Arguments, Executor, Owner, Refused, Running, resolve, time_limit};
 use crate::hub::call::Call;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::route;
-use crate::hub::session::{Session, Transport};
+use crate::hub::session::Session;
 use crate::model::config::server::Exec;
 use crate::model::envelope::{Envelope, Kind, quote};
 use crate::model::method::Method;
+use crate::model::out::Out;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
+use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, words};
 use crate::rt::process::exit_text;
 use crate::sys::spawn::pause_group;
@@ -67,7 +69,7 @@ impl Direct {
 
     fn tell(&self, what: &str, params: &str) {
         let text = jsonrpc::notification(&format!("process.{what}"), Some(params));
-        self.reply.push(Out { text, answer: false, failed: false });
+        self.reply.push(Out::notice(text));
     }
 
     /// The last that is heard of it.
@@ -126,7 +128,8 @@ pub fn connected() -> String {
 /// Whether a message is of this protocol, which is spoken on a WebSocket to an executor, beside MCP.
 pub(in crate::hub) fn is_of_it(session: &Session, e: &Envelope<'_>) -> bool {
     let own = e.kind == Kind::Request && METHODS.contains(&e.method.as_ref());
-    own && session.transport == Transport::WebSocket && (session.executing().is_some() || running(session).is_some())
+    own && session.kind == SessionKind::Lasting(Transport::WebSocket)
+        && (session.executing().is_some() || running(session).is_some())
 }
 
 /// The executor that runs a command for a session; a reload may have replaced it meanwhile.

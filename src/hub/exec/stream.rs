@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use async_io::Async;
 
 use crate::hub::call::Call;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::model::envelope::quote;
 use crate::model::handover::{self, Bytes};
 use crate::model::jsonrpc;
+use crate::model::out::Out;
 use crate::model::text::head;
 use crate::rt::wait::within;
 use crate::sys::lock::{Guard, Lock};
@@ -218,7 +219,7 @@ impl Stream {
                 piece + 1 < pieces,
             );
             let text = jsonrpc::notification("process.output", Some(&params));
-            reply.push(Out { text, answer: false, failed: false });
+            reply.push(Out::notice(text));
         }
     }
 
@@ -285,7 +286,7 @@ impl Kept {
             let token = &progress.token;
             let params = format!(r#"{{"progressToken":{token},"progress":{total},"message":{text}}}"#);
             let text = jsonrpc::notification("notifications/progress", Some(&params));
-            progress.reply.push(Out { text, answer: false, failed: false });
+            progress.reply.push(Out::notice(text));
             from = until;
         }
         self.sent = to;

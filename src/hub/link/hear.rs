@@ -14,12 +14,13 @@ use crate::hub::bridge::outward_id;
 use crate::hub::counters::Dropped;
 use crate::hub::handover::unless_frozen;
 use crate::hub::listen::Change;
-use crate::hub::outbox::{Out, Outbox};
+use crate::hub::outbox::Outbox;
 use crate::hub::server::Server;
 use crate::hub::session::Session;
 use crate::hub::stderr;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::lost_reply::id_in_pieces;
+use crate::model::out::Out;
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc};
 use crate::rt::lines::{self, Line, Lines};
@@ -227,7 +228,7 @@ impl Link {
                 if let Some(token) = e.get(&e.progress_token)
                     && let Some(reply) = self.progress_owner(token)
                 {
-                    reply.push(Out { text, answer: false, failed: false });
+                    reply.push(Out::notice(text));
                     return;
                 }
                 true
@@ -263,7 +264,7 @@ impl Link {
             let text = one_line(e, spliced(e.text(), &[(span, own)]));
             let reply = call.reply.clone();
             drop(pending);
-            reply.push(Out { text, answer: false, failed: false });
+            reply.push(Out::notice(text));
         }
     }
 

@@ -10,10 +10,11 @@ use super::{HEADERS, Link, Waiting, append};
 use crate::hub::bridge::TOLD;
 use crate::hub::counters::Dropped;
 use crate::hub::listen::{Change, Listen};
-use crate::hub::outbox::{NotQueued, Out};
+use crate::hub::outbox::NotQueued;
 use crate::hub::server::Server;
 use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::modern::ParamHeaders;
+use crate::model::out::Out;
 use crate::model::{ids, jsonrpc, modern};
 use crate::rt::wait::within;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::{Session, Transport};
+use super::Session;
 use crate::hub::Hub;
 use crate::hub::batch::Collected;
 use crate::hub::call::Call;
@@ -24,13 +24,7 @@ impl Session {
         handover::Session {
             number: self.number,
             id: self.id.clone(),
-            transport: match self.transport {
-                Transport::Http => handover::Transport::Http,
-                Transport::WebSocket => handover::Transport::WebSocket,
-                Transport::Sse => handover::Transport::Sse,
-                Transport::Stateless => handover::Transport::Stateless,
-                Transport::Part => handover::Transport::Part,
-            },
+            kind: self.kind,
             owner: self.owner.as_ref().map(ToString::to_string),
             server: self.server.name.clone(),
             slot: self.slot,
@@ -55,14 +49,7 @@ impl Session {
 
     /// The same session in the next program, still without a child of its own and without open requests.
     pub fn restore(saved: handover::Session, server: Arc<Server>, hub: Arc<Hub>, restored: &Restored) -> Arc<Session> {
-        let transport = match saved.transport {
-            handover::Transport::Http => Transport::Http,
-            handover::Transport::WebSocket => Transport::WebSocket,
-            handover::Transport::Sse => Transport::Sse,
-            handover::Transport::Stateless => Transport::Stateless,
-            handover::Transport::Part => Transport::Part,
-        };
-        let mut session = Session::new(saved.number, saved.id, transport, saved.owner.map(Into::into), server, hub);
+        let mut session = Session::new(saved.number, saved.id, saved.kind, saved.owner.map(Into::into), server, hub);
         session.slot = saved.slot;
         if let Some(revision) = saved.revision {
             session.agree(revision);
