@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook_async_std::Signals;
 
 use crate::hints;
-use crate::hub::Hub;
+use crate::hub::{Hub, run_event_commands};
 use crate::logging::LogFile;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
@@ -134,7 +134,7 @@ struct Life {
 
 impl Instance {
     pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
-        let name = hub.config().name.clone();
+        let name = hub.ctx.config().name.clone();
         let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
         from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());
         let life = Life {
@@ -180,7 +180,7 @@ impl Instance {
 
     fn enter(&self, state: InstanceState) {
         self.life().state = state;
-        self.hub.changed();
+        self.hub.ctx.changed();
     }
 
     /// The whole life. An error means that the instance never became ready; the caller is not told of it here, but once
@@ -195,20 +195,20 @@ impl Instance {
         let net = Net::new(self.hub.clone(), self.admin());
         let _ = self.net.set(Arc::downgrade(&net));
         let writer = async_std::task::spawn(self.clone().write_status());
-        async_std::task::spawn(self.hub.clone().run_event_commands());
+        async_std::task::spawn(run_event_commands(self.hub.ctx.clone()));
         async_std::task::spawn(self.clone().observe());
-        self.hub.changed();
+        self.hub.ctx.changed();
         let mut signals = signals;
         let _ = self.come.set(signals.come.clone());
         let outcome = self.serve(&net, sockets, &mut signals, readiness, before).await;
         net.close_listeners();
         self.hub.begin_drain();
-        self.hub.hurry.set();
+        self.hub.ctx.end_drain.set();
         // Whoever asks again while children go down does not want to wait for their grace times.
         let impatient = async {
             while let Some(signal) = signals.next().await {
                 match signal {
-                    SIGTERM | SIGINT | SIGQUIT => drop(self.hub.cut.set()),
+                    SIGTERM | SIGINT | SIGQUIT => drop(self.hub.ctx.kill_now.set()),
                     SIGUSR1 => self.want_status(),
                     SIGCHLD => drop(reap::sweep()),
                     _ => {}
@@ -236,7 +236,7 @@ impl Instance {
                 return Err(Failure::new(Exit::Os, format!("cannot listen on {at}: {}", plain(&e))));
             }
         }
-        let config = self.hub.config();
+        let config = self.hub.ctx.config();
         if let Some(before) = before {
             self.take_over(net, before);
             async_std::task::spawn(self.clone().reloads(net.clone()));
@@ -281,7 +281,7 @@ impl Instance {
 
     /// Goes on where the program before has stopped.
     fn take_over(self: &Arc<Self>, net: &Arc<Net>, mut before: Handover) {
-        let config = self.hub.config();
+        let config = self.hub.ctx.config();
         let (mut marks, last, prefix) = (before.marks_of_commands(), before.marks_so_far, before.mark.clone());
         let connections = std::mem::take(&mut before.connections);
         let sessions = before.sessions.len();
@@ -346,9 +346,9 @@ impl Instance {
 
     /// Waits until every required server is ready, or one cannot be.
     async fn required_ready(&self) -> Result<(), Failure> {
-        for server in self.hub.servers().iter().filter(|s| s.required()) {
+        for server in self.hub.servers.all().iter().filter(|s| s.required()) {
             if let Err(why) = server.settled().await {
-                return Err(Failure::new(Exit::Software, format!("server '{}': {why}", server.name)));
+                return Err(Failure::new(Exit::Software, format!("server '{}': {why}", server.name())));
             }
         }
         Ok(())
@@ -357,7 +357,7 @@ impl Instance {
     /// Tells everybody that the instance serves: status file first, then the caller.
     fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
         self.enter(InstanceState::Ready);
-        let config = self.hub.config();
+        let config = self.hub.ctx.config();
         let text = format!(
             "{}: ready on {} (pid {}, {})",
             config.name,
@@ -404,10 +404,10 @@ impl Instance {
                 Some(signal @ (SIGTERM | SIGINT | SIGQUIT)) => {
                     if drain.is_some() || signal == SIGQUIT {
                         info!("asked again to stop: the drain is cut short");
-                        self.hub.hurry.set();
+                        self.hub.ctx.end_drain.set();
                     }
                     if signal == SIGQUIT {
-                        self.hub.cut.set();
+                        self.hub.ctx.kill_now.set();
                     }
                     if drain.is_none() {
                         drain = Some(async_std::task::spawn(self.clone().drain(net.clone())));
@@ -428,8 +428,8 @@ impl Instance {
 
     /// Stops accepting, lets what is in flight finish, and ends the rest with errors once the time is over.
     async fn drain(self: Arc<Self>, net: Arc<Net>) {
-        let config = self.hub.config();
-        info!("stopping: {} in flight", count(self.hub.in_flight.load(SeqCst) as usize, "request"));
+        let config = self.hub.ctx.config();
+        info!("stopping: {} in flight", count(self.hub.ctx.load.in_flight() as usize, "request"));
         self.enter(InstanceState::Draining);
         if let Some(notifier) = &self.notifier {
             let grace = config.servers.values().map(|s| s.kind.grace()).max().unwrap_or_default();
@@ -438,13 +438,13 @@ impl Instance {
         net.close_listeners();
         self.hub.begin_drain();
         let hurry = async {
-            self.hub.hurry.wait().await;
+            self.hub.ctx.end_drain.wait().await;
             false
         };
         if !net.drained(config.drain_timeout).or(hurry).await {
-            let left = self.hub.in_flight.load(SeqCst);
+            let left = self.hub.ctx.load.in_flight();
             warn!("the drain time is over, {} still open", count(left as usize, "request"));
-            self.hub.hurry.set();
+            self.hub.ctx.end_drain.set();
             self.hub.fail_open("the daemon is shutting down");
             net.drained(Duration::from_secs(3)).await;
         }
@@ -468,7 +468,7 @@ impl Instance {
     /// The status file shall be written although nothing changed.
     fn want_status(&self) {
         self.write_now.store(true, SeqCst);
-        self.hub.changed();
+        self.hub.ctx.changed();
     }
 
     /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.

@@ -5,8 +5,7 @@
 use hyper::Request;
 use hyper::header::{HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use mcpdaemon::hub::outbox::Outbox;
-use mcpdaemon::hub::replay::Streams;
+use mcpdaemon::hub::{Outbox, ResumableStreams};
 use mcpdaemon::model::envelope::scan;
 use mcpdaemon::model::modern::{self, ParamHeaders};
 use mcpdaemon::net::frames::Frames;
@@ -42,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
             let _ = modern::check_headers(&e, &field);
             let _ = modern::check_params(&e, "t", &known, &field);
         }
-        let mut streams = Streams::default();
+        let mut streams = ResumableStreams::default();
         let id = streams.open(std::sync::Arc::new(Outbox::new(9))).note(body);
         assert!(streams.find(&id).is_some_and(|(stream, n)| n == 1 && stream.after(0).len() == 1));
         let _ = streams.find(body);

@@ -7,7 +7,7 @@ use log::{error, info, warn};
 
 use super::Instance;
 use super::status::now;
-use crate::hub::reload;
+use crate::hub::prepare;
 use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload};
@@ -31,7 +31,7 @@ impl Instance {
                 (upgrade || self.wanted.swap(false, SeqCst)).then_some(upgrade)
             })
             .await;
-            if self.hub.draining.is_set() {
+            if self.hub.ctx.draining.is_set() {
                 return;
             }
             self.enter(InstanceState::Reloading);
@@ -41,14 +41,14 @@ impl Instance {
             if upgrade {
                 let why = self.upgrade(&net).await;
                 error!("not upgraded, the old program goes on: {why}");
-                self.hub.tell("upgrade-refused", None, Some(&why));
+                self.hub.ctx.send_event("upgrade-refused", None, Some(&why));
                 self.note_upgrade(false, why);
                 let mut life = self.life();
                 if life.state == InstanceState::Reloading {
                     life.state = InstanceState::Ready;
                 }
                 drop(life);
-                self.hub.changed();
+                self.hub.ctx.changed();
                 if let Some(notifier) = &self.notifier {
                     notifier.ready(&self.in_a_line());
                 }
@@ -65,7 +65,7 @@ impl Instance {
                     }
                     Err(text) => {
                         error!("reload refused, still running the old configuration: {text}");
-                        self.hub.tell("reload-refused", None, Some(&text));
+                        self.hub.ctx.send_event("reload-refused", None, Some(&text));
                         (false, text)
                     }
                 };
@@ -75,7 +75,7 @@ impl Instance {
                     life.state = InstanceState::Ready;
                 }
             }
-            self.hub.changed();
+            self.hub.ctx.changed();
             if let Some(notifier) = &self.notifier {
                 // Also after a refusal: it serves, and the status says with what.
                 notifier.ready(&self.in_a_line());
@@ -91,7 +91,7 @@ impl Instance {
             error!("{}: cannot reopen the log, going on with the old one: {}", path.display(), plain(&e));
         }
         let source = self.source.clone();
-        let old = self.hub.config();
+        let old = self.hub.ctx.config();
         let name = old.name.clone();
         let loaded = blocking(move || {
             let loaded = source.load()?;
@@ -111,8 +111,8 @@ impl Instance {
         let opened = net.open(&plan.open, new.next_ports, &plan.close).await.map_err(|failure| failure.text)?;
         let log = self.log.prepare(&new.log);
         let log = log.map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
-        let prepared = reload::prepare(&self.hub, &plan, &new).await?;
-        if self.hub.draining.is_set() {
+        let prepared = prepare(&self.hub, &plan, &new).await?;
+        if self.hub.ctx.draining.is_set() {
             prepared.discard().await;
             return Err("the daemon is shutting down".to_owned());
         }

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
 use super::Instance;
-use crate::hub::server::Server;
+use crate::hub::Server;
 use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
 use crate::model::exit::plain;
@@ -23,7 +23,7 @@ use crate::net::admin::Admin;
 use crate::net::metrics::Measured;
 use crate::net::page::Shown;
 use crate::rt::blocking::blocking;
-use crate::rt::wait::{sleep, within};
+use crate::rt::wait::{sleep, timeout};
 use crate::sys::process;
 
 /// Changes of state within this time become one write of the status file.
@@ -40,7 +40,7 @@ impl Instance {
                 let status = me.upgrade().map(|me| me.status());
                 status.and_then(|s| serde_json::to_string_pretty(&s).ok()).unwrap_or_default()
             }),
-            not_ready: Arc::new(move || match hub.draining.is_set() {
+            not_ready: Arc::new(move || match hub.ctx.draining.is_set() {
                 true => vec!["the daemon is shutting down".to_owned()],
                 false => hub.not_ready(),
             }),
@@ -49,7 +49,7 @@ impl Instance {
 
     /// How it is, with the health that follows from it; whoever should know of a change is told.
     pub(super) fn status(&self) -> Status {
-        let config = self.hub.config();
+        let config = self.hub.ctx.config();
         let sessions_of = |name: &str| match config.servers.get(name).map(|s| &s.kind)? {
             Kind::Bridge(_) => None,
             Kind::Exec(exec) => Some(exec.sessions),
@@ -72,39 +72,39 @@ impl Instance {
     /// Everything that the page shows.
     fn shown(&self) -> Shown {
         let status = self.status();
-        let running = self.minute(&status, self.hub.seconds() / 60);
+        let running = self.minute(&status, self.hub.ctx.seconds() / 60);
         let (history, news) = self.monitor.told();
         Shown { running, history, news, log: self.log.last(), status }
     }
 
     /// The same for whoever draws graphs of it.
     fn measured(&self) -> Measured {
-        let second = self.hub.seconds();
+        let second = self.hub.ctx.seconds();
         let of = |s: Arc<Server>| {
-            let name = s.name.clone();
-            s.meters.by_method(second).into_iter().map(move |(method, sum)| (name.clone(), method, sum))
+            let name = s.name().to_owned();
+            s.core.meters.by_method(second).into_iter().map(move |(method, sum)| (name.clone(), method, sum))
         };
         Measured {
             status: self.status(),
             started: self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             max_fds: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
-            requests: self.hub.servers().into_iter().flat_map(of).collect(),
+            requests: self.hub.servers.all().into_iter().flat_map(of).collect(),
         }
     }
 
     fn facts(&self) -> Status {
         let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
-        let (hub, config) = (&self.hub, self.hub.config());
-        let second = hub.seconds();
-        let in_flight = hub.in_flight.load(SeqCst);
-        let connections = hub.connections.load(SeqCst);
+        let (hub, config) = (&self.hub, self.hub.ctx.config());
+        let second = hub.ctx.seconds();
+        let in_flight = hub.ctx.load.in_flight();
+        let connections = hub.ctx.connections.load(SeqCst);
         let (state, generation, reloads, last_reload, upgrades, last_upgrade) = {
             let life = self.life();
             let (reload, upgrade) = (life.last_reload.clone(), life.last_upgrade.clone());
             (life.state, life.generation, life.reloads, reload, life.upgrades, upgrade)
         };
         let degraded = state == InstanceState::Ready && !hub.not_ready().is_empty();
-        let servers: Vec<_> = hub.servers().iter().map(|s| s.status(second)).collect();
+        let servers: Vec<_> = hub.servers.all().iter().map(|s| s.status(second)).collect();
         let mut waiting_for = Vec::new();
         if state == InstanceState::Draining {
             let busy = servers.iter().filter(|s| s.requests.in_flight > 0);
@@ -115,7 +115,7 @@ impl Instance {
                 waiting_for.push(count(connections as usize, "connection"));
             }
         }
-        let mut dropped = hub.counters.read();
+        let mut dropped = hub.ctx.counters.read();
         dropped.insert("log_lines".to_owned(), self.log.lost());
         let this = Pid::this();
         Status {
@@ -139,8 +139,8 @@ impl Instance {
             connections,
             sessions: hub.session_count(),
             waiting_for,
-            requests: hub.meters.sum(second).requests(in_flight),
-            methods: hub.meters.methods(second),
+            requests: hub.ctx.meters.sum(second).requests(in_flight),
+            methods: hub.ctx.meters.methods(second),
             dropped,
             process: process::usage(&[this.as_raw()], false),
             servers,
@@ -150,7 +150,7 @@ impl Instance {
 
     /// How it goes, in a line, for a service manager.
     pub(super) fn in_a_line(&self) -> String {
-        let servers = self.hub.servers();
+        let servers = self.hub.servers.all();
         let (state, refused) = {
             let life = self.life();
             (life.state, life.last_reload.clone().filter(|r| !r.ok))
@@ -177,7 +177,7 @@ impl Instance {
         let Some((notifier, limit)) = self.notifier.as_ref().and_then(|n| Some((n, n.watchdog()?))) else { return };
         loop {
             sleep(limit / 3).await;
-            if within(limit / 3, self.hub.boot.spawner.echo()).await.is_some() {
+            if timeout(limit / 3, self.hub.ctx.boot.spawner.echo()).await.is_some() {
                 notifier.alive();
             }
         }
@@ -189,12 +189,16 @@ impl Instance {
         let mut told = String::new();
         let mut degraded = false;
         loop {
-            seen = self.hub.change_after(seen).await;
+            seen = self.hub.ctx.change_after(seen).await;
             let missing = if self.life().state == InstanceState::Ready { self.hub.not_ready() } else { Vec::new() };
             if missing.is_empty() == degraded && self.life().state == InstanceState::Ready {
                 degraded = !degraded;
                 let event = if degraded { "instance-degraded" } else { "instance-recovered" };
-                self.hub.tell(event, None, Some(&missing.join("; ")).filter(|_| degraded).map(String::as_str));
+                self.hub.ctx.send_event(
+                    event,
+                    None,
+                    Some(&missing.join("; ")).filter(|_| degraded).map(String::as_str),
+                );
             }
             if let Some(notifier) = &self.notifier {
                 let line = self.in_a_line();

@@ -14,7 +14,7 @@ use futures_lite::future::zip;
 use log::{info, warn};
 
 use super::Instance;
-use crate::hub::handover::Saver;
+use crate::hub::Saver;
 use crate::model::config::Confine;
 use crate::model::exit::plain;
 use crate::model::handover::{FORMAT, Handover, Notify, Observed};
@@ -22,7 +22,7 @@ use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
 use crate::rt::process::environment;
-use crate::rt::wait::{sleep, within};
+use crate::rt::wait::{sleep, timeout};
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
 use crate::sys::{reap, reexec};
@@ -46,21 +46,21 @@ impl Instance {
             return why;
         }
         // Children of an earlier reload would have to be left behind.
-        let patience = self.hub.config().drain_timeout + Duration::from_secs(10);
+        let patience = self.hub.ctx.config().drain_timeout + Duration::from_secs(10);
         let settled = async {
-            while !self.hub.is_settled() {
+            while !self.hub.ctx.leaving.is_settled() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        if within(patience, settled).await.is_none() {
+        if timeout(patience, settled).await.is_none() {
             return "children of the last reload are still going down; try again".to_owned();
         }
-        self.hub.freeze.turn(true);
-        let (left, ()) = zip(net.comes_to_rest(REST), self.hub.come_to_rest(REST)).await;
+        self.hub.ctx.quiesce.turn(true);
+        let (left, ()) = zip(net.comes_to_rest(REST), self.hub.quiesced(REST)).await;
         if left > 0 {
             warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
         }
-        let why = match self.hub.draining.is_set() {
+        let why = match self.hub.ctx.draining.is_set() {
             true => "the daemon is shutting down".to_owned(),
             false => self.replace(net),
         };
@@ -74,7 +74,7 @@ impl Instance {
         // The status file is not left half written.
         let files = self.files_closed.lock();
         // From now on signals wait for the next program; what came before is written down with the rest.
-        self.hub.boot.spawner.hold_signals();
+        self.hub.ctx.boot.spawner.hold_signals();
         let written = self.save(net).and_then(|handover| {
             let bytes = serde_json::to_vec(&handover).map_err(|e| e.to_string())?;
             Ok((reexec::document(&bytes).map_err(|e| plain(&e))?, handover.fds()))
@@ -82,13 +82,13 @@ impl Instance {
         let (document, fds) = match written {
             Ok(both) => both,
             Err(why) => {
-                self.hub.boot.spawner.release_signals();
+                self.hub.ctx.boot.spawner.release_signals();
                 return format!("the state cannot be written down: {why}");
             }
         };
         info!("upgrading in place: going on as {}", self.program.path.display());
         self.log.flush(Duration::from_secs(1));
-        let failure = self.hub.boot.spawner.replace(self.program.clone(), document, fds);
+        let failure = self.hub.ctx.boot.spawner.replace(self.program.clone(), document, fds);
         drop(files);
         format!("cannot go on as {}: {}", self.program.path.display(), plain(&failure))
     }
@@ -98,7 +98,7 @@ impl Instance {
         let connections = net.save_connections(&mut saver);
         let servers = self.hub.save(&mut saver);
         let (sessions, outboxes) = saver.finish();
-        let (sessions_so_far, marks_so_far) = self.hub.numbers();
+        let (sessions_so_far, marks_so_far) = self.hub.ctx.numbers();
         let lock = self.lock.lock();
         let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
         let (guard, guard_pipe) = self.guard;
@@ -109,7 +109,7 @@ impl Instance {
         Ok(Handover {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            name: self.hub.config().name.clone(),
+            name: self.hub.ctx.config().name.clone(),
             cwd: self.source.cwd.clone(),
             run_dir: self.run_dir.clone(),
             foreground: self.foreground,
@@ -120,14 +120,14 @@ impl Instance {
             lock,
             guard,
             guard_pipe,
-            mark: self.hub.boot.mark.clone(),
-            nofile: self.hub.boot.nofile,
+            mark: self.hub.ctx.boot.mark.clone(),
+            nofile: self.hub.ctx.boot.nofile,
             notify: self
                 .notifier
                 .as_ref()
                 .map(|n| Notify { name: n.name().to_owned(), watchdog: n.watchdog().map(|w| w.as_micros() as u64) }),
             started: millis(self.started),
-            uptime: self.hub.boot.at.elapsed().as_millis() as u64,
+            uptime: self.hub.ctx.boot.at.elapsed().as_millis() as u64,
             generation: life.generation,
             reloads: life.reloads,
             last_reload: life.last_reload.clone(),
@@ -144,9 +144,9 @@ impl Instance {
                 .collect(),
             sessions_so_far,
             marks_so_far,
-            meter: self.hub.meters.save_all(self.hub.seconds()),
-            methods: self.hub.meters.save(),
-            dropped: self.hub.counters.read(),
+            meter: self.hub.ctx.meters.save_all(self.hub.ctx.seconds()),
+            methods: self.hub.ctx.meters.save(),
+            dropped: self.hub.ctx.counters.read(),
             observed,
             listeners: net.save_listeners(),
             servers,
@@ -161,7 +161,7 @@ impl Instance {
         let program = &self.program;
         let mut env: Vec<_> = std::env::vars_os().collect();
         env.push((HANDOVER.into(), CHECK.into()));
-        let mark = environment(&[], std::iter::empty(), None, &self.hub.next_mark());
+        let mark = environment(&[], std::iter::empty(), None, &self.hub.ctx.next_mark());
         env.extend(mark.into_iter().filter(|(name, _)| name == crate::sys::process::MARK));
         let args = program.args.iter().skip(1).map(|a| a.to_string_lossy().into_owned());
         let spec = Spec {
@@ -172,13 +172,13 @@ impl Instance {
             // It may be gone, and where all paths are absolute nobody needs it.
             cwd: Some(self.source.cwd.clone()).filter(|dir| dir.is_dir()),
             stdin: false,
-            umask: self.hub.config().umask.0,
-            nofile: self.hub.boot.nofile,
+            umask: self.hub.ctx.config().umask.0,
+            nofile: self.hub.ctx.boot.nofile,
             confine: Confine::default(),
         };
         let path = program.path.display();
         let started =
-            self.hub.boot.spawner.spawn(spec).await.map_err(|e| format!("cannot start {path}: {}", plain(&e)))?;
+            self.hub.ctx.boot.spawner.spawn(spec).await.map_err(|e| format!("cannot start {path}: {}", plain(&e)))?;
         let pid = started.pid;
         let pipes = || -> std::io::Result<_> {
             let open = |fd| Async::new(std::fs::File::from(fd));
@@ -196,7 +196,7 @@ impl Instance {
             let _ = zip(stdout.read_to_end(&mut said), stderr.read_to_end(&mut complained)).await;
             let _ = handle.readable().await;
         };
-        let in_time = within(CHECKING, whole).await.is_some();
+        let in_time = timeout(CHECKING, whole).await.is_some();
         if !in_time {
             signal_group(pid, nix::sys::signal::Signal::SIGKILL);
             let _ = handle.readable().await;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::envelope::{Envelope, batch, decode, member, members, quote, spliced};
+use super::method;
 
 /// The longest name on the bridge.
 pub const LONGEST: usize = 64;
@@ -49,10 +50,10 @@ impl List {
     /// The method that asks for it.
     pub fn method(self) -> &'static str {
         match self {
-            List::Tools => "tools/list",
-            List::Prompts => "prompts/list",
-            List::Resources => "resources/list",
-            List::Templates => "resources/templates/list",
+            List::Tools => method::TOOLS_LIST,
+            List::Prompts => method::PROMPTS_LIST,
+            List::Resources => method::RESOURCES_LIST,
+            List::Templates => method::TEMPLATES_LIST,
         }
     }
 
@@ -359,12 +360,12 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// A client-side id for what a child of one session asks: ids of several children could be the same.
-pub fn outward_id(server: &str, id: &str) -> String {
+pub fn client_id(server: &str, id: &str) -> String {
     quote(&format!("{server}/{id}"))
 }
 
 /// The server and the id that such an id stands for.
-pub fn inward_id(id: &str) -> Option<(String, String)> {
+pub fn child_id(id: &str) -> Option<(String, String)> {
     let text = decode(Some(id).filter(|id| id.starts_with('"'))?).into_owned();
     let (server, own) = text.split_once('/')?;
     Some((server.to_owned(), own.to_owned()))

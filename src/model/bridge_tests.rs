@@ -219,7 +219,7 @@ proptest! {
 
     #[test]
     fn an_id_comes_back(server in "[a-z_.0-9]{1,9}", id in "\"[a-z/\\\\\"]{0,5}\"|-?[0-9]{1,9}") {
-        let (to, own) = inward_id(&outward_id(&server, &id)).unwrap();
+        let (to, own) = child_id(&client_id(&server, &id)).unwrap();
         prop_assert_eq!((to, own), (server, id));
     }
 }

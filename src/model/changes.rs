@@ -25,7 +25,7 @@ pub enum Seen {
 pub fn changes(old: Option<&Seen>, new: &Seen) -> Vec<String> {
     match (old, new) {
         (Some(Seen::Running(old)), Seen::Running(new)) if old.pid == new.pid && old.start_time == new.start_time => {
-            within(old, new)
+            timeout(old, new)
         }
         (Some(old), new) if old == new => Vec::new(),
         (_, Seen::NotRunning) => vec!["not running".to_owned()],
@@ -41,7 +41,7 @@ pub fn changes(old: Option<&Seen>, new: &Seen) -> Vec<String> {
 }
 
 /// Changes of one process.
-fn within(old: &Status, new: &Status) -> Vec<String> {
+fn timeout(old: &Status, new: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(reload) = new.last_reload.as_ref().filter(|_| new.reloads != old.reloads) {
         let word = if reload.ok { "reloaded" } else { "reload refused" };

@@ -14,7 +14,7 @@ use super::asked::Asked;
 use super::health;
 use super::history::History;
 use super::logline;
-use super::mcp::Learnt;
+use super::mcp::ServerInfo;
 use super::meter;
 use super::method::Method;
 use super::modern::Filter;
@@ -123,7 +123,7 @@ pub struct Server {
     #[serde(default)]
     pub restarted: VecDeque<u64>,
     pub last_exit: Option<String>,
-    pub learnt: Option<Learnt>,
+    pub learnt: Option<ServerInfo>,
     pub meter: meter::Saved,
     #[serde(default)]
     pub methods: Vec<(Method, meter::Saved)>,
@@ -148,7 +148,7 @@ pub enum Era {
 pub struct Child {
     pub pid: i32,
     pub mark: String,
-    pub learnt: Option<Learnt>,
+    pub learnt: Option<ServerInfo>,
     pub stdin: Pipe,
     pub stdout: Pipe,
     /// None if the child has closed it.

@@ -15,6 +15,8 @@ pub const INTERNAL_ERROR: i32 = -32603;
 /// The gateway refused: shutting down, a limit was reached. The code that the MCP SDKs use for a lost connection.
 pub const REFUSED: i32 = -32000;
 
+/// Too many sessions (the number is cc_executor's).
+pub const TOO_MANY_SESSIONS: i32 = -32003;
 /// The request was cancelled; only sent where there must be an answer. The code that the Language Server Protocol has
 /// for it.
 pub const CANCELLED: i32 = -32800;

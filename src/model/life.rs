@@ -10,6 +10,7 @@
 //! | ready | a ping is missed: unhealthy; nobody uses it (`OnDemand`): stop, then idle; it ends: back off |
 //! | unhealthy | a sign of life: ready; too many pings missed: stop, then back off |
 //! | backoff, failed | the time is over, or a reload: start |
+//! | ready, unhealthy | its settings have changed: replace |
 //! | any | retired: stop, then over |
 
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ pub enum Event {
     Unused,
     /// A reload: what failed may be tried again.
     Retry,
+    /// The child is to be replaced by one under other settings.
+    Renew,
     /// The server is removed or replaced, or the daemon ends.
     Retire,
 }
@@ -59,6 +62,8 @@ pub enum Step {
     Serve,
     /// Stop it once its requests are answered, within the drain time.
     Drain,
+    /// Stop it once its requests are answered, within the drain time; it goes on serving until then.
+    Replace,
     /// Stop it now.
     Kill,
     /// Wait for this long, or until something happens.
@@ -73,6 +78,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     Unused,
+    Renewed,
     Hung,
     Retired,
 }
@@ -133,7 +139,7 @@ impl Life {
             (State::Idle, _) => (State::Idle, Step::Rest),
 
             (State::Backoff(_) | State::Failed(_), Event::Due) => (State::Starting, Step::Start),
-            (State::Backoff(_) | State::Failed(_), Event::Retry) => {
+            (State::Backoff(_) | State::Failed(_), Event::Retry | Event::Renew) => {
                 // The configuration may have been what was wrong.
                 self.history = History::default();
                 (State::Starting, Step::Start)
@@ -145,12 +151,18 @@ impl Life {
                 (State::Ready, Step::Serve)
             }
             (State::Stopping(Stop::Retired), Event::Ended(_)) => (State::Stopped, Step::Over),
+            (State::Stopping(Stop::Renewed), Event::Ended(_)) => (State::Starting, Step::Start),
             (State::Stopping(Stop::Unused), Event::Ended(_)) if self.wanted => (State::Starting, Step::Start),
             (State::Stopping(Stop::Unused), Event::Ended(_)) => (State::Idle, Step::Rest),
             (State::Stopping(Stop::Hung), Event::Ended(_)) => self.fall(Ended::NotReady, rules, now, chance),
             (same @ State::Stopping(why), event) => {
                 self.wanted |= event == Event::Wanted;
-                (same, if why == Stop::Hung { Step::Kill } else { Step::Drain })
+                let step = match why {
+                    Stop::Hung => Step::Kill,
+                    Stop::Renewed => Step::Replace,
+                    Stop::Unused | Stop::Retired => Step::Drain,
+                };
+                (same, step)
             }
 
             // It ended of itself, in order, and nobody needs it before somebody asks for it.
@@ -171,6 +183,7 @@ impl Life {
             (State::Ready | State::Unhealthy(_), Event::Unused) if rules.on_demand => {
                 (State::Stopping(Stop::Unused), Step::Drain)
             }
+            (State::Ready | State::Unhealthy(_), Event::Renew) => (State::Stopping(Stop::Renewed), Step::Replace),
             (same @ (State::Ready | State::Unhealthy(_)), _) => (same, Step::Serve),
         };
         if state == State::Starting {
@@ -223,7 +236,7 @@ mod tests {
     use super::*;
     use crate::model::restart::{Mode, SLOW, STABLE};
 
-    const EVENTS: [Event; 12] = [
+    const EVENTS: [Event; 13] = [
         Event::Wanted,
         Event::Opened,
         Event::Ended(Ended::Exited(0)),
@@ -235,6 +248,7 @@ mod tests {
         Event::Missed,
         Event::Unused,
         Event::Retry,
+        Event::Renew,
         Event::Retire,
     ];
 

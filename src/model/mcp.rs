@@ -13,7 +13,7 @@ pub const LATEST: &str = "2025-11-25";
 
 /// What a child said of itself in its `initialize` result; values are JSON text as it sent them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Learnt {
+pub struct ServerInfo {
     pub revision: String,
     pub capabilities: BTreeMap<String, String>,
     pub server_info: String,
@@ -29,7 +29,7 @@ pub fn initialize_params(version: &str) -> String {
 }
 
 /// Reads the result of `initialize`.
-pub fn learn(result: &str) -> Result<Learnt, String> {
+pub fn server_info(result: &str) -> Result<ServerInfo, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Wire<'a> {
@@ -46,7 +46,7 @@ pub fn learn(result: &str) -> Result<Learnt, String> {
     if !REVISIONS.contains(&wire.protocol_version.as_str()) {
         return Err(format!("it speaks revision '{}', which is not supported", wire.protocol_version));
     }
-    Ok(Learnt {
+    Ok(ServerInfo {
         revision: wire.protocol_version,
         capabilities: wire.capabilities.into_iter().map(|(k, v)| (k, v.get().to_owned())).collect(),
         server_info: wire.server_info.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |v| v.get().to_owned()),
@@ -54,7 +54,7 @@ pub fn learn(result: &str) -> Result<Learnt, String> {
     })
 }
 
-impl Learnt {
+impl ServerInfo {
     /// The answer to a client that shares the child with others.
     ///
     /// The revision is the one asked for if the child is at least that new (each revision only adds to the last),
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_revision_is_the_lower_of_both() {
-        let learnt = learn(RESULT).unwrap();
+        let info = server_info(RESULT).unwrap();
         for (asked, got) in [
             (Some("2024-11-05"), "2024-11-05"),
             (Some("2025-06-18"), "2025-06-18"),
@@ -131,24 +131,26 @@ mod tests {
             (Some("1999-01-01"), "2025-06-18"),
             (None, "2025-06-18"),
         ] {
-            assert_eq!(learnt.answer_shared(asked).0, got, "{asked:?}");
+            assert_eq!(info.answer_shared(asked).0, got, "{asked:?}");
         }
     }
 
     #[test]
     fn a_shared_child_is_passed_on_without_what_has_no_owner() {
-        let (_, answer) = learn(RESULT).unwrap().answer_shared(None);
+        let (_, answer) = server_info(RESULT).unwrap().answer_shared(None);
         assert_eq!(
             answer,
             r#"{"protocolVersion":"2025-06-18","capabilities":{"prompts":{"listChanged":true},"tools":{"listChanged":true,"n":1.0},"x":9007199254740993},"serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#
         );
-        assert_eq!(learn(RESULT).unwrap().name(), "s 1");
+        assert_eq!(server_info(RESULT).unwrap().name(), "s 1");
     }
 
     #[test]
     fn what_is_no_handshake_is_refused() {
-        assert!(learn("{}").is_err());
-        assert!(learn(r#"{"protocolVersion":"2026-07-28","capabilities":{}}"#).unwrap_err().contains("2026-07-28"));
-        assert!(learn(r#"{"protocolVersion":"2024-11-05","capabilities":{}}"#).is_ok());
+        assert!(server_info("{}").is_err());
+        assert!(
+            server_info(r#"{"protocolVersion":"2026-07-28","capabilities":{}}"#).unwrap_err().contains("2026-07-28")
+        );
+        assert!(server_info(r#"{"protocolVersion":"2024-11-05","capabilities":{}}"#).is_ok());
     }
 }

@@ -1,15 +1,79 @@
-//! The methods that requests are counted by: a fixed set, so that no client can make it grow.
+//! The methods of MCP by name, and those that requests are counted by: a fixed set, so that no client can make it grow.
 //!
 //! Knows names alone. What a method means is for those who route it.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+// Requests of clients.
+pub const INITIALIZE: &str = "initialize";
+pub const PING: &str = "ping";
+pub const TOOLS_LIST: &str = "tools/list";
+pub const TOOLS_CALL: &str = "tools/call";
+pub const PROMPTS_LIST: &str = "prompts/list";
+pub const PROMPTS_GET: &str = "prompts/get";
+pub const RESOURCES_LIST: &str = "resources/list";
+pub const TEMPLATES_LIST: &str = "resources/templates/list";
+pub const RESOURCES_READ: &str = "resources/read";
+pub const RESOURCES_SUBSCRIBE: &str = "resources/subscribe";
+pub const RESOURCES_UNSUBSCRIBE: &str = "resources/unsubscribe";
+pub const COMPLETE: &str = "completion/complete";
+pub const SET_LEVEL: &str = "logging/setLevel";
+/// Since 2026-07-28.
+pub const DISCOVER: &str = "server/discover";
+/// Since 2026-07-28.
+pub const LISTEN: &str = "subscriptions/listen";
+// Of the executor's own protocol.
+pub const EXECUTE: &str = "execute";
+pub const CONTROL: &str = "control";
+
+// Notifications.
+pub const INITIALIZED: &str = "notifications/initialized";
+pub const CANCELLED: &str = "notifications/cancelled";
+pub const PROGRESS: &str = "notifications/progress";
+pub const LOG_MESSAGE: &str = "notifications/message";
+pub const ROOTS_CHANGED: &str = "notifications/roots/list_changed";
+pub const RESOURCE_UPDATED: &str = "notifications/resources/updated";
+pub const TOOLS_CHANGED: &str = "notifications/tools/list_changed";
+pub const PROMPTS_CHANGED: &str = "notifications/prompts/list_changed";
+pub const RESOURCES_CHANGED: &str = "notifications/resources/list_changed";
+/// Since 2026-07-28.
+pub const ACKNOWLEDGED: &str = "notifications/subscriptions/acknowledged";
+
+/// The notification that a list (`tools`, `prompts`, `resources`) has changed.
+pub fn list_changed(list: &str) -> &'static str {
+    match list {
+        "tools" => TOOLS_CHANGED,
+        "prompts" => PROMPTS_CHANGED,
+        _ => RESOURCES_CHANGED,
+    }
+}
+
+/// The list whose change a notification tells.
+pub fn changed_list(method: &str) -> Option<&'static str> {
+    match method {
+        TOOLS_CHANGED => Some("tools"),
+        PROMPTS_CHANGED => Some("prompts"),
+        RESOURCES_CHANGED => Some("resources"),
+        _ => None,
+    }
+}
+
+/// Whether a method is that of a notification.
+pub fn is_notification(method: &str) -> bool {
+    method.starts_with("notifications/")
+}
+
+/// Whether a method is about tasks (2025-11-25 basic/utilities/tasks).
+pub fn is_of_tasks(method: &str) -> bool {
+    method.starts_with("tasks/")
+}
+
 macro_rules! methods {
-    ($($variant:ident = $name:literal,)*) => {
+    ($($variant:ident = $name:ident,)*) => {
         /// What kind of request it is, as far as it is counted.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Method {
-            $(#[doc = concat!("`", $name, "`.")] $variant,)*
+            $(#[doc = concat!("[`", stringify!($name), "`].")] $variant,)*
             /// Anything else.
             #[default]
             Other,
@@ -39,23 +103,23 @@ macro_rules! methods {
 }
 
 methods! {
-    ToolsCall = "tools/call",
-    ToolsList = "tools/list",
-    PromptsGet = "prompts/get",
-    PromptsList = "prompts/list",
-    ResourcesRead = "resources/read",
-    ResourcesList = "resources/list",
-    TemplatesList = "resources/templates/list",
-    Subscribe = "resources/subscribe",
-    Unsubscribe = "resources/unsubscribe",
-    Complete = "completion/complete",
-    Initialize = "initialize",
-    Ping = "ping",
-    Discover = "server/discover",
-    SetLevel = "logging/setLevel",
-    Listen = "subscriptions/listen",
-    Execute = "execute",
-    Control = "control",
+    ToolsCall = TOOLS_CALL,
+    ToolsList = TOOLS_LIST,
+    PromptsGet = PROMPTS_GET,
+    PromptsList = PROMPTS_LIST,
+    ResourcesRead = RESOURCES_READ,
+    ResourcesList = RESOURCES_LIST,
+    TemplatesList = TEMPLATES_LIST,
+    Subscribe = RESOURCES_SUBSCRIBE,
+    Unsubscribe = RESOURCES_UNSUBSCRIBE,
+    Complete = COMPLETE,
+    Initialize = INITIALIZE,
+    Ping = PING,
+    Discover = DISCOVER,
+    SetLevel = SET_LEVEL,
+    Listen = LISTEN,
+    Execute = EXECUTE,
+    Control = CONTROL,
 }
 
 impl Serialize for Method {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::envelope::{Envelope, Span, decode, member, members, quote, spliced};
 use super::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
 use super::mcp;
+use super::method;
 
 /// The one revision of this era.
 pub const VERSION: &str = "2026-07-28";
@@ -22,6 +23,14 @@ const UNCACHED: &str = r#""ttlMs":0,"cacheScope":"private","#;
 
 /// The most resources of one subscription.
 const URIS: usize = 1000;
+
+/// The two eras of the protocol (2026-07-28 basic/versioning): with a handshake and sessions, up to 2025-11-25, and
+/// stateless, from 2026-07-28 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Era {
+    Legacy,
+    Modern,
+}
 
 /// Why a request is not passed on. It says so with its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,16 +124,16 @@ pub fn only(asked: Option<&str>) -> Refusal {
 /// Methods of the legacy era that this one has removed are answered here, whatever a child thinks of them.
 pub fn check_method(e: &Envelope<'_>) -> Result<(), Refusal> {
     const REMOVED: [&str; 7] = [
-        "initialize",
-        "ping",
+        method::INITIALIZE,
+        method::PING,
         "logging/setLevel",
-        "resources/subscribe",
-        "resources/unsubscribe",
+        method::RESOURCES_SUBSCRIBE,
+        method::RESOURCES_UNSUBSCRIBE,
         "tasks/list",
         "tasks/result",
     ];
     // A request named like a notification: a child that tells messages apart by their names would act on it.
-    match REMOVED.contains(&e.method.as_ref()) || e.method.starts_with("notifications/") {
+    match REMOVED.contains(&e.method.as_ref()) || method::is_notification(&e.method) {
         true => Err(Refusal::new(METHOD_NOT_FOUND, format!("there is no '{}' in revision {VERSION}", e.method))),
         false => Ok(()),
     }
@@ -137,8 +146,8 @@ pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]
     same("MCP-Protocol-Version", header, &version)?;
     same("Mcp-Method", header, &e.method)?;
     let name = match e.method.as_ref() {
-        "tools/call" | "prompts/get" => &e.name,
-        "resources/read" => &e.uri,
+        method::TOOLS_CALL | method::PROMPTS_GET => &e.name,
+        method::RESOURCES_READ => &e.uri,
         "tasks/get" | "tasks/update" | "tasks/cancel" => &e.task_id,
         _ => return Ok(()),
     };
@@ -265,14 +274,14 @@ pub fn with_meta(e: &Envelope<'_>, version: &str) -> String {
 
 /// What a child said of itself in its answer to `server/discover`; None unless it names this revision: that it
 /// answered at all proves nothing.
-pub fn discovered(result: &str) -> Option<mcp::Learnt> {
+pub fn discovered(result: &str) -> Option<mcp::ServerInfo> {
     let versions: Vec<String> = serde_json::from_str(member(result, "supportedVersions")?).ok()?;
     if !versions.iter().any(|v| v == VERSION) {
         return None;
     }
     let capabilities = member(result, "capabilities").unwrap_or("{}");
     let info = member(result, "_meta").and_then(|m| member(m, "io.modelcontextprotocol/serverInfo"));
-    Some(mcp::Learnt {
+    Some(mcp::ServerInfo {
         revision: VERSION.to_owned(),
         capabilities: members(capabilities).into_iter().map(|(k, v)| (k, capabilities[v].to_owned())).collect(),
         server_info: info.unwrap_or(r#"{"name":"","version":""}"#).to_owned(),
@@ -282,7 +291,7 @@ pub fn discovered(result: &str) -> Option<mcp::Learnt> {
 
 /// `server/discover` in the words of a legacy child: what it said in its handshake. Log messages and tasks have no owner
 /// on a shared child.
-pub fn discover_result(learnt: &mcp::Learnt) -> String {
+pub fn discover_result(learnt: &mcp::ServerInfo) -> String {
     let capabilities: Vec<String> = learnt
         .capabilities
         .iter()
@@ -317,7 +326,11 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> St
     if let Some(result) = e.result.clone().filter(|r| e.text()[r.clone()].starts_with('{')) {
         let cached = matches!(
             method,
-            "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" | "resources/read"
+            method::TOOLS_LIST
+                | method::PROMPTS_LIST
+                | method::RESOURCES_LIST
+                | method::TEMPLATES_LIST
+                | method::RESOURCES_READ
         );
         let text = &e.text()[result.clone()];
         let all = members(text);
@@ -444,7 +457,8 @@ impl Filter {
             honoured.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
         }
         let text = format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{{{}}}}}}}"#,
+            r#"{{"jsonrpc":"2.0","method":"{}","params":{{"notifications":{{{}}}}}}}"#,
+            method::ACKNOWLEDGED,
             honoured.join(",")
         );
         tagged(&text, subscription)

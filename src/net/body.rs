@@ -13,11 +13,10 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use super::seat::{Parts, Seat};
-use crate::hub::counters::Dropped;
-use crate::hub::outbox::Outbox;
-use crate::hub::replay::Stream;
-use crate::hub::route;
-use crate::hub::session::{Session, StreamGuard};
+use crate::hub::Dropped;
+use crate::hub::Outbox;
+use crate::hub::Stream;
+use crate::hub::{Client, StreamGuard};
 use crate::model::out::Out;
 use crate::model::transport::{SessionKind, Transport};
 
@@ -60,7 +59,7 @@ pub struct Events {
 
 /// The way back for a request or a GET stream; dropping it tells the hub that nobody reads there any more.
 pub struct Reply {
-    pub session: Arc<Session>,
+    pub client: Client,
     pub outbox: Arc<Outbox>,
     /// The answer has been taken from it, or none is due.
     pub answered: bool,
@@ -73,19 +72,21 @@ pub struct Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.seat.is_parking() {
-            let (session, outbox) = (self.session.clone(), self.outbox.clone());
+            let (client, outbox) = (self.client.clone(), self.outbox.clone());
             let (answered, resumable) = (self.answered, self.resumable);
-            return self.seat.keep_reply(Parts { session, outbox, answered, resumable });
+            return self.seat.keep_reply(Parts { client, outbox, answered, resumable });
         }
-        match self.resumable && !self.session.is_ended() {
+        match self.resumable && !self.client.session.is_ended() {
             true => self.outbox.detach(),
             false => self.outbox.close(),
         }
-        match self.session.kind {
+        match self.client.session.kind {
             // The stream was the session.
-            SessionKind::Lasting(Transport::Sse) => self.session.hub.end_session(&self.session, "its client has left"),
-            SessionKind::Request if self.answered => self.session.answered(),
-            _ if !self.answered => route::abandoned(&self.session, &self.outbox),
+            SessionKind::Lasting(Transport::Sse) => {
+                self.seat.net.hub.end_session(&self.client, "its client has left");
+            }
+            SessionKind::Request if self.answered => self.client.session.answered(),
+            _ if !self.answered => self.client.abandoned(&self.outbox),
             _ => {}
         }
     }
@@ -94,7 +95,7 @@ impl Drop for Reply {
 impl Events {
     /// A stream that begins with what was taken from the outbox already.
     pub fn new(reply: Reply, first: Option<Out>) -> Events {
-        let guard = reply.session.stream();
+        let guard = reply.client.session.stream();
         Events {
             reply,
             queue: first.into_iter().collect(),
@@ -115,10 +116,9 @@ impl Events {
 
     /// A stream with ids. A client of 2025-11-25 gets an id before the first message, and is told how soon to come back.
     pub fn resumable(mut reply: Reply, first: Option<Out>) -> Events {
-        let stream = reply.session.replay().open(reply.outbox.clone());
-        reply.outbox.make_resumable();
+        let stream = reply.client.session.open_stream(&reply.outbox);
         reply.resumable = true;
-        let primed = reply.session.revision().is_some_and(|r| r >= "2025-11-25");
+        let primed = reply.client.session.revision().is_some_and(|r| r >= "2025-11-25");
         let mut events = Events::new(reply, first);
         if primed {
             events.head = format!("id: {}\nretry: {RETRY}\ndata:\n\n", stream.id(0));
@@ -129,11 +129,11 @@ impl Events {
     }
 
     /// A stream that a client has lost, from behind the event that it names.
-    pub fn resumed(session: &Arc<Session>, stream: Arc<Stream>, event: u64, seat: &Arc<Seat>) -> Events {
+    pub fn resumed(client: &Client, stream: Arc<Stream>, event: u64, seat: &Arc<Seat>) -> Events {
         let connection = stream.take();
         let outbox = stream.outbox.clone();
         outbox.reattach();
-        let reply = Reply { session: session.clone(), outbox, answered: true, resumable: true, seat: seat.clone() };
+        let reply = Reply { client: client.clone(), outbox, answered: true, resumable: true, seat: seat.clone() };
         let mut events = Events::new(reply, None);
         for (id, text) in stream.after(event) {
             events.head.push_str(&format!("id: {id}\nevent: message\ndata: {text}\n\n"));
@@ -231,7 +231,7 @@ impl hyper::body::Body for Body {
         };
         if !more && events.queue.is_empty() {
             if outbox.overflowed() {
-                events.reply.session.hub.counters.count(Dropped::SlowClients);
+                events.reply.client.session.ctx.counters.count(Dropped::SlowClients);
             }
             // Whoever does not read is as good as gone.
             events.reply.answered = !outbox.overflowed();

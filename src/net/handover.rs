@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::Net;
 use super::park::{How, Resting};
 use super::seat::{Left, Parts, Rest};
-use crate::hub::handover::{Restored, Saver};
+use crate::hub::{Restored, Saver};
 use crate::model::asked::Asked;
 use crate::model::config::Listen;
 use crate::model::handover::{self, Bytes};
 use crate::model::out::Out;
 use crate::model::transport::Transport;
-use crate::rt::wait::{until, within};
+use crate::rt::wait::{timeout, until};
 use crate::sys::listen::{Socket, SocketFile};
 use crate::sys::passed;
 
@@ -27,17 +27,17 @@ impl Net {
     /// then, with a code that tells their clients to come again; whatever else is left has to be left behind. Gives how
     /// many there are of those.
     pub async fn comes_to_rest(&self, limit: Duration) -> u64 {
-        let none = || (self.hub.connections.load(SeqCst) == 0).then_some(());
-        if within(limit, until(&self.closed, none)).await.is_none() {
-            self.hub.give_up.turn(true);
-            let _ = within(GOOD_BYE, until(&self.closed, none)).await;
+        let none = || (self.hub.ctx.connections.load(SeqCst) == 0).then_some(());
+        if timeout(limit, until(&self.closed, none)).await.is_none() {
+            self.hub.ctx.close_stragglers.turn(true);
+            let _ = timeout(GOOD_BYE, until(&self.closed, none)).await;
         }
-        self.hub.connections.load(SeqCst)
+        self.hub.ctx.connections.load(SeqCst)
     }
 
     /// Goes on in this process.
     pub fn go_on(self: &Arc<Self>) {
-        self.hub.give_up.turn(false);
+        self.hub.ctx.close_stragglers.turn(false);
         for one in self.lot.take() {
             self.resume(one);
         }
@@ -69,10 +69,11 @@ impl Net {
                 self.resume(Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
             }
         }
-        for session in self.hub.servers_and_bridge().iter().flat_map(|s| s.sessions()) {
+        for client in self.hub.all_clients() {
+            let session = &client.session;
             let bound = matches!(session.kind.transport(), Some(Transport::WebSocket | Transport::Sse));
             if bound && !kept.contains(&session.number) {
-                self.hub.end_session(&session, "its connection could not be kept over an upgrade");
+                self.hub.end_session(&client, "its connection could not be kept over an upgrade");
             }
         }
     }
@@ -98,7 +99,7 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
         Some(handover::How::Answer {
             begun,
             asked: asked.clone(),
-            session: saver.session(&parts.session),
+            session: saver.session(&parts.client.session),
             outbox: saver.outbox(&parts.outbox),
             answered: parts.answered,
             resumable: parts.resumable,
@@ -111,8 +112,8 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
         How::Http(Rest::Idle) => handover::How::Idle,
         How::Http(Rest::Waiting(asked, left)) => answer(false, asked, left)?,
         How::Http(Rest::Streaming(asked, left)) => answer(true, asked, left)?,
-        How::WebSocket { session, outbox, queue } => handover::How::WebSocket {
-            session: saver.session(session),
+        How::WebSocket { client, outbox, queue } => handover::How::WebSocket {
+            session: saver.session(&client.session),
             outbox: saver.outbox(outbox),
             queue: outs(queue),
         },
@@ -126,12 +127,12 @@ fn restore(how: handover::How, restored: &Restored) -> Option<How> {
     Some(match how {
         handover::How::Idle => How::Http(Rest::Idle),
         handover::How::WebSocket { session, outbox, queue } => {
-            How::WebSocket { session: restored.session(session)?, outbox: restored.outbox(outbox), queue: outs(queue) }
+            How::WebSocket { client: restored.client(session)?, outbox: restored.outbox(outbox), queue: outs(queue) }
         }
         handover::How::Answer { begun, asked, session, outbox, answered, resumable, queue, head, stream } => {
-            let session = restored.session(session)?;
-            let stream = stream.and_then(|n| session.replay().stream(n)).map(|s| (s, 0));
-            let parts = Parts { session, outbox: restored.outbox(outbox), answered, resumable };
+            let client = restored.client(session)?;
+            let stream = stream.and_then(|n| client.session.replay().stream(n)).map(|s| (s, 0));
+            let parts = Parts { client, outbox: restored.outbox(outbox), answered, resumable };
             let left = Left { reply: Some(parts), queue: outs(queue), head, stream };
             How::Http(if begun { Rest::Streaming(asked, left) } else { Rest::Waiting(asked, left) })
         }

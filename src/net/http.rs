@@ -13,9 +13,9 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use super::body::Body;
 use super::seat::Seat;
 use super::{Net, admin, auth, origin, sse, streamable, ws};
-use crate::hub::counters::Dropped;
-use crate::hub::route;
-use crate::hub::server::Server;
+use crate::hub::Dropped;
+use crate::hub::SHUTTING_DOWN;
+use crate::hub::Server;
 use crate::model::asked::Accepts;
 use crate::model::jsonrpc;
 use crate::rt::wait::sleep;
@@ -33,17 +33,17 @@ pub async fn serve(
     (local, peer): (Option<IpAddr>, Option<Arc<Peer>>),
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
-    let config = net.hub.config();
+    let config = net.hub.ctx.config();
     let (host, origin) = match named(&request) {
         Ok(both) => both,
         Err(why) => {
-            net.hub.counters.count(Dropped::ForeignOrigin);
+            net.hub.ctx.counters.count(Dropped::ForeignOrigin);
             seat.idles();
             return Ok(error(StatusCode::BAD_REQUEST, None, jsonrpc::INVALID_REQUEST, why));
         }
     };
     if let Some(why) = origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
-        net.hub.counters.count(Dropped::ForeignOrigin);
+        net.hub.ctx.counters.count(Dropped::ForeignOrigin);
         let status = if host.is_none() && local.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
         seat.idles();
         return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
@@ -60,7 +60,7 @@ pub async fn serve(
             admin::without_detail(admin::serve(&net, &request).await)
         }
         Err(why) => {
-            net.hub.counters.count(Dropped::Unauthorized);
+            net.hub.ctx.counters.count(Dropped::Unauthorized);
             auth::unauthorized(why)
         }
     };
@@ -69,7 +69,7 @@ pub async fn serve(
         Body::Events(_) => seat.streams(),
     }
     share(&mut response, allowed_origin.as_deref());
-    if net.hub.draining.is_set() {
+    if net.hub.ctx.draining.is_set() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
@@ -210,8 +210,8 @@ pub fn wants_events(net: &Net, headers: &HeaderMap) -> Result<(), Box<Answer>> {
         let why = "GET opens an event stream: the client must accept text/event-stream";
         return Err(Box::new(error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why)));
     }
-    match net.hub.draining.is_set() {
-        true => Err(Box::new(unavailable(None, route::SHUTTING_DOWN))),
+    match net.hub.ctx.draining.is_set() {
+        true => Err(Box::new(unavailable(None, SHUTTING_DOWN))),
         false => Ok(()),
     }
 }
@@ -263,13 +263,13 @@ pub async fn body_of(
         let why = "Content-Type must be application/json";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
     }
-    let limit = net.hub.config().limits.message;
+    let limit = net.hub.ctx.config().limits.message;
     let (head, body) = request.into_parts();
     match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await.map(String::from_utf8) {
         Ok(Ok(body)) => Ok((head, body)),
         Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
         Err(Unread::TooLong) => {
-            net.hub.counters.count(Dropped::LongMessages);
+            net.hub.ctx.counters.count(Dropped::LongMessages);
             let why = format!("the message is longer than {limit} (limits.message)");
             refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
         }

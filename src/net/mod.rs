@@ -34,12 +34,12 @@ use hyper::service::service_fn;
 use log::{debug, info, warn};
 use smol_hyper::rt::FuturesIo;
 
+use crate::hub::Dropped;
 use crate::hub::Hub;
-use crate::hub::counters::Dropped;
 use crate::model::config::Listen;
 use crate::model::exit::{Failure, plain};
 use crate::rt::blocking::blocking;
-use crate::rt::wait::{Flag, sleep, until, within};
+use crate::rt::wait::{Flag, sleep, timeout, until};
 use crate::sys::listen::Socket;
 use crate::sys::lock::Lock;
 use door::Door;
@@ -161,13 +161,13 @@ impl Net {
                 None
             };
             let frozen = async {
-                self.hub.freeze.wait().await;
+                self.hub.ctx.quiesce.wait().await;
                 None
             };
             let Some(accepted) = stopped.or(frozen).or(async { Some(door.accept().await) }).await else {
                 if !stop.is_set() {
                     // Whoever comes waits in the queue of the kernel.
-                    self.hub.freeze.wait_off().await;
+                    self.hub.ctx.quiesce.wait_off().await;
                     continue;
                 }
                 // Whoever is connected as the kernel sees it would get a reset: it is heard first.
@@ -185,7 +185,7 @@ impl Net {
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected) => {}
                 Err(e) => {
                     // EMFILE, ENFILE, ENOBUFS, ENOMEM: back off and go on; one line a minute.
-                    self.hub.counters.count(Dropped::Accept);
+                    self.hub.ctx.counters.count(Dropped::Accept);
                     if failing.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
                         failing = Some(Instant::now());
                         warn!("cannot accept connections at the moment: {}", plain(&e));
@@ -197,10 +197,10 @@ impl Net {
     }
 
     fn admit(self: &Arc<Self>, conn: Conn) {
-        let limit = u64::from(self.hub.config().limits.connections);
-        if self.hub.connections.fetch_add(1, SeqCst) >= limit {
-            self.hub.connections.fetch_sub(1, SeqCst);
-            self.hub.counters.count(Dropped::Connections);
+        let limit = u64::from(self.hub.ctx.config().limits.connections);
+        if self.hub.ctx.connections.fetch_add(1, SeqCst) >= limit {
+            self.hub.ctx.connections.fetch_sub(1, SeqCst);
+            self.hub.ctx.counters.count(Dropped::Connections);
             conn.refuse(
                 "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 52\r\n\r\n\
                  too many connections (limits.connections), try later",
@@ -218,7 +218,7 @@ impl Net {
 
     /// One connection, from its first byte to its last or to its upgrade.
     async fn serve(self: Arc<Self>, conn: Conn, seat: Arc<Seat>) {
-        let limits = self.hub.config().limits.clone();
+        let limits = self.hub.ctx.config().limits.clone();
         let (local, peer) = (conn.local_ip(), conn.peer().map(Arc::new));
         let timer = HeadTimer { heard: conn.heard(), head: limits.header_timeout };
         let (net, place, is_unix) = (self.clone(), seat.clone(), conn.is_unix());
@@ -232,15 +232,15 @@ impl Net {
             .with_upgrades();
         let mut connection = Box::pin(connection);
         let drain = async {
-            self.hub.draining.wait().await;
+            self.hub.ctx.draining.wait().await;
         };
         let cut = async {
-            self.hub.hurry.wait().await;
+            self.hub.ctx.end_drain.wait().await;
             // Time for the errors that end what is still open.
             sleep(Duration::from_secs(1)).await;
         };
         let (mut drain, mut cut) = (std::pin::pin!(drain), std::pin::pin!(cut));
-        let (mut draining, mut freeze) = (false, self.hub.freeze.watch());
+        let (mut draining, mut freeze) = (false, self.hub.ctx.quiesce.watch());
         let end = std::future::poll_fn(|cx| {
             if !draining && drain.as_mut().poll(cx).is_ready() {
                 // What is in flight is finished, then the connection closes; an idle one closes at once.
@@ -280,7 +280,7 @@ impl Net {
 
     /// Waits until the last connection is closed, or the time is over. True when none is left.
     pub async fn drained(&self, limit: Duration) -> bool {
-        let none = || (self.hub.connections.load(SeqCst) == 0).then_some(());
-        within(limit, until(&self.closed, none)).await.is_some()
+        let none = || (self.hub.ctx.connections.load(SeqCst) == 0).then_some(());
+        timeout(limit, until(&self.closed, none)).await.is_some()
     }
 }

@@ -23,8 +23,8 @@ use super::http::{Answer, share};
 use super::seat::{Left, Rest, Seat};
 use super::stream::Conn;
 use super::{Net, streamable, ws};
-use crate::hub::outbox::Outbox;
-use crate::hub::session::Session;
+use crate::hub::Client;
+use crate::hub::Outbox;
 use crate::model::asked::Asked;
 use crate::model::out::Out;
 use crate::rt::wait::sleep;
@@ -48,7 +48,7 @@ pub struct Resting {
 pub enum How {
     Http(Rest),
     WebSocket {
-        session: Arc<Session>,
+        client: Client,
         outbox: Arc<Outbox>,
         /// Taken from the outbox and not yet sent.
         queue: VecDeque<Out>,
@@ -91,12 +91,12 @@ impl Net {
             Ok(conn) => conn,
             Err(e) => return debug!("a connection cannot go on: {e}"),
         };
-        self.hub.connections.fetch_add(1, SeqCst);
+        self.hub.ctx.connections.fetch_add(1, SeqCst);
         match resting.how {
             How::Http(Rest::Idle) => self.take(conn),
             How::Http(Rest::Waiting(asked, left)) => self.take_late(conn, asked, left, false),
             How::Http(Rest::Streaming(asked, left)) => self.take_late(conn, asked, left, true),
-            How::WebSocket { session, outbox, queue } => ws::resume(self, conn, session, outbox, queue),
+            How::WebSocket { client, outbox, queue } => ws::resume(self, conn, client, outbox, queue),
         }
     }
 
@@ -109,7 +109,7 @@ impl Net {
             seat.opens_session();
         }
         let reply = Reply {
-            session: parts.session,
+            client: parts.client,
             outbox: parts.outbox,
             answered: parts.answered,
             resumable: parts.resumable,
@@ -133,7 +133,7 @@ impl Net {
             }
             if asked.chunks && asked.keeps {
                 drop(place);
-                net.hub.connections.fetch_add(1, SeqCst);
+                net.hub.ctx.connections.fetch_add(1, SeqCst);
                 net.take(conn);
             }
             Ok(())
@@ -149,9 +149,9 @@ impl Net {
         is_unix: bool,
     ) {
         let mut work = work;
-        let mut freeze = self.hub.freeze.watch();
+        let mut freeze = self.hub.ctx.quiesce.watch();
         let cut = async {
-            self.hub.hurry.wait().await;
+            self.hub.ctx.end_drain.wait().await;
             sleep(Duration::from_secs(1)).await;
         };
         let mut cut = pin!(cut);
@@ -176,10 +176,10 @@ impl Net {
 }
 
 async fn late_answer(reply: Reply, asked: &Asked) -> Answer {
-    let session = reply.session.clone();
+    let (client, net) = (reply.client.clone(), reply.seat.net.clone());
     let mut response = streamable::answer(reply, asked.accepts).await;
-    if asked.opens_session && !streamable::name_session(&mut response, &session) {
-        session.hub.end_session(&session, "its handshake failed");
+    if asked.opens_session && !streamable::name_session(&mut response, &client.session) {
+        net.hub.end_session(&client, "its handshake failed");
     }
     share(&mut response, asked.origin.as_deref());
     response

@@ -12,16 +12,16 @@ use std::sync::atomic::{
 };
 
 use super::Net;
-use crate::hub::outbox::Outbox;
-use crate::hub::replay::Stream;
-use crate::hub::session::Session;
+use crate::hub::Client;
+use crate::hub::Outbox;
+use crate::hub::Stream;
 use crate::model::asked::{Accepts, Asked};
 use crate::model::out::Out;
 use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
 pub struct Seat {
-    net: Arc<Net>,
+    pub(super) net: Arc<Net>,
     pub fd: RawFd,
     /// Counts reads that brought something.
     heard: Arc<AtomicU64>,
@@ -65,7 +65,7 @@ pub struct Left {
 
 /// The way back for an answer, taken apart.
 pub struct Parts {
-    pub session: Arc<Session>,
+    pub client: Client,
     pub outbox: Arc<Outbox>,
     pub answered: bool,
     pub resumable: bool,
@@ -81,7 +81,7 @@ pub enum Rest {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.net.hub.connections.fetch_sub(1, SeqCst);
+        self.net.hub.ctx.connections.fetch_sub(1, SeqCst);
         self.net.closed.notify(usize::MAX);
     }
 }

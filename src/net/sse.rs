@@ -11,9 +11,9 @@ use super::body::{Events, Reply};
 use super::http::{Answer, body_of, error, plain, unavailable, wants_events};
 use super::seat::Seat;
 use super::streamable::stream;
-use crate::hub::outbox::Outbox;
+use crate::hub::Outbox;
 use crate::hub::route;
-use crate::hub::server::Server;
+use crate::hub::{Server, Session};
 use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
@@ -23,16 +23,16 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, base: &str, seat: &Arc<Seat>, 
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
-    let session = match net.hub.open_session(server, Transport::Sse, seat.who()) {
-        Ok(session) => session,
+    let client = match net.hub.open_session(server, Transport::Sse, seat.who()) {
+        Ok(client) => client,
         Err(why) => return unavailable(None, &why),
     };
-    let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
-    session.attach(outbox.clone());
+    let outbox = Arc::new(Outbox::new(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    client.session.attach(outbox.clone());
     // Relative to this host, as clients demand.
-    let endpoint = format!("{base}/message?sessionId={}", session.id);
+    let endpoint = format!("{base}/message?sessionId={}", client.session.id);
     stream(Events::with_endpoint(
-        Reply { session, outbox, answered: true, resumable: false, seat: seat.clone() },
+        Reply { client, outbox, answered: true, resumable: false, seat: seat.clone() },
         &endpoint,
     ))
 }
@@ -41,10 +41,12 @@ pub fn open(net: &Arc<Net>, server: &Arc<Server>, base: &str, seat: &Arc<Seat>, 
 pub async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Seat, request: Request<Incoming>) -> Answer {
     let query = request.uri().query().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
-    let session = id.and_then(|id| net.hub.session(id));
-    let session = session.filter(|s| Arc::ptr_eq(&s.server, server) && s.kind == SessionKind::Lasting(Transport::Sse));
-    let session = session.filter(|s| s.owner == seat.who());
-    let Some((session, outbox)) = session.and_then(|s| s.push_outbox().map(|o| (s, o))) else {
+    let own = |s: &Session| {
+        let here = Arc::ptr_eq(&s.server, &server.core.name) && s.kind == SessionKind::Lasting(Transport::Sse);
+        here && s.owner == seat.who()
+    };
+    let client = id.and_then(|id| net.hub.session(id)).filter(|c| own(&c.session));
+    let Some((client, outbox)) = client.and_then(|c| c.session.push_outbox().map(|o| (c, o))) else {
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
     };
@@ -55,7 +57,7 @@ pub async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Seat, request: Re
     if let Err(fault @ Fault::Json(..)) = scan(&body) {
         return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
     }
-    if let Some(later) = route::receive(&session, &body, &outbox) {
+    if let Some(later) = route::receive(&client, &body, &outbox) {
         async_std::task::spawn(later);
     }
     plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())

@@ -12,16 +12,15 @@ use super::Net;
 use super::body::{Body, Events, Reply};
 use super::http::{Answer, accepts, body_of, empty, error, not_allowed, plain, text, unavailable, wants_events};
 use super::seat::Seat;
-use crate::hub::batch::{self, Collected};
-use crate::hub::outbox::Outbox;
-use crate::hub::server::Server;
-use crate::hub::session::Session;
-use crate::hub::{self, route};
+use crate::hub::Outbox;
+use crate::hub::Server;
+use crate::hub::Session;
+use crate::hub::{Client, Headers, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan};
 use crate::model::out::Out;
 use crate::model::transport::{SessionKind, Transport};
-use crate::model::{jsonrpc, mcp, modern};
+use crate::model::{jsonrpc, mcp, method, modern};
 use crate::rt::wait::sleep;
 
 const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -33,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves a request of the endpoint `.../mcp`.
 pub async fn serve(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
-    if request.method() != Method::POST && server.is_modern_only() {
+    if request.method() != Method::POST && server.core.is_modern_only() {
         // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
         return not_allowed("POST, OPTIONS", "POST");
     }
@@ -65,21 +64,25 @@ fn session(
     seat: &Seat,
     headers: &HeaderMap,
     id: Option<&str>,
-) -> Result<Arc<Session>, Box<Answer>> {
+) -> Result<Client, Box<Answer>> {
     let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
     let Some(name) = headers.get(SESSION) else {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     };
-    let found = name.to_str().ok().and_then(|n| net.hub.session(n)).filter(|s| Arc::ptr_eq(&s.server, server));
+    let found = name
+        .to_str()
+        .ok()
+        .and_then(|n| net.hub.session(n))
+        .filter(|c| Arc::ptr_eq(&c.session.server, &server.core.name));
     // Somebody else's is not there, however he came by its id.
-    let Some(session) = found.filter(|s| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == seat.who())
-    else {
+    let own = |s: &Session| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == seat.who();
+    let Some(client) = found.filter(|c| own(&c.session)) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
     if let Err(why) = check_version(headers) {
         return Err(refuse(StatusCode::BAD_REQUEST, &why));
     }
-    Ok(session)
+    Ok(client)
 }
 
 async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: Request<Incoming>) -> Answer {
@@ -102,11 +105,11 @@ async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, request: R
     if modern::claimed(&e) || modern_header {
         return stateless(net, server, seat, &head.headers, &e, accepts).await;
     }
-    if e.kind == Kind::Request && e.method == "initialize" && !head.headers.contains_key(SESSION) {
+    if e.kind == Kind::Request && e.method == method::INITIALIZE && !head.headers.contains_key(SESSION) {
         return initialize(net, server, seat, &e, accepts).await;
     }
     match session(net, server, seat, &head.headers, e.get(&e.id)) {
-        Ok(session) => message(net, session, seat, &e, accepts).await,
+        Ok(client) => message(net, client, seat, &e, accepts).await,
         Err(response) => *response,
     }
 }
@@ -123,8 +126,7 @@ async fn stateless(
     if e.kind != Kind::Request {
         return empty(StatusCode::ACCEPTED);
     }
-    let fields =
-        |name: &str| -> Vec<&[u8]> { headers.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect() };
+    let fields = Fields(headers);
     let refuse = |status: u16, refusal: &modern::Refusal| {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
         plain(status, "application/json", refusal.text(e.get(&e.id)))
@@ -132,33 +134,37 @@ async fn stateless(
     if let Err(refusal) = modern::check_meta(e) {
         return refuse(400, &refusal);
     }
-    let checked = modern::check_headers(e, &fields).and_then(|()| modern::check_version(e));
+    let checked = modern::check_headers(e, &|name| fields.values(name)).and_then(|()| modern::check_version(e));
     if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
         return refuse(modern::http_status(refusal.code), &refusal);
     }
-    if e.method == "subscriptions/listen" && !accepts.events {
+    if e.method == method::LISTEN && !accepts.events {
         let why = "a subscription is an event stream: the client must accept text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
-    let session = net.hub.stateless(server, seat.who());
-    let outbox = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
-    let mut reply = Reply {
-        session: session.clone(),
-        outbox: outbox.clone(),
-        answered: false,
-        resumable: false,
-        seat: seat.clone(),
-    };
-    if e.method == "tools/call"
-        && let Err(refusal) = hub::modern::check_params(&session, e, &fields).await
+    let client = server.open_request(seat.who());
+    let outbox = Arc::new(Outbox::single(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    let mut reply =
+        Reply { client: client.clone(), outbox: outbox.clone(), answered: false, resumable: false, seat: seat.clone() };
+    if e.method == method::TOOLS_CALL
+        && let Err(refusal) = route::check_headers(&client, e, &fields).await
     {
         reply.answered = true;
         return refuse(400, &refusal);
     }
-    if let Some(later) = hub::modern::message(&session, e, &outbox) {
+    if let Some(later) = route::modern_message(&client, e, &outbox) {
         async_std::task::spawn(later);
     }
     answer(reply, accepts).await
+}
+
+/// The header fields of a request, without white space around them.
+struct Fields<'h>(&'h HeaderMap);
+
+impl Headers for Fields<'_> {
+    fn values(&self, name: &str) -> Vec<&[u8]> {
+        self.0.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect()
+    }
 }
 
 /// `initialize` opens a session, whose id comes with the answer.
@@ -169,15 +175,15 @@ async fn initialize(
     e: &Envelope<'_>,
     accepts: Accepts,
 ) -> Answer {
-    let session = match net.hub.open_session(server, Transport::Http, seat.who()) {
-        Ok(session) => session,
+    let client = match net.hub.open_session(server, Transport::Http, seat.who()) {
+        Ok(client) => client,
         Err(why) => return unavailable(e.get(&e.id), &why),
     };
     seat.opens_session();
-    let mut unborn = Unborn(Some(session.clone()), seat.clone());
-    let mut response = message(net, session.clone(), seat, e, accepts).await;
-    if name_session(&mut response, &session) {
-        unborn.0 = None;
+    let mut unconfirmed = UnconfirmedSession(Some(client.clone()), seat.clone());
+    let mut response = message(net, client.clone(), seat, e, accepts).await;
+    if name_session(&mut response, &client.session) {
+        unconfirmed.0 = None;
     }
     response
 }
@@ -195,39 +201,28 @@ pub fn name_session(response: &mut Answer, session: &Session) -> bool {
 }
 
 /// A session whose client has not got its id: it ends with the attempt, also when the client leaves meanwhile.
-struct Unborn(Option<Arc<Session>>, Arc<Seat>);
+struct UnconfirmedSession(Option<Client>, Arc<Seat>);
 
-impl Drop for Unborn {
+impl Drop for UnconfirmedSession {
     fn drop(&mut self) {
-        if let Some(session) = self.0.as_ref().filter(|_| !self.1.is_parking()) {
-            session.hub.end_session(session, "its handshake failed");
+        if let Some(client) = self.0.as_ref().filter(|_| !self.1.is_parking()) {
+            self.1.net.hub.end_session(client, "its handshake failed");
         }
     }
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
-async fn message(
-    net: &Arc<Net>,
-    session: Arc<Session>,
-    seat: &Arc<Seat>,
-    e: &Envelope<'_>,
-    accepts: Accepts,
-) -> Answer {
-    let limit = net.hub.config().limits.reply.bytes();
+async fn message(net: &Arc<Net>, client: Client, seat: &Arc<Seat>, e: &Envelope<'_>, accepts: Accepts) -> Answer {
+    let limit = net.hub.ctx.config().limits.reply.bytes();
     let most = limit.saturating_mul(2);
     let outbox = Arc::new(if accepts.events { Outbox::single(most) } else { Outbox::plain(most) });
     if e.kind != Kind::Request {
-        route::message(&session, e, &outbox);
+        route::message(&client, e, &outbox);
         return empty(StatusCode::ACCEPTED);
     }
-    let reply = Reply {
-        session: session.clone(),
-        outbox: outbox.clone(),
-        answered: false,
-        resumable: false,
-        seat: seat.clone(),
-    };
-    if let Some(later) = route::message(&session, e, &outbox) {
+    let reply =
+        Reply { client: client.clone(), outbox: outbox.clone(), answered: false, resumable: false, seat: seat.clone() };
+    if let Some(later) = route::message(&client, e, &outbox) {
         async_std::task::spawn(later);
     }
     answer(reply, accepts).await
@@ -258,7 +253,7 @@ pub async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
             reply.answered = true;
             // In the legacy era errors are an affair of the application, but for the one that says there is no such era.
             let code = if out.failed { modern::error_code(&out.text) } else { None };
-            let code = code.filter(|c| reply.session.is_modern() || *c == modern::UNSUPPORTED_VERSION);
+            let code = code.filter(|c| reply.client.session.is_modern() || *c == modern::UNSUPPORTED_VERSION);
             let status = code.map_or(200, modern::http_status);
             plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", out.text)
         }
@@ -273,9 +268,9 @@ pub async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
 /// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
 /// ends with its client.
 fn events_of(reply: Reply, first: Option<Out>) -> Events {
-    let lasting = reply.session.kind == SessionKind::Lasting(Transport::Http)
-        && !route::runs_command(&reply.session, &reply.outbox);
-    match lasting && reply.session.revision().is_some() {
+    let Client { session, endpoint } = &reply.client;
+    let lasting = session.kind == SessionKind::Lasting(Transport::Http) && !endpoint.answers_to(&reply.outbox);
+    match lasting && session.revision().is_some() {
         true => Events::resumable(reply, first),
         false => Events::new(reply, first),
     }
@@ -296,26 +291,26 @@ fn get(net: &Arc<Net>, server: &Arc<Server>, seat: &Arc<Seat>, headers: &HeaderM
     if let Err(response) = wants_events(net, headers) {
         return *response;
     }
-    let session = match session(net, server, seat, headers, None) {
-        Ok(session) => session,
+    let client = match session(net, server, seat, headers, None) {
+        Ok(client) => client,
         Err(response) => return *response,
     };
     if let Some(id) = text(headers, &LAST_EVENT) {
         // An id that is not known any more is answered as if there was none: nothing can be replayed.
-        let found = session.replay().find(id);
+        let found = client.session.replay().find(id);
         if let Some((lost, event)) = found {
             if lost.outbox.is_finished() && lost.after(event).is_empty() {
                 // An empty stream would be taken for one that broke again, for ever.
                 let why = "this stream has ended, and nothing that came after this event is kept";
                 return error(StatusCode::GONE, None, jsonrpc::INVALID_REQUEST, why);
             }
-            return stream(Events::resumed(&session, lost, event, seat));
+            return stream(Events::resumed(&client, lost, event, seat));
         }
     }
-    let outbox = Arc::new(Outbox::new(net.hub.config().limits.message.bytes()));
-    session.attach(outbox.clone());
+    let outbox = Arc::new(Outbox::new(net.hub.ctx.config().limits.message.bytes()));
+    client.session.attach(outbox.clone());
     net.hub.add_stream(&outbox);
-    stream(Events::resumable(Reply { session, outbox, answered: true, resumable: true, seat: seat.clone() }, None))
+    stream(Events::resumable(Reply { client, outbox, answered: true, resumable: true, seat: seat.clone() }, None))
 }
 
 /// Several messages at once, which revision 2025-03-26 had.
@@ -327,31 +322,31 @@ async fn batch(
     body: &str,
     accepts: Accepts,
 ) -> Answer {
-    let session = match session(net, server, seat, headers, None) {
-        Ok(session) => session,
+    let client = match session(net, server, seat, headers, None) {
+        Ok(client) => client,
         Err(response) => return *response,
     };
-    if session.revision() != Some(batch::BATCHES) {
+    if client.session.revision() != Some(route::BATCHES) {
         return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&Fault::Batch));
     }
-    let outbox = match batch::batch(&session, body) {
+    let outbox = match route::batch(&client, body) {
         Ok(Some(outbox)) => outbox,
         Ok(None) => return empty(StatusCode::ACCEPTED),
         Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
     };
-    let reply = |session, outbox| Reply { session, outbox, answered: false, resumable: false, seat: seat.clone() };
+    let reply = |client, outbox| Reply { client, outbox, answered: false, resumable: false, seat: seat.clone() };
     if accepts.events {
-        return stream(events_of(reply(session, outbox), None));
+        return stream(events_of(reply(client, outbox), None));
     }
-    let whole = Arc::new(Outbox::single(net.hub.config().limits.reply.bytes().saturating_mul(2)));
-    Collected::begin(&session, outbox, &whole, false);
-    answer(reply(session, whole), accepts).await
+    let whole = Arc::new(Outbox::single(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    route::collect(&client, outbox, &whole, false);
+    answer(reply(client, whole), accepts).await
 }
 
 fn delete(net: &Net, server: &Arc<Server>, seat: &Seat, headers: &HeaderMap) -> Answer {
     match session(net, server, seat, headers, None) {
-        Ok(session) => {
-            net.hub.end_session(&session, "its client deleted it");
+        Ok(client) => {
+            net.hub.end_session(&client, "its client deleted it");
             empty(StatusCode::NO_CONTENT)
         }
         Err(response) => *response,

@@ -34,17 +34,16 @@ use super::http::{Answer, error, unavailable};
 use super::park::{How, Resting};
 use super::seat::Seat;
 use super::stream::Conn;
-use crate::hub::counters::Dropped;
-use crate::hub::exec::direct;
-use crate::hub::outbox::Outbox;
+use crate::hub::Dropped;
+use crate::hub::Outbox;
+use crate::hub::Server;
 use crate::hub::route;
-use crate::hub::server::Server;
-use crate::hub::session::Session;
+use crate::hub::{Client, Endpoint, SHUTTING_DOWN};
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
 use crate::model::out::Out;
 use crate::model::transport::Transport;
-use crate::rt::wait::within;
+use crate::rt::wait::timeout;
 use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls.
@@ -58,8 +57,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
 pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
-    if net.hub.draining.is_set() {
-        return unavailable(None, route::SHUTTING_DOWN);
+    if net.hub.ctx.draining.is_set() {
+        return unavailable(None, SHUTTING_DOWN);
     }
     let shape = {
         let mut shape = Request::new(());
@@ -78,19 +77,19 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
-    let session = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
-        Ok(session) => Ok(session),
+    let client = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
+        Ok(client) => Ok(client),
         // A client of the executor's own protocol learns it there.
-        Err(why) if !mcp && server.executor().is_some() => Err(why),
+        Err(why) if !mcp && server.greeting().is_some() => Err(why),
         Err(why) => return unavailable(None, &why),
     };
     // On the bridge it takes one of the executor's places from now on.
-    let session = session.and_then(|session| match (mcp, direct::takes_place(&session)) {
+    let client = client.and_then(|client| match (mcp, client.endpoint.take_place(&client.session)) {
         (false, Err(why)) => {
-            net.hub.end_session(&session, &why);
+            net.hub.end_session(&client, &why);
             Err(why)
         }
-        _ => Ok(session),
+        _ => Ok(client),
     });
     let mut answer: Response<Body> = response.map(|()| Body::empty());
     if mcp {
@@ -100,17 +99,17 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
     let (net, seat) = (net.clone(), seat.clone());
     async_std::task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
-        match (session, upgraded) {
-            (Ok(session), Some(parts)) => {
-                let outbox = Arc::new(Outbox::new(net.hub.config().limits.reply.bytes().saturating_mul(2)));
-                session.attach(outbox.clone());
-                if !mcp && session.executing().is_some() {
-                    outbox.push(Out::notice(direct::connected()));
+        match (client, upgraded) {
+            (Ok(client), Some(parts)) => {
+                let outbox = Arc::new(Outbox::new(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+                client.session.attach(outbox.clone());
+                if let Some(greeting) = client.endpoint.greeting().filter(|_| !mcp) {
+                    outbox.push(Out::notice(greeting));
                 }
                 let early = parts.read_buf.to_vec();
-                serve(&net, &session, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
+                serve(&net, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
             }
-            (Ok(session), None) => net.hub.end_session(&session, "its WebSocket did not open"),
+            (Ok(client), None) => net.hub.end_session(&client, "its WebSocket did not open"),
             (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why).await,
             (Err(_), None) => {}
         }
@@ -122,7 +121,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
 /// Says why there is no place for a session, and closes.
 async fn refuse(conn: Conn, why: &str) {
     let mut ws = WebSocketStream::from_raw_socket(conn, Role::Server, None).await;
-    let text = jsonrpc::error(None, direct::TOO_MANY, &format!("Session limit exceeded: {why}"));
+    let text = jsonrpc::error(None, jsonrpc::TOO_MANY_SESSIONS, &format!("Session limit exceeded: {why}"));
     let frame = CloseFrame { code: CloseCode::Policy, reason: "Session limit exceeded".into() };
     let goodbye = async {
         ws.send(Message::Text(text.into())).await?;
@@ -131,29 +130,22 @@ async fn refuse(conn: Conn, why: &str) {
         while let Some(Ok(_)) = ws.next().await {}
         Ok::<(), Error>(())
     };
-    let _ = within(CLOSING, goodbye).await;
+    let _ = timeout(CLOSING, goodbye).await;
 }
 
 /// Goes on with a WebSocket between two messages; it is counted already.
-pub fn resume(net: &Arc<Net>, conn: Conn, session: Arc<Session>, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
+pub fn resume(net: &Arc<Net>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
     let net = net.clone();
     let seat = Seat::new(&net, conn.fd(), conn.heard(), conn.blocked());
     async_std::task::spawn(async move {
-        serve(&net, &session, conn, Vec::new(), outbox, queue).await;
+        serve(&net, &client, conn, Vec::new(), outbox, queue).await;
         drop(seat);
     });
 }
 
 /// One WebSocket, to its end or until it is at rest.
-async fn serve(
-    net: &Arc<Net>,
-    session: &Arc<Session>,
-    conn: Conn,
-    early: Vec<u8>,
-    outbox: Arc<Outbox>,
-    queue: VecDeque<Out>,
-) {
-    let config = net.hub.config();
+async fn serve(net: &Arc<Net>, client: &Client, conn: Conn, early: Vec<u8>, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
+    let config = net.hub.ctx.config();
     let (fd, is_unix) = (conn.fd(), conn.is_unix());
     let limit = config.websocket.max_size.bytes();
     let tuning = WebSocketConfig::default()
@@ -167,7 +159,7 @@ async fn serve(
     let now = Instant::now();
     let mut connection = Connection {
         ws,
-        session: session.clone(),
+        client: client.clone(),
         outbox: outbox.clone(),
         queue,
         sent: 0,
@@ -180,10 +172,10 @@ async fn serve(
         closing: None,
     };
     let draining = async {
-        net.hub.draining.wait().await;
+        net.hub.ctx.draining.wait().await;
     };
     let mut draining = std::pin::pin!(draining);
-    let (mut freeze, mut give_up) = (net.hub.freeze.watch(), net.hub.give_up.watch());
+    let (mut freeze, mut give_up) = (net.hub.ctx.quiesce.watch(), net.hub.ctx.close_stragglers.watch());
     let why = loop {
         let end = std::future::poll_fn(|cx| {
             if !connection.draining && draining.as_mut().poll(cx).is_ready() {
@@ -201,8 +193,8 @@ async fn serve(
             End::Closed(why) => break why,
             End::AtRest => match fds::duplicate(fd) {
                 Ok(fd) => {
-                    let (session, queue) = (session.clone(), std::mem::take(&mut connection.queue));
-                    let how = How::WebSocket { session, outbox, queue };
+                    let (client, queue) = (client.clone(), std::mem::take(&mut connection.queue));
+                    let how = How::WebSocket { client, outbox, queue };
                     return net.lot.put(Resting { fd, is_unix, early: Vec::new(), how });
                 }
                 Err(_) => break "there is no descriptor to keep it",
@@ -217,8 +209,8 @@ async fn serve(
         }
     };
     outbox.close();
-    net.hub.end_session(session, "its WebSocket closed");
-    debug!("a WebSocket of server '{}' closed: {why}", session.server.name);
+    net.hub.end_session(client, "its WebSocket closed");
+    debug!("a WebSocket of server '{}' closed: {why}", client.session.server);
 }
 
 /// Why a connection is no longer polled.
@@ -260,7 +252,7 @@ impl AsyncWrite for Watched {
 
 struct Connection {
     ws: WebSocketStream<Watched>,
-    session: Arc<Session>,
+    client: Client,
     outbox: Arc<Outbox>,
     queue: VecDeque<Out>,
     /// How much of the first message in the queue was sent.
@@ -331,7 +323,7 @@ impl Connection {
             self.waits_since = None;
             match message {
                 Message::Text(text) if self.closing.is_none() => {
-                    if let Some(later) = route::receive(&self.session, text.as_str(), &self.outbox) {
+                    if let Some(later) = route::receive(&self.client, text.as_str(), &self.outbox) {
                         async_std::task::spawn(later);
                     }
                 }
@@ -354,7 +346,7 @@ impl Connection {
         }
         match error {
             Error::Capacity(_) => {
-                self.session.hub.counters.count(Dropped::LongMessages);
+                self.client.session.ctx.counters.count(Dropped::LongMessages);
                 self.close(CloseCode::Size, "the message is longer than websocket.max_size");
             }
             Error::Utf8(_) => self.close(CloseCode::Invalid, "text is UTF-8"),
@@ -427,7 +419,7 @@ impl Connection {
     }
 
     fn too_slow(&self) -> &'static str {
-        self.session.hub.counters.count(Dropped::SlowClients);
+        self.client.session.ctx.counters.count(Dropped::SlowClients);
         "the client did not read what was sent to it"
     }
 
@@ -447,8 +439,8 @@ impl Connection {
         if self.draining && self.closing.is_none() {
             // Everything asked for is answered and sent first.
             let sent = !self.flushing && self.queue.is_empty() && !self.outbox.has_more();
-            let quiet = self.session.in_flight() == 0 && sent;
-            if quiet || self.session.hub.hurry.is_set() {
+            let quiet = self.client.session.load.is_quiet() && sent;
+            if quiet || self.client.session.ctx.end_drain.is_set() {
                 self.close(CloseCode::Away, "the daemon is shutting down");
                 let _ = self.poll_outgoing(cx)?;
             } else {

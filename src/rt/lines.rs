@@ -1,10 +1,10 @@
 //! Lines from a child's pipes: bounded, whatever the child writes.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::time::{Duration, Instant};
 
-use async_io::Async;
+use super::pipe::{Input, readable};
+use super::wait::timeout;
 
 /// The most of one line that is logged, in bytes.
 pub const LOGGED: usize = 4096;
@@ -27,8 +27,8 @@ pub enum Line<'a> {
     },
 }
 
-/// See [`Lines::rest_so_far`].
-pub type Rest = (Vec<u8>, Option<(Vec<u8>, Vec<u8>, usize)>);
+/// What a reader has read and not handed out, and the line that is being thrown away: both its ends, and its length.
+pub type Unread = (Vec<u8>, Option<(Vec<u8>, Vec<u8>, usize)>);
 
 /// Splits what is read into lines.
 pub struct Lines {
@@ -51,24 +51,24 @@ impl Lines {
     }
 
     /// What was read and not handed out, and the line that is being thrown away.
-    pub fn rest_so_far(&self) -> Rest {
+    pub fn unread(&self) -> Unread {
         (self.buffer[self.start..self.end].to_vec(), self.cut.clone())
     }
 
     /// Goes on with what another reader had.
-    pub fn with_rest(limit: usize, (bytes, cut): Rest) -> Lines {
+    pub fn with_unread(limit: usize, (bytes, cut): Unread) -> Lines {
         let end = bytes.len();
         Lines { buffer: bytes, end, cut, ..Lines::new(limit) }
     }
 
     /// Reads more; 0 at the end.
-    pub async fn fill(&mut self, pipe: &Async<File>) -> io::Result<usize> {
+    pub async fn fill(&mut self, pipe: &dyn Input) -> io::Result<usize> {
         self.make_room();
         let read = loop {
-            match pipe.get_ref().read(&mut self.buffer[self.end..]) {
+            match pipe.read(&mut self.buffer[self.end..]) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.slice = None;
-                    pipe.readable().await?;
+                    readable(pipe).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
@@ -79,7 +79,7 @@ impl Lines {
         if now.duration_since(*self.slice.get_or_insert(now)) > SLICE {
             self.slice = None;
             // There may be more to read at once: this waits for one turn of the reactor, which is the point.
-            let _ = super::wait::within(Duration::from_millis(1), pipe.readable()).await;
+            let _ = timeout(Duration::from_millis(1), readable(pipe)).await;
         }
         Ok(read)
     }
@@ -134,7 +134,7 @@ impl Lines {
     }
 
     /// What stands behind the last line feed, once there is no more to read.
-    pub fn rest(&mut self) -> Option<Line<'_>> {
+    pub fn last(&mut self) -> Option<Line<'_>> {
         if memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).is_some() {
             return self.take();
         }
@@ -189,7 +189,7 @@ mod tests {
         }
         assert_eq!(feed(&mut lines, b"z\nok\n"), ["4501 256..256", "ok"]);
         feed(&mut lines, b"end");
-        assert!(matches!(lines.rest(), Some(Line::Whole(b"end"))));
-        assert!(lines.rest().is_none());
+        assert!(matches!(lines.last(), Some(Line::Whole(b"end"))));
+        assert!(lines.last().is_none());
     }
 }

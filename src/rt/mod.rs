@@ -4,7 +4,9 @@
 
 pub mod blocking;
 pub mod lines;
+pub mod live;
 pub mod main_thread;
+pub mod pipe;
 pub mod process;
 pub mod random;
 pub mod wait;

@@ -99,7 +99,7 @@ pub async fn until<T>(event: &Event, mut check: impl FnMut() -> Option<T>) -> T 
 }
 
 /// The outcome, or None once the time is over.
-pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let work = async { Some(work.await) };
     let limit = async {
         Timer::after(limit).await;

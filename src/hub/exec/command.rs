@@ -7,12 +7,11 @@ use futures_lite::FutureExt;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::stream::{Sink, Stream};
-use crate::model::config::server::Exec;
+use super::output::{Output, Sink};
 use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
-use crate::rt::wait::{Flag, sleep, within};
+use crate::rt::wait::{Flag, sleep, timeout};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 
@@ -24,119 +23,108 @@ const PIPE_GRACE: Duration = Duration::from_millis(300);
 const PIPE_SIZE: u64 = 1 << 20;
 
 /// How a command came to its end.
-pub(super) enum Outcome {
+pub enum Outcome {
     Ended(Ended),
     TimedOut(Duration),
     /// Nobody wants the answer.
     Cancelled,
 }
 
-/// Waits for a command's end, its time limit, of which so much is `left`, or somebody who no longer wants it (`end`); then
-/// ends it, without grace once `cut` is set. It is not reaped: that is for whoever sees to its family.
-pub(super) async fn attend(
-    config: &Exec,
-    pid: Pid,
-    handle: &Async<PidFd>,
-    (out, err): (&Stream, &Stream),
-    (left, limit): (Duration, Duration),
-    (end, cut): (&Flag, &Flag),
-) -> Outcome {
-    let finished = async {
-        let reading = async {
-            futures_lite::future::zip(out.read(), err.read()).await;
-        };
-        let exit = async {
-            let _ = handle.readable().await;
-            // A grandchild that holds a pipe open does not hold us. A client that reads slowly does, until all that the
-            // pipes can have held at that moment was read.
-            let then = (out.so_far(), err.so_far());
-            loop {
-                sleep(PIPE_GRACE).await;
-                let since = (out.so_far() - then.0).max(err.so_far() - then.1);
-                if !(out.waits() || err.waits()) || since > PIPE_SIZE {
-                    break;
-                }
-            }
-        };
-        reading.or(exit).await;
-        let _ = handle.readable().await;
-        let ended = handle.get_ref().peek().ok().flatten();
-        Outcome::Ended(ended.unwrap_or(Ended::NotReady))
-    };
-    let late = async {
-        sleep(left).await;
-        // It may have ended, and its client reads what it has said.
-        match handle.get_ref().peek() {
-            Ok(Some(ended)) => Outcome::Ended(ended),
-            _ => Outcome::TimedOut(limit),
-        }
-    };
-    let unwanted = async {
-        end.wait().await;
-        Outcome::Cancelled
-    };
-    let outcome = finished.or(unwanted).or(late).await;
-    if !matches!(outcome, Outcome::Ended(_)) {
-        // Also one that was stopped hears of it.
-        signal_group(pid, Signal::SIGTERM);
-        let down = async {
-            let _ = handle.readable().await;
-            Some(())
-        };
-        let late = async {
-            sleep(config.stop_after).or(cut.wait()).await;
-            None
-        };
-        if down.or(late).await.is_none() {
-            signal_group(pid, Signal::SIGKILL);
-            let _ = handle.readable().await;
-        }
-        within(PIPE_GRACE, async {
-            out.read().await;
-            err.read().await;
-        })
-        .await;
-    }
-    outcome
-}
-
 /// A command that runs.
-pub(super) struct Work {
-    pub(super) pid: Pid,
-    pub(super) mark: String,
-    pub(super) handle: Async<PidFd>,
-    pub(super) out: Stream,
-    pub(super) err: Stream,
-    pub(super) started: Instant,
-    pub(super) until: Instant,
-    pub(super) limit: Duration,
+pub struct Work {
+    pub pid: Pid,
+    pub mark: String,
+    pub handle: Async<PidFd>,
+    pub out: Output,
+    pub err: Output,
+    pub started: Instant,
+    pub until: Instant,
+    pub limit: Duration,
 }
 
 impl Work {
     /// Begins to read what a process writes, of which so much is `kept` of each stream.
-    pub(super) fn new(
-        process: Started,
-        mark: String,
-        kept: usize,
-        sink: Sink,
-        limit: Duration,
-    ) -> std::io::Result<Work> {
+    pub fn new(process: Started, mark: String, kept: usize, sink: Sink, limit: Duration) -> std::io::Result<Work> {
         let started = Instant::now();
         Ok(Work {
             pid: process.pid,
             mark,
             handle: Async::new(process.handle)?,
-            out: Stream::new("stdout", process.stdout, kept, sink.clone())?,
-            err: Stream::new("stderr", process.stderr, kept, sink)?,
+            out: Output::new("stdout", process.stdout, kept, sink.clone())?,
+            err: Output::new("stderr", process.stderr, kept, sink)?,
             started,
             until: started + limit,
             limit,
         })
     }
+
+    /// Waits for the command's end, for its time limit, or until it is not wanted any more (`end`); then ends it, without
+    /// grace once `cut` is set, else within `grace`. It is not reaped by that.
+    pub async fn run(&self, grace: Duration, end: &Flag, cut: &Flag) -> Outcome {
+        let (handle, out, err) = (&self.handle, &self.out, &self.err);
+        let (left, limit) = (self.until.saturating_duration_since(Instant::now()), self.limit);
+        let finished = async {
+            let reading = async {
+                futures_lite::future::zip(out.read(), err.read()).await;
+            };
+            let exit = async {
+                let _ = handle.readable().await;
+                // A grandchild that holds a pipe open does not hold us. A client that reads slowly does, until all that the
+                // pipes can have held at that moment was read.
+                let then = (out.so_far(), err.so_far());
+                loop {
+                    sleep(PIPE_GRACE).await;
+                    let since = (out.so_far() - then.0).max(err.so_far() - then.1);
+                    if !(out.waits() || err.waits()) || since > PIPE_SIZE {
+                        break;
+                    }
+                }
+            };
+            reading.or(exit).await;
+            let _ = handle.readable().await;
+            let ended = handle.get_ref().peek().ok().flatten();
+            Outcome::Ended(ended.unwrap_or(Ended::NotReady))
+        };
+        let late = async {
+            sleep(left).await;
+            // It may have ended, and its client reads what it has said.
+            match handle.get_ref().peek() {
+                Ok(Some(ended)) => Outcome::Ended(ended),
+                _ => Outcome::TimedOut(limit),
+            }
+        };
+        let unwanted = async {
+            end.wait().await;
+            Outcome::Cancelled
+        };
+        let outcome = finished.or(unwanted).or(late).await;
+        if !matches!(outcome, Outcome::Ended(_)) {
+            // Also one that was stopped hears of it.
+            signal_group(self.pid, Signal::SIGTERM);
+            let down = async {
+                let _ = handle.readable().await;
+                Some(())
+            };
+            let late = async {
+                sleep(grace).or(cut.wait()).await;
+                None
+            };
+            if down.or(late).await.is_none() {
+                signal_group(self.pid, Signal::SIGKILL);
+                let _ = handle.readable().await;
+            }
+            timeout(PIPE_GRACE, async {
+                out.read().await;
+                err.read().await;
+            })
+            .await;
+        }
+        outcome
+    }
 }
 
 /// The result of a tool call that ran, of about `limit` bytes at most.
-pub(super) fn report(outcome: Outcome, out: &Stream, err: &Stream, took: Duration, limit: usize) -> String {
+pub fn report(outcome: Outcome, out: &Output, err: &Output, took: Duration, limit: usize) -> String {
     // Each stream stands in the result whole, and its beginning a second time.
     let ((stdout, stdout_json), (stderr, stderr_json)) = (out.quoted(limit / 2), err.quoted(limit / 2));
     let (code, signal) = match outcome {

@@ -29,6 +29,23 @@ impl Kind {
         }
     }
 
+    /// The name in the configuration and in the status document.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::Stdio(_) => "Stdio",
+            Kind::Exec(_) => "Exec",
+            Kind::Bridge(_) => "Bridge",
+        }
+    }
+
+    /// Which of its tools may be used; None where that is not for the configuration to say.
+    pub fn tools(&self) -> Option<&Tools> {
+        match self {
+            Kind::Stdio(stdio) => Some(&stdio.tools),
+            Kind::Exec(_) | Kind::Bridge(_) => None,
+        }
+    }
+
     /// As whom its processes run.
     pub fn confine(&self) -> &Confine {
         match self {

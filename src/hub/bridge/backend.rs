@@ -1,0 +1,147 @@
+//! All servers as what a server is made of.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::known::Catalogue;
+use super::session::{Bridge, BridgeSession};
+use crate::hub::client::call::Call;
+use crate::hub::client::endpoint::{Answer, Endpoint};
+use crate::hub::client::restored::Restored;
+use crate::hub::client::saved::Saver;
+use crate::hub::client::session::Session;
+use crate::hub::client::subscription::{LISTS, Subscription, Wanted};
+use crate::hub::leaving::{Leaving, Pending};
+use crate::hub::server::backend::{Backend, Opened};
+use crate::hub::server::core::Core;
+use crate::hub::server::servers::Servers;
+use crate::model::bridge::{Item, List, Naming};
+use crate::model::config;
+use crate::model::envelope::{Envelope, quote};
+use crate::model::handover;
+use crate::model::modern::Era;
+use crate::model::status::ServerState;
+use crate::sys::lock::Lock;
+
+/// All servers as one. Each of its sessions is answered by a [`BridgeSession`].
+pub struct Whole(pub Arc<Bridge>);
+
+impl Whole {
+    pub fn new(core: &Arc<Core>, servers: &Arc<Servers>, naming: &Naming) -> Arc<Whole> {
+        let title = quote(&format!("All servers of {}", core.ctx.config().name));
+        let version = env!("CARGO_PKG_VERSION");
+        Arc::new(Whole(Arc::new(Bridge {
+            core: core.clone(),
+            servers: servers.clone(),
+            catalogue: Catalogue::new(naming),
+            server_info: format!(r#"{{"name":"mcpdaemon","title":{title},"version":"{version}"}}"#).into(),
+            sessions: Lock::new(HashMap::new()),
+        })))
+    }
+
+    /// The names of the servers, or the servers, have changed.
+    pub fn name(&self, naming: &Naming) {
+        self.0.catalogue.renew(naming, self.0.servers.names());
+    }
+
+    /// Tells its sessions that the servers have changed.
+    pub fn tell(&self) {
+        for session in self.0.members() {
+            session.attach_all();
+            LISTS.into_iter().for_each(|list| session.note_change(list));
+        }
+    }
+
+    /// A server can be asked: sessions that missed it hear of it.
+    pub fn hear_of(&self, server: &str) {
+        if self.0.catalogue.forgive(server) {
+            self.0.all_changed();
+        }
+    }
+
+    /// Who has answered a session in the program before.
+    pub fn reopen(
+        &self,
+        session: &Arc<Session>,
+        params: Option<&str>,
+        aliases: &[(String, String, String)],
+    ) -> Arc<BridgeSession> {
+        let one = BridgeSession::new(&self.0, session);
+        if let Some(params) = params {
+            one.restore_params(params);
+        }
+        aliases.iter().for_each(|(server, own, public)| one.note_alias(server, own, public));
+        one
+    }
+}
+
+/// It lasts as long as the daemon, and has nothing that could go on.
+impl Leaving for Whole {
+    fn is_done(&self) -> bool {
+        true
+    }
+
+    fn end(&self) {}
+
+    fn done(&self) -> Pending<'_> {
+        Box::pin(async {})
+    }
+}
+
+impl Backend for Whole {
+    fn run(&self, _again: bool) {}
+
+    fn replaced(&self) {}
+
+    fn retire(&self) {}
+
+    fn retired(&self) -> Answer<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn adjust(&self, _config: &config::Server) {}
+
+    fn condition(&self) -> Option<(ServerState, Option<String>)> {
+        Some((ServerState::Ready, None))
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    fn open(&self, opened: Opened<'_>) -> Option<Arc<dyn Endpoint>> {
+        Some(BridgeSession::new(&self.0, opened.session))
+    }
+
+    /// Requests are answered by their sessions.
+    fn request(&self, call: Call, _e: &Envelope<'_>, _era: Era) -> Option<Call> {
+        Some(call)
+    }
+
+    fn ready<'a>(&'a self, _session: &'a Arc<Session>, _era: Era) -> Answer<'a, Result<(), String>> {
+        Box::pin(async { Err("the session has ended".to_owned()) })
+    }
+
+    fn notification(&self, _session: &Session, _e: &Envelope<'_>) {}
+
+    fn honour(&self, _session: &Session, _wanted: &Wanted) -> Option<Arc<Subscription>> {
+        None
+    }
+
+    fn cancel(&self, _wanted: &dyn Fn(&Call) -> bool, _why: &str) -> Vec<Call> {
+        Vec::new()
+    }
+
+    fn list<'a>(
+        &'a self,
+        _session: &'a Arc<Session>,
+        _list: List,
+        _patient: bool,
+    ) -> Answer<'a, Result<Vec<Item>, String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn save(&self, _saver: &mut Saver, _into: &mut handover::Server) {}
+
+    fn restore(&self, _saved: handover::Server, _restored: &Restored) {}
+}

@@ -1,0 +1,257 @@
+//! A living child: its process, the line to it, and who hears what it says.
+//!
+//! What is said on the line is in the files beside this one: requests down ([`super::requests`]), replies and the rest up
+//! ([`super::reader`]). It must not know servers and their sessions; they hear of it as [`Observer`]s.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use async_io::Async;
+use event_listener::Event;
+use nix::unistd::Pid;
+
+use super::byte_queue::ByteQueue;
+use super::pending::{Pending, Waiting};
+use super::stderr::Tail;
+use crate::hub::client::outbox::Outbox;
+use crate::hub::context::Context;
+use crate::hub::load::Load;
+use crate::model::config::server::Stdio;
+use crate::model::envelope::Envelope;
+use crate::model::mcp::ServerInfo;
+use crate::model::modern::{self, ParamHeaders};
+use crate::model::restart::Ended;
+use crate::rt::lines::Lines;
+use crate::rt::live::Live;
+use crate::rt::pipe::{Input, Output};
+use crate::rt::process::exit_text;
+use crate::rt::wait::{Flag, millis};
+use crate::sys::lock::{Guard, Lock};
+use crate::sys::pidfd::PidFd;
+
+/// What a child may be behind with reading before callers are told so, in bytes.
+pub const STDIN_LIMIT: usize = 32 << 20;
+/// What of one line of standard error is looked at, in bytes.
+pub const STDERR_LINE: usize = 64 << 10;
+/// After a child's end, how long its pipes may be held open by others before they are given up.
+pub const PIPE_GRACE: Duration = Duration::from_millis(300);
+
+/// Hears what a child says that answers no request.
+pub trait Observer: Send + Sync {
+    /// It asks "the client" something.
+    fn request(&self, child: &Child, e: &Envelope<'_>);
+
+    /// It tells of something that belongs to no request. From a private child also what belongs to one.
+    fn notification(&self, child: &Child, e: &Envelope<'_>);
+}
+
+/// What a child is, apart from its pipes.
+pub struct Identity {
+    pub pid: Pid,
+    /// The value of the environment variable that marks it and all it starts.
+    pub mark: String,
+    /// The name of its server.
+    pub server: Arc<str>,
+    pub config: Arc<Live<Stdio>>,
+    pub observer: Weak<dyn Observer>,
+}
+
+/// A child that was started.
+pub struct Child {
+    pub pid: Pid,
+    pub(super) mark: String,
+    /// The name of its server.
+    pub server: Arc<str>,
+    pub ctx: Arc<Context>,
+    pub(super) config: Arc<Live<Stdio>>,
+    pub(super) observer: Lock<Weak<dyn Observer>>,
+    /// It serves one session, and hears from no other.
+    pub(super) private: AtomicBool,
+    pub(super) stdin: ByteQueue,
+    pub(super) pending: Lock<Pending>,
+    /// Requests of clients that are unanswered.
+    pub load: Arc<Load>,
+    pub(super) info: OnceLock<ServerInfo>,
+    pub(super) headers: Lock<Headers>,
+    pub(super) asking: async_std::sync::Mutex<()>,
+    pub(super) stderr: Lock<Tail>,
+    /// What its tasks hand in when everything comes to rest.
+    pub(super) parked: Lock<Parked>,
+    pub(super) handed_in: Event,
+    pub(super) stdout_eof: Flag,
+    /// It has closed its standard input.
+    pub(super) stdin_closed: Flag,
+    pub(super) stderr_eof: Flag,
+    /// The process itself has ended; what it leaves behind may still be swept up.
+    pub(super) exited: Flag,
+    /// Nothing of it is left, and nobody waits for it.
+    pub(super) reaped: Flag,
+    pub(super) ended: OnceLock<Ended>,
+    /// We asked it to end.
+    pub(super) stopping: AtomicBool,
+    pub(super) ticking: AtomicBool,
+    /// When it last said anything, and when a client last had anything to do with it ([`millis`]).
+    pub(super) heard_at: AtomicU64,
+    pub(super) used_at: AtomicU64,
+}
+
+/// Our ends of a child's pipes, each with what is left to be written or was read and not used. Here while no task works
+/// on them.
+#[derive(Default)]
+pub struct Parked {
+    pub stdin: Option<(Box<dyn Output>, Vec<u8>)>,
+    pub stdout: Option<(Box<dyn Input>, Lines)>,
+    pub stderr: Option<(Box<dyn Input>, Lines)>,
+    pub handle: Option<Async<PidFd>>,
+}
+
+/// What is known of its tools' headers, and how often they have changed.
+#[derive(Default)]
+pub struct Headers {
+    pub known: Option<Arc<ParamHeaders>>,
+    pub turn: u64,
+}
+
+impl Child {
+    /// A child without pipes, and without anything on its way.
+    pub fn blank(ctx: &Arc<Context>, identity: Identity) -> Child {
+        Child {
+            pid: identity.pid,
+            mark: identity.mark,
+            server: identity.server,
+            ctx: ctx.clone(),
+            config: identity.config,
+            observer: Lock::new(identity.observer),
+            private: AtomicBool::new(false),
+            stdin: ByteQueue::new(STDIN_LIMIT),
+            pending: Lock::default(),
+            load: Load::below([]),
+            info: OnceLock::new(),
+            headers: Lock::default(),
+            asking: async_std::sync::Mutex::default(),
+            stderr: Lock::default(),
+            parked: Lock::default(),
+            handed_in: Event::new(),
+            stdout_eof: Flag::default(),
+            stdin_closed: Flag::default(),
+            stderr_eof: Flag::default(),
+            exited: Flag::default(),
+            reaped: Flag::default(),
+            ended: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            ticking: AtomicBool::new(false),
+            heard_at: AtomicU64::new(millis()),
+            used_at: AtomicU64::new(millis()),
+        }
+    }
+
+    pub fn config(&self) -> Arc<Stdio> {
+        self.config.get()
+    }
+
+    pub fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.observer.get().upgrade()
+    }
+
+    /// From now on it serves one session, and what it says is for this observer.
+    pub fn give_to(&self, observer: Weak<dyn Observer>) {
+        self.observer.replace(observer);
+        self.private.store(true, SeqCst);
+    }
+
+    pub fn is_private(&self) -> bool {
+        self.private.load(Relaxed)
+    }
+
+    pub(super) fn pending(&self) -> Guard<'_, Pending> {
+        self.pending.lock()
+    }
+
+    /// What the child said of itself; None before the handshake.
+    pub fn info(&self) -> Option<&ServerInfo> {
+        self.info.get()
+    }
+
+    /// It speaks the modern era.
+    pub fn is_modern(&self) -> bool {
+        self.info.get().is_some_and(|l| l.revision == modern::VERSION)
+    }
+
+    /// How long it has said nothing at all.
+    pub fn silent_for(&self) -> Duration {
+        Duration::from_millis(millis().saturating_sub(self.heard_at.load(Relaxed)))
+    }
+
+    /// How long no client has had anything to do with it.
+    pub fn unused_for(&self) -> Duration {
+        match self.load.is_quiet() {
+            true => Duration::from_millis(millis().saturating_sub(self.used_at.load(Relaxed))),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// What it says is not read at the moment.
+    pub fn is_frozen(&self) -> bool {
+        self.ctx.quiesce.is_on()
+    }
+
+    /// The process has ended, or has closed its input and is about to: a request has to go to the next child.
+    pub fn is_dead(&self) -> bool {
+        self.exited.is_set() || self.stdin.is_closed()
+    }
+
+    /// Where the newest open request waits for its answer.
+    pub fn newest_reply(&self) -> Option<Arc<Outbox>> {
+        let pending = self.pending();
+        let newest = pending.waiting.iter().filter_map(|(n, w)| match w {
+            Waiting::Client { call, .. } => Some((n, call.reply.clone())),
+            _ => None,
+        });
+        newest.max_by_key(|(n, _)| **n).map(|(_, reply)| reply)
+    }
+
+    /// A task of the line comes to rest.
+    pub(super) fn hand_in(&self, put: impl FnOnce(&mut Parked)) {
+        put(&mut self.parked.lock());
+        self.handed_in.notify(usize::MAX);
+    }
+
+    /// Waits for the end of the process itself.
+    pub async fn exited(&self) -> Ended {
+        self.exited.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// Waits until nothing of the child is left.
+    pub async fn reaped(&self) -> Ended {
+        self.reaped.wait().await;
+        self.ended.get().copied().unwrap_or(Ended::NotReady)
+    }
+
+    /// It has ended with status 0.
+    pub fn ended_in_order(&self) -> bool {
+        self.ended.get() == Some(&Ended::Exited(0))
+    }
+
+    /// `exited with status 1`, `was ended by SIGKILL`, `is running`.
+    pub fn exit_text(&self) -> String {
+        match self.ended.get() {
+            Some(ended) => exit_text(*ended),
+            None => "is running".to_owned(),
+        }
+    }
+
+    /// The last line of standard error, for an error message; empty if there is none.
+    pub fn last_words(&self) -> String {
+        self.stderr.lock().last()
+    }
+
+    /// The last lines of standard error, a line each.
+    pub fn tail(&self) -> Vec<String> {
+        self.stderr.lock().all()
+    }
+}

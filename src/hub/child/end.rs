@@ -1,0 +1,109 @@
+//! The end of a child: noticed, brought about, and seen to, so that nothing of it is left.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use async_io::Async;
+use async_std::task::JoinHandle;
+use futures_lite::FutureExt;
+use log::{debug, info, warn};
+use nix::sys::signal::Signal;
+
+use super::child::{Child, PIPE_GRACE};
+use crate::model::config::server::Stop;
+use crate::model::jsonrpc;
+use crate::model::restart::Ended;
+use crate::rt::process::{sweep_and_reap, wait_for_end};
+use crate::rt::wait::{sleep, timeout};
+use crate::sys::pidfd::PidFd;
+use crate::sys::spawn::signal_group;
+
+/// How long a child that has closed its input or its output may go on without either.
+const SPEECHLESS: Duration = Duration::from_secs(1);
+
+/// Waits for a child's end, then sees to it that nothing of it is left and nobody waits for it.
+pub async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks: Vec<JoinHandle<()>>) {
+    let speechless = async {
+        // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
+        // its input, is of no use any more. While it is being stopped, the ladder has its own times.
+        child.stdout_eof.wait().or(child.stdin_closed.wait()).await;
+        sleep(SPEECHLESS).await;
+        if child.stopping.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        true
+    };
+    let ended = async {
+        let _ = handle.readable().await;
+        false
+    };
+    let Some(speechless) = child.ctx.unless_quiescing(ended.or(speechless)).await else {
+        return child.hand_in(|parked| parked.handle = Some(handle));
+    };
+    if speechless {
+        warn!("server '{}' closed its input or output but did not end; it is ended", child.server);
+        signal_group(child.pid, Signal::SIGTERM);
+        if timeout(child.config().stop.term, handle.readable()).await.is_none() {
+            signal_group(child.pid, Signal::SIGKILL);
+        }
+    }
+    child.note_end(wait_for_end(&handle).await).await;
+    let strays = sweep_and_reap(child.pid, &handle, &child.mark).await;
+    if strays.ended > 0 {
+        info!("server '{}': ended {} processes that it left behind", child.server, strays.ended);
+    }
+    if !strays.left.is_empty() {
+        warn!("server '{}': these processes cannot be ended: {:?}", child.server, strays.left);
+    }
+    // Its pipes may be held by a process that has left its family.
+    for task in tasks {
+        task.cancel().await;
+    }
+    child.reaped.set();
+}
+
+impl Child {
+    /// The process has ended: those who wait for it are told, once its last words were read.
+    pub(super) async fn note_end(&self, how: Ended) {
+        let _ = self.ended.set(how);
+        self.exited.set();
+        self.stdin.close();
+        // Its last replies may still be in the pipe, which a grandchild may hold open.
+        let drained = async {
+            self.stdout_eof.wait().await;
+            self.stderr_eof.wait().await;
+        };
+        timeout(PIPE_GRACE, drained).await;
+        let why = format!("server '{}' {}{}", self.server, self.exit_text(), self.last_words());
+        if !self.stopping.load(SeqCst) {
+            warn!("{why}");
+        }
+        self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
+    }
+
+    /// The first step of [`Child::stop`], without waiting.
+    pub fn stop_soon(&self) {
+        self.stopping.store(true, SeqCst);
+        self.stdin.close();
+    }
+
+    /// The ladder: end of input, SIGTERM to the group, SIGKILL to the group (2025-11-25 basic/lifecycle). Its output
+    /// is read all the while, because a full pipe would keep it from ending.
+    pub async fn stop(&self, ladder: &Stop) {
+        self.stop_soon();
+        for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
+            let cut = async {
+                self.ctx.kill_now.wait().await;
+                None
+            };
+            if timeout(grace, self.exited()).or(cut).await.is_some() {
+                break;
+            }
+            let next = if self.ctx.kill_now.is_set() { Signal::SIGKILL } else { next };
+            debug!("server '{}': {next} to its process group", self.server);
+            signal_group(self.pid, next);
+        }
+        self.reaped.wait().await;
+    }
+}

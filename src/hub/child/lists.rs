@@ -1,0 +1,64 @@
+//! What a child has: its lists, and a resource, asked for the bridge.
+
+use super::child::Child;
+use crate::model::bridge::{Item, List, read_page};
+use crate::model::envelope::quote;
+use crate::model::{method, modern};
+
+/// The most pages of one list.
+const PAGES: usize = 100;
+
+impl Child {
+    /// All pages of a list. More than `limit` bytes are too many.
+    pub async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, String> {
+        if self.info().is_some_and(|info| !info.has(list.capability())) {
+            return Ok(Vec::new());
+        }
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        let mut cursor = None::<String>;
+        for _ in 0..PAGES {
+            let params = match (&cursor, self.is_modern()) {
+                (None, false) => None,
+                (Some(cursor), false) => Some(format!(r#"{{"cursor":{cursor}}}"#)),
+                (cursor, true) => Some(modern_params("cursor", cursor.as_deref())),
+            };
+            let result = match self.ask(list.method(), params.as_deref()).await {
+                Ok(result) => result,
+                // Many that have resources know nothing of templates.
+                Err(_) if list == List::Templates && !self.is_dead() => return Ok(all),
+                Err(why) => return Err(why),
+            };
+            let page = read_page(list, &result);
+            let (items, next) = page.ok_or_else(|| format!("its answer has no {}", list.member()))?;
+            bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
+            if bytes > limit {
+                return Err("it has more of them than limits.reply allows".to_owned());
+            }
+            all.extend(items);
+            cursor = next;
+            if cursor.is_none() {
+                return Ok(all);
+            }
+        }
+        Err(format!("they have no end within {PAGES} pages"))
+    }
+
+    /// A resource, as the result of `resources/read`; None if the child does not give it.
+    pub async fn read_resource(&self, uri: &str) -> Option<String> {
+        let uri = quote(uri);
+        let params = match self.is_modern() {
+            true => modern_params("uri", Some(&uri)),
+            false => format!(r#"{{"uri":{uri}}}"#),
+        };
+        self.ask(method::RESOURCES_READ, Some(&params)).await.ok()
+    }
+}
+
+/// The params of a request of our own to a child of the modern era.
+fn modern_params(key: &str, value: Option<&str>) -> String {
+    let meta = modern::own_meta(env!("CARGO_PKG_VERSION"));
+    match value {
+        Some(value) => format!("{{\"{key}\":{value},{}", meta.trim_start_matches('{')),
+        None => meta,
+    }
+}

@@ -1,0 +1,217 @@
+//! What a child says, on both of its outputs: replies find their request by its number, the rest goes to the observer.
+//!
+//! What a child does wrong (banners, huge lines, replies nobody asked for, silence) is survived, logged within bounds and
+//! counted here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use log::{debug, info, warn};
+
+use super::child::Child;
+use super::pending::Waiting;
+use super::stderr;
+use super::wire::one_line;
+use crate::hub::client::outbox::Outbox;
+use crate::hub::counters::Dropped;
+use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::lost_reply::id_in_pieces;
+use crate::model::out::Out;
+use crate::model::text::printable;
+use crate::model::{ids, jsonrpc, method};
+use crate::rt::lines::{self, Line, Lines};
+use crate::rt::pipe::Input;
+use crate::rt::wait::millis;
+
+/// Reads standard output to its end, or until everything comes to rest.
+pub async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
+    let mut last = false;
+    loop {
+        while let Some(line) = if last { input.last() } else { input.take() } {
+            match line {
+                Line::Whole(bytes) => child.take_line(bytes),
+                Line::Cut { head, tail, length } => child.take_long_line(&head, &tail, length),
+            }
+        }
+        if last {
+            break;
+        }
+        let Some(read) = child.ctx.unless_quiescing(input.fill(&*pipe)).await else {
+            return child.hand_in(|parked| parked.stdout = Some((pipe, input)));
+        };
+        last = !matches!(read, Ok(n) if n > 0);
+        child.heard_at.store(millis(), Relaxed);
+    }
+    child.stdout_eof.set();
+}
+
+/// Reads standard error to its end, or until everything comes to rest. It is always read, or the child would block on it;
+/// what is logged of it is bounded.
+pub async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
+    let mut budget = stderr::Budget::default();
+    let mut last = false;
+    loop {
+        while let Some(line) = if last { input.last() } else { input.take() } {
+            let text = match line {
+                Line::Whole(bytes) => printable(&String::from_utf8_lossy(bytes), lines::LOGGED),
+                Line::Cut { head, length, .. } => {
+                    format!("{} [a line of {length} bytes]", printable(&String::from_utf8_lossy(&head), lines::LOGGED))
+                }
+            };
+            child.stderr.lock().push(&text);
+            match budget.take(Instant::now()) {
+                stderr::Take::Log { skipped } => {
+                    if skipped > 0 {
+                        warn!("[{}] ... {skipped} lines of standard error were not logged", child.server);
+                    }
+                    info!("[{}] {text}", child.server);
+                }
+                stderr::Take::Skip => child.ctx.counters.count(Dropped::StderrLines),
+            }
+        }
+        if last {
+            child.stderr_eof.set();
+            return;
+        }
+        let Some(read) = child.ctx.unless_quiescing(input.fill(&*pipe)).await else {
+            return child.hand_in(|parked| parked.stderr = Some((pipe, input)));
+        };
+        last = !matches!(read, Ok(n) if n > 0);
+    }
+}
+
+impl Child {
+    fn take_line(&self, bytes: &[u8]) {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        let message = std::str::from_utf8(bytes).ok().and_then(|text| scan(text).ok());
+        let Some(e) = message else {
+            self.ctx.counters.count(Dropped::Garbage);
+            let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
+            debug!("[{}] not a message on its standard output: {text}", self.server);
+            // A reply for all that: who waits for it is told now and not at the timeout.
+            if let Some(number) = id_in_pieces(bytes, bytes) {
+                self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
+            }
+            return;
+        };
+        match e.kind {
+            Kind::Response => self.take_reply(&e),
+            Kind::Request => self.take_request(&e),
+            Kind::Notification if self.is_private() => self.observe_notification(&e),
+            Kind::Notification if self.is_modern() => self.take_modern_notification(&e),
+            Kind::Notification if e.method == method::PROGRESS => self.take_progress(&e),
+            Kind::Notification => self.observe_notification(&e),
+        }
+    }
+
+    pub(super) fn observe_notification(&self, e: &Envelope<'_>) {
+        if let Some(observer) = self.observer() {
+            observer.notification(self, e);
+        }
+    }
+
+    fn take_request(&self, e: &Envelope<'_>) {
+        let Some(id) = e.get(&e.id) else { return };
+        // It asks whether the daemon is there, and not a client.
+        if e.method == method::PING {
+            self.send_line(&jsonrpc::result(id, "{}"));
+            return;
+        }
+        if let Some(observer) = self.observer() {
+            observer.request(self, e);
+        }
+    }
+
+    fn take_reply(&self, e: &Envelope<'_>) {
+        let number = e.get(&e.id).and_then(ids::number);
+        let waiting = number.and_then(|n| self.pending().waiting.take(n));
+        match waiting {
+            Some(Waiting::Client { call, .. }) => {
+                self.used_at.store(self.heard_at.load(Relaxed), Relaxed);
+                if call.opening
+                    && let Some(revision) = e.get(&e.result).and_then(|r| envelope::member(r, "protocolVersion"))
+                {
+                    call.session.agree(envelope::decode(revision).into_owned());
+                }
+                let text = one_line(e, call.phrase(e, self.info()));
+                call.answer(text, e.error.is_some());
+            }
+            Some(Waiting::Daemon(sender)) => {
+                let answer = match (e.get(&e.result), e.get(&e.error)) {
+                    (Some(result), _) => Ok(one_line(e, result.to_owned())),
+                    (None, error) => Err(printable(error.unwrap_or(""), 500)),
+                };
+                let _ = sender.try_send(answer);
+            }
+            Some(Waiting::Nobody | Waiting::Watch) => {}
+            Some(Waiting::Subscription(subscription)) => {
+                if e.error.is_some() {
+                    subscription.end(one_line(e, ids::restored(e, &subscription.id)), true);
+                } else {
+                    subscription.finish();
+                }
+            }
+            None => {
+                // A late one: the child is done with that request.
+                self.pending().forget_abandoned(number);
+                self.ctx.counters.count(Dropped::UnownedReplies);
+                debug!("[{}] a reply that nobody waits for: {}", self.server, printable(e.text(), 200));
+            }
+        }
+    }
+
+    /// Where the request with this token of its client waits, whose time begins anew.
+    pub fn progress_owner(&self, token: &str) -> Option<Arc<Outbox>> {
+        let limit = self.config().request_timeout;
+        let mut pending = self.pending();
+        pending.waiting.values_mut().find_map(|w| match w {
+            Waiting::Client { call, deadline, .. } if call.token.as_deref().is_some_and(|t| ids::same(t, token)) => {
+                *deadline = Instant::now() + limit;
+                Some(call.reply.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Progress on a request whose token is its number.
+    pub(super) fn take_progress(&self, e: &Envelope<'_>) {
+        let (Some(span), Some(token)) = (e.progress_token.clone(), e.get(&e.progress_token)) else { return };
+        let mut pending = self.pending();
+        let waiting = ids::number(token).and_then(|n| pending.waiting.get_mut(n));
+        if let Some(Waiting::Client { call, deadline, .. }) = waiting
+            && let Some(own) = &call.token
+        {
+            *deadline = Instant::now() + self.config().request_timeout;
+            let text = one_line(e, spliced(e.text(), &[(span, own)]));
+            let reply = call.reply.clone();
+            drop(pending);
+            reply.push(Out::notice(text));
+        }
+    }
+
+    /// A line beyond the limit was thrown away. If its beginning or its end shows which request it answered, that
+    /// request fails now and not at its timeout.
+    fn take_long_line(&self, head: &[u8], tail: &[u8], length: usize) {
+        let server = &self.server;
+        self.ctx.counters.count(Dropped::LongLines);
+        warn!("[{server}] a line of {length} bytes on its standard output is over limits.reply and was dropped");
+        let Some(number) = id_in_pieces(head, tail) else { return };
+        self.unusable(
+            number,
+            &format!("the reply of server '{server}' has {length} bytes, more than limits.reply allows"),
+        );
+    }
+
+    /// A request whose answer cannot be passed on.
+    fn unusable(&self, number: u64, text: &str) {
+        let waiting = self.pending().waiting.take(number);
+        match waiting {
+            Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, text),
+            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text.to_owned()))),
+            _ => {}
+        }
+    }
+}

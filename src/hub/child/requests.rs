@@ -1,0 +1,212 @@
+//! Requests and notifications on their way down to a child, each request with an id of ours.
+//!
+//! Ids are never used twice, so a reply that comes too late finds no request and is swallowed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::byte_queue::NotQueued;
+use super::child::{Child, STDIN_LIMIT};
+use super::pending::Waiting;
+use super::wire::append;
+use crate::hub::client::call::Call;
+use crate::hub::counters::Dropped;
+use crate::model::envelope::{self, Envelope};
+use crate::model::modern::legacy_meta;
+use crate::model::text::duration;
+use crate::model::{ids, jsonrpc, method};
+use crate::rt::wait::{millis, sleep};
+
+/// The code that MCP SDKs use for a request that was not answered in time.
+const TIMED_OUT: i32 = -32001;
+
+/// Removes a request of the daemon when its caller does not wait for it any more.
+struct Forget<'c>(&'c Child, u64);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.pending().waiting.take(self.1);
+    }
+}
+
+impl Child {
+    /// Forwards a client's request. Given back if the child is dead: it can wait for the next one, because it was never
+    /// sent.
+    pub fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
+        let now = Instant::now();
+        let mut pending = self.pending();
+        if self.is_dead() {
+            return Some(call);
+        }
+        if let Some((code, why)) = pending.closed.clone() {
+            drop(pending);
+            call.error(code, &why);
+            return None;
+        }
+        let number = pending.waiting.number();
+        let digits = number.to_string();
+        let meta = call
+            .translated
+            .as_ref()
+            .and_then(|_| e.get(&e.meta))
+            .map(|meta| legacy_meta(meta, call.token.as_ref().map(|_| digits.as_str())));
+        // A token is its client's own where there is no other client.
+        let token = meta.is_none() && !self.is_private();
+        let mut changes = ids::outgoing(e, &digits, token);
+        if let (Some(meta), Some(span)) = (&meta, e.meta.clone()) {
+            changes.push((span, meta));
+            changes.sort_by_key(|(s, _)| s.start);
+        }
+        if let Err(why) = self.stdin.push(|buffer| append(buffer, e, &changes)) {
+            drop(pending);
+            self.not_queued(call, why);
+            return None;
+        }
+        self.used_at.store(millis(), Relaxed);
+        let config = self.config();
+        let deadline = now + config.request_timeout;
+        let latest = now + config.request_max.max(config.request_timeout);
+        let open = self.load.enter();
+        pending.waiting.enter(number, Waiting::Client { call, deadline, latest, _open: open });
+        drop(pending);
+        self.tick();
+        None
+    }
+
+    fn not_queued(&self, call: Call, why: NotQueued) {
+        let server = &self.server;
+        match why {
+            NotQueued::Full => {
+                self.ctx.counters.count(Dropped::ChildBusy);
+                call.error(
+                    jsonrpc::REFUSED,
+                    &format!(
+                        "server '{server}' does not read its input: {} MiB wait for it already",
+                        STDIN_LIMIT >> 20
+                    ),
+                );
+            }
+            NotQueued::Closed => call.error(jsonrpc::INTERNAL_ERROR, &format!("server '{server}' is stopping")),
+        }
+    }
+
+    /// Forwards a client's notification, or its answer to what the child has asked, unchanged.
+    pub fn pass_on(&self, e: &Envelope<'_>) {
+        let _ = self.stdin.push(|buffer| append(buffer, e, &[]));
+    }
+
+    /// Sends a line of our own. False if the child is too far behind, or gone.
+    pub fn send_line(&self, text: &str) -> bool {
+        let queued = self.stdin.push(|buffer| {
+            buffer.extend_from_slice(text.as_bytes());
+            buffer.push(b'\n');
+        });
+        queued.is_ok()
+    }
+
+    /// Sends a request of the daemon itself whose answer does not matter. It is queued at once, in order with others.
+    pub fn send_request(&self, method: &str, params: &str) {
+        let mut pending = self.pending();
+        if pending.closed.is_none() {
+            let number = pending.waiting.number();
+            if self.send_line(&jsonrpc::request(number, method, Some(params))) {
+                pending.waiting.enter(number, Waiting::Nobody);
+            }
+        }
+    }
+
+    /// Asks the child something for the daemon itself: the `result`, or why there is none.
+    pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, String> {
+        let (sender, receiver) = async_channel::bounded(1);
+        let number = {
+            let mut pending = self.pending();
+            if let Some((_, why)) = &pending.closed {
+                return Err(why.clone());
+            }
+            let number = pending.waiting.number();
+            pending.waiting.enter(number, Waiting::Daemon(sender));
+            self.send_line(&jsonrpc::request(number, method, params));
+            number
+        };
+        // Given up by its caller, it must not stay behind.
+        let _forget = Forget(self, number);
+        receiver.recv().await.unwrap_or_else(|_| Err("it ended".to_owned()))
+    }
+
+    /// Takes the requests that fit out of the child's hands and tells it so; what their clients hear is the caller's
+    /// affair.
+    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> Vec<Call> {
+        let taken = self.pending().take_calls(|call, _| wanted(call), Instant::now());
+        taken
+            .into_iter()
+            .map(|(number, call)| {
+                self.send_cancelled(number, reason);
+                call
+            })
+            .collect()
+    }
+
+    pub(super) fn send_cancelled(&self, number: u64, reason: &str) {
+        let reason = envelope::quote(reason);
+        let params = format!(r#"{{"requestId":{number},"reason":{reason}}}"#);
+        self.send_line(&jsonrpc::notification(method::CANCELLED, Some(&params)));
+    }
+
+    /// Answers every open request with an error; none is taken any more.
+    pub fn fail_all(&self, code: i32, why: &str) {
+        let waiting = {
+            let mut pending = self.pending();
+            pending.closed = Some((code, why.to_owned()));
+            pending.waiting.take_all()
+        };
+        for one in waiting {
+            match one {
+                Waiting::Client { call, .. } => call.error(code, why),
+                Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
+                // Subscriptions go on with the next child.
+                Waiting::Nobody | Waiting::Subscription(_) | Waiting::Watch => {}
+            }
+        }
+    }
+
+    /// Looks after deadlines while there are any: one timer for all requests, none when there are none.
+    pub(super) fn tick(self: &Arc<Self>) {
+        if self.ticking.swap(true, SeqCst) {
+            return;
+        }
+        let child = self.clone();
+        let pace = (self.config().request_timeout / 10).clamp(Duration::from_millis(20), Duration::from_secs(5));
+        async_std::task::spawn(async move {
+            while !child.reaped.is_set() {
+                sleep(pace).await;
+                child.expire(Instant::now());
+                if child.load.is_quiet() {
+                    break;
+                }
+            }
+            child.ticking.store(false, SeqCst);
+            if !child.load.is_quiet() && !child.reaped.is_set() {
+                child.tick();
+            }
+        });
+    }
+
+    /// Ends the requests whose time is over.
+    pub(super) fn expire(&self, now: Instant) {
+        let late = self.pending().take_calls(|_, until| now >= until, now);
+        for (number, call) in late {
+            self.ctx.counters.count(Dropped::Timeouts);
+            self.send_cancelled(number, "the request timed out");
+            let config = self.config();
+            // Progress can hold a request open up to its hard limit.
+            let waited =
+                if call.opened.elapsed() >= config.request_max { config.request_max } else { config.request_timeout };
+            let text = format!("server '{}' did not answer within {}", self.server, duration(waited));
+            warn!("{text}");
+            call.error(TIMED_OUT, &text);
+        }
+    }
+}

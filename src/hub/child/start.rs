@@ -1,0 +1,248 @@
+//! Starting a child: its process, its surroundings, the tasks of its pipes, and the opening of an era with it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_io::Async;
+use futures_lite::FutureExt;
+use log::debug;
+
+use super::child::{Child, Identity, Observer, Parked, STDERR_LINE};
+use super::end::wait_and_reap;
+use super::reader::{read, read_stderr};
+use super::writer::write;
+use crate::hub::context::{Context, Quiesce};
+use crate::model::config::Mode;
+use crate::model::config::server::Stdio;
+use crate::model::exit::plain;
+use crate::model::restart::Ended;
+use crate::model::text::duration;
+use crate::model::{jsonrpc, mcp, method};
+use crate::rt::lines::Lines;
+use crate::rt::live::Live;
+use crate::rt::pipe::{Input, Output};
+use crate::rt::process::environment;
+use crate::rt::wait::{Flag, timeout};
+use crate::sys::spawn::{Spec, Started, end_unwatched};
+
+/// How long a server may take to answer `server/discover` before it counts as one of the legacy era.
+const PROBE: Duration = Duration::from_secs(10);
+/// How long the status of a child may take to be known after its end has shown in the error of an open request.
+const STATUS: Duration = Duration::from_millis(500);
+
+/// Which era a child is opened in (2026-07-28 basic/versioning).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The handshake of the legacy era; the modern one where the server refuses that.
+    Initialize,
+    /// `server/discover` and nothing else.
+    Discover,
+}
+
+/// A child that did not become ready.
+#[derive(Debug)]
+pub struct StartFailure {
+    pub how: Ended,
+    pub text: String,
+    /// It answered the handshake, with an error.
+    pub refused: bool,
+}
+
+impl StartFailure {
+    /// A child that did not even begin to serve.
+    pub fn not_ready(text: String) -> StartFailure {
+        StartFailure { how: Ended::NotReady, text, refused: false }
+    }
+}
+
+/// What children of one server are started with.
+#[derive(Clone)]
+pub struct Starter {
+    pub ctx: Arc<Context>,
+    /// The name of the server.
+    pub server: Arc<str>,
+    pub config: Arc<Live<Stdio>>,
+    /// Hears what they say.
+    pub observer: Weak<dyn Observer>,
+}
+
+impl Starter {
+    /// Starts a child and says nothing to it. What fails leaves nothing behind.
+    pub async fn spawn(&self, umask: Mode) -> Result<Arc<Child>, StartFailure> {
+        let (ctx, config) = (&self.ctx, self.config.get());
+        let mark = ctx.next_mark();
+        let spec = Spec {
+            program: config.program.clone(),
+            args: config.args.clone(),
+            env: environment(&config.pass_env, config.env.iter(), config.confine.account.as_ref(), &mark),
+            cwd: config.cwd.clone(),
+            stdin: true,
+            umask: umask.0,
+            nofile: ctx.boot.nofile,
+            confine: config.confine.clone(),
+        };
+        let started = match ctx.boot.spawner.spawn(spec).await {
+            Ok(started) => started,
+            Err(e) => {
+                let why = match &config.cwd {
+                    Some(cwd) if !cwd.is_dir() => format!("there is no folder {}", cwd.display()),
+                    _ => plain(&e),
+                };
+                return Err(StartFailure::not_ready(format!("cannot start {}: {why}", config.program.display())));
+            }
+        };
+        debug!("server '{}': started pid {}", self.server, started.pid);
+        let pid = started.pid;
+        self.take(started, mark).map_err(|e| {
+            end_unwatched(pid);
+            StartFailure::not_ready(format!("cannot talk with its pipes: {}", plain(&e)))
+        })
+    }
+
+    /// Takes over a started process and begins to talk with it. On an error the process lives, and is the caller's.
+    fn take(&self, started: Started, mark: String) -> io::Result<Arc<Child>> {
+        // All that can fail comes first.
+        let pipe = |fd: OwnedFd| Async::new(File::from(fd));
+        let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
+        let stdin = started.stdin.map(pipe).transpose()?;
+        let handle = Async::new(started.handle)?;
+        let limit = self.ctx.config().limits.reply.bytes();
+        let pipes = Parked {
+            stdin: stdin.map(|pipe| (Box::new(pipe) as Box<dyn Output>, Vec::new())),
+            stdout: Some((Box::new(stdout) as Box<dyn Input>, Lines::new(limit))),
+            stderr: Some((Box::new(stderr) as Box<dyn Input>, Lines::new(STDERR_LINE))),
+            handle: Some(handle),
+        };
+        let identity = Identity {
+            pid: started.pid,
+            mark,
+            server: self.server.clone(),
+            config: self.config.clone(),
+            observer: self.observer.clone(),
+        };
+        let child = Arc::new(Child::blank(&self.ctx, identity));
+        note(&child);
+        work(&child, pipes);
+        Ok(child)
+    }
+
+    /// Starts a child and waits for its answer to the opening of an era; what fails leaves nothing behind. A start that is
+    /// `unwanted` meanwhile fails as well, in the same order.
+    pub async fn start(
+        &self,
+        umask: Mode,
+        opening: Opening,
+        unwanted: Option<&Flag>,
+    ) -> Result<Arc<Child>, StartFailure> {
+        let child = self.spawn(umask).await?;
+        match self.open(child, opening, unwanted).await {
+            Err(failure) if failure.refused && opening == Opening::Initialize => {
+                // It answered, and would not: perhaps it speaks the modern era alone. In a process of its own, because the
+                // refused handshake may have left a mark.
+                debug!("server '{}': {}; it is asked for the modern era", self.server, failure.text);
+                let child = self.spawn(umask).await?;
+                self.open(child, Opening::Discover, unwanted).await.map_err(|_| failure)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Opens an era with a child that was started; what fails leaves nothing behind.
+    pub async fn open(
+        &self,
+        child: Arc<Child>,
+        opening: Opening,
+        unwanted: Option<&Flag>,
+    ) -> Result<Arc<Child>, StartFailure> {
+        let config = self.config.get();
+        let tail = |child: &Child| match child.tail().as_slice() {
+            [] => "; it wrote nothing to standard error".to_owned(),
+            lines => format!("; its last words:\n    {}", lines.join("\n    ")),
+        };
+        let unwanted_now = || unwanted.is_some_and(Flag::is_set);
+        let unwanted = async {
+            match unwanted {
+                Some(flag) => flag.wait().await,
+                None => std::future::pending().await,
+            }
+            Some(Err("it is not wanted any more".to_owned()))
+        };
+        let opened = async {
+            match opening {
+                Opening::Initialize => child.initialize().await,
+                Opening::Discover => match child.discover().await? {
+                    true => Ok(()),
+                    false => Err("it does not speak the modern era".to_owned()),
+                },
+            }
+        };
+        let (method, limit) = match opening {
+            Opening::Initialize => (method::INITIALIZE, config.start_timeout),
+            // Some servers say nothing at all to what they do not know.
+            Opening::Discover => (method::DISCOVER, config.start_timeout.min(PROBE)),
+        };
+        let outcome = timeout(limit, opened).or(unwanted).await;
+        match outcome {
+            Some(Ok(())) => Ok(child),
+            Some(Err(why)) => {
+                // An end shows in the error of the open request, a moment before the status is known to all.
+                if timeout(STATUS, child.exited()).await.is_some() {
+                    let how = child.reaped().await;
+                    let text = format!("{} before it answered '{method}'{}", child.exit_text(), tail(&child));
+                    return Err(StartFailure { how, text, refused: false });
+                }
+                let text = format!("its handshake failed: {why}{}", tail(&child));
+                child.stop(&config.stop).await;
+                let refused = !self.ctx.end_drain.is_set() && !unwanted_now();
+                Err(StartFailure { refused, ..StartFailure::not_ready(text) })
+            }
+            None => {
+                let key = if limit == config.start_timeout { " (start_timeout)" } else { "" };
+                let text = format!("it did not answer '{method}' within {}{key}{}", duration(limit), tail(&child));
+                child.stop(&config.stop).await;
+                Err(StartFailure::not_ready(text))
+            }
+        }
+    }
+}
+
+impl Child {
+    /// The handshake (2025-11-25 basic/lifecycle), then the child counts as ready.
+    async fn initialize(&self) -> Result<(), String> {
+        let params = mcp::initialize_params(env!("CARGO_PKG_VERSION"));
+        let result = self.ask(method::INITIALIZE, Some(&params)).await?;
+        let info = mcp::server_info(&result)?;
+        debug!("server '{}': speaks {}, is {}", self.server, info.revision, info.name());
+        let _ = self.info.set(info);
+        self.send_line(&jsonrpc::notification(method::INITIALIZED, None));
+        Ok(())
+    }
+}
+
+/// Notes a child among what has to come to rest before an upgrade.
+pub fn note(child: &Arc<Child>) {
+    let one: Arc<dyn Quiesce> = child.clone();
+    child.ctx.note_quiescing(Arc::downgrade(&one));
+}
+
+/// Begins to talk with a child, or goes on with it: the reader, the writer and the drain of standard error are tasks of
+/// their own, so that none can stall another.
+pub fn work(child: &Arc<Child>, pipes: Parked) {
+    let mut tasks = Vec::new();
+    if let Some((pipe, rest)) = pipes.stdin {
+        tasks.push(async_std::task::spawn(write(child.clone(), pipe, rest)));
+    }
+    if let Some((pipe, input)) = pipes.stdout {
+        tasks.push(async_std::task::spawn(read(child.clone(), pipe, input)));
+    }
+    if let Some((pipe, input)) = pipes.stderr {
+        tasks.push(async_std::task::spawn(read_stderr(child.clone(), pipe, input)));
+    }
+    // Where it is not here, the child's end is being seen to already.
+    if let Some(handle) = pipes.handle {
+        async_std::task::spawn(wait_and_reap(child.clone(), handle, tasks));
+    }
+}

@@ -1,0 +1,167 @@
+//! One request of a client that waits for its answer.
+//!
+//! Knows the way back to the client, in its words and its era. It must not know who is to answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::outbox::Outbox;
+use super::session::Session;
+use crate::hub::load::InFlight;
+use crate::model::config::Tools;
+use crate::model::envelope::{self, Envelope};
+use crate::model::mcp::ServerInfo;
+use crate::model::method::Method;
+use crate::model::out::Out;
+use crate::model::{bridge, ids, jsonrpc, modern};
+
+/// A request of the modern era for one that speaks the legacy era alone.
+pub struct Translation {
+    /// Its method.
+    pub method: Box<str>,
+    /// What the server is, as JSON, where the answer is not a child's.
+    pub server: Option<Arc<str>>,
+}
+
+/// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
+/// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
+pub struct Call {
+    pub session: Arc<Session>,
+    pub reply: Arc<Outbox>,
+    pub id: Box<str>,
+    pub token: Option<Box<str>>,
+    /// What it is counted as.
+    pub method: Method,
+    pub opened: Instant,
+    failed: bool,
+    /// The session subscribes to this resource if the server agrees.
+    pub subscribes: Option<Box<str>>,
+    /// It has to be answered in the modern era by one that does not speak it.
+    pub translated: Option<Box<Translation>>,
+    /// It is the handshake of a session with a child of its own.
+    pub opening: bool,
+    /// A request of the modern era that asks for log messages.
+    pub logs: bool,
+    /// Its answer is a list of tools, of which these may be shown; None where all may.
+    pub shown: Option<Arc<Tools>>,
+    open: InFlight,
+}
+
+impl Call {
+    pub fn new(session: &Arc<Session>, method: Method, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
+        Call::with(session, method, id, token, reply, session.load.enter())
+    }
+
+    /// A request of this session, counted until it is answered. The error says that the session has too many open.
+    pub fn open(
+        session: &Arc<Session>,
+        method: Method,
+        id: &str,
+        token: Option<&str>,
+        reply: &Arc<Outbox>,
+    ) -> Result<Call, String> {
+        let limit = session.ctx.config().limits.in_flight;
+        match session.load.enter_below(u64::from(limit)) {
+            Some(open) => Ok(Call::with(session, method, id, token, reply, open)),
+            None => Err(format!("this session has {limit} unanswered requests already (limits.in_flight)")),
+        }
+    }
+
+    fn with(
+        session: &Arc<Session>,
+        method: Method,
+        id: &str,
+        token: Option<&str>,
+        reply: &Arc<Outbox>,
+        open: InFlight,
+    ) -> Call {
+        Call {
+            session: session.clone(),
+            reply: reply.clone(),
+            id: id.into(),
+            token: token.map(Into::into),
+            method,
+            opened: Instant::now(),
+            failed: true,
+            subscribes: None,
+            translated: None,
+            opening: false,
+            logs: false,
+            shown: None,
+            open,
+        }
+    }
+
+    /// Hands it over to the part that its session has at a server; it is still the same request of the same client.
+    pub fn move_to(mut self, part: &Arc<Session>) -> Call {
+        part.note_use();
+        self.open = part.load.enter();
+        self.session = part.clone();
+        self
+    }
+
+    /// Answers with a whole message that carries the client's id.
+    pub fn answer(mut self, text: String, failed: bool) {
+        self.failed = failed;
+        if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
+            self.session.watch(&uri);
+        }
+        self.reply.push(Out::reply(text, failed));
+        // Its client may have left, and what waits for it is bounded.
+        self.reply.trim();
+    }
+
+    /// Answers with a result of our own, in the client's era.
+    pub fn result(self, result: &str) {
+        let text = jsonrpc::result(&self.id, result);
+        let text = match &self.translated {
+            None => text,
+            Some(_) => match envelope::scan(&text) {
+                Ok(e) => self.phrase(&e, None),
+                Err(_) => text,
+            },
+        };
+        self.answer(text, false);
+    }
+
+    /// A server's answer as the client gets it: with its own id, in its era, and without the tools that it may not see.
+    /// `server` is the child that has answered.
+    pub fn phrase(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
+        if let Some(tools) = &self.shown
+            && let Some(text) = bridge::filtered(e, &|name| tools.admits(name))
+            && let Ok(e) = envelope::scan(&text)
+        {
+            return self.in_era(&e, server);
+        }
+        self.in_era(e, server)
+    }
+
+    fn in_era(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
+        let Some(translation) = &self.translated else { return ids::restored(e, &self.id) };
+        let known = server.map(|s| s.server_info.as_str()).or(translation.server.as_deref());
+        modern::answer(e, &self.id, &translation.method, known.unwrap_or(r#"{"name":"","version":""}"#))
+    }
+
+    /// The answer is not wanted any more: an outbox that was made to carry it ends without one.
+    pub fn withdraw(self) {
+        if self.reply.is_resumable() {
+            // A stream that its client could take up again must have an end, or it asks for ever.
+            return self.error(jsonrpc::CANCELLED, "cancelled by the client");
+        }
+        self.reply.withdraw();
+    }
+
+    pub fn error(self, code: i32, message: &str) {
+        let text = jsonrpc::error(Some(&self.id), code, message);
+        self.answer(text, true);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.session.is_part() {
+            self.session.touch();
+        }
+        self.open.record(self.method, self.opened.elapsed(), self.failed, self.session.ctx.seconds());
+    }
+}

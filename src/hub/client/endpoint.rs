@@ -1,0 +1,249 @@
+//! Who answers a session.
+//!
+//! A session knows its client; its endpoint knows what stands behind: a server, a child of the session's own, or all
+//! servers as one. Whoever opens a session holds both, as a [`Client`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use log::debug;
+
+use super::call::Call;
+use super::outbox::Outbox;
+use super::saved::Saver;
+use super::session::Session;
+use super::subscription::{Subscription, Wanted};
+use crate::model::bridge::{Item, List};
+use crate::model::config::{self, Tools};
+use crate::model::envelope::Envelope;
+use crate::model::modern::Refusal;
+use crate::model::transport::SessionKind;
+use crate::model::{ids, jsonrpc};
+
+/// Work that has to wait, for a child or for an answer; run it as a task.
+pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A question whose answer has to be waited for.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The headers of a request.
+pub trait Headers: Sync {
+    /// The values of a header, by its name.
+    fn values(&self, name: &str) -> Vec<&[u8]>;
+}
+
+/// Who answers a session.
+pub trait Endpoint: Send + Sync {
+    // --- messages of the client --------------------------------------------------------------------------------------
+
+    /// Whether its client may use a tool.
+    fn admits(&self, tool: &str) -> bool;
+
+    /// Which tools may be shown; None where all may, or where the endpoint leaves out the others itself.
+    fn shown(&self) -> Option<Arc<Tools>> {
+        None
+    }
+
+    /// Answers a request of the legacy era, which is counted as open.
+    fn request(&self, call: Call, e: &Envelope<'_>) -> Option<Later>;
+
+    /// Answers a request of the modern era, which is counted as open.
+    fn modern_request(&self, call: Call, e: &Envelope<'_>) -> Option<Later>;
+
+    /// Takes up a request that waited in the program before.
+    fn resume(&self, call: Call, e: &Envelope<'_>) -> Option<Later>;
+
+    /// Takes a notification other than a cancellation.
+    fn notification(&self, session: &Arc<Session>, e: &Envelope<'_>);
+
+    /// Takes the answer to a request of a server.
+    fn response(&self, session: &Arc<Session>, e: &Envelope<'_>);
+
+    /// Whether the arguments that are repeated in headers are right (2026-07-28 basic/transports/streamable-http).
+    fn check_headers<'a>(
+        &'a self,
+        session: &'a Arc<Session>,
+        e: &'a Envelope<'a>,
+        tool: &'a str,
+        headers: &'a dyn Headers,
+    ) -> Answer<'a, Result<(), Refusal>>;
+
+    // --- what it keeps for the client --------------------------------------------------------------------------------
+
+    /// Opens a subscription of the modern era.
+    fn subscribe(&self, session: &Arc<Session>, wanted: Wanted) -> Option<Later>;
+
+    /// The client gives up a subscription, which is not among those of its session any more.
+    fn unsubscribe(&self, session: &Arc<Session>, subscription: &Arc<Subscription>);
+
+    /// Whether a child keeps a subscription.
+    fn keeps(&self, _subscription: &Arc<Subscription>) -> bool {
+        false
+    }
+
+    /// Watches a resource for a part whose client speaks the modern era; false where that cannot be.
+    fn watch(&self, session: &Arc<Session>, uri: &str) -> bool;
+
+    /// The session does not watch a resource any more.
+    fn unwatch(&self, session: &Session, uri: &str);
+
+    // --- the end of things -------------------------------------------------------------------------------------------
+
+    /// Takes the requests that fit out of everybody's hands; what their clients hear is the caller's affair.
+    fn cancel(&self, session: &Session, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call>;
+
+    /// The connection that a request came on is gone: what can be of no use to anybody else ends.
+    fn abandon(&self, reply: &Arc<Outbox>);
+
+    /// Gives up what a session that has ended still has, apart from its requests.
+    fn leave(&self, session: &Arc<Session>, why: &str);
+
+    // --- what belongs to one session alone ---------------------------------------------------------------------------
+
+    /// The session has a child of its own.
+    fn is_private(&self) -> bool {
+        false
+    }
+
+    /// The processes that serve this session alone.
+    fn own_pids(&self) -> Vec<i32> {
+        Vec::new()
+    }
+
+    /// How long the session may be idle, where that is less than for others.
+    fn idle_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The configuration has changed: the child of its own is adjusted, or `replaced`.
+    fn reconfigure(&self, _config: &config::Server, _replaced: bool) {}
+
+    /// Adds what is the session's own to the handover document.
+    fn save_own(&self, _saver: &mut Saver) {}
+
+    /// The parts of a session of the bridge.
+    fn parts(&self) -> Vec<Client> {
+        Vec::new()
+    }
+
+    /// Makes a session of the program before a part of this one of the bridge, before it has who answers it.
+    fn belong(&self, _part: &Session) {}
+
+    /// Takes over a part of this session of the bridge from the program before.
+    fn adopt(&self, _part: Client) {}
+
+    // --- what the bridge asks ----------------------------------------------------------------------------------------
+
+    /// A list of the server. Where a child is not there, it is waited for if `patient`.
+    fn list<'a>(
+        &'a self,
+        session: &'a Arc<Session>,
+        list: List,
+        patient: bool,
+    ) -> Answer<'a, Result<Vec<Item>, String>>;
+
+    /// A resource of the server; None where it has none of this URI, or no child to ask at the moment.
+    fn read<'a>(&'a self, session: &'a Arc<Session>, uri: &'a str) -> Answer<'a, Option<String>>;
+
+    // --- a protocol beside MCP ---------------------------------------------------------------------------------------
+
+    /// What the server says first on a WebSocket to a client that does not offer the subprotocol `mcp`, where it speaks a
+    /// protocol beside MCP.
+    fn greeting(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes one of the places that the server of such a protocol has; the error says that there is none.
+    fn take_place(&self, _session: &Arc<Session>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether a session has a command running here.
+    fn runs_for(&self, _session: &Session) -> bool {
+        false
+    }
+
+    /// Answers a request of such a protocol; false if it is none.
+    fn beside(&self, _session: &Arc<Session>, _e: &Envelope<'_>, _reply: &Arc<Outbox>) -> bool {
+        false
+    }
+
+    /// Whether a command runs whose end answers a request there: its client cannot come back for the rest.
+    fn answers_to(&self, _reply: &Arc<Outbox>) -> bool {
+        false
+    }
+}
+
+/// A session and who answers it.
+#[derive(Clone)]
+pub struct Client {
+    pub session: Arc<Session>,
+    pub endpoint: Arc<dyn Endpoint>,
+}
+
+impl Client {
+    pub fn downgrade(&self) -> WeakClient {
+        WeakClient(Arc::downgrade(&self.session), Arc::downgrade(&self.endpoint))
+    }
+
+    /// Ends the session: its open requests are answered with an error, and what it has elsewhere is given up. False if it
+    /// has ended before.
+    pub fn end(&self, why: &str) -> bool {
+        let session = &self.session;
+        if !session.end() {
+            return false;
+        }
+        debug!("a session of server '{}' ended: {why}", session.server);
+        // Its requests may wait on other connections.
+        for call in self.endpoint.cancel(session, &|_| true, why) {
+            call.error(jsonrpc::REFUSED, &format!("the session has ended: {why}"));
+        }
+        self.endpoint.leave(session, why);
+        session.end_subscriptions();
+        true
+    }
+
+    /// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
+    /// basic/transports), but a command of the executor ends with the only client that could hear of it.
+    pub fn abandoned(&self, reply: &Arc<Outbox>) {
+        match self.session.kind {
+            // In the modern era it does, and there was nothing else (2026-07-28 basic/transports/streamable-http).
+            SessionKind::Request => drop(self.end("its client has left")),
+            _ => self.endpoint.abandon(reply),
+        }
+    }
+
+    /// The client has cancelled a request or a subscription, and wants no answer.
+    pub fn cancelled(&self, id: &str) {
+        if let Some(subscription) = self.session.take_subscription(id) {
+            self.endpoint.unsubscribe(&self.session, &subscription);
+        }
+        let wanted = |call: &Call| ids::same(&call.id, id) && !call.opening;
+        let taken = self.endpoint.cancel(&self.session, &wanted, "the client cancelled it");
+        taken.into_iter().for_each(Call::withdraw);
+    }
+}
+
+/// A [`Client`] that is kept by others.
+#[derive(Clone)]
+pub struct WeakClient(Weak<Session>, Weak<dyn Endpoint>);
+
+impl WeakClient {
+    pub fn upgrade(&self) -> Option<Client> {
+        Some(Client { session: self.0.upgrade()?, endpoint: self.1.upgrade()? })
+    }
+
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.0.upgrade()
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    pub fn is(&self, session: &Arc<Session>) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(session))
+    }
+}

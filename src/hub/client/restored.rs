@@ -1,0 +1,106 @@
+//! The client's side, as the program before has written it down.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::call::{Call, Translation};
+use super::endpoint::Client;
+use super::outbox::Outbox;
+use super::replay::ResumableStreams;
+use super::session::{Beginning, Session};
+use super::subscription::Subscription;
+use crate::hub::context::Context;
+use crate::hub::load::Load;
+use crate::model::handover;
+use crate::model::method::Method;
+use crate::model::modern::Era;
+
+/// What was named by several things, for those who go on with it.
+#[derive(Default)]
+pub struct Restored {
+    outboxes: Vec<Arc<Outbox>>,
+    clients: HashMap<u64, Client>,
+}
+
+impl Restored {
+    pub fn new(outboxes: Vec<handover::Outbox>) -> Restored {
+        let outboxes = outboxes.into_iter().map(|o| Arc::new(Outbox::restore(o))).collect();
+        Restored { outboxes, clients: HashMap::new() }
+    }
+
+    /// An outbox by its place; one that is never read if there is none.
+    pub fn outbox(&self, at: usize) -> Arc<Outbox> {
+        self.outboxes.get(at).cloned().unwrap_or_else(|| Arc::new(Outbox::new(0)))
+    }
+
+    /// Notes a session with who answers it, in place of what is known of it.
+    pub fn note(&mut self, client: Client) {
+        self.clients.insert(client.session.number, client);
+    }
+
+    pub fn client(&self, number: u64) -> Option<Client> {
+        self.clients.get(&number).cloned()
+    }
+
+    pub fn session(&self, number: u64) -> Option<Arc<Session>> {
+        self.clients.get(&number).map(|c| c.session.clone())
+    }
+
+    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.clients.values()
+    }
+
+    /// A request that is open, counted as such.
+    pub fn call(&self, saved: handover::Call) -> Option<Call> {
+        let Client { session, endpoint } = self.client(saved.session)?;
+        let reply = self.outbox(saved.reply);
+        let mut call = Call::new(&session, saved.method, &saved.id, saved.token.as_deref(), &reply);
+        call.opened = Instant::now().checked_sub(Duration::from_millis(saved.age)).unwrap_or(call.opened);
+        call.subscribes = saved.subscribes.map(Into::into);
+        call.translated = saved.translated.map(|method| Box::new(Translation { method: method.into(), server: None }));
+        (call.opening, call.logs) = (saved.opening, saved.logs);
+        if call.method == Method::ToolsList {
+            call.shown = endpoint.shown();
+        }
+        Some(call)
+    }
+
+    /// A session of the program before, with what its client has here: who answers it is added by the caller. Its requests
+    /// count for what is `above` as well.
+    pub fn open(
+        &self,
+        ctx: &Arc<Context>,
+        saved: handover::Session,
+        server: Arc<str>,
+        above: Vec<Arc<Load>>,
+    ) -> Session {
+        let beginning = Beginning {
+            kind: saved.kind,
+            id: saved.id,
+            owner: saved.owner.map(Into::into),
+            server,
+            place: saved.slot,
+            above,
+        };
+        let session = Session::new(ctx, saved.number, beginning);
+        if let Some(revision) = saved.revision {
+            session.agree(revision);
+        }
+        session.note_era(if saved.modern { Era::Modern } else { Era::Legacy });
+        session.restore_use(saved.idle, saved.used);
+        saved.subscriptions.iter().for_each(|uri| session.watch(uri));
+        let outbox = |at| self.outbox(at);
+        *session.replay() = ResumableStreams::restore(saved.streams_so_far, saved.streams, &outbox, &session.bounds());
+        session.restore_push(saved.push.map(outbox));
+        let limit = ctx.config().limits.reply.bytes();
+        for one in saved.batches {
+            session.batches.restore(one, &outbox, limit);
+        }
+        for one in saved.listens {
+            let reply = self.outbox(one.reply);
+            session.add_subscription(Subscription::restore(session.number, one, reply));
+        }
+        session
+    }
+}

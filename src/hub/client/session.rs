@@ -1,0 +1,405 @@
+//! Sessions: one client's relation to a server.
+//!
+//! Knows the client's side: what was agreed with it, where its messages go, and how long it has been silent. It must not
+//! know what stands behind: no server, no child. Who answers it is its [`super::endpoint::Endpoint`].
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, Weak};
+
+use futures_lite::FutureExt;
+
+use super::batch::Batches;
+use super::outbox::{Bounded, Outbox};
+use super::replay::{ResumableStreams, Stream};
+use super::subscription::{Change, LISTS, Subscription};
+use crate::hub::context::Context;
+use crate::hub::load::Load;
+use crate::model::modern::Era;
+use crate::model::out::Out;
+use crate::model::transport::SessionKind;
+use crate::model::{ids, jsonrpc, method, modern};
+use crate::sys::lock::{Guard, Lock};
+
+/// The most subscriptions of each kind that a session may have.
+const SUBSCRIPTIONS: usize = 100;
+const WATCHED: usize = 1000;
+/// The longest URI that may be subscribed to, in bytes.
+const URI: usize = 8 << 10;
+
+/// Hears of changes in place of the client of a part, and tells them in the words of the whole.
+pub trait Whole: Send + Sync {
+    /// A server has told a part that something has changed.
+    fn changed(&self, part: &Session, change: &Change<'_>);
+}
+
+/// What a session begins with.
+pub struct Beginning {
+    pub kind: SessionKind,
+    /// The `Mcp-Session-Id`: 128 random bits. Empty where the connection is the session.
+    pub id: String,
+    /// Whose it is; None where nobody is asked.
+    pub owner: Option<Arc<str>>,
+    /// The name of the server that it is at.
+    pub server: Arc<str>,
+    /// Which of several children it is for.
+    pub place: usize,
+    /// What its requests count for beside itself.
+    pub above: Vec<Arc<Load>>,
+}
+
+/// One client's relation to one server.
+pub struct Session {
+    /// Unique for the life of the daemon; never leaves it.
+    pub number: u64,
+    /// The `Mcp-Session-Id`. Empty where the connection is the session.
+    pub id: String,
+    pub kind: SessionKind,
+    /// Whose it is; None where nobody is asked.
+    pub owner: Option<Arc<str>>,
+    /// The name of the server that it is at.
+    pub server: Arc<str>,
+    pub ctx: Arc<Context>,
+    /// Which of several children it is for.
+    pub place: usize,
+    /// Its open requests.
+    pub load: Arc<Load>,
+    /// The revision agreed on in the handshake.
+    revision: OnceLock<String>,
+    /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
+    push: Lock<Option<Arc<Outbox>>>,
+    /// The resources that it has subscribed to with `resources/subscribe`.
+    watched: Lock<HashSet<String>>,
+    subscriptions: Lock<Vec<Arc<Subscription>>>,
+    /// Its client has spoken the modern era here.
+    modern: AtomicBool,
+    /// The session of the bridge that it is a part of.
+    whole: OnceLock<(Weak<Session>, Weak<dyn Whole>)>,
+    /// Open response streams and GET streams.
+    streams: AtomicUsize,
+    replay: Arc<Lock<ResumableStreams>>,
+    pub batches: Arc<Batches>,
+    /// Seconds of the hub's clock.
+    last_used: AtomicU64,
+    /// A message has come after the handshake.
+    used: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Session {
+    pub fn new(ctx: &Arc<Context>, number: u64, from: Beginning) -> Session {
+        Session {
+            number,
+            id: from.id,
+            kind: from.kind,
+            owner: from.owner,
+            server: from.server,
+            ctx: ctx.clone(),
+            place: from.place,
+            load: Load::below(from.above),
+            revision: OnceLock::new(),
+            push: Lock::new(None),
+            watched: Lock::default(),
+            subscriptions: Lock::default(),
+            modern: AtomicBool::new(false),
+            whole: OnceLock::new(),
+            streams: AtomicUsize::new(0),
+            replay: Arc::default(),
+            batches: Arc::default(),
+            last_used: AtomicU64::new(ctx.seconds()),
+            used: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Makes it a part of a session of the bridge.
+    pub fn belong_to(&self, whole: &Arc<Session>, told: Weak<dyn Whole>) {
+        let _ = self.whole.set((Arc::downgrade(whole), told));
+    }
+
+    /// The session of the bridge that it is a part of.
+    pub fn whole(&self) -> Option<Arc<Session>> {
+        self.whole.get().and_then(|(whole, _)| whole.upgrade())
+    }
+
+    pub fn is_part(&self) -> bool {
+        self.whole.get().is_some()
+    }
+
+    // --- the handshake -----------------------------------------------------------------------------------------------
+
+    /// The revision agreed on.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.get().map(String::as_str)
+    }
+
+    pub fn agree(&self, revision: String) {
+        let _ = self.revision.set(revision);
+    }
+
+    /// Its client speaks the modern era here, and has not shaken hands in the other one.
+    pub fn is_modern(&self) -> bool {
+        self.modern.load(SeqCst) && self.revision().is_none()
+    }
+
+    /// Its client has spoken the modern era here last, for the handover document.
+    pub fn has_spoken_modern(&self) -> bool {
+        self.modern.load(SeqCst)
+    }
+
+    /// Notes which era the client speaks here; on a connection that lasts it may begin with a question in the other one.
+    pub fn note_era(&self, era: Era) {
+        self.modern.store(era == Era::Modern, SeqCst);
+    }
+
+    // --- changes -----------------------------------------------------------------------------------------------------
+
+    /// Tells the client of a change, in the way of its era.
+    pub fn tell(&self, change: &Change<'_>) {
+        if let Some((_, whole)) = self.whole.get() {
+            if let Some(whole) = whole.upgrade() {
+                whole.changed(self, change);
+            }
+            return;
+        }
+        for subscription in self.subscriptions() {
+            match change {
+                // A child of the modern era tells its subscribers itself.
+                _ if subscription.request.is_some() => {}
+                Change::List { list, text } if subscription.filter.wants_list(list) => {
+                    subscription.push(modern::tagged(text, &subscription.id));
+                }
+                Change::Resource { uri, text } if subscription.filter.uris.iter().any(|u| u == uri) => {
+                    subscription.push(modern::tagged(text, &subscription.id));
+                }
+                _ => {}
+            }
+        }
+        if self.is_modern() {
+            return;
+        }
+        match change {
+            Change::List { text, .. } => drop(self.notify(text)),
+            Change::Resource { uri, text } if self.is_watching(uri) => drop(self.notify(text)),
+            Change::Resource { .. } => {}
+        }
+    }
+
+    /// Tells the client that the lists which the server `has` may differ: a child of this era was replaced.
+    pub fn lists_changed(&self, era: Era, has: &dyn Fn(&str) -> bool) {
+        for list in LISTS {
+            let text = jsonrpc::notification(method::list_changed(list), None);
+            if self.is_part() {
+                if has(list) {
+                    self.tell(&Change::List { list, text: &text });
+                }
+                continue;
+            }
+            // The first message of a subscription is its acknowledgement.
+            let forwarded = era == Era::Modern;
+            let of_era = |s: &&Arc<Subscription>| s.request.is_some() == forwarded && s.is_acknowledged();
+            for subscription in self.subscriptions().iter().filter(of_era).filter(|s| s.filter.wants_list(list)) {
+                subscription.push(modern::tagged(&text, &subscription.id));
+            }
+            if has(list) && era == Era::Legacy && !self.is_modern() {
+                self.notify(&text);
+            }
+        }
+    }
+
+    /// Sends what answers no request. False where there is no stream for it.
+    pub fn notify(&self, text: &str) -> bool {
+        self.push_outbox().is_some_and(|p| p.push(Out::notice(text.to_owned())))
+    }
+
+    // --- where messages go -------------------------------------------------------------------------------------------
+
+    /// Makes `outbox` the place for messages that answer no request; the one before is ended, so that each message
+    /// goes to exactly one stream (2025-11-25 basic/transports).
+    pub fn attach(&self, outbox: Arc<Outbox>) {
+        if let Some(before) = self.push.replace(Some(outbox)) {
+            before.end();
+        }
+    }
+
+    /// Where messages go that answer no request.
+    pub fn push_outbox(&self) -> Option<Arc<Outbox>> {
+        match self.whole.get() {
+            Some((whole, _)) => whole.upgrade()?.push_outbox(),
+            None => self.push.get(),
+        }
+    }
+
+    /// Its own outbox of that kind, for the handover document.
+    pub fn own_push(&self) -> Option<Arc<Outbox>> {
+        self.push.get()
+    }
+
+    /// Goes on with the outbox that another program had for it.
+    pub fn restore_push(&self, outbox: Option<Arc<Outbox>>) {
+        self.push.replace(outbox);
+    }
+
+    /// The streams of it that can be taken up again.
+    pub fn replay(&self) -> Guard<'_, ResumableStreams> {
+        self.replay.lock()
+    }
+
+    /// What keeps those streams within their bounds.
+    pub fn bounds(&self) -> Weak<dyn Bounded> {
+        let replay: Arc<dyn Bounded> = self.replay.clone();
+        Arc::downgrade(&replay)
+    }
+
+    /// A stream, for what comes out of an outbox, that can be taken up again.
+    pub fn open_stream(&self, outbox: &Arc<Outbox>) -> Arc<Stream> {
+        outbox.make_resumable(self.bounds());
+        self.replay().open(outbox.clone())
+    }
+
+    /// Counts a stream for as long as the guard lives.
+    pub fn stream(self: &Arc<Self>) -> StreamGuard {
+        self.streams.fetch_add(1, SeqCst);
+        StreamGuard(self.clone())
+    }
+
+    /// In a drain: its one stream carries the answers, so it ends after the last of them.
+    pub async fn end_stream_when_quiet(self: Arc<Self>) {
+        self.load.quiet().or(self.ctx.end_drain.wait()).await;
+        if let Some(outbox) = self.push_outbox() {
+            outbox.end();
+        }
+    }
+
+    // --- subscriptions -----------------------------------------------------------------------------------------------
+
+    /// Its subscriptions of the modern era that have not ended.
+    pub fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        let mut all = self.subscriptions.lock();
+        all.retain(|s| !s.is_ended());
+        all.clone()
+    }
+
+    /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
+    pub fn add_subscription(&self, one: Arc<Subscription>) -> bool {
+        let mut all = self.subscriptions.lock();
+        all.retain(|s| !s.is_ended());
+        let room = all.len() < SUBSCRIPTIONS && !all.iter().any(|s| ids::same(&s.id, &one.id));
+        if room {
+            all.push(one);
+        }
+        room
+    }
+
+    /// Takes the subscription that was opened by the request with this id.
+    pub fn take_subscription(&self, id: &str) -> Option<Arc<Subscription>> {
+        let mut all = self.subscriptions.lock();
+        let at = all.iter().position(|s| ids::same(&s.id, id))?;
+        Some(all.remove(at)).filter(|s| !s.is_ended())
+    }
+
+    /// Each subscription gets its last message.
+    pub fn end_subscriptions(&self) {
+        self.subscriptions().iter().for_each(|s| s.finish());
+    }
+
+    /// Whether it has subscribed to a resource with `resources/subscribe`.
+    pub fn is_watching(&self, uri: &str) -> bool {
+        self.watched.lock().contains(uri)
+    }
+
+    /// Whether it may subscribe to one resource more: a thousand, of a length that URIs have.
+    pub fn may_watch(&self, uri: &str) -> bool {
+        uri.len() <= URI && self.watched.lock().len() < WATCHED
+    }
+
+    pub fn watch(&self, uri: &str) {
+        self.watched.lock().insert(uri.to_owned());
+    }
+
+    /// True if it was subscribed to it.
+    pub fn unwatch(&self, uri: &str) -> bool {
+        self.watched.lock().remove(uri)
+    }
+
+    /// Every resource that it has subscribed to.
+    pub fn watched(&self) -> Vec<String> {
+        self.watched.lock().iter().cloned().collect()
+    }
+
+    /// Every resource that it has subscribed to, which it is no more.
+    pub fn take_watched(&self) -> Vec<String> {
+        self.watched.take().into_iter().collect()
+    }
+
+    /// It waits to be told of something.
+    pub fn waits_for_changes(&self, era: Era) -> bool {
+        !self.subscriptions().is_empty() || (era == Era::Legacy && !self.watched.lock().is_empty())
+    }
+
+    // --- its life ----------------------------------------------------------------------------------------------------
+
+    pub fn touch(&self) {
+        self.last_used.store(self.ctx.seconds(), SeqCst);
+    }
+
+    /// Seconds since it was last used, for the handover document.
+    pub fn unused_for(&self) -> u64 {
+        self.ctx.seconds().saturating_sub(self.last_used.load(SeqCst))
+    }
+
+    /// Goes on with what another program has seen of its use.
+    pub fn restore_use(&self, unused_for: u64, used: bool) {
+        self.last_used.store(self.ctx.seconds().saturating_sub(unused_for), SeqCst);
+        self.used.store(used, SeqCst);
+    }
+
+    /// A client that has only opened it so far, as scanners and broken probes do.
+    pub fn is_unused(&self) -> bool {
+        !self.used.load(SeqCst)
+    }
+
+    pub fn note_use(&self) {
+        self.used.store(true, SeqCst);
+    }
+
+    /// Seconds since the last sign of life; 0 while a stream or a request is open.
+    pub fn idle(&self) -> u64 {
+        if self.streams.load(SeqCst) > 0 || !self.load.is_quiet() {
+            return 0;
+        }
+        // The whole has a client who may be told what its part hears.
+        if self.whole().is_some_and(|w| w.streams.load(SeqCst) > 0) {
+            return 0;
+        }
+        self.unused_for()
+    }
+
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(SeqCst)
+    }
+
+    /// The one request that it stood for is answered: nothing is left to give up.
+    pub fn answered(&self) {
+        self.ended.store(true, SeqCst);
+    }
+
+    /// Marks the end; true the first time.
+    pub fn end(&self) -> bool {
+        let first = !self.ended.swap(true, SeqCst);
+        if let Some(push) = self.push.take() {
+            push.end();
+        }
+        first
+    }
+}
+
+/// Counts a stream of a session for as long as it lives ([`Session::stream`]).
+pub struct StreamGuard(Arc<Session>);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.streams.fetch_sub(1, SeqCst);
+    }
+}

@@ -1,0 +1,214 @@
+//! What all parts of the hub share: the configuration in force, clocks, counts, and the flags of an instance's phases.
+//!
+//! The ground that everything stands on. It must not know servers, children, sessions or messages.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::{Instant, SystemTime};
+
+use event_listener::Event as Bell;
+use futures_lite::FutureExt;
+
+use super::counters::{Counters, Dropped};
+use super::leaving::{Leavers, Pending};
+use super::load::Load;
+use crate::model::config::Config;
+use crate::model::event::Event;
+use crate::model::meter::Meters;
+use crate::model::status::{Alert, Level};
+use crate::model::text::printable;
+use crate::rt::main_thread::Spawner;
+use crate::rt::wait::{self, Flag, Switch};
+use crate::sys::lock::Lock;
+
+/// Events that wait for the command of `on_event`; more are dropped and counted.
+const EVENTS: usize = 64;
+
+/// What is fixed at the start of the process.
+pub struct Boot {
+    pub spawner: Spawner,
+    /// The soft limit of open files that children get.
+    pub nofile: u64,
+    /// The beginning of every child's mark: instance, pid and start time.
+    pub mark: String,
+    pub at: Instant,
+}
+
+/// Something that comes to rest before an upgrade in place, and goes on afterwards.
+pub trait Quiesce: Send + Sync {
+    /// Waits, once [`Context::quiesce`] is on, until it is at rest, or is of no use any more.
+    fn quiesced(&self) -> Pending<'_>;
+
+    /// Goes on in this process.
+    fn resume(self: Arc<Self>);
+
+    /// The document is about to be written: what is not at rest cannot be kept, and those who wait for it are told.
+    fn give_up_if_busy(&self) {}
+
+    /// The mark of its process, where it has one.
+    fn mark(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// What all parts of the hub share.
+pub struct Context {
+    pub boot: Boot,
+    config: Lock<Arc<Config>>,
+    pub counters: Counters,
+    pub meters: Arc<Meters>,
+    /// All open requests.
+    pub load: Arc<Load>,
+    pub connections: AtomicU64,
+    /// No new requests.
+    pub draining: Flag,
+    /// Everything comes to rest, to go on in another process.
+    pub quiesce: Switch,
+    /// Connections that did not come to rest in time are closed.
+    pub close_stragglers: Switch,
+    /// The drain is over, or cut short.
+    pub end_drain: Flag,
+    /// Children are killed at once when they are stopped.
+    pub kill_now: Flag,
+    pub leaving: Leavers,
+    /// The last number of a session.
+    sessions: AtomicU64,
+    /// The last number of a child's mark.
+    marks: AtomicU64,
+    quiescing: Lock<Vec<Weak<dyn Quiesce>>>,
+    events: (async_channel::Sender<Event>, async_channel::Receiver<Event>),
+    change: Bell,
+    changes: AtomicU64,
+}
+
+impl Context {
+    pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Context> {
+        let meters = Arc::<Meters>::default();
+        Arc::new(Context {
+            boot,
+            config: Lock::new(config),
+            counters: Counters::default(),
+            load: Load::measured(meters.clone(), []),
+            meters,
+            connections: AtomicU64::new(0),
+            draining: Flag::default(),
+            quiesce: Switch::default(),
+            close_stragglers: Switch::default(),
+            end_drain: Flag::default(),
+            kill_now: Flag::default(),
+            leaving: Leavers::default(),
+            sessions: AtomicU64::new(0),
+            marks: AtomicU64::new(0),
+            quiescing: Lock::default(),
+            events: async_channel::bounded(EVENTS),
+            change: Bell::new(),
+            changes: AtomicU64::new(0),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.get()
+    }
+
+    pub fn set_config(&self, config: Arc<Config>) {
+        self.config.replace(config);
+    }
+
+    /// Whole seconds since the start.
+    pub fn seconds(&self) -> u64 {
+        self.boot.at.elapsed().as_secs()
+    }
+
+    /// A number for one session.
+    pub fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, SeqCst) + 1
+    }
+
+    /// A mark for one child and all that it starts.
+    pub fn next_mark(&self) -> String {
+        format!("{}{}", self.boot.mark, self.marks.fetch_add(1, SeqCst) + 1)
+    }
+
+    /// The last numbers that were given, of a session and of a mark: none must be given twice.
+    pub fn numbers(&self) -> (u64, u64) {
+        (self.sessions.load(SeqCst), self.marks.load(SeqCst))
+    }
+
+    /// Goes on behind the numbers that another program has given.
+    pub fn set_numbers(&self, sessions: u64, marks: u64) {
+        self.sessions.store(sessions, SeqCst);
+        self.marks.store(marks, SeqCst);
+    }
+
+    /// Something that the status document tells has changed.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, SeqCst);
+        self.change.notify(usize::MAX);
+    }
+
+    /// Waits for a change after the `seen`th; gives the count now.
+    pub async fn change_after(&self, seen: u64) -> u64 {
+        let newer = || Some(self.changes.load(SeqCst)).filter(|n| *n > seen);
+        wait::until(&self.change, newer).await
+    }
+
+    /// The outcome, or None once everything is to come to rest.
+    pub async fn unless_quiescing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let quiescing = async {
+            self.quiesce.wait().await;
+            None
+        };
+        // In this order: what is there already is not put off.
+        async { Some(work.await) }.or(quiescing).await
+    }
+
+    /// Notes something that has to come to rest before an upgrade.
+    pub fn note_quiescing(&self, one: Weak<dyn Quiesce>) {
+        let mut all = self.quiescing.lock();
+        all.retain(|l| l.strong_count() > 0);
+        all.push(one);
+    }
+
+    /// Everything that has to come to rest before an upgrade.
+    pub fn quiescing(&self) -> Vec<Arc<dyn Quiesce>> {
+        self.quiescing.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Lets the command of `on_event` know of something.
+    pub fn send_event(&self, event: &'static str, server: Option<&str>, reason: Option<&str>) {
+        self.queue_event(event, server, reason, None);
+    }
+
+    /// Lets the command of `on_event` know of an alert.
+    pub fn send_alert(&self, alert: &Alert) {
+        let event = if alert.level == Level::Healthy { "alert-cleared" } else { "alert-raised" };
+        self.queue_event(event, alert.server.as_deref(), Some(&alert.what), Some(alert));
+    }
+
+    fn queue_event(&self, event: &'static str, server: Option<&str>, reason: Option<&str>, alert: Option<&Alert>) {
+        let config = self.config();
+        if config.on_event.is_none() {
+            return;
+        }
+        let event = Event {
+            event,
+            instance: config.name.clone(),
+            server: server.map(str::to_owned),
+            reason: reason.map(|r| printable(r, 2000)),
+            level: alert.map(|a| a.level),
+            check: alert.map(|a| a.check.clone()),
+            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            pid: std::process::id(),
+        };
+        if self.events.0.try_send(event).is_err() {
+            self.counters.count(Dropped::Events);
+        }
+    }
+
+    /// The next event for the command of `on_event`.
+    pub async fn next_event(&self) -> Option<Event> {
+        self.events.1.recv().await.ok()
+    }
+}

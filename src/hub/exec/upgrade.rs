@@ -1,0 +1,129 @@
+//! Commands on their way from one program to the next.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_io::Async;
+use nix::unistd::Pid;
+
+use super::command::Work;
+use super::executor::Executor;
+use super::output::{Output, Progress, Sink};
+use super::owner::{Direct, Owner, Running};
+use crate::hub::client::call::Call;
+use crate::hub::client::restored::Restored;
+use crate::hub::client::saved::Saver;
+use crate::hub::context::Quiesce;
+use crate::hub::leaving::Pending;
+use crate::model::handover;
+use crate::rt::wait::{Flag, until};
+use crate::sys::pidfd::PidFd;
+use crate::sys::reap;
+
+impl Quiesce for Executor {
+    fn quiesced(&self) -> Pending<'_> {
+        Box::pin(until(&self.finished, || self.running().values().all(|r| r.resting.is_some()).then_some(())))
+    }
+
+    fn resume(self: Arc<Self>) {
+        let resting: Vec<_> =
+            self.running().iter_mut().filter_map(|(n, r)| Some((*n, r.resting.take()?, r.end.clone()))).collect();
+        for (number, work, end) in resting {
+            async_std::task::spawn(self.clone().see_to(number, work, end));
+        }
+    }
+}
+
+impl Executor {
+    /// The commands that are at rest.
+    pub fn save_commands(&self, saver: &mut Saver) -> Vec<handover::Command> {
+        let now = Instant::now();
+        let mut commands = Vec::new();
+        for running in self.running().values() {
+            let cancelled = matches!(&running.owner, Owner::Direct(direct) if direct.cancelled);
+            let lives = !running.end.is_set() || cancelled;
+            let Some(work) = running.resting.as_ref().filter(|_| lives) else { continue };
+            commands.push(handover::Command {
+                pid: work.pid.as_raw(),
+                mark: work.mark.clone(),
+                stdout: work.out.save(),
+                stderr: work.err.save(),
+                progress: work.out.reported(),
+                call: match &running.owner {
+                    Owner::Call(call) => Some(saver.call(call)),
+                    _ => None,
+                },
+                direct: match &running.owner {
+                    Owner::Direct(direct) => Some((saver.session(&direct.session), saver.outbox(&direct.reply))),
+                    _ => None,
+                },
+                cancelled,
+                age: work.started.elapsed().as_millis() as u64,
+                left: work.until.saturating_duration_since(now).as_millis() as u64,
+            });
+        }
+        commands
+    }
+
+    /// Goes on with the commands of the program before, once [`Quiesce::resume`] is called.
+    pub fn restore_commands(&self, saved: Vec<handover::Command>, restored: &Restored) {
+        let kept = self.config().max_line.bytes();
+        for one in saved {
+            let pid = Pid::from_raw(one.pid);
+            reap::know(pid);
+            let direct = one
+                .direct
+                .and_then(|(session, outbox)| Some(Direct::new(&restored.session(session)?, &restored.outbox(outbox))));
+            let (owner, sink) =
+                match (one.call.and_then(|call| restored.call(call)).map(|call| self.named(call)), direct) {
+                    (Some(call), _) => {
+                        let progress = Progress::of(&call, one.progress);
+                        (Owner::Call(call), Sink::Kept(progress))
+                    }
+                    (None, Some(mut direct)) => {
+                        direct.cancelled = one.cancelled;
+                        direct.since =
+                            Instant::now().checked_sub(Duration::from_millis(one.age)).unwrap_or(direct.since);
+                        let reply = direct.reply.clone();
+                        (Owner::Direct(direct), Sink::Lines(reply))
+                    }
+                    (None, None) => (Owner::Nobody, Sink::Kept(None)),
+                };
+            let (age, left) = (Duration::from_millis(one.age), Duration::from_millis(one.left));
+            let now = Instant::now();
+            let work = (|| {
+                Some(Work {
+                    pid,
+                    mark: one.mark,
+                    handle: PidFd::open(pid).and_then(Async::new).ok()?,
+                    out: Output::restore("stdout", one.stdout, kept, sink.clone())?,
+                    err: Output::restore("stderr", one.stderr, kept, sink)?,
+                    started: now.checked_sub(age).unwrap_or(now),
+                    until: now + left,
+                    limit: age + left,
+                })
+            })();
+            let number = self.next_number();
+            let running = Running { pid: Some(one.pid), owner, end: Arc::new(Flag::default()), resting: work };
+            if one.cancelled {
+                running.end.set();
+            }
+            let lost = running.resting.is_none();
+            self.running().insert(number, running);
+            if lost {
+                reap::forget(pid);
+                self.over(
+                    number,
+                    Err(format!("the command was lost on the way to mcpdaemon {}", env!("CARGO_PKG_VERSION"))),
+                );
+            }
+        }
+    }
+    /// An answer in the modern era says who has answered.
+    fn named(&self, mut call: Call) -> Call {
+        if let Some(translation) = &mut call.translated {
+            translation.server = Some(self.server_info().server_info.into());
+        }
+        call
+    }
+}

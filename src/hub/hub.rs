@@ -1,0 +1,154 @@
+//! All servers and sessions of the instance: which there are.
+//!
+//! What becomes of them is in the files beside this one: sessions open and end ([`super::sessions`]), a reload replaces
+//! servers ([`super::reload`]), all of it stops ([`super::stop`]) or goes on in another program ([`super::upgrade`]).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::bridge::backend::Whole;
+use super::client::endpoint::Client;
+use super::client::outbox::Outbox;
+use super::context::{Boot, Context};
+use super::kinds::{self, MakeBackend};
+use super::server::core::{Core, HeardOf};
+use super::server::server::Server;
+use super::server::servers::Servers;
+use crate::model::config::{self, Config, Kind};
+use crate::model::status::ServerState;
+use crate::sys::lock::Lock;
+
+/// All servers and sessions of the instance.
+pub struct Hub {
+    pub ctx: Arc<Context>,
+    pub servers: Arc<Servers>,
+    /// What stands for all servers; made at the start.
+    pub(super) bridge: OnceLock<(Arc<Server>, Arc<Whole>)>,
+    make: MakeBackend,
+    /// Sessions that are named by an id.
+    pub(super) clients: Lock<HashMap<String, Client>>,
+    pub(super) session_count: AtomicU64,
+    pub(super) expiring: AtomicBool,
+    /// Open GET streams, which end when a drain begins.
+    pub(super) streams: Lock<Vec<Weak<Outbox>>>,
+}
+
+impl Hub {
+    pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Hub> {
+        Hub::with(boot, config, kinds::backend)
+    }
+
+    /// A hub whose servers are made in another way than by [`kinds::backend`].
+    pub fn with(boot: Boot, config: Arc<Config>, make: MakeBackend) -> Arc<Hub> {
+        let hub = Arc::new(Hub {
+            ctx: Context::new(boot, config),
+            servers: Arc::default(),
+            bridge: OnceLock::new(),
+            make,
+            clients: Lock::default(),
+            session_count: AtomicU64::new(0),
+            expiring: AtomicBool::new(false),
+            streams: Lock::default(),
+        });
+        let _ = hub.bridge.set(hub.make_bridge());
+        hub
+    }
+
+    /// Makes the server that stands for all.
+    fn make_bridge(&self) -> (Arc<Server>, Arc<Whole>) {
+        let naming = self.ctx.config().bridge.clone().unwrap_or_default();
+        let config = config::Server { kind: Kind::Bridge(naming.clone()), required: false };
+        let core = Core::new(&self.ctx, "bridge", Arc::new(|_: &str| {}));
+        let whole = Whole::new(&core, &self.servers, &naming);
+        let server = Server::new(core, config.clone());
+        server.install(config, whole.clone());
+        (server, whole)
+    }
+
+    /// A server that has nothing to serve with yet.
+    pub(super) fn make_server(self: &Arc<Self>, name: &str, config: &config::Server) -> Arc<Server> {
+        let hub = Arc::downgrade(self);
+        let heard_of: HeardOf = Arc::new(move |name| {
+            if let Some(hub) = hub.upgrade()
+                && let Some((_, whole)) = hub.bridge.get()
+            {
+                whole.hear_of(name);
+            }
+        });
+        Server::new(Core::new(&self.ctx, name, heard_of), config.clone())
+    }
+
+    /// What a server of this configuration is made of.
+    pub(super) fn make_backend(
+        &self,
+        core: &Arc<Core>,
+        kind: &Kind,
+    ) -> Option<Arc<dyn super::server::backend::Backend>> {
+        (self.make)(core, kind)
+    }
+
+    /// Adds a server and begins to run it.
+    pub fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
+        let server = self.make_server(name, &config);
+        self.servers.insert(server.clone());
+        self.renew_bridge();
+        if let Some(backend) = self.make_backend(&server.core, &config.kind) {
+            server.install(config, backend);
+        }
+        server
+    }
+
+    pub fn server(&self, name: &str) -> Option<Arc<Server>> {
+        self.servers.get(name)
+    }
+
+    /// The bridge, if the configuration wants one.
+    pub fn bridge(&self) -> Option<Arc<Server>> {
+        self.ctx.config().bridge.as_ref()?;
+        self.bridge.get().map(|(server, _)| server.clone())
+    }
+
+    /// All servers, and the bridge: whatever has sessions.
+    pub fn servers_and_bridge(&self) -> Vec<Arc<Server>> {
+        self.servers.all().into_iter().chain(self.bridge.get().map(|(server, _)| server.clone())).collect()
+    }
+
+    /// Every session with who answers it.
+    pub fn all_clients(&self) -> Vec<Client> {
+        self.servers_and_bridge().iter().flat_map(|s| s.core.members.clients()).collect()
+    }
+
+    /// Gives the bridge the names that the configuration has.
+    pub(super) fn name_bridge(&self) {
+        if let Some((_, whole)) = self.bridge.get()
+            && let Some(naming) = &self.ctx.config().bridge
+        {
+            whole.name(naming);
+        }
+    }
+
+    /// The servers, or the bridge, have changed: sessions of the bridge hear of it.
+    pub(super) fn renew_bridge(&self) {
+        self.name_bridge();
+        let Some((server, whole)) = self.bridge.get() else { return };
+        if self.ctx.config().bridge.is_some() {
+            return whole.tell();
+        }
+        for client in server.core.members.clients() {
+            self.end_session(&client, "the bridge was taken out of the configuration");
+        }
+    }
+
+    /// Required servers that are not ready, each with the reason.
+    pub fn not_ready(&self) -> Vec<String> {
+        let servers = self.servers.all();
+        let missing =
+            servers.iter().filter(|s| s.required() && !matches!(s.phase(), ServerState::Ready | ServerState::Idle));
+        let say = |s: &Arc<Server>| match s.condition() {
+            (phase, Some(why)) => format!("server '{}' is {phase}: {why}", s.name()),
+            (phase, None) => format!("server '{}' is {phase}", s.name()),
+        };
+        missing.map(say).collect()
+    }
+}

@@ -1,0 +1,11 @@
+//! What becomes of a client's message: checked, counted, and handed to the endpoint of its session.
+//!
+//! Knows clients and their endpoints. It must not know of what kind these are.
+
+mod batch;
+pub(super) mod message;
+mod receive;
+
+pub use batch::{batch, collect};
+pub use message::{BATCHES, check_headers, check_modern, fault_text, message, modern_message};
+pub use receive::receive;

@@ -1,0 +1,70 @@
+//! Whether a request may pass: not in a drain, not with a tool that is hidden, not beyond the limit of open requests.
+
+use std::sync::Arc;
+
+use crate::hub::client::call::Call;
+use crate::hub::client::endpoint::Endpoint;
+use crate::hub::client::outbox::Outbox;
+use crate::hub::client::session::Session;
+use crate::hub::counters::Dropped;
+use crate::model::envelope::{self, Envelope};
+use crate::model::jsonrpc;
+use crate::model::method::{self, Method};
+use crate::model::out::Out;
+use crate::model::text::printable;
+
+/// Why nothing new is taken during a drain.
+pub const SHUTTING_DOWN: &str = "the daemon is shutting down";
+/// Why a request about a task is refused.
+pub const NO_TASKS: &str = "tasks are not possible here: this child is shared by several clients";
+
+/// Counts a request as open; None if it was refused.
+pub fn admit(endpoint: &dyn Endpoint, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
+    if !session.ctx.draining.is_set()
+        && e.method == method::TOOLS_CALL
+        && let Some(name) = e.get(&e.name).map(envelope::decode)
+        && !endpoint.admits(&name)
+    {
+        let why = format!("the tool '{}' may not be used here", printable(&name, 100));
+        refuse(e, reply, jsonrpc::INVALID_PARAMS, &why);
+        return None;
+    }
+    let mut call = open(session, e, reply)?;
+    if call.method == Method::ToolsList {
+        call.shown = endpoint.shown();
+    }
+    Some(call)
+}
+
+/// Counts a request as open, whatever it names; None if it was refused.
+pub fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
+    if session.ctx.draining.is_set() {
+        refuse(e, reply, jsonrpc::REFUSED, SHUTTING_DOWN);
+        return None;
+    }
+    let id = e.get(&e.id).unwrap_or("null");
+    match Call::open(session, Method::of(&e.method), id, e.get(&e.progress_token), reply) {
+        Ok(call) => Some(call),
+        Err(why) => {
+            session.ctx.counters.count(Dropped::InFlight);
+            refuse(e, reply, jsonrpc::REFUSED, &why);
+            None
+        }
+    }
+}
+
+/// Answers a request, which is not counted, with an error.
+pub fn refuse(e: &Envelope<'_>, reply: &Outbox, code: i32, why: &str) {
+    reply.push(Out::error(jsonrpc::error(Some(e.get(&e.id).unwrap_or("null")), code, why)));
+}
+
+/// Whether a request is about a task, or is to become one.
+pub fn is_task(e: &Envelope<'_>) -> bool {
+    method::is_of_tasks(&e.method) || e.task.is_some()
+}
+
+/// Answers a request with the method of a notification. A child that tells messages apart by their names alone would act
+/// on it, with ids that are not its sender's.
+pub fn refuse_notification(call: Call, method: &str) {
+    call.error(jsonrpc::INVALID_REQUEST, &format!("'{}' is a notification: it has no id", printable(method, 100)));
+}

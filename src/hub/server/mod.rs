@@ -1,0 +1,13 @@
+//! One named server: its configuration in force, its state, who uses it, and which requests wait for it.
+//!
+//! Knows clients, and children as far as it is told of them. It must not know of what kind the server is: that is a
+//! [`backend::Backend`].
+
+pub mod admit;
+pub mod backend;
+pub mod core;
+pub mod members;
+#[expect(clippy::module_inception, reason = "the server itself, beside what it is made of")]
+pub mod server;
+pub mod servers;
+pub mod waiting;

@@ -1,0 +1,150 @@
+//! Requests that wait for a child of a server: bounded, and in reach of a cancellation.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use futures_lite::FutureExt;
+
+use crate::hub::client::call::Call;
+use crate::hub::client::endpoint::Later;
+use crate::hub::client::saved::Saver;
+use crate::hub::client::session::Session;
+use crate::hub::counters::Dropped;
+use crate::model::envelope::{self, Envelope};
+use crate::model::jsonrpc;
+use crate::rt::wait::Flag;
+use crate::sys::lock::Lock;
+
+/// What requests that wait for a child of one server may take of our memory, in bytes.
+const LIMIT: usize = 32 << 20;
+
+/// The requests that wait for a child of one server.
+pub struct WaitingRoom {
+    /// The name of the server.
+    server: Arc<str>,
+    bytes: AtomicUsize,
+    requests: Lock<Vec<Arc<WaitingRequest>>>,
+}
+
+/// One of them.
+struct WaitingRequest {
+    call: Lock<Option<Call>>,
+    /// The call was taken: there is nothing to wait for any more.
+    withdrawn: Flag,
+    /// The request as it came.
+    text: Arc<str>,
+    _place: Place,
+}
+
+impl WaitingRequest {
+    fn take(&self) -> Option<Call> {
+        self.withdrawn.set();
+        self.call.take()
+    }
+}
+
+/// Bytes that are counted in a waiting room for as long as this lives.
+pub struct Place {
+    room: Arc<WaitingRoom>,
+    size: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.bytes.fetch_sub(self.size, SeqCst);
+    }
+}
+
+impl WaitingRoom {
+    pub fn new(server: Arc<str>) -> Arc<WaitingRoom> {
+        Arc::new(WaitingRoom { server, bytes: AtomicUsize::new(0), requests: Lock::default() })
+    }
+
+    /// Counts the bytes of a request that waits, for as long as the guard lives. None if too many wait.
+    pub fn place(self: &Arc<Self>, size: usize) -> Option<Place> {
+        let place = Place { room: self.clone(), size };
+        (self.bytes.fetch_add(size, SeqCst) <= LIMIT).then_some(place)
+    }
+
+    /// Keeps a request that waits, with its text. Given back if too much waits already.
+    fn keep(self: &Arc<Self>, call: Call, text: &Arc<str>) -> Result<Arc<WaitingRequest>, Call> {
+        let Some(place) = self.place(text.len()) else { return Err(call) };
+        let request = WaitingRequest {
+            call: Lock::new(Some(call)),
+            withdrawn: Flag::default(),
+            text: text.clone(),
+            _place: place,
+        };
+        let request = Arc::new(request);
+        self.requests.lock().push(request.clone());
+        Ok(request)
+    }
+
+    /// The request goes on; None if it was cancelled meanwhile.
+    fn release(&self, request: &Arc<WaitingRequest>) -> Option<Call> {
+        self.requests.lock().retain(|r| !Arc::ptr_eq(r, request));
+        request.take()
+    }
+
+    /// Takes the requests that fit.
+    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+        let requests = self.requests.get();
+        let fits = |r: &&Arc<WaitingRequest>| r.call.lock().as_ref().is_some_and(&wanted);
+        requests.iter().filter(fits).filter_map(|r| r.take()).collect()
+    }
+
+    /// Everything that waits, for the next program.
+    pub fn save(&self, saver: &mut Saver) {
+        for request in self.requests.get() {
+            if let Some(call) = &*request.call.lock() {
+                saver.waiting(call, &request.text);
+            }
+        }
+    }
+
+    /// Keeps a request with its text until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
+    /// if need be.
+    pub fn wait<T, F>(
+        self: &Arc<Self>,
+        call: Call,
+        text: &str,
+        ready: impl Fn(Arc<Session>) -> F + Send + 'static,
+        send: impl Fn(Call, &Envelope<'_>, T) -> Option<Call> + Send + 'static,
+    ) -> Later
+    where
+        F: Future<Output = Result<T, String>> + Send,
+        T: Send,
+    {
+        let (room, session, text) = (self.clone(), call.session.clone(), Arc::<str>::from(text));
+        // Now, and not when the task first runs: a cancellation must find it.
+        let mut kept = room.keep(call, &text);
+        Box::pin(async move {
+            loop {
+                let waiting = match kept {
+                    Ok(waiting) => waiting,
+                    Err(call) => return room.refuse(call),
+                };
+                let withdrawn = async {
+                    waiting.withdrawn.wait().await;
+                    Err(String::new())
+                };
+                let found = ready(session.clone()).or(withdrawn).await;
+                let Some(call) = room.release(&waiting) else { return };
+                match found {
+                    Ok(found) => match envelope::scan(&text).ok().and_then(|e| send(call, &e, found)) {
+                        None => return,
+                        Some(back) => kept = room.keep(back, &text),
+                    },
+                    Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
+                }
+            }
+        })
+    }
+
+    fn refuse(&self, call: Call) {
+        call.session.ctx.counters.count(Dropped::Waiting);
+        let why = format!("server '{}' has no child ready, and {} MiB wait for it already", self.server, LIMIT >> 20);
+        call.error(jsonrpc::REFUSED, &why);
+    }
+}

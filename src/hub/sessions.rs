@@ -1,0 +1,132 @@
+//! Sessions of the instance: opened within limits, found by id, ended when they are idle or not allowed any more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use super::client::endpoint::Client;
+use super::client::outbox::Outbox;
+use super::client::session::Session;
+use super::counters::Dropped;
+use super::hub::Hub;
+use super::server::server::Server;
+use crate::model::text::count;
+use crate::model::transport::{SessionKind, Transport};
+use crate::rt::random;
+use crate::rt::wait::sleep;
+
+/// A session that is opened and not used gets this many seconds before it has to make room.
+const UNUSED: u64 = 10;
+
+impl Hub {
+    /// Opens a session; the error says which limit is reached.
+    pub fn open_session(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        transport: Transport,
+        owner: Option<Arc<str>>,
+    ) -> Result<Client, String> {
+        let refused = |limit: u32, of: &str| {
+            self.ctx.counters.count(Dropped::Sessions);
+            Err(format!("{} at a time is the limit{of}; try again later", count(limit as usize, "session")))
+        };
+        let limit = self.ctx.config().limits.sessions;
+        if self.session_count.load(SeqCst) >= u64::from(limit) && !self.make_room(None) {
+            return refused(limit, " (limits.sessions)");
+        }
+        if let Some(full) = server.full()
+            && !(full.makes_room && self.make_room(Some(server)))
+        {
+            return refused(full.limit, &format!(" of server '{}'", server.name()));
+        }
+        let kind = SessionKind::Lasting(transport);
+        let id = if kind.has_id() { random::id()? } else { String::new() };
+        let beginning = server.beginning(kind, id.clone(), owner, &[]);
+        let session = Arc::new(Session::new(&self.ctx, self.ctx.next_session(), beginning));
+        let client = server.open(session);
+        self.session_count.fetch_add(1, SeqCst);
+        if kind.has_id() {
+            self.clients.lock().insert(id, client.clone());
+            self.expire_sessions();
+        }
+        Ok(client)
+    }
+
+    /// Ends the session (of a server, or of any) that was opened longest ago and never used. False if there is none: a
+    /// session that is used is kept.
+    fn make_room(&self, of: Option<&Arc<Server>>) -> bool {
+        let oldest = {
+            let clients = self.clients.lock();
+            let fits = |c: &&Client| of.is_none_or(|server| Arc::ptr_eq(&server.core.name, &c.session.server));
+            let unused = |c: &&Client| c.session.is_unused() && c.session.idle() >= UNUSED;
+            clients.values().filter(fits).filter(unused).min_by_key(|c| c.session.number).cloned()
+        };
+        oldest.inspect(|client| self.end_session(client, "it was never used, and another needs its place")).is_some()
+    }
+
+    /// The session that has this id.
+    pub fn session(&self, id: &str) -> Option<Client> {
+        self.clients.lock().get(id).cloned()
+    }
+
+    pub fn session_count(&self) -> u64 {
+        self.session_count.load(SeqCst)
+    }
+
+    /// Ends the sessions of principals that are not known any more.
+    pub fn end_strangers(&self) {
+        let Some(auth) = self.ctx.config().auth.clone() else { return };
+        for client in self.all_clients() {
+            if client.session.owner.as_ref().is_none_or(|owner| !auth.knows(owner)) {
+                self.end_session(&client, "whose it is may not connect any more");
+            }
+        }
+    }
+
+    /// Ends a session: its open requests are cancelled, its subscriptions given up.
+    pub fn end_session(&self, client: &Client, why: &str) {
+        if !client.end(why) {
+            return;
+        }
+        let session = &client.session;
+        if session.kind.is_lasting() {
+            self.session_count.fetch_sub(1, SeqCst);
+        }
+        if session.kind.has_id() {
+            self.clients.lock().remove(&session.id);
+        }
+    }
+
+    /// Ends idle sessions, as long as there are any. Most clients never send DELETE.
+    pub(super) fn expire_sessions(self: &Arc<Self>) {
+        if self.expiring.swap(true, SeqCst) {
+            return;
+        }
+        let hub = self.clone();
+        async_std::task::spawn(async move {
+            loop {
+                let limit = hub.ctx.config().limits.idle_session;
+                let least = hub.servers.all().iter().filter_map(|s| s.idle_limit()).min();
+                let pace = least.map_or(limit, |least| least.min(limit)) / 10;
+                sleep(pace.clamp(Duration::from_millis(100), Duration::from_secs(60))).await;
+                let all: Vec<Client> = hub.clients.lock().values().cloned().collect();
+                let parts = all.iter().flat_map(|c| c.endpoint.parts()).filter(|p| p.endpoint.is_private());
+                let limit = |c: &Client| c.endpoint.idle_limit().map_or(limit, |own| own.min(limit));
+                for client in all.iter().cloned().chain(parts).filter(|c| c.session.idle() > limit(c).as_secs()) {
+                    hub.end_session(&client, "idle for longer than limits.idle_session, or than its server allows");
+                }
+                if hub.clients.lock().is_empty() {
+                    hub.expiring.store(false, SeqCst);
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Notes a stream that has no end of its own.
+    pub fn add_stream(&self, outbox: &Arc<Outbox>) {
+        let mut streams = self.streams.lock();
+        streams.retain(|s| s.upgrade().is_some_and(|o| !o.is_closed()));
+        streams.push(Arc::downgrade(outbox));
+    }
+}
