@@ -4,7 +4,7 @@
 mod prepare;
 
 use std::io::Write as _;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 use nix::unistd::Pid;
 
-use prepare::{Prepared, end_predecessor, key, no_living_owner, open_log, prepare};
+use prepare::{Prepared, Start, end_predecessor, key, no_living_owner, open_log, prepare};
 
 use crate::cli::{self, Parsed};
 use crate::hub::{Boot, Hub};
@@ -155,18 +155,6 @@ fn clean_up(name: &str, run_dir: &Path) -> Result<Exit, Failure> {
         n => format!("{name}: ended {}", count(n, "process")),
     });
     Ok(Exit::Ok)
-}
-
-/// What a start has from its caller.
-struct Start {
-    source: Source,
-    run_dir: PathBuf,
-    foreground: bool,
-    passed: Passed,
-    /// Where a newline says that we serve.
-    newline: Option<OwnedFd>,
-    /// Descriptors of whoever started the program, which are not ours.
-    inherited: Vec<RawFd>,
 }
 
 /// Lock and fork. From here on there is something to undo.
@@ -389,7 +377,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     let mut sockets = Vec::new();
     for one in std::mem::take(&mut before.listeners) {
         let at = one.at.clone();
-        match crate::net::handover::socket(one) {
+        match crate::net::socket(one) {
             Ok(socket) => sockets.push(socket),
             Err(why) => error!("cannot listen on {at} any more: {why}"),
         }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli;
+use crate::model::config::Text;
 use crate::model::config::{self, Given, Input, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
-use crate::model::handover::Text;
 use crate::sys::{accounts, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.

@@ -26,12 +26,12 @@ fuzz_target!(|data: &[u8]| {
     }
     let own = ["localhost".to_owned(), "[::1]:80".to_owned()];
     let local = Some(std::net::Ipv4Addr::LOCALHOST.into());
-    if let Ok((host, origin)) = http::named(&request) {
+    if let Ok((host, origin)) = request::named(&request) {
         let verdict = origin::refuse(host, origin, local, &own, &own);
         assert!(verdict.is_some() || host.is_some());
     }
-    let _ = http::accepts(request.headers());
-    let _ = streamable::check_version(request.headers());
+    let _ = request::accepts(request.headers());
+    let _ = request::check_version(request.headers());
     let field = |name: &str| -> Vec<&[u8]> { request.headers().get_all(name).iter().map(|v| v.as_bytes()).collect() };
     let mut known = ParamHeaders::new();
     known.insert("t".to_owned(), vec![("A".to_owned(), vec!["a".to_owned(), "b".to_owned()])]);

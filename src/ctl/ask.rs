@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Place, each, running, say, signal};
+use super::place::{Place, each, running, say, signal};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::{InstanceState, Status};

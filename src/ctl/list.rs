@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Place, complain, say};
+use super::place::{Place, complain, say};
 use crate::cli::List;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::InstanceState;

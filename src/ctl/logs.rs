@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Place, say};
+use super::place::{Place, say};
 use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::logline;

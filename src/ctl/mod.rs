@@ -5,26 +5,18 @@
 mod ask;
 mod list;
 mod logs;
+mod place;
+mod report;
 mod status;
 mod stop;
 mod watch;
 
-use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-use nix::sys::signal::Signal;
-use nix::unistd::{Pid, Uid, User};
 
 use crate::cli::{self, Ctl, Parsed, Verb};
-use crate::model::exit::{Exit, Failure, plain};
-use crate::model::status::Status;
+use crate::model::exit::{Exit, Failure};
 use crate::sys::paths;
-use crate::sys::pidfd::PidFd;
-use crate::sys::pidfile::{Probe, probe};
+use place::{Place, complain, is_unsaid, say};
 
 /// `mcpctl`, with its arguments.
 pub fn main(args: Vec<String>) -> ExitCode {
@@ -35,14 +27,11 @@ pub fn main(args: Vec<String>) -> ExitCode {
             failure.exit
         }
     };
-    match (exit, UNSAID.load(Relaxed)) {
+    match (exit, is_unsaid()) {
         (Exit::Ok, true) => Exit::Failed.into(),
         (exit, _) => exit.into(),
     }
 }
-
-/// Standard output could not be written, for another reason than that nobody reads it.
-static UNSAID: AtomicBool = AtomicBool::new(false);
 
 fn run(args: Vec<String>) -> Result<Exit, Failure> {
     let args = match cli::parse::<Ctl>("mcpctl", args, Exit::CtlUsage)? {
@@ -71,183 +60,4 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
         Some(Verb::Restart(args)) => ask::restart(&place, &args),
         Some(Verb::Logs(args)) => logs::run(&place, &args),
     }
-}
-
-/// Prints a text. False once there is no use in it: whoever read it has seen enough, which is no error, or it cannot be
-/// written. What a verb does for its instances goes on all the same.
-fn say(text: &str) -> bool {
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        Ok(()) => true,
-        Err(e) => {
-            if e.kind() != std::io::ErrorKind::BrokenPipe && !UNSAID.swap(true, Relaxed) {
-                complain(&format!("mcpctl: cannot write to standard output: {}", plain(&e)));
-            }
-            false
-        }
-    }
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
-}
-
-/// The run directory.
-struct Place(PathBuf);
-
-/// An instance as its files show it.
-struct Found {
-    name: String,
-    probe: Probe,
-    /// What the status file says; of a dead instance it is the last thing that it said.
-    status: Option<Status>,
-}
-
-impl Place {
-    fn pid_file(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.pid"))
-    }
-
-    fn status_file(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.status"))
-    }
-
-    /// The names of all instances that have a PID file.
-    fn names(&self) -> Result<Vec<String>, Failure> {
-        let entries = match std::fs::read_dir(&self.0) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(self.unreadable(&self.0, &e)),
-        };
-        let name = |e: std::fs::DirEntry| e.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned);
-        // What cannot be a name is somebody else's file.
-        let ours = |name: &String| crate::model::config::check_name(name).is_ok();
-        let mut names: Vec<String> = entries.flatten().filter_map(name).filter(ours).collect();
-        names.sort_unstable();
-        Ok(names)
-    }
-
-    /// The instances that a verb is for: those named, or all.
-    fn chosen(&self, verb: &str, names: &[String], all: bool) -> Result<Vec<String>, Failure> {
-        match (names.is_empty(), all) {
-            (false, true) => {
-                Err(Failure::new(Exit::CtlUsage, format!("mcpctl {verb}: either names or --all, not both")))
-            }
-            (true, false) => Err(Failure::new(
-                Exit::CtlUsage,
-                format!("mcpctl {verb}: which instance? Give its name, or --all ('mcpctl list' shows them)"),
-            )),
-            (false, false) => Ok(names.to_vec()),
-            (true, true) => self.names(),
-        }
-    }
-
-    fn unreadable(&self, path: &Path, e: &std::io::Error) -> Failure {
-        Place::cannot("read", path, e)
-    }
-
-    fn cannot(doing: &str, path: &Path, e: &std::io::Error) -> Failure {
-        let exit = match e.kind() {
-            std::io::ErrorKind::PermissionDenied => Exit::CtlPermission,
-            _ => Exit::Failed,
-        };
-        Failure::new(exit, format!("{}: cannot {doing} it: {}", path.display(), plain(e)))
-    }
-
-    fn find(&self, name: &str) -> Result<Found, Failure> {
-        crate::model::config::check_name(name).map_err(|why| Failure::new(Exit::CtlUsage, format!("mcpctl: {why}")))?;
-        let path = self.pid_file(name);
-        let probe = probe(&path).map_err(|e| self.unreadable(&path, &e))?;
-        // What a predecessor wrote is not the status of this one.
-        let status = self.status(name).filter(|s| match &probe {
-            Probe::Running(pid, _) | Probe::Elsewhere(pid) => s.pid == pid.as_raw(),
-            Probe::Starting => false,
-            Probe::Absent | Probe::Stale => true,
-        });
-        Ok(Found { name: name.to_owned(), probe, status })
-    }
-
-    /// The status file, if it can be read and understood.
-    fn status(&self, name: &str) -> Option<Status> {
-        // Where it cannot be replaced as a whole, it may be read while it is written.
-        for _ in 0..5 {
-            let text = std::fs::read_to_string(self.status_file(name)).ok()?;
-            if let Ok(status) = serde_json::from_str(&text) {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        None
-    }
-
-    /// Asks the daemon to write its status and waits for it, up to a second.
-    fn refresh(&self, found: &mut Found) {
-        let Probe::Running(_, handle) = &found.probe else { return };
-        let path = self.status_file(&found.name);
-        // Inode numbers are used again, so the time counts as well.
-        let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
-        let before = stamp();
-        if handle.send(Signal::SIGUSR1).is_err() {
-            return;
-        }
-        let until = Instant::now() + Duration::from_secs(1);
-        while stamp() == before && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        found.status = self.status(&found.name);
-    }
-}
-
-/// The running process of an instance, or why there is none to signal.
-fn running(found: &Found) -> Result<(Pid, &PidFd), Failure> {
-    let name = &found.name;
-    match &found.probe {
-        Probe::Running(pid, handle) => Ok((*pid, handle)),
-        Probe::Absent => {
-            Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running ('mcpctl list' shows what does)")))
-        }
-        Probe::Stale => Err(Failure::new(
-            Exit::CtlNotRunning,
-            format!("{name}: not running (its PID file is left from a daemon that was killed)"),
-        )),
-        Probe::Starting => Err(Failure::new(Exit::Failed, format!("{name}: it is just starting; try again"))),
-        Probe::Elsewhere(pid) => Err(Failure::new(
-            Exit::Failed,
-            format!(
-                "{name}: it runs in another PID namespace (as pid {pid} there), where this mcpctl cannot signal it"
-            ),
-        )),
-    }
-}
-
-/// Sends a signal; the error of a foreign daemon says whose it is.
-fn signal(name: &str, pid: Pid, handle: &PidFd, signal: Signal) -> Result<(), Failure> {
-    match handle.send(signal) {
-        Ok(()) => Ok(()),
-        // It ended a moment ago, which the caller will see.
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            let uid = std::fs::metadata(format!("/proc/{pid}")).map(|m| Uid::from_raw(m.uid())).ok();
-            let owner =
-                uid.and_then(|u| User::from_uid(u).ok().flatten()).map_or("another user".to_owned(), |u| u.name);
-            Err(Failure::new(
-                Exit::CtlPermission,
-                format!("{name}: it belongs to {owner}, whom you may not signal for"),
-            ))
-        }
-        Err(e) => Err(Failure::new(Exit::Failed, format!("{name}: cannot signal it: {}", plain(&e)))),
-    }
-}
-
-/// Does the same for several instances, all of them even if one fails; the worst outcome counts.
-fn each(names: &[String], mut verb: impl FnMut(&str) -> Result<(), Failure>) -> Exit {
-    let mut worst = Exit::Ok;
-    for name in names {
-        if let Err(failure) = verb(name) {
-            complain(&failure.text);
-            if failure.exit.code() > worst.code() {
-                worst = failure.exit;
-            }
-        }
-    }
-    worst
 }

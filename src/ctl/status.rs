@@ -1,14 +1,10 @@
 //! `mcpctl status`: what an instance says of itself, with the exit codes of LSB.
 
-use std::fmt::Write as _;
-use std::time::Duration;
-
-use super::{Found, Place, complain, say, watch};
+use super::place::{Place, complain, say};
+use super::report::{describe, document, exit};
+use super::watch;
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
-use crate::model::status::Status;
-use crate::model::text::{count, duration};
-use crate::sys::pidfile::Probe;
 
 pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let names = if args.names.is_empty() { place.names()? } else { args.names.clone() };
@@ -47,127 +43,4 @@ pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
         say(&text.unwrap_or_default());
     }
     Ok(worst)
-}
-
-/// One element of `instances`.
-pub(super) fn document(name: &str, found: &Result<Found, Failure>) -> serde_json::Value {
-    let exit = exit(found);
-    serde_json::json!({
-        "name": name,
-        "running": found.is_ok().then_some(exit == Exit::Ok),
-        "exit_code": exit.code(),
-        "status": found.as_ref().ok().and_then(|f| f.status.as_ref()).filter(|_| exit == Exit::Ok),
-    })
-}
-
-pub(super) fn exit(found: &Result<Found, Failure>) -> Exit {
-    match found.as_ref().map(|found| &found.probe) {
-        Ok(Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting) => Exit::Ok,
-        Ok(Probe::Stale) => Exit::DeadWithPidFile,
-        Ok(Probe::Absent) => Exit::NotRunning,
-        Err(_) => Exit::Unknown,
-    }
-}
-
-pub(super) fn describe(found: &Found) -> String {
-    let name = &found.name;
-    match (&found.probe, &found.status) {
-        (Probe::Absent, _) => format!("{name}: not running"),
-        (Probe::Stale, _) => {
-            format!("{name}: dead, killed without a chance to clean up (start it again: that cleans up)")
-        }
-        (Probe::Starting, _) => format!("{name}: starting"),
-        (Probe::Running(pid, _) | Probe::Elsewhere(pid), None) => {
-            format!("{name}: running (pid {pid}), but its status file cannot be read")
-        }
-        (_, Some(status)) => text(status),
-    }
-}
-
-/// So many alerts are shown.
-const SHOWN: usize = 3;
-
-fn text(s: &Status) -> String {
-    let mut out = String::new();
-    let up = duration(Duration::from_secs(s.uptime_seconds));
-    let _ = writeln!(out, "{}: {} (pid {}, up {up})", s.name, s.state, s.pid);
-    let mut line = |label: &str, text: &str| {
-        let _ = writeln!(out, "  {label:9} {text}");
-    };
-    let mut why = s.health.reasons.iter();
-    line("health", &why.next().map_or(s.health.level.to_string(), |first| format!("{}: {first}", s.health.level)));
-    why.for_each(|more| line("", more));
-    line("listens", &s.listen.join(", "));
-    line("config", s.config.as_deref().unwrap_or("(command line)"));
-    line("log", s.log.as_deref().unwrap_or("(standard error)"));
-    line(
-        "clients",
-        &format!("{}, {}", count(s.connections as usize, "connection"), count(s.sessions as usize, "session")),
-    );
-    let r = &s.requests;
-    line(
-        "requests",
-        &format!(
-            "{} in all, {} in the last minute, {} in flight, {} failed; average {:.1} ms, p95 {:.1} ms",
-            r.total, r.per_minute, r.in_flight, r.errors, r.average_ms, r.p95_ms
-        ),
-    );
-    let p = &s.process;
-    line(
-        "daemon",
-        &format!(
-            "{}, {:.1} s CPU, {}, {}",
-            mib(p.memory_bytes),
-            p.cpu_seconds,
-            count(p.threads as usize, "thread"),
-            count(p.open_files as usize, "open file")
-        ),
-    );
-    if let Some(upgrade) = &s.last_upgrade {
-        let word = if upgrade.ok { "done" } else { "REFUSED" };
-        line("upgrade", &format!("{word} at {}: {}", upgrade.at, upgrade.text.replace('\n', "; ")));
-    }
-    if let Some(reload) = &s.last_reload {
-        let word = if reload.ok { "applied" } else { "REFUSED" };
-        line("reload", &format!("{word} at {}: {}", reload.at, reload.text.replace('\n', "; ")));
-    }
-    for alert in s.alerts.iter().rev().take(SHOWN).rev() {
-        line("alert", &format!("{} {alert}", alert.at));
-    }
-    for what in &s.waiting_for {
-        line("waits for", what);
-    }
-    let dropped: Vec<String> = s.dropped.iter().filter(|(_, n)| **n > 0).map(|(k, n)| format!("{k} {n}")).collect();
-    if !dropped.is_empty() {
-        line("dropped", &dropped.join(", "));
-    }
-    let width = s.servers.iter().map(|v| v.name.len()).max().unwrap_or(0).max(6);
-    let _ = writeln!(
-        out,
-        "\n  {:width$}  {:5}  {:9}  {:>8}  {:>8}  {:>8}  {:>8}",
-        "SERVER", "KIND", "STATE", "PID", "RESTARTS", "REQUESTS", "MEMORY"
-    );
-    for v in &s.servers {
-        let pid = v.pids.first().map_or("-".to_owned(), ToString::to_string);
-        let _ = writeln!(
-            out,
-            "  {:width$}  {:5}  {:9}  {pid:>8}  {:>8}  {:>8}  {:>8}",
-            v.name,
-            v.kind,
-            v.state,
-            v.restarts,
-            v.requests.total,
-            mib(v.process.memory_bytes)
-        );
-        if let Some(reason) = &v.reason {
-            let _ = writeln!(out, "  {:width$}  {}", "", reason.replace('\n', "\n      "));
-        } else if let Some(last) = v.last_exit.as_ref().filter(|_| v.restarts > 0) {
-            let _ = writeln!(out, "  {:width$}  its last child {last}", "");
-        }
-    }
-    out
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

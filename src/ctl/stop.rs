@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Found, Place, complain, each, running, say, signal};
+use super::place::{Found, Place, complain, each, running, say, signal};
 use crate::cli::Stop;
 use crate::model::exit::{Exit, Failure};
 use crate::model::text::duration;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use super::{Found, Place, say, status};
+use super::place::{Found, Place, say};
+use super::report::{describe, document, exit};
 use crate::cli;
 use crate::model::changes::{Seen, changes};
 use crate::model::exit::{Exit, Failure, plain};
@@ -58,21 +59,21 @@ impl Look {
 
     /// The worst status, once none of them runs.
     fn over(&self) -> Option<Exit> {
-        let exits = self.0.values().map(status::exit);
+        let exits = self.0.values().map(exit);
         let worst = exits.clone().max_by_key(|exit| exit.code());
         worst.filter(|_| exits.clone().all(|exit| exit != Exit::Ok))
     }
 
     fn text(&self) -> String {
         let one = |found: &Result<Found, Failure>| match found {
-            Ok(found) => status::describe(found),
+            Ok(found) => describe(found),
             Err(failure) => failure.text.clone(),
         };
         self.0.values().map(one).map(|text| text.trim_end().to_owned()).collect::<Vec<_>>().join("\n\n")
     }
 
     fn json(&self) -> String {
-        let all: Vec<_> = self.0.iter().map(|(name, found)| status::document(name, found)).collect();
+        let all: Vec<_> = self.0.iter().map(|(name, found)| document(name, found)).collect();
         serde_json::json!({ "instances": all }).to_string()
     }
 

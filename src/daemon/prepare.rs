@@ -1,24 +1,36 @@
 //! What has to be there before the runtime, in the order in which privileges are given up: log, sockets, user, guard.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::{error, info, warn};
 use nix::unistd::{AccessFlags, Pid};
 
-use super::Start;
 use crate::logging::{LogFile, Opened};
 use crate::model::config::{Account, Auth, Config, Listen};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::count;
-use crate::net::door;
+use crate::net::listener;
+use crate::source::Source;
 use crate::sys::become_daemon;
 use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
 use crate::sys::passed::{self, Passed};
 use crate::sys::{accounts, fds, process};
+
+/// What a start has from its caller.
+pub(super) struct Start {
+    pub(super) source: Source,
+    pub(super) run_dir: PathBuf,
+    pub(super) foreground: bool,
+    pub(super) passed: Passed,
+    /// Where a newline says that we serve.
+    pub(super) newline: Option<OwnedFd>,
+    /// Descriptors of whoever started the program, which are not ours.
+    pub(super) inherited: Vec<RawFd>,
+}
 
 /// What there is before the runtime.
 pub(super) struct Prepared {
@@ -74,7 +86,7 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
     let mut sockets = Vec::new();
     for at in &config.listen {
         let Listen::Passed(wanted) = at else {
-            sockets.push((at.clone(), door::open(at, config.next_ports, false)?));
+            sockets.push((at.clone(), listener::open(at, config.next_ports, false)?));
             continue;
         };
         let fits = |(name, _): &mut (String, OwnedFd)| wanted.as_ref().is_none_or(|w| w == name);

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use log::{error, info, warn};
 
-use super::Instance;
-use super::status::now;
+use super::state::{Instance, now};
 use crate::hub::prepare;
 use crate::model::exit::plain;
 use crate::model::plan::diff;

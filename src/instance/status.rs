@@ -11,7 +11,7 @@ use log::warn;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
-use super::Instance;
+use super::state::{Instance, now, rfc3339};
 use crate::hub::Server;
 use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
@@ -19,7 +19,7 @@ use crate::model::exit::plain;
 use crate::model::health::Limits;
 use crate::model::status::{InstanceState, ServerState, Status};
 use crate::model::text::{count, printable};
-use crate::net::admin::Admin;
+use crate::net::Admin;
 use crate::net::metrics::Measured;
 use crate::net::page::Shown;
 use crate::rt::blocking::blocking;
@@ -269,12 +269,4 @@ impl Instance {
             lock.remove();
         }
     }
-}
-
-pub(super) fn now() -> String {
-    rfc3339(SystemTime::now())
-}
-
-fn rfc3339(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
 }

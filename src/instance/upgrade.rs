@@ -13,7 +13,7 @@ use futures_lite::AsyncReadExt;
 use futures_lite::future::zip;
 use log::{info, warn};
 
-use super::Instance;
+use super::state::Instance;
 use crate::hub::Saver;
 use crate::model::config::Confine;
 use crate::model::exit::plain;
@@ -56,7 +56,7 @@ impl Instance {
             return "children of the last reload are still going down; try again".to_owned();
         }
         self.hub.ctx.quiesce.turn(true);
-        let (left, ()) = zip(net.comes_to_rest(REST), self.hub.quiesced(REST)).await;
+        let (left, ()) = zip(net.quiesced(REST), self.hub.quiesced(REST)).await;
         if left > 0 {
             warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
         }

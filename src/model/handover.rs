@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
+use super::config::Text;
 use super::health;
 use super::history::History;
 use super::logline;
@@ -91,13 +92,6 @@ pub struct Observed {
     pub log: Vec<logline::Line>,
     /// As it was when it was last looked at.
     pub seen: Option<Box<Status>>,
-}
-
-/// A file of the configuration.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Text {
-    pub path: PathBuf,
-    pub text: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

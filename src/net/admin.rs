@@ -1,34 +1,18 @@
 //! What is not the hot path, routed by tide: `/`, `/healthz`, `/readyz`, `/status`,
 //! `/metrics`.
 
-use std::sync::Arc;
-
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use tide::http;
 
-use super::Net;
-use super::http::{Answer, error, plain};
-use super::metrics::{self, Format, Measured};
-use super::page::{self, Shown};
+use super::answer::{Answer, error, plain};
+use super::front::Front;
+use super::metrics::{self, Format};
+use super::page;
+use super::pages::{Admin, App};
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
-
-/// The router; made once.
-pub type App = tide::Server<Admin>;
-
-/// What the pages are made of.
-#[derive(Clone)]
-pub struct Admin {
-    /// The status document as JSON.
-    pub status: Arc<dyn Fn() -> String + Send + Sync>,
-    /// None once it is over.
-    pub metrics: Arc<dyn Fn() -> Option<Measured> + Send + Sync>,
-    pub page: Arc<dyn Fn() -> Option<Shown> + Send + Sync>,
-    /// Why the instance is not ready; empty if it is.
-    pub not_ready: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-}
 
 pub fn app(admin: Admin) -> App {
     let mut app = tide::with_state(admin);
@@ -86,7 +70,7 @@ pub fn without_detail(answer: Answer) -> Answer {
 }
 
 /// Hands a request to the router and its answer back.
-pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
+pub async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
     let method = match *request.method() {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,
@@ -101,7 +85,7 @@ pub async fn serve(net: &Arc<Net>, request: &Request<Incoming>) -> Answer {
     for value in request.headers().get_all(hyper::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
         asked.append_header("accept", value);
     }
-    let answer: Result<http::Response, _> = net.app.respond(asked).await;
+    let answer: Result<http::Response, _> = front.app.respond(asked).await;
     let Ok(mut answer) = answer else { return nothing() };
     if answer.status() == http::StatusCode::NotFound {
         return nothing();

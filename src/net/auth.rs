@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use super::http::{Answer, error};
+use super::answer::{Answer, error};
 use crate::model::config::Auth;
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;

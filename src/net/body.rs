@@ -12,7 +12,8 @@ use async_io::Timer;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-use super::seat::{Parts, Seat};
+use super::connection::Connection;
+use super::parked::Parts;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Stream;
@@ -66,15 +67,15 @@ pub struct Reply {
     /// The client may come back for the rest.
     pub resumable: bool,
     /// The connection that it is for.
-    pub seat: Arc<Seat>,
+    pub connection: Arc<Connection>,
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if self.seat.is_parking() {
+        if self.connection.is_parking() {
             let (client, outbox) = (self.client.clone(), self.outbox.clone());
             let (answered, resumable) = (self.answered, self.resumable);
-            return self.seat.keep_reply(Parts { client, outbox, answered, resumable });
+            return self.connection.keep_reply(Parts { client, outbox, answered, resumable });
         }
         match self.resumable && !self.client.session.is_ended() {
             true => self.outbox.detach(),
@@ -83,7 +84,7 @@ impl Drop for Reply {
         match self.client.session.kind {
             // The stream was the session.
             SessionKind::Lasting(Transport::Sse) => {
-                self.seat.net.hub.end_session(&self.client, "its client has left");
+                self.connection.front.hub.end_session(&self.client, "its client has left");
             }
             SessionKind::Request if self.answered => self.client.session.answered(),
             _ if !self.answered => self.client.abandoned(&self.outbox),
@@ -129,11 +130,12 @@ impl Events {
     }
 
     /// A stream that a client has lost, from behind the event that it names.
-    pub fn resumed(client: &Client, stream: Arc<Stream>, event: u64, seat: &Arc<Seat>) -> Events {
-        let connection = stream.take();
+    pub fn resumed(client: &Client, stream: Arc<Stream>, event: u64, connection: &Arc<Connection>) -> Events {
+        let number = stream.take();
         let outbox = stream.outbox.clone();
         outbox.reattach();
-        let reply = Reply { client: client.clone(), outbox, answered: true, resumable: true, seat: seat.clone() };
+        let reply =
+            Reply { client: client.clone(), outbox, answered: true, resumable: true, connection: connection.clone() };
         let mut events = Events::new(reply, None);
         for (id, text) in stream.after(event) {
             events.head.push_str(&format!("id: {id}\nevent: message\ndata: {text}\n\n"));
@@ -141,7 +143,7 @@ impl Events {
         if events.head.is_empty() {
             events.head.push_str(": here again\n\n");
         }
-        events.stream = Some((stream, connection));
+        events.stream = Some((stream, number));
         events
     }
 
@@ -177,7 +179,7 @@ impl Events {
         if self.reply.outbox.is_finished() {
             self.done = true;
             self.reply.answered = true;
-            self.reply.seat.idles();
+            self.reply.connection.idles();
         }
         self.heartbeat.set_after(HEARTBEAT);
         Bytes::from(out)
@@ -191,9 +193,9 @@ impl Drop for Events {
             self.reply.outbox = Arc::new(Outbox::new(0));
             self.reply.outbox.end();
             self.reply.answered = true;
-        } else if self.reply.seat.is_parking() {
+        } else if self.reply.connection.is_parking() {
             let (queue, head) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.head));
-            self.reply.seat.keep_events(queue, head, self.stream.take());
+            self.reply.connection.keep_events(queue, head, self.stream.take());
         }
     }
 }
@@ -208,7 +210,7 @@ impl hyper::body::Body for Body {
             Body::Events(events) => events,
         };
         if events.done || events.is_taken() {
-            events.reply.seat.idles();
+            events.reply.connection.idles();
             return Poll::Ready(None);
         }
         if !events.head.is_empty() {
@@ -236,7 +238,7 @@ impl hyper::body::Body for Body {
             // Whoever does not read is as good as gone.
             events.reply.answered = !outbox.overflowed();
             events.done = true;
-            events.reply.seat.idles();
+            events.reply.connection.idles();
             return Poll::Ready(None);
         }
         Poll::Ready(Some(Ok(Frame::data(events.write()))))

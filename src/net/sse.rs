@@ -6,11 +6,12 @@ use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 
-use super::Net;
+use super::answer::{Answer, error, plain, unavailable};
 use super::body::{Events, Reply};
-use super::http::{Answer, body_of, error, plain, unavailable, wants_events};
-use super::seat::Seat;
-use super::streamable::stream;
+use super::connection::Connection;
+use super::front::Front;
+use super::request::{body_of, wants_events};
+use super::respond::stream;
 use crate::hub::Outbox;
 use crate::hub::route;
 use crate::hub::{Server, Session};
@@ -19,38 +20,49 @@ use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
-pub fn open(net: &Arc<Net>, server: &Arc<Server>, base: &str, seat: &Arc<Seat>, headers: &HeaderMap) -> Answer {
-    if let Err(response) = wants_events(net, headers) {
+pub fn open(
+    front: &Arc<Front>,
+    server: &Arc<Server>,
+    base: &str,
+    connection: &Arc<Connection>,
+    headers: &HeaderMap,
+) -> Answer {
+    if let Err(response) = wants_events(front, headers) {
         return *response;
     }
-    let client = match net.hub.open_session(server, Transport::Sse, seat.who()) {
+    let client = match front.hub.open_session(server, Transport::Sse, connection.who()) {
         Ok(client) => client,
         Err(why) => return unavailable(None, &why),
     };
-    let outbox = Arc::new(Outbox::new(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
     client.session.attach(outbox.clone());
     // Relative to this host, as clients demand.
     let endpoint = format!("{base}/message?sessionId={}", client.session.id);
     stream(Events::with_endpoint(
-        Reply { client, outbox, answered: true, resumable: false, seat: seat.clone() },
+        Reply { client, outbox, answered: true, resumable: false, connection: connection.clone() },
         &endpoint,
     ))
 }
 
 /// A message of such a session; what it asks for comes on the stream.
-pub async fn post(net: &Arc<Net>, server: &Arc<Server>, seat: &Seat, request: Request<Incoming>) -> Answer {
+pub async fn post(
+    front: &Arc<Front>,
+    server: &Arc<Server>,
+    connection: &Connection,
+    request: Request<Incoming>,
+) -> Answer {
     let query = request.uri().query().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
     let own = |s: &Session| {
         let here = Arc::ptr_eq(&s.server, &server.core.name) && s.kind == SessionKind::Lasting(Transport::Sse);
-        here && s.owner == seat.who()
+        here && s.owner == connection.who()
     };
-    let client = id.and_then(|id| net.hub.session(id)).filter(|c| own(&c.session));
+    let client = id.and_then(|id| front.hub.session(id)).filter(|c| own(&c.session));
     let Some((client, outbox)) = client.and_then(|c| c.session.push_outbox().map(|o| (c, o))) else {
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
     };
-    let (_, body) = match body_of(net, request).await {
+    let (_, body) = match body_of(front, request).await {
         Ok(whole) => whole,
         Err(response) => return *response,
     };

@@ -27,13 +27,13 @@ use hyper::{Request, Response, StatusCode};
 use log::debug;
 use smol_hyper::rt::FuturesIo;
 
-use super::Net;
+use super::answer::{Answer, error, unavailable};
 use super::body::Body;
+use super::conn::Conn;
+use super::connection::Connection;
 use super::frames::Frames;
-use super::http::{Answer, error, unavailable};
-use super::park::{How, Resting};
-use super::seat::Seat;
-use super::stream::Conn;
+use super::front::Front;
+use super::parked::{How, Resting};
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Server;
@@ -56,8 +56,13 @@ const PIECE: usize = 1 << 20;
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
-pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut request: Request<Incoming>) -> Answer {
-    if net.hub.ctx.draining.is_set() {
+pub fn upgrade(
+    front: &Arc<Front>,
+    connection: &Arc<Connection>,
+    server: &Arc<Server>,
+    mut request: Request<Incoming>,
+) -> Answer {
+    if front.hub.ctx.draining.is_set() {
         return unavailable(None, SHUTTING_DOWN);
     }
     let shape = {
@@ -77,7 +82,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
-    let client = match net.hub.open_session(server, Transport::WebSocket, seat.who()) {
+    let client = match front.hub.open_session(server, Transport::WebSocket, connection.who()) {
         Ok(client) => Ok(client),
         // A client of the executor's own protocol learns it there.
         Err(why) if !mcp && server.greeting().is_some() => Err(why),
@@ -86,7 +91,7 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
     // On the bridge it takes one of the executor's places from now on.
     let client = client.and_then(|client| match (mcp, client.endpoint.take_place(&client.session)) {
         (false, Err(why)) => {
-            net.hub.end_session(&client, &why);
+            front.hub.end_session(&client, &why);
             Err(why)
         }
         _ => Ok(client),
@@ -96,24 +101,24 @@ pub fn upgrade(net: &Arc<Net>, seat: &Arc<Seat>, server: &Arc<Server>, mut reque
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
     }
     let coming = hyper::upgrade::on(&mut request);
-    let (net, seat) = (net.clone(), seat.clone());
+    let (front, connection) = (front.clone(), connection.clone());
     async_std::task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
         match (client, upgraded) {
             (Ok(client), Some(parts)) => {
-                let outbox = Arc::new(Outbox::new(net.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+                let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
                 client.session.attach(outbox.clone());
                 if let Some(greeting) = client.endpoint.greeting().filter(|_| !mcp) {
                     outbox.push(Out::notice(greeting));
                 }
                 let early = parts.read_buf.to_vec();
-                serve(&net, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
+                serve(&front, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
             }
-            (Ok(client), None) => net.hub.end_session(&client, "its WebSocket did not open"),
+            (Ok(client), None) => front.hub.end_session(&client, "its WebSocket did not open"),
             (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why).await,
             (Err(_), None) => {}
         }
-        drop(seat);
+        drop(connection);
     });
     answer
 }
@@ -134,18 +139,25 @@ async fn refuse(conn: Conn, why: &str) {
 }
 
 /// Goes on with a WebSocket between two messages; it is counted already.
-pub fn resume(net: &Arc<Net>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
-    let net = net.clone();
-    let seat = Seat::new(&net, conn.fd(), conn.heard(), conn.blocked());
+pub fn resume(front: &Arc<Front>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
+    let front = front.clone();
+    let connection = Connection::new(&front, conn.fd(), conn.heard(), conn.blocked());
     async_std::task::spawn(async move {
-        serve(&net, &client, conn, Vec::new(), outbox, queue).await;
-        drop(seat);
+        serve(&front, &client, conn, Vec::new(), outbox, queue).await;
+        drop(connection);
     });
 }
 
 /// One WebSocket, to its end or until it is at rest.
-async fn serve(net: &Arc<Net>, client: &Client, conn: Conn, early: Vec<u8>, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
-    let config = net.hub.ctx.config();
+async fn serve(
+    front: &Arc<Front>,
+    client: &Client,
+    conn: Conn,
+    early: Vec<u8>,
+    outbox: Arc<Outbox>,
+    queue: VecDeque<Out>,
+) {
+    let config = front.hub.ctx.config();
     let (fd, is_unix) = (conn.fd(), conn.is_unix());
     let limit = config.websocket.max_size.bytes();
     let tuning = WebSocketConfig::default()
@@ -157,7 +169,7 @@ async fn serve(net: &Arc<Net>, client: &Client, conn: Conn, early: Vec<u8>, outb
     let watched = Watched { conn, frames };
     let ws = WebSocketStream::from_partially_read(watched, early, Role::Server, Some(tuning)).await;
     let now = Instant::now();
-    let mut connection = Connection {
+    let mut driver = Driver {
         ws,
         client: client.clone(),
         outbox: outbox.clone(),
@@ -172,44 +184,44 @@ async fn serve(net: &Arc<Net>, client: &Client, conn: Conn, early: Vec<u8>, outb
         closing: None,
     };
     let draining = async {
-        net.hub.ctx.draining.wait().await;
+        front.hub.ctx.draining.wait().await;
     };
     let mut draining = std::pin::pin!(draining);
-    let (mut freeze, mut give_up) = (net.hub.ctx.quiesce.watch(), net.hub.ctx.close_stragglers.watch());
+    let (mut freeze, mut give_up) = (front.hub.ctx.quiesce.watch(), front.hub.ctx.close_stragglers.watch());
     let why = loop {
         let end = std::future::poll_fn(|cx| {
-            if !connection.draining && draining.as_mut().poll(cx).is_ready() {
-                connection.draining = true;
+            if !driver.draining && draining.as_mut().poll(cx).is_ready() {
+                driver.draining = true;
             }
             let freezing = freeze.poll(cx);
             if give_up.poll(cx) {
                 // Only what it sends is in our hands: a message of its client may be half here.
-                connection.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
+                driver.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
             }
-            connection.poll(cx, freezing)
+            driver.poll(cx, freezing)
         })
         .await;
         match end {
             End::Closed(why) => break why,
             End::AtRest => match fds::duplicate(fd) {
                 Ok(fd) => {
-                    let (client, queue) = (client.clone(), std::mem::take(&mut connection.queue));
+                    let (client, queue) = (client.clone(), std::mem::take(&mut driver.queue));
                     let how = How::WebSocket { client, outbox, queue };
-                    return net.lot.put(Resting { fd, is_unix, early: Vec::new(), how });
+                    return front.parked.put(Resting { fd, is_unix, early: Vec::new(), how });
                 }
                 Err(_) => break "there is no descriptor to keep it",
             },
             // The library's read buffer never shrinks: a connection that brought one huge message would hold its
             // memory for ever.
             End::Bloated => {
-                let conn = connection.ws.into_inner().conn;
+                let conn = driver.ws.into_inner().conn;
                 let watched = Watched { conn, frames: Frames::default() };
-                connection.ws = WebSocketStream::from_raw_socket(watched, Role::Server, Some(tuning)).await;
+                driver.ws = WebSocketStream::from_raw_socket(watched, Role::Server, Some(tuning)).await;
             }
         }
     };
     outbox.close();
-    net.hub.end_session(client, "its WebSocket closed");
+    front.hub.end_session(client, "its WebSocket closed");
     debug!("a WebSocket of server '{}' closed: {why}", client.session.server);
 }
 
@@ -250,7 +262,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-struct Connection {
+struct Driver {
     ws: WebSocketStream<Watched>,
     client: Client,
     outbox: Arc<Outbox>,
@@ -268,7 +280,7 @@ struct Connection {
     closing: Option<Instant>,
 }
 
-impl Connection {
+impl Driver {
     /// Ready once the connection is at its end.
     fn poll(&mut self, cx: &mut Context<'_>, freezing: bool) -> Poll<End> {
         loop {

@@ -15,6 +15,7 @@ mod eras;
 mod events;
 mod exec;
 mod files;
+mod floors;
 mod http;
 mod import;
 mod life;

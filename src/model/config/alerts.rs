@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::read::{Node, Reader, Section, Setting};
+use super::read::{Node, Origin, Reader, Section, Setting};
 
 /// When the health of the instance or of a server is worse than "healthy". What is recent are the last five minutes.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +95,7 @@ fn count(s: &mut Section<'_, '_>, key: &'static str, default: u32) -> u32 {
 fn p95(s: &mut Section<'_, '_>, default: Option<Duration>) -> Option<Duration> {
     let Some(node) = s.node("p95") else {
         let text = default.as_ref().map_or("None".to_owned(), Setting::show);
-        s.show("p95", text, super::Origin::Default);
+        s.show("p95", text, Origin::Default);
         return default;
     };
     let value: Option<Duration> = s.opt("p95");

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+use super::listen::Listen;
+use super::read::Origin;
 use super::read::{Node, Reader, Section};
-use super::{Listen, Origin};
 
 /// Who may connect.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Origin;
-use super::read::{Node, Reader, Section, Setting};
+use super::read::{Node, Origin, Reader, Section, Setting};
 use super::setting::Size;
 
 #[derive(Clone, Debug, PartialEq)]

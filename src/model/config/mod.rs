@@ -3,11 +3,13 @@
 //! `mcpdaemon.ron(5)` is the reference for users; a test compares it with the keys here. Reading a file yields either
 //! a whole [`Config`] or every problem in it, never half of each.
 
+mod account;
 mod alerts;
 mod auth;
 mod bridge;
 mod listen;
 mod logging;
+mod name;
 pub mod read;
 pub mod server;
 pub mod setting;
@@ -16,17 +18,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+pub use account::Account;
 pub use alerts::Alerts;
 pub use auth::{Auth, Token};
 pub use bridge::Tools;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
+pub use name::check_name;
 pub use read::{Origin, Problem, Shown, Surroundings};
-pub use server::{Account, Confine, Exec, Kind, Server, Stdio};
+pub use server::{Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
 
 use crate::model::bridge::Naming;
-use crate::model::handover::Text;
 use read::{Node, Reader, Section, Setting};
 
 /// The default address: loopback, and the port where clients of cc_executor look (tests/requirements.md, S1.4).
@@ -134,6 +139,13 @@ pub struct Part {
     pub text: String,
 }
 
+/// A file of the configuration, as it was read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Text {
+    pub path: PathBuf,
+    pub text: String,
+}
+
 /// A configuration with the values that led to it, for `-T`.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -222,17 +234,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn bytes(text: &str) -> Result<Size, String> {
     text.parse().map(Size).map_err(|_| format!("expected a number of bytes, found '{text}'"))
-}
-
-/// Names of instances and servers: they become file names and parts of URLs.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(fine) || name.starts_with(['.', '-']) {
-        return Err(format!(
-            "'{name}' cannot be a name: 1 to 64 letters, digits, '-', '_' and '.', not beginning with '.' or '-'"
-        ));
-    }
-    Ok(())
 }
 
 fn instance<'a>(

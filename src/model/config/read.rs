@@ -14,7 +14,7 @@ use ron::extensions::Extensions;
 use ron::value::RawValue;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::server::Account;
+use super::account::Account;
 use crate::model::text::suggest;
 
 /// One thing that is wrong in one place; prints as `prod.ron:12:5: what`.

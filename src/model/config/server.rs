@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::account::Account;
 use super::bridge::{self, Tools};
+use super::name::check_name;
+use super::read::Origin;
 use super::read::{Node, Reader, Section, Setting, Shown};
 use super::setting::{Mode, Size, quoted};
-use super::{Origin, check_name};
 use crate::model::bridge::Naming;
 use crate::model::restart::{Mode as RestartMode, Policy};
 
@@ -74,16 +76,6 @@ pub struct Confine {
     pub limits: Rlimits,
     /// No set-user-ID program gives them more than they have (prctl(2), PR_SET_NO_NEW_PRIVS).
     pub no_new_privs: bool,
-}
-
-/// A user of the system with a group and all supplementary groups.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    pub name: String,
-    pub uid: u32,
-    pub gid: u32,
-    pub groups: Vec<u32>,
-    pub home: PathBuf,
 }
 
 /// Limits of resources (setrlimit(2)) for each process of a server; None is what the daemon was started with.

@@ -11,17 +11,19 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use super::Net;
-use crate::hub::Client;
-use crate::hub::Outbox;
+use log::debug;
+
+use super::front::Front;
+use super::parked::{How, Left, Parts, Rest, Resting};
 use crate::hub::Stream;
 use crate::model::asked::{Accepts, Asked};
 use crate::model::out::Out;
+use crate::sys::fds;
 use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
-pub struct Seat {
-    pub(super) net: Arc<Net>,
+pub struct Connection {
+    pub(super) front: Arc<Front>,
     pub fd: RawFd,
     /// Counts reads that brought something.
     heard: Arc<AtomicU64>,
@@ -53,45 +55,19 @@ enum At {
     Streaming(u64),
 }
 
-/// What was left to do.
-#[derive(Default)]
-pub struct Left {
-    pub reply: Option<Parts>,
-    /// Taken from the outbox and not yet sent.
-    pub queue: VecDeque<Out>,
-    pub head: String,
-    pub stream: Option<(Arc<Stream>, u64)>,
-}
-
-/// The way back for an answer, taken apart.
-pub struct Parts {
-    pub client: Client,
-    pub outbox: Arc<Outbox>,
-    pub answered: bool,
-    pub resumable: bool,
-}
-
-/// A connection at rest.
-pub enum Rest {
-    /// The next thing is a request.
-    Idle,
-    Waiting(Asked, Left),
-    Streaming(Asked, Left),
-}
-
-impl Drop for Seat {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.net.hub.ctx.connections.fetch_sub(1, SeqCst);
-        self.net.closed.notify(usize::MAX);
+        self.front.hub.ctx.connections.fetch_sub(1, SeqCst);
+        self.front.closed.notify(usize::MAX);
     }
 }
 
-impl Seat {
+impl Connection {
     /// A place for a connection that is counted already.
-    pub fn new(net: &Arc<Net>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Seat> {
+    pub fn new(front: &Arc<Front>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Connection> {
         let state =
             State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
-        Arc::new(Seat { net: net.clone(), fd, heard, blocked, state: Lock::new(state) })
+        Arc::new(Connection { front: front.clone(), fd, heard, blocked, state: Lock::new(state) })
     }
 
     fn state(&self) -> Guard<'_, State> {
@@ -157,6 +133,19 @@ impl Seat {
 
     pub fn is_parking(&self) -> bool {
         self.state().parking
+    }
+
+    /// Puts a connection to rest; `give_up` drops what had it, and gives what it had read and not used.
+    pub fn park(&self, is_unix: bool, give_up: impl FnOnce() -> Vec<u8>) {
+        let fd = match fds::duplicate(self.fd) {
+            Ok(fd) => fd,
+            Err(e) => return debug!("a connection cannot be kept: {e}"),
+        };
+        self.begin_parking();
+        let early = give_up();
+        if let Some(rest) = self.rest() {
+            self.front.parked.put(Resting { fd, is_unix, early, how: How::Http(rest) });
+        }
     }
 
     /// Keeps the way back for an answer.

@@ -1,188 +1,40 @@
 //! A running instance: becomes ready, follows signals, reloads, writes its status, drains.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
-use event_listener::Event;
-use futures_lite::{FutureExt, StreamExt};
+use futures_lite::FutureExt;
 use log::{error, info, warn};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook_async_std::Signals;
 
 use crate::hints;
-use crate::hub::{Hub, run_event_commands};
-use crate::logging::LogFile;
+use crate::hub::run_event_commands;
 use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
-use crate::model::handover::{Handover, Text};
-use crate::model::status::{InstanceState, Reload, Upgrade};
+use crate::model::handover::Handover;
+use crate::model::status::InstanceState;
 use crate::model::text::count;
 use crate::net::Net;
 use crate::rt::blocking::blocking;
-use crate::source::Source;
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
-use crate::sys::lock::{Guard, Lock};
-use crate::sys::notify::{self, Notifier};
+use crate::sys::notify::{self};
 use crate::sys::pidfd::PidFd;
-use crate::sys::pidfile::PidFile;
-use crate::sys::reexec::Program;
 use crate::sys::{fds, reap};
 
 mod monitor;
+mod observe;
 mod reload;
+mod state;
 mod status;
 mod upgrade;
 
-use monitor::Monitor;
-
-/// The signals that the daemon follows, and which of them have come and were not followed yet.
-pub struct Followed {
-    stream: Signals,
-    come: Come,
-}
-
-/// A mark for each signal, set as it comes.
-type Come = Arc<Vec<(i32, Arc<AtomicBool>)>>;
-
-/// Begins to receive signals.
-pub fn signals() -> io::Result<Followed> {
-    let all = [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
-    let mut come = Vec::new();
-    for signal in all {
-        let mark = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal, mark.clone())?;
-        come.push((signal, mark));
-    }
-    Ok(Followed { stream: Signals::new(all)?, come: Arc::new(come) })
-}
-
-impl Followed {
-    async fn next(&mut self) -> Option<i32> {
-        let signal = self.stream.next().await?;
-        self.come.iter().filter(|(n, _)| *n == signal).for_each(|(_, mark)| mark.store(false, SeqCst));
-        Some(signal)
-    }
-}
-
-/// One instance, from its first server to its last.
-pub struct Instance {
-    hub: Arc<Hub>,
-    net: OnceLock<Weak<Net>>,
-    source: Source,
-    log: LogFile,
-    run_dir: PathBuf,
-    status_path: PathBuf,
-    pid_path: PathBuf,
-    lock: Lock<Option<PidFile>>,
-    started: SystemTime,
-    life: Lock<Life>,
-    monitor: Monitor,
-    /// A reload is wanted.
-    wanted: AtomicBool,
-    wake: Event,
-    /// The status file shall be written although nothing changed.
-    write_now: AtomicBool,
-    written: AtomicU64,
-    /// The instance is over: no status file is written any more.
-    files_closed: Lock<bool>,
-    notifier: Option<Notifier>,
-    newline: Lock<Option<OwnedFd>>,
-    foreground: bool,
-    program: Program,
-    /// The files that the configuration in force was read from.
-    texts: Lock<Vec<Text>>,
-    /// The guard's number and our end of its pipe.
-    guard: (i32, i32),
-    inherited: Vec<i32>,
-    /// An upgrade is wanted.
-    wanted_upgrade: AtomicBool,
-    /// Signals that were not followed yet.
-    come: OnceLock<Come>,
-}
-
-/// What an instance has from whoever started it.
-pub struct Start {
-    pub source: Source,
-    pub texts: Vec<Text>,
-    pub log: LogFile,
-    pub run_dir: PathBuf,
-    pub lock: PidFile,
-    pub notifier: Option<Notifier>,
-    /// Where a newline says that we serve (s6).
-    pub newline: Option<OwnedFd>,
-    pub foreground: bool,
-    pub program: Program,
-    pub guard: (i32, i32),
-    /// Descriptors of whoever started the program, which are not ours.
-    pub inherited: Vec<i32>,
-}
-
-struct Life {
-    state: InstanceState,
-    generation: u64,
-    reloads: u64,
-    last_reload: Option<Reload>,
-    upgrades: u64,
-    last_upgrade: Option<Upgrade>,
-}
+use state::Followed;
+pub use state::{Instance, Start, signals};
 
 impl Instance {
-    pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
-        let name = hub.ctx.config().name.clone();
-        let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
-        from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());
-        let life = Life {
-            state: InstanceState::Starting,
-            generation: before.map_or(1, |b| b.generation),
-            reloads: before.map_or(0, |b| b.reloads),
-            last_reload: before.and_then(|b| b.last_reload.clone()),
-            upgrades: before.map_or(0, |b| b.upgrades),
-            last_upgrade: before.and_then(|b| b.last_upgrade.clone()),
-        };
-        Arc::new(Instance {
-            hub,
-            net: OnceLock::new(),
-            source: from.source,
-            log: from.log,
-            status_path: from.run_dir.join(format!("{name}.status")),
-            pid_path: from.run_dir.join(format!("{name}.pid")),
-            run_dir: from.run_dir,
-            lock: Lock::new(Some(from.lock)),
-            started: started.unwrap_or_else(SystemTime::now),
-            life: Lock::new(life),
-            monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
-            wanted: AtomicBool::new(false),
-            wake: Event::new(),
-            write_now: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-            files_closed: Lock::new(false),
-            notifier: from.notifier,
-            newline: Lock::new(from.newline),
-            foreground: from.foreground,
-            program: from.program,
-            texts: Lock::new(from.texts),
-            guard: from.guard,
-            inherited: from.inherited,
-            wanted_upgrade: AtomicBool::new(false),
-            come: OnceLock::new(),
-        })
-    }
-
-    fn life(&self) -> Guard<'_, Life> {
-        self.life.lock()
-    }
-
-    fn enter(&self, state: InstanceState) {
-        self.life().state = state;
-        self.hub.ctx.changed();
-    }
-
     /// The whole life. An error means that the instance never became ready; the caller is not told of it here, but once
     /// nothing is left.
     pub async fn live(
@@ -337,13 +189,6 @@ impl Instance {
         }));
     }
 
-    /// Notes the outcome of an upgrade.
-    fn note_upgrade(&self, ok: bool, text: String) {
-        let mut life = self.life();
-        life.upgrades += 1;
-        life.last_upgrade = Some(Upgrade { at: status::now(), ok, text });
-    }
-
     /// Waits until every required server is ready, or one cannot be.
     async fn required_ready(&self) -> Result<(), Failure> {
         for server in self.hub.servers.all().iter().filter(|s| s.required()) {
@@ -462,33 +307,6 @@ impl Instance {
                 let _ = handle.send(nix::sys::signal::Signal::SIGKILL);
                 let _ = handle.wait_end(Duration::from_millis(100));
             }
-        }
-    }
-
-    /// The status file shall be written although nothing changed.
-    fn want_status(&self) {
-        self.write_now.store(true, SeqCst);
-        self.hub.ctx.changed();
-    }
-
-    /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
-    fn watch_pid_file(self: Arc<Self>) {
-        async_std::task::spawn(blocking(move || self.mend_pid_file()));
-    }
-
-    fn mend_pid_file(&self) {
-        let mut lock = self.lock.lock();
-        if lock.as_ref().is_some_and(PidFile::intact) {
-            return;
-        }
-        error!("{}: the PID file was removed or replaced by somebody else", self.pid_path.display());
-        match PidFile::lock(&self.pid_path) {
-            Ok(again) => {
-                let _ = again.write(Pid::this());
-                *lock = Some(again);
-                info!("{}: the PID file is there again", self.pid_path.display());
-            }
-            Err(refused) => error!("{}: it cannot be made again: {refused:?}", self.pid_path.display()),
         }
     }
 }

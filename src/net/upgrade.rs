@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::Net;
-use super::park::{How, Resting};
-use super::seat::{Left, Parts, Rest};
+use super::late::resume;
+use super::net::Net;
+use super::parked::{How, Left, Parts, Rest, Resting};
 use crate::hub::{Restored, Saver};
 use crate::model::asked::Asked;
 use crate::model::config::Listen;
@@ -26,20 +26,20 @@ impl Net {
     /// Waits until no connection is in anybody's hands but ours. WebSockets that are in the middle of something are closed
     /// then, with a code that tells their clients to come again; whatever else is left has to be left behind. Gives how
     /// many there are of those.
-    pub async fn comes_to_rest(&self, limit: Duration) -> u64 {
-        let none = || (self.hub.ctx.connections.load(SeqCst) == 0).then_some(());
-        if timeout(limit, until(&self.closed, none)).await.is_none() {
-            self.hub.ctx.close_stragglers.turn(true);
-            let _ = timeout(GOOD_BYE, until(&self.closed, none)).await;
+    pub async fn quiesced(&self, limit: Duration) -> u64 {
+        let none = || (self.front.hub.ctx.connections.load(SeqCst) == 0).then_some(());
+        if timeout(limit, until(&self.front.closed, none)).await.is_none() {
+            self.front.hub.ctx.close_stragglers.turn(true);
+            let _ = timeout(GOOD_BYE, until(&self.front.closed, none)).await;
         }
-        self.hub.ctx.connections.load(SeqCst)
+        self.front.hub.ctx.connections.load(SeqCst)
     }
 
     /// Goes on in this process.
     pub fn go_on(self: &Arc<Self>) {
-        self.hub.ctx.close_stragglers.turn(false);
-        for one in self.lot.take() {
-            self.resume(one);
+        self.front.hub.ctx.close_stragglers.turn(false);
+        for one in self.front.parked.take() {
+            resume(&self.front, one);
         }
     }
 
@@ -47,12 +47,12 @@ impl Net {
     pub fn save_listeners(&self) -> Vec<handover::Listener> {
         let listeners = self.listeners.lock();
         let save = |at: &Listen, (fd, file)| handover::Listener { at: at.to_string(), fd, file };
-        listeners.iter().map(|l| save(&l.at, l.door.parts())).collect()
+        listeners.iter().map(|l| save(&l.at, l.listener.parts())).collect()
     }
 
     /// The connections at rest; what they name is noted.
     pub fn save_connections(&self, saver: &mut Saver) -> Vec<handover::Connection> {
-        self.lot.look(|all| all.iter().filter_map(|one| save(one, saver)).collect())
+        self.front.parked.look(|all| all.iter().filter_map(|one| save(one, saver)).collect())
     }
 
     /// Lets the connections of the program before go on.
@@ -66,14 +66,14 @@ impl Net {
             }
             let Some(fd) = passed::own_fd(one.fd) else { continue };
             if let Some(how) = restore(one.how, restored) {
-                self.resume(Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
+                resume(&self.front, Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
             }
         }
-        for client in self.hub.all_clients() {
+        for client in self.front.hub.all_clients() {
             let session = &client.session;
             let bound = matches!(session.kind.transport(), Some(Transport::WebSocket | Transport::Sse));
             if bound && !kept.contains(&session.number) {
-                self.hub.end_session(&client, "its connection could not be kept over an upgrade");
+                self.front.hub.end_session(&client, "its connection could not be kept over an upgrade");
             }
         }
     }

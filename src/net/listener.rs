@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use async_io::Async;
 use log::warn;
 
-use super::stream::Conn;
+use super::conn::Conn;
 use crate::model::config::{Listen, Unix};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::accounts;
@@ -72,27 +72,27 @@ pub fn touch(unix: &Unix) -> Result<(), String> {
 }
 
 /// A listening socket on the reactor.
-pub enum Door {
+pub enum Listener {
     Tcp(Async<TcpListener>),
     Unix(Async<UnixListener>, Lock<Option<SocketFile>>),
 }
 
-impl Door {
-    pub fn new(socket: Socket) -> io::Result<Door> {
+impl Listener {
+    pub fn new(socket: Socket) -> io::Result<Listener> {
         Ok(match socket {
-            Socket::Tcp(listener) => Door::Tcp(Async::new(listener)?),
-            Socket::Unix(listener, file) => Door::Unix(Async::new(listener)?, Lock::new(file)),
+            Socket::Tcp(listener) => Listener::Tcp(Async::new(listener)?),
+            Socket::Unix(listener, file) => Listener::Unix(Async::new(listener)?, Lock::new(file)),
         })
     }
 
     /// A connection that waits already.
     pub fn waiting(&self) -> Option<Conn> {
         match self {
-            Door::Tcp(listener) => {
+            Listener::Tcp(listener) => {
                 let (stream, _) = listener.get_ref().accept().ok()?;
                 Conn::tcp(Async::new(stream).ok()?).ok()
             }
-            Door::Unix(listener, _) => {
+            Listener::Unix(listener, _) => {
                 let (stream, _) = listener.get_ref().accept().ok()?;
                 Some(Conn::unix(Async::new(stream).ok()?))
             }
@@ -101,22 +101,22 @@ impl Door {
 
     pub async fn accept(&self) -> io::Result<Conn> {
         match self {
-            Door::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
-            Door::Unix(listener, _) => Ok(Conn::unix(listener.accept().await?.0)),
+            Listener::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
+            Listener::Unix(listener, _) => Ok(Conn::unix(listener.accept().await?.0)),
         }
     }
 
     /// The real one, also where 0 was asked for; None for a Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self {
-            Door::Tcp(listener) => listener.get_ref().local_addr().ok().map(|a| a.port()),
-            Door::Unix(..) => None,
+            Listener::Tcp(listener) => listener.get_ref().local_addr().ok().map(|a| a.port()),
+            Listener::Unix(..) => None,
         }
     }
 
     /// See [`listen::share_port`].
     pub fn share_port(&self, share: bool) {
-        if let Door::Tcp(listener) = self {
+        if let Listener::Tcp(listener) = self {
             // If it fails, so does the bind that asked for it, with an error of its own.
             let _ = listen::share_port(listener.get_ref(), share);
         }
@@ -125,8 +125,8 @@ impl Door {
     /// The descriptor, and the file of a Unix socket that is ours with device and inode.
     pub fn parts(&self) -> (RawFd, Option<(PathBuf, u64, u64)>) {
         match self {
-            Door::Tcp(listener) => (listener.as_fd().as_raw_fd(), None),
-            Door::Unix(listener, file) => {
+            Listener::Tcp(listener) => (listener.as_fd().as_raw_fd(), None),
+            Listener::Unix(listener, file) => {
                 let file = file.lock();
                 let parts = file.as_ref().map(|f| f.parts()).map(|(path, dev, ino)| (path.to_owned(), dev, ino));
                 (listener.as_fd().as_raw_fd(), parts)
@@ -136,7 +136,7 @@ impl Door {
 
     /// Nobody finds it any more.
     pub fn close(&self) {
-        if let Door::Unix(_, file) = self {
+        if let Listener::Unix(_, file) = self {
             file.lock().take();
         }
     }

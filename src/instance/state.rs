@@ -1,0 +1,215 @@
+//! What an instance is: its parts, where it stands, and the signals that it follows.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
+
+use event_listener::Event;
+use futures_lite::StreamExt;
+use log::{error, info};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook_async_std::Signals;
+
+use super::monitor::Monitor;
+use crate::hub::Hub;
+use crate::logging::LogFile;
+use crate::model::config::Text;
+use crate::model::handover::Handover;
+use crate::model::status::{InstanceState, Reload, Upgrade};
+use crate::net::Net;
+use crate::rt::blocking::blocking;
+use crate::source::Source;
+use crate::sys::lock::{Guard, Lock};
+use crate::sys::notify::Notifier;
+use crate::sys::pidfile::PidFile;
+use crate::sys::reexec::Program;
+
+/// The signals that the daemon follows, and which of them have come and were not followed yet.
+pub struct Followed {
+    pub(super) stream: Signals,
+    pub(super) come: Come,
+}
+
+/// A mark for each signal, set as it comes.
+pub(super) type Come = Arc<Vec<(i32, Arc<AtomicBool>)>>;
+
+/// Begins to receive signals.
+pub fn signals() -> io::Result<Followed> {
+    let all = [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
+    let mut come = Vec::new();
+    for signal in all {
+        let mark = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(signal, mark.clone())?;
+        come.push((signal, mark));
+    }
+    Ok(Followed { stream: Signals::new(all)?, come: Arc::new(come) })
+}
+
+impl Followed {
+    pub(super) async fn next(&mut self) -> Option<i32> {
+        let signal = self.stream.next().await?;
+        self.come.iter().filter(|(n, _)| *n == signal).for_each(|(_, mark)| mark.store(false, SeqCst));
+        Some(signal)
+    }
+}
+
+/// One instance, from its first server to its last.
+pub struct Instance {
+    pub(super) hub: Arc<Hub>,
+    pub(super) net: OnceLock<Weak<Net>>,
+    pub(super) source: Source,
+    pub(super) log: LogFile,
+    pub(super) run_dir: PathBuf,
+    pub(super) status_path: PathBuf,
+    pub(super) pid_path: PathBuf,
+    pub(super) lock: Lock<Option<PidFile>>,
+    pub(super) started: SystemTime,
+    pub(super) life: Lock<Life>,
+    pub(super) monitor: Monitor,
+    /// A reload is wanted.
+    pub(super) wanted: AtomicBool,
+    pub(super) wake: Event,
+    /// The status file shall be written although nothing changed.
+    pub(super) write_now: AtomicBool,
+    pub(super) written: AtomicU64,
+    /// The instance is over: no status file is written any more.
+    pub(super) files_closed: Lock<bool>,
+    pub(super) notifier: Option<Notifier>,
+    pub(super) newline: Lock<Option<OwnedFd>>,
+    pub(super) foreground: bool,
+    pub(super) program: Program,
+    /// The files that the configuration in force was read from.
+    pub(super) texts: Lock<Vec<Text>>,
+    /// The guard's number and our end of its pipe.
+    pub(super) guard: (i32, i32),
+    pub(super) inherited: Vec<i32>,
+    /// An upgrade is wanted.
+    pub(super) wanted_upgrade: AtomicBool,
+    /// Signals that were not followed yet.
+    pub(super) come: OnceLock<Come>,
+}
+
+/// What an instance has from whoever started it.
+pub struct Start {
+    pub source: Source,
+    pub texts: Vec<Text>,
+    pub log: LogFile,
+    pub run_dir: PathBuf,
+    pub lock: PidFile,
+    pub notifier: Option<Notifier>,
+    /// Where a newline says that we serve (s6).
+    pub newline: Option<OwnedFd>,
+    pub foreground: bool,
+    pub program: Program,
+    pub guard: (i32, i32),
+    /// Descriptors of whoever started the program, which are not ours.
+    pub inherited: Vec<i32>,
+}
+
+/// How it stands.
+pub(super) struct Life {
+    pub(super) state: InstanceState,
+    pub(super) generation: u64,
+    pub(super) reloads: u64,
+    pub(super) last_reload: Option<Reload>,
+    pub(super) upgrades: u64,
+    pub(super) last_upgrade: Option<Upgrade>,
+}
+
+impl Instance {
+    pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
+        let name = hub.ctx.config().name.clone();
+        let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
+        from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());
+        let life = Life {
+            state: InstanceState::Starting,
+            generation: before.map_or(1, |b| b.generation),
+            reloads: before.map_or(0, |b| b.reloads),
+            last_reload: before.and_then(|b| b.last_reload.clone()),
+            upgrades: before.map_or(0, |b| b.upgrades),
+            last_upgrade: before.and_then(|b| b.last_upgrade.clone()),
+        };
+        Arc::new(Instance {
+            hub,
+            net: OnceLock::new(),
+            source: from.source,
+            log: from.log,
+            status_path: from.run_dir.join(format!("{name}.status")),
+            pid_path: from.run_dir.join(format!("{name}.pid")),
+            run_dir: from.run_dir,
+            lock: Lock::new(Some(from.lock)),
+            started: started.unwrap_or_else(SystemTime::now),
+            life: Lock::new(life),
+            monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
+            wanted: AtomicBool::new(false),
+            wake: Event::new(),
+            write_now: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            files_closed: Lock::new(false),
+            notifier: from.notifier,
+            newline: Lock::new(from.newline),
+            foreground: from.foreground,
+            program: from.program,
+            texts: Lock::new(from.texts),
+            guard: from.guard,
+            inherited: from.inherited,
+            wanted_upgrade: AtomicBool::new(false),
+            come: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn life(&self) -> Guard<'_, Life> {
+        self.life.lock()
+    }
+
+    pub(super) fn enter(&self, state: InstanceState) {
+        self.life().state = state;
+        self.hub.ctx.changed();
+    }
+
+    /// Notes the outcome of an upgrade.
+    pub(super) fn note_upgrade(&self, ok: bool, text: String) {
+        let mut life = self.life();
+        life.upgrades += 1;
+        life.last_upgrade = Some(Upgrade { at: now(), ok, text });
+    }
+
+    /// The status file shall be written although nothing changed.
+    pub(super) fn want_status(&self) {
+        self.write_now.store(true, SeqCst);
+        self.hub.ctx.changed();
+    }
+
+    /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
+    pub(super) fn watch_pid_file(self: Arc<Self>) {
+        async_std::task::spawn(blocking(move || self.mend_pid_file()));
+    }
+
+    fn mend_pid_file(&self) {
+        let mut lock = self.lock.lock();
+        if lock.as_ref().is_some_and(PidFile::intact) {
+            return;
+        }
+        error!("{}: the PID file was removed or replaced by somebody else", self.pid_path.display());
+        match PidFile::lock(&self.pid_path) {
+            Ok(again) => {
+                let _ = again.write(Pid::this());
+                *lock = Some(again);
+                info!("{}: the PID file is there again", self.pid_path.display());
+            }
+            Err(refused) => error!("{}: it cannot be made again: {refused:?}", self.pid_path.display()),
+        }
+    }
+}
+
+pub(super) fn now() -> String {
+    rfc3339(SystemTime::now())
+}
+
+pub(super) fn rfc3339(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}

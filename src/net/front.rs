@@ -1,0 +1,21 @@
+//! What all connections share: the hub, the pages about the instance, and the connections at rest.
+//!
+//! The ground of this folder. It must not know how a connection is served.
+
+use std::sync::Arc;
+
+use event_listener::Event;
+
+use super::pages::App;
+use super::parked::Parked;
+use crate::hub::Hub;
+
+/// What all connections share.
+pub struct Front {
+    pub hub: Arc<Hub>,
+    pub app: App,
+    /// A connection was closed.
+    pub closed: Event,
+    /// Connections at rest.
+    pub parked: Parked,
+}

@@ -1,0 +1,78 @@
+//! Connections at rest, before an upgrade in place: what is left to do for each.
+//!
+//! Data alone. How they come to rest is in [`super::connection`], how they go on in [`super::late`].
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::hub::{Client, Outbox, Stream};
+use crate::model::asked::Asked;
+use crate::model::out::Out;
+use crate::sys::lock::Lock;
+
+/// The connections at rest.
+#[derive(Default)]
+pub struct Parked(Lock<Vec<Resting>>);
+
+/// One of them.
+pub struct Resting {
+    pub fd: OwnedFd,
+    pub is_unix: bool,
+    /// Read already, and of the next request.
+    pub early: Vec<u8>,
+    pub how: How,
+}
+
+/// What is left of a connection.
+pub enum How {
+    Http(Rest),
+    WebSocket {
+        client: Client,
+        outbox: Arc<Outbox>,
+        /// Taken from the outbox and not yet sent.
+        queue: VecDeque<Out>,
+    },
+}
+
+impl Parked {
+    pub fn put(&self, resting: Resting) {
+        self.0.lock().push(resting);
+    }
+
+    /// Looks at all that are there.
+    pub fn look<T>(&self, look: impl FnOnce(&[Resting]) -> T) -> T {
+        look(&self.0.lock())
+    }
+
+    /// All that are there.
+    pub fn take(&self) -> Vec<Resting> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// What was left to do.
+#[derive(Default)]
+pub struct Left {
+    pub reply: Option<Parts>,
+    /// Taken from the outbox and not yet sent.
+    pub queue: VecDeque<Out>,
+    pub head: String,
+    pub stream: Option<(Arc<Stream>, u64)>,
+}
+
+/// The way back for an answer, taken apart.
+pub struct Parts {
+    pub client: Client,
+    pub outbox: Arc<Outbox>,
+    pub answered: bool,
+    pub resumable: bool,
+}
+
+/// A connection at rest.
+pub enum Rest {
+    /// The next thing is a request.
+    Idle,
+    Waiting(Asked, Left),
+    Streaming(Asked, Left),
+}

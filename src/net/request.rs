@@ -1,0 +1,165 @@
+//! What a request says of itself and of the answer that it takes, and its body.
+
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use super::answer::{Answer, empty, error, unavailable};
+use super::front::Front;
+use crate::hub::{Dropped, SHUTTING_DOWN};
+use crate::model::asked::Accepts;
+use crate::model::jsonrpc;
+use crate::rt::wait::sleep;
+
+/// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
+const SWALLOW: u64 = 64 << 20;
+
+/// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
+/// what is named twice, or not in ASCII, cannot be checked.
+pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'static str> {
+    let one = |name: &HeaderName, why| {
+        let mut all = request.headers().get_all(name).iter();
+        match (all.next(), all.next()) {
+            (None, _) => Ok(None),
+            (Some(value), None) => value.to_str().map(Some).map_err(|_| why),
+            (Some(_), Some(_)) => Err(why),
+        }
+    };
+    let host = one(&header::HOST, "there must be one Host header, in ASCII")?;
+    let origin = one(&header::ORIGIN, "there must be one Origin header at most, in ASCII")?;
+    Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
+}
+
+/// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for whom.
+pub fn is_preflight(request: &Request<Incoming>) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// What a browser may ask.
+pub fn preflight(asked: &HeaderMap) -> Answer {
+    let mut allowed = "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, \
+                       mcp-method, mcp-name"
+        .to_owned();
+    // Which arguments of tools are repeated in headers is the tools' affair.
+    let names = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|v| v.to_str().ok());
+    for name in names.flat_map(|v| v.split(',')).map(str::trim).filter(|n| n.len() < 100) {
+        if name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("mcp-param-")) {
+            allowed.push_str(", ");
+            allowed.push_str(name);
+        }
+    }
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+    if let Ok(allowed) = HeaderValue::from_str(&allowed) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+/// A header that is text.
+pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+/// What GET opens is an event stream, and the client has to want one.
+pub fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box<Answer>> {
+    if !accepts(headers).events {
+        let why = "GET opens an event stream: the client must accept text/event-stream";
+        return Err(Box::new(error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why)));
+    }
+    match front.hub.ctx.draining.is_set() {
+        true => Err(Box::new(unavailable(None, SHUTTING_DOWN))),
+        false => Ok(()),
+    }
+}
+
+/// Which kinds of answer a client takes; a missing header means any.
+pub fn accepts(headers: &HeaderMap) -> Accepts {
+    let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
+    if all.peek().is_none() {
+        return Accepts { json: true, events: true };
+    }
+    let mut accepts = Accepts::default();
+    for range in all.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()) {
+        accepts.json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+        accepts.events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
+    }
+    accepts
+}
+
+/// The head and the body of a POST with a message.
+pub async fn body_of(
+    front: &Front,
+    request: Request<Incoming>,
+) -> Result<(hyper::http::request::Parts, String), Box<Answer>> {
+    let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
+    let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
+        let why = "Content-Type must be application/json";
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
+    }
+    let limit = front.hub.ctx.config().limits.message;
+    let (head, body) = request.into_parts();
+    match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await.map(String::from_utf8) {
+        Ok(Ok(body)) => Ok((head, body)),
+        Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
+        Err(Unread::TooLong) => {
+            front.hub.ctx.counters.count(Dropped::LongMessages);
+            let why = format!("the message is longer than {limit} (limits.message)");
+            refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
+        }
+        Err(Unread::Broken) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body ended too early"),
+    }
+}
+
+enum Unread {
+    TooLong,
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// A longer one is refused at once if its sender waits for our word (RFC 9110 section 10.1.1); otherwise a bounded
+/// amount is thrown away first, because closing a connection with unread data would destroy the answer on its way.
+async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>, Unread> {
+    let announced = body.size_hint().lower();
+    let mut too_long = announced > limit as u64;
+    if too_long && (expects || announced > SWALLOW) {
+        return Err(Unread::TooLong);
+    }
+    // What a sender announces costs it nothing, so it reserves little.
+    let mut read = Vec::with_capacity(if too_long { 0 } else { announced.min(64 << 10) as usize });
+    let mut swallowed = 0;
+    loop {
+        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
+        let timeout = async {
+            // A body may be long; it may not stand still.
+            sleep(Duration::from_secs(30)).await;
+            None
+        };
+        let Some(frame) = async { Some(frame.await) }.or(timeout).await else { return Err(Unread::Broken) };
+        match frame {
+            None => break,
+            Some(Err(_)) => return Err(Unread::Broken),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                too_long |= read.len() + data.len() > limit;
+                if too_long {
+                    read = Vec::new();
+                    swallowed += data.len() as u64;
+                    if swallowed > SWALLOW {
+                        return Err(Unread::TooLong);
+                    }
+                } else {
+                    read.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+    if too_long { Err(Unread::TooLong) } else { Ok(read) }
+}
