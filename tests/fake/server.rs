@@ -192,7 +192,12 @@ fn answer(message: &Value, line: &str) {
         Some("ping") if SULKS.load(SeqCst) > 0 => {
             SULKS.fetch_sub(1, SeqCst);
         }
-        Some("ping") => error(id, -32601, "Method not found"),
+        Some("ping") => {
+            if flag("--tell-pings").is_some() {
+                eprintln!("a ping");
+            }
+            error(id, -32601, "Method not found");
+        }
         Some(_) if !id.is_null() => error(id, -32601, "Method not found"),
         None if message.get("error").is_some() || message.get("result").is_some() => {
             eprintln!("reply {line}");

@@ -35,7 +35,7 @@ fn ask(address: &str, method: &str, path: &str, headers: &str, body: &str) -> Re
 }
 
 #[test]
-fn a_token_opens_and_a_session_is_its_owners() {
+fn bearer_token_opens_a_session_that_is_its_owners_alone() {
     let scratch = Scratch::new();
     let tokens = |names: &[&str]| {
         let lines: String = names.iter().map(|n| format!("{n} {}\n", digest(&format!("{n}-token")))).collect();
@@ -101,7 +101,7 @@ fn a_token_opens_and_a_session_is_its_owners() {
 }
 
 #[test]
-fn what_is_wrong_with_tokens_is_said_with_its_place() {
+fn errors_in_the_token_file_name_file_line_and_column() {
     let scratch = Scratch::new();
     let test = |more: &str| {
         let file = scratch.instance_with("t", more, &stdio("fake", &[], ""));
@@ -128,7 +128,7 @@ fn what_is_wrong_with_tokens_is_said_with_its_place() {
 }
 
 #[test]
-fn a_socket_has_the_mode_that_is_wanted_and_knows_who_connects() {
+fn unix_socket_has_its_mode_and_peer_auth_knows_the_uid() {
     let scratch = Scratch::new();
     std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let own = nix::unistd::Uid::effective().as_raw();

@@ -137,7 +137,7 @@ fn exec_client(address: &str, number: u64, seen: &Seen) {
 }
 
 #[test]
-fn whatever_goes_wrong_every_request_has_an_answer_and_all_is_well_in_the_end() {
+fn chaos_every_request_has_an_answer_and_all_is_well_in_the_end() {
     let time = Duration::from_secs(number("MCP_TEST_CHAOS", 60));
     let seed = number("MCP_TEST_SEED", u64::from(std::process::id()) << 20 | 0x5eed);
     println!("{} s, MCP_TEST_SEED={seed}", time.as_secs());

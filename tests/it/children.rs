@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::*;
 
 #[test]
-fn a_child_starts_clean() {
+fn child_has_a_clean_environment_signals_and_descriptors() {
     let scratch = Scratch::new();
     let file =
         scratch.instance("t", &stdio("fake", &[], "env: {\"MINE\": \"1\"}, pass_env: [\"PASSED\"], cwd: \"sub\""));
@@ -48,7 +48,7 @@ fn a_child_starts_clean() {
 }
 
 #[test]
-fn nothing_is_left_of_stubborn_families() {
+fn no_process_is_left_of_children_that_ignore_sigterm() {
     let scratch = Scratch::new();
     let quick = "stop: (stdin: \"100ms\", term: \"200ms\")";
     let servers = stdio("polite", &[], quick)
@@ -65,7 +65,7 @@ fn nothing_is_left_of_stubborn_families() {
 }
 
 #[test]
-fn a_child_that_dies_takes_its_family_along() {
+fn grandchildren_end_with_their_child() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--grandchild", "setsid"]);
     let family = |scratch: &Scratch| scratch.processes().iter().filter(|(_, l)| l.contains("sleep 600")).count();
@@ -77,7 +77,7 @@ fn a_child_that_dies_takes_its_family_along() {
 }
 
 #[test]
-fn orphans_are_reaped() {
+fn orphans_are_reaped_by_the_subreaper() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")"));
     let mut ws = daemon.ws("x");

@@ -30,7 +30,7 @@ fn run(daemon: &Daemon<'_>, out: &str, suites: &[&str]) -> Output {
 }
 
 #[test]
-fn every_suite_passes() {
+fn conformance_suites_pass() {
     let scratch = Scratch::new();
     let daemon = fixture(&scratch);
     let out = run(&daemon, "out", &["2026-07-28", "2025-11-25", "unscored", "old"]);
@@ -39,7 +39,7 @@ fn every_suite_passes() {
 }
 
 #[test]
-fn five_suites_at_once_pass_on_one_instance() {
+fn five_conformance_suites_at_once_pass_on_one_instance() {
     let scratch = Scratch::new();
     let daemon = fixture(&scratch);
     let suites = ["2026-07-28", "2026-07-28", "2026-07-28", "2026-07-28", "2025-11-25"];

@@ -46,7 +46,7 @@ fn every_verb_has_the_exit_codes_of_lsb() {
 }
 
 #[test]
-fn several_instances_are_told_apart() {
+fn mcpctl_list_and_status_of_several_instances() {
     let scratch = Scratch::new();
     scratch.write("run/some body's.pid", "1");
     let one = scratch.start(&scratch.instance("one", &stdio("a", &[], "")));
@@ -119,7 +119,7 @@ fn logs_shows_the_end_and_follows() {
 }
 
 #[test]
-fn nobody_may_signal_for_another_user() {
+fn mcpctl_may_not_signal_for_another_user() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     // SAFETY: geteuid(2) only reads.
@@ -146,7 +146,7 @@ fn nobody_may_signal_for_another_user() {
 }
 
 #[test]
-fn it_links_no_runtime_and_opens_no_socket() {
+fn mcpctl_links_no_runtime_and_opens_no_socket() {
     let symbols = std::process::Command::new("nm").args(["-C", mcpctl()]).output().unwrap();
     let symbols = stdout(&symbols);
     assert!(symbols.contains("mcpdaemon::ctl::main"), "nm shows the program's own symbols");

@@ -63,7 +63,7 @@ fn run(ws: &mut Ws, command: &str) -> Run {
 }
 
 #[test]
-fn a_client_may_send_first_and_finds_what_it_expects_within_its_ten_seconds() {
+fn execute_before_connected_and_what_cc_executor_clients_expect() {
     let scratch = Scratch::new();
     let daemon =
         scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"date\", \"python3\", \"sleep\"])"));
@@ -91,14 +91,14 @@ fn a_client_may_send_first_and_finds_what_it_expects_within_its_ten_seconds() {
     });
     // Sessions run side by side: none waits for another.
     let mut all: Vec<_> = (0..3).map(|_| plain(&daemon)).collect();
-    let start = Instant::now();
-    all.iter_mut().for_each(|ws| ws.send(&execute(1, "sleep 1").to_string()));
+    // Each command ends once all three run.
+    let meet = "mktemp met.XXXX; until test $(ls met.* | wc -l) = 3; do sleep 0.02; done";
+    all.iter_mut().for_each(|ws| ws.send(&execute(1, meet).to_string()));
     all.iter_mut().for_each(|ws| assert_eq!(until_completed(ws).end["exit_code"], 0));
-    assert!(start.elapsed() < Duration::from_millis(2900), "three seconds of sleep took {:?}", start.elapsed());
 }
 
 #[test]
-fn messages_come_in_order_with_all_their_members() {
+fn process_started_output_completed_in_order_with_all_members() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", SHELL));
     let mut ws = plain(&daemon);
@@ -152,7 +152,7 @@ fn messages_come_in_order_with_all_their_members() {
 }
 
 #[test]
-fn what_is_wrong_gets_its_code_and_the_connection_lives() {
+fn errors_of_execute_and_control_have_their_codes() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"sleep\", \"/bin/date\"])"));
     let mut ws = plain(&daemon);
@@ -230,7 +230,7 @@ fn what_is_wrong_gets_its_code_and_the_connection_lives() {
 }
 
 #[test]
-fn a_command_is_paused_resumed_and_cancelled_for_good() {
+fn control_pause_resume_and_cancel() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", SHELL));
     let mut ws = plain(&daemon);
@@ -271,7 +271,7 @@ fn a_command_is_paused_resumed_and_cancelled_for_good() {
 }
 
 #[test]
-fn a_timeout_ends_the_process_and_says_so() {
+fn execute_timeout_ends_the_process_and_says_so() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", SHELL));
     let mut ws = plain(&daemon);
@@ -348,7 +348,7 @@ fn a_client_that_reads_slowly_slows_the_command_and_costs_no_memory() {
 }
 
 #[test]
-fn nothing_is_left_when_the_client_or_the_daemon_goes() {
+fn no_process_is_left_when_the_client_or_the_daemon_goes() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", SHELL));
     let stubborn = "trap '' TERM; setsid sh -c \"trap '' TERM; sleep 601\" & while :; do sleep 603; done";
@@ -371,7 +371,7 @@ fn nothing_is_left_when_the_client_or_the_daemon_goes() {
 }
 
 #[test]
-fn a_drain_waits_for_a_command_and_then_says_that_it_was_ended() {
+fn sigterm_drain_waits_for_a_command_then_ends_it() {
     let scratch = Scratch::new();
     let file = scratch.instance_with("t", "drain_timeout: \"20s\",", SHELL);
     let daemon = scratch.start(&file);
@@ -426,7 +426,7 @@ fn a_reload_lets_the_command_finish_and_an_upgrade_takes_it_along() {
 }
 
 #[test]
-fn one_session_too_many_is_told_so_and_closed() {
+fn session_limit_is_told_and_closed_with_1008() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", SHELL));
     let mut all: Vec<_> = (0..100).map(|_| plain(&daemon)).collect();
@@ -457,16 +457,14 @@ fn pings_are_those_of_websocket_and_their_times_come_from_the_environment() {
     let file = scratch.instance("t", SHELL);
     let mut start = scratch.command(mcpdaemon());
     start.args(["-c", file.to_str().unwrap()]);
-    start.envs([("WS_PING_INTERVAL", "0.1"), ("WS_PING_TIMEOUT", "0.5"), ("WS_MAX_SIZE", "100000")]);
+    start.envs([("WS_PING_INTERVAL", "0.1"), ("WS_PING_TIMEOUT", "2"), ("WS_MAX_SIZE", "100000")]);
     let out = start.output().unwrap();
     assert!(out.status.success(), "{}", stderr(&out));
     let daemon = scratch.started(&stdout(&out));
     // A command much longer than all of that, for a client that answers pings and nothing else.
     let mut ws = plain(&daemon);
-    let start = Instant::now();
-    let quiet = run(&mut ws, "sleep 2; echo done");
+    let quiet = run(&mut ws, "sleep 5; echo done");
     assert_eq!(quiet.stdout, "done\n");
-    assert!(start.elapsed() > Duration::from_secs(2));
     ws.send(&execute(1, &"x".repeat(100_001)).to_string());
     assert_eq!(ws.close_code(), Some(1009));
     // One that does not answer is gone, and so is its command.
@@ -507,7 +505,7 @@ fn mcp_is_spoken_on_the_same_connection() {
 }
 
 #[test]
-fn a_cancelled_command_comes_to_its_end_whatever_happens_meanwhile() {
+fn control_cancel_holds_in_drain_reload_and_upgrade() {
     let scratch = Scratch::new();
     let exec = SHELL.replace("300ms", "1500ms");
     let file = scratch.instance_with("t", "limits: (in_flight: 1), drain_timeout: \"20s\",", &(exec.clone() + ","));
@@ -550,7 +548,7 @@ fn a_cancelled_command_comes_to_its_end_whatever_happens_meanwhile() {
 }
 
 #[test]
-fn a_line_of_sixty_megabytes_holds_nobody_up_and_little_memory_is_enough() {
+fn a_line_of_60_mb_stalls_no_other_client_and_takes_little_memory() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance_with("t", "limits: (reply: \"100KiB\"),", SHELL));
     let (mut long, mut other) = (plain(&daemon), plain(&daemon));

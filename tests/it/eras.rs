@@ -41,7 +41,7 @@ fn ask(daemon: &Daemon<'_>, request: &Value) -> Response {
 }
 
 #[test]
-fn a_modern_request_is_complete_or_refused_with_its_status() {
+fn modern_request_meta_and_headers_are_checked_with_http_status() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     let good = tool("a", "echo", json!({"text": "x"}));
@@ -189,7 +189,7 @@ fn the_executor_speaks_both_eras() {
 }
 
 #[test]
-fn a_server_of_the_modern_era_alone_says_so_to_others() {
+fn modern_only_server_refuses_initialize() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern", "--no-legacy"]);
     assert_eq!(said(&ask(&daemon, &tool(1, "era", json!({}))).json()), "modern");
@@ -206,7 +206,7 @@ fn a_server_of_the_modern_era_alone_says_so_to_others() {
 }
 
 #[test]
-fn a_client_that_leaves_cancels_its_request() {
+fn modern_disconnect_cancels_the_request() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     ask(&daemon, &tool(0, "echo", json!({})));
@@ -223,7 +223,7 @@ fn a_client_that_leaves_cancels_its_request() {
 }
 
 #[test]
-fn subscriptions_are_acknowledged_tagged_filtered_and_outlive_a_child() {
+fn subscriptions_listen_is_acknowledged_filtered_and_outlives_a_child() {
     for flags in [&["--modern"][..], &[]] {
         let scratch = Scratch::new();
         let quick = "restart: (delay: \"50ms\", max_delay: \"200ms\", burst: 100)";
@@ -267,7 +267,7 @@ fn subscriptions_are_acknowledged_tagged_filtered_and_outlive_a_child() {
 }
 
 #[test]
-fn log_messages_go_to_the_one_that_asked_and_to_nobody_in_doubt() {
+fn log_level_in_meta_gets_log_messages_unless_in_doubt() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     let asking = |id: &str, n: i32| {
@@ -306,7 +306,7 @@ fn the_modern_era_is_spoken_on_a_websocket_as_well() {
 }
 
 #[test]
-fn headers_for_arguments_are_checked_by_what_the_tools_say() {
+fn mcp_param_headers_are_checked_against_the_tool_schema() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     let request = tool(1, "echo", json!({"text": "wörld", "zone": "eu"}));
@@ -346,7 +346,7 @@ fn a_client_that_leaves_while_a_server_is_asked_leaves_nothing_behind() {
 }
 
 #[test]
-fn one_era_does_not_show_in_the_other() {
+fn modern_words_do_not_show_in_legacy_answers() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     ask(&daemon, &tool(1, "echo", json!({})));
@@ -374,7 +374,7 @@ fn one_era_does_not_show_in_the_other() {
 }
 
 #[test]
-fn a_subscription_is_one_however_often_it_was_opened() {
+fn same_subscription_id_twice_is_refused() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--modern"]);
     let mut ws = daemon.ws("fake");
@@ -437,7 +437,7 @@ fn a_reload_ends_the_subscriptions_that_it_cuts_off() {
 }
 
 #[test]
-fn what_cannot_be_asked_or_translated_is_no_reason_to_hang() {
+fn unanswered_discover_and_untranslatable_requests_do_not_hang() {
     let scratch = Scratch::new();
     let servers = stdio("fake", &["--modern", "--no-list"], "request_timeout: \"1s\"");
     let daemon = scratch.start(&scratch.instance("t", &servers));

@@ -29,7 +29,7 @@ impl Told<'_> {
 }
 
 #[test]
-fn the_command_is_told_of_trouble_and_of_its_end() {
+fn on_event_is_run_for_trouble_and_its_end() {
     let scratch = Scratch::new();
     let told = Told(&scratch);
     let (flag, never) = (scratch.path("flag"), scratch.path("never"));
@@ -71,7 +71,7 @@ fn the_command_is_told_of_trouble_and_of_its_end() {
 }
 
 #[test]
-fn a_command_that_hangs_or_fails_stops_nobody_and_is_not_left_behind() {
+fn on_event_command_that_hangs_is_ended() {
     let scratch = Scratch::new();
     let more = "on_event: [\"/bin/sh\", \"-c\", \"sleep 600 & sleep 600\"],";
     let daemon = scratch.start(&scratch.instance_with(

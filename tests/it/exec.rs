@@ -13,7 +13,7 @@ fn out(answer: &Value) -> &str {
 }
 
 #[test]
-fn it_is_an_mcp_server_with_one_tool() {
+fn exec_is_an_mcp_server_with_one_tool() {
     let scratch = Scratch::new();
     let daemon = scratch.start(
         &scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"sh\", \"cat\"], env: {\"WHO\": \"me\"}, cwd: \".\")"),
@@ -49,7 +49,7 @@ fn it_is_an_mcp_server_with_one_tool() {
 }
 
 #[test]
-fn the_allow_list_cannot_be_got_round() {
+fn exec_allow_list_cannot_be_bypassed() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"echo\", \"/bin/date\"])"));
     let mut ws = daemon.ws("x");
@@ -80,7 +80,7 @@ fn the_allow_list_cannot_be_got_round() {
 }
 
 #[test]
-fn output_is_progress_while_it_runs_and_whole_at_the_end() {
+fn exec_output_is_progress_and_whole_in_the_result() {
     let scratch = Scratch::new();
     let daemon =
         scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", max_line: \"16MiB\")"));
@@ -118,7 +118,7 @@ fn output_is_progress_while_it_runs_and_whole_at_the_end() {
 }
 
 #[test]
-fn a_command_ends_with_its_time_its_cancellation_and_its_client() {
+fn exec_command_ends_by_timeout_cancellation_and_disconnect() {
     let scratch = Scratch::new();
     let servers = "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\", timeout: \"30s\", stop: (term: \"100ms\"))";
     let daemon = scratch.start(&scratch.instance("t", servers));
@@ -163,7 +163,7 @@ fn a_command_ends_with_its_time_its_cancellation_and_its_client() {
 }
 
 #[test]
-fn commands_run_side_by_side() {
+fn exec_commands_run_side_by_side() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"x\": Exec(allow: [\"sleep\", \"echo\"], sessions: 2)"));
     let mut ws = daemon.ws("x");

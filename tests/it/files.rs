@@ -11,7 +11,7 @@ fn shell(scratch: &Scratch, script: &str) -> i32 {
 }
 
 #[test]
-fn the_pid_file_is_one_number_that_every_tool_understands() {
+fn pid_file_is_one_number_and_a_newline() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     assert_eq!(scratch.file("run/t.pid"), format!("{}\n", daemon.pid));
@@ -30,7 +30,7 @@ fn the_pid_file_is_one_number_that_every_tool_understands() {
 }
 
 #[test]
-fn after_kill_9_nothing_is_left_and_the_next_start_works() {
+fn kill_9_leaves_no_process_and_the_next_start_works() {
     let scratch = Scratch::new();
     let servers = stdio("plain", &[], "")
         + &stdio("stubborn", &["--ignore-eof", "--ignore-term"], "")
@@ -52,7 +52,7 @@ fn after_kill_9_nothing_is_left_and_the_next_start_works() {
 }
 
 #[test]
-fn what_a_predecessor_left_is_ended_by_the_next_start() {
+fn next_start_ends_what_a_killed_predecessor_left() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("a", &["--grandchild", "stubborn"], ""));
     let daemon = scratch.start(&file);
@@ -98,7 +98,7 @@ fn a_pid_file_is_believed_only_while_its_lock_is_held() {
 }
 
 #[test]
-fn a_pid_file_deleted_by_somebody_comes_back() {
+fn deleted_pid_file_comes_back() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     std::fs::remove_file(scratch.path("run/t.pid")).unwrap();
@@ -163,7 +163,7 @@ fn the_status_file_is_whole_at_every_moment_and_holds_no_secret() {
 }
 
 #[test]
-fn the_log_is_appended_to_reopened_and_never_broken_by_what_it_tells() {
+fn log_is_appended_reopened_on_sighup_and_escapes_control_characters() {
     let scratch = Scratch::new();
     scratch.write("t.log", "an old line\n");
     let daemon = scratch.fake(&["--stderr", "evil\u{1b}[31m\u{7}\tline"]);
@@ -190,7 +190,7 @@ fn the_log_is_appended_to_reopened_and_never_broken_by_what_it_tells() {
 }
 
 #[test]
-fn a_flood_on_standard_error_neither_blocks_the_child_nor_fills_the_log() {
+fn stderr_flood_neither_blocks_the_child_nor_fills_the_log() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut ws = daemon.ws("fake");
@@ -201,7 +201,7 @@ fn a_flood_on_standard_error_neither_blocks_the_child_nor_fills_the_log() {
 }
 
 #[test]
-fn the_guards_death_is_told() {
+fn guard_process_death_is_logged() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let comm = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -212,7 +212,7 @@ fn the_guards_death_is_told() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nobody() {
+fn log_to_a_full_pipe_stalls_no_request() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));
     let mut front = scratch
@@ -272,7 +272,7 @@ fn a_lock_that_is_not_a_daemons_is_told_apart() {
 }
 
 #[test]
-fn a_daemon_that_nobody_has_reaped_does_not_run() {
+fn zombie_daemon_counts_as_not_running() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));
     let mut front = scratch.command(mcpdaemon());

@@ -18,7 +18,7 @@ fn post(address: &str, path: &str, headers: &str, body: &str) -> Response {
 }
 
 #[test]
-fn a_session_from_its_first_message_to_its_last() {
+fn streamable_http_session_from_initialize_to_delete() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = Http {
@@ -67,7 +67,7 @@ fn a_session_from_its_first_message_to_its_last() {
 }
 
 #[test]
-fn each_revision_gets_the_answer_it_asked_for() {
+fn protocol_version_is_negotiated_for_each_revision() {
     let scratch = Scratch::new();
     let servers = stdio("new", &[], "") + &stdio("old", &["--revision", "2024-11-05"], "");
     let daemon = scratch.start(&scratch.instance("t", &servers));
@@ -85,7 +85,7 @@ fn each_revision_gets_the_answer_it_asked_for() {
 }
 
 #[test]
-fn every_refusal_has_its_status_and_a_json_rpc_error() {
+fn http_refusals_have_status_and_json_rpc_error() {
     let scratch = Scratch::new();
     let file = scratch.instance_with("t", "limits: (message: \"64KiB\"),", &stdio("fake", &[], ""));
     let daemon = scratch.start(&file);
@@ -188,7 +188,7 @@ fn host_and_origin_are_checked_on_every_path() {
 }
 
 #[test]
-fn the_get_stream_carries_what_answers_no_request_once() {
+fn get_stream_carries_notifications_once() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = daemon.http("fake");
@@ -207,7 +207,7 @@ fn the_get_stream_carries_what_answers_no_request_once() {
 }
 
 #[test]
-fn sessions_are_apart_whatever_ids_they_use() {
+fn sessions_with_the_same_request_ids_are_kept_apart() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     std::thread::scope(|s| {
@@ -240,7 +240,7 @@ fn sessions_are_apart_whatever_ids_they_use() {
 }
 
 #[test]
-fn payloads_arrive_as_they_were_sent() {
+fn payloads_pass_byte_for_byte() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = daemon.http("fake");
@@ -266,7 +266,7 @@ fn payloads_arrive_as_they_were_sent() {
 }
 
 #[test]
-fn cancelling_ends_the_call_and_nothing_arrives_late() {
+fn cancelled_notification_ends_the_call() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = daemon.http("fake");
@@ -291,7 +291,7 @@ fn cancelling_ends_the_call_and_nothing_arrives_late() {
 }
 
 #[test]
-fn a_disconnect_does_not_cancel_and_an_ended_session_does() {
+fn legacy_disconnect_does_not_cancel_and_delete_does() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = daemon.http("fake");
@@ -308,7 +308,7 @@ fn a_disconnect_does_not_cancel_and_an_ended_session_does() {
 }
 
 #[test]
-fn limits_hold_and_say_so() {
+fn limits_of_messages_sessions_connections_and_in_flight() {
     let scratch = Scratch::new();
     let more = "limits: (sessions: 3, in_flight: 2, connections: 12, header: \"8KiB\", header_timeout: \"300ms\", idle_session: \"1s\"),";
     let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
@@ -347,7 +347,7 @@ fn limits_hold_and_say_so() {
 }
 
 #[test]
-fn running_out_of_descriptors_is_survived() {
+fn emfile_is_survived() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));
     let script = format!("ulimit -n 40; exec {} -c {}", mcpdaemon(), file.display());
@@ -364,7 +364,7 @@ fn running_out_of_descriptors_is_survived() {
 }
 
 #[test]
-fn http_itself_is_spoken_well() {
+fn http_pipelining_expect_chunks_and_head() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let address = daemon.address();
@@ -418,7 +418,7 @@ fn http_itself_is_spoken_well() {
 }
 
 #[test]
-fn a_unix_socket_serves_as_well() {
+fn unix_socket_serves_http() {
     use std::io::Write;
     let scratch = Scratch::new();
     let path = scratch.path("s.sock");
@@ -479,7 +479,7 @@ fn a_cancelled_request_of_a_client_without_event_streams_gets_none() {
 }
 
 #[test]
-fn sessions_that_nobody_uses_make_room() {
+fn unused_sessions_make_room() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance_with("t", "limits: (sessions: 3),", &stdio("fake", &[], "")));
     let address = daemon.address();

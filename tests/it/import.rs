@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::*;
 
 #[test]
-fn what_is_imported_is_an_instance_that_runs() {
+fn imported_mcp_servers_json_runs() {
     let scratch = Scratch::new();
     let odd = "  ~ $HOME ${HOME} \"quoted\" \\ // é";
     let file = json!({"mcpServers": {
@@ -44,7 +44,7 @@ fn what_is_imported_is_an_instance_that_runs() {
 }
 
 #[test]
-fn from_standard_input_and_to_nowhere() {
+fn import_from_standard_input_and_to_a_closed_pipe() {
     let scratch = Scratch::new();
     let text = r#"{"servers": {"a": {"command": "cat"}}}"#;
     let run = |text: &str, out: Stdio| {
@@ -65,7 +65,7 @@ fn from_standard_input_and_to_nowhere() {
 }
 
 #[test]
-fn what_cannot_be_imported_is_told_with_its_place() {
+fn import_errors_name_their_place() {
     let scratch = Scratch::new();
     scratch.write("a.json", "{\n  \"mcpServers\": {\"x\": {\"comand\": \"y\"}}\n}");
     std::fs::write(scratch.path("b.json"), b"\xff\xfe{\0}\0").unwrap();

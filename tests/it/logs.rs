@@ -43,7 +43,7 @@ fn speak(ws: &mut Ws, n: u64, text: &str) {
 }
 
 #[test]
-fn a_log_is_moved_away_when_it_is_long_enough_and_no_line_is_lost() {
+fn log_rotation_by_size_loses_no_line() {
     let scratch = Scratch::new();
     scratch.write("t.log", &"an old line\n".repeat(500));
     let daemon = scratch.start(&instance(&scratch, "rotate: (size: \"4KiB\", keep: 100)", &[]));
@@ -69,7 +69,7 @@ fn a_log_is_moved_away_when_it_is_long_enough_and_no_line_is_lost() {
 }
 
 #[test]
-fn only_so_many_old_files_are_kept() {
+fn log_rotation_keeps_so_many_files() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&instance(&scratch, "rotate: (size: \"4KiB\", keep: 2)", &[]));
     let mut ws = daemon.ws("fake");
@@ -94,7 +94,7 @@ fn only_so_many_old_files_are_kept() {
 }
 
 #[test]
-fn following_goes_on_over_rotations() {
+fn mcpctl_logs_follow_survives_rotation() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&instance(&scratch, "rotate: (size: \"4KiB\", keep: 100)", &[]));
     let mut follow = scratch.command(mcpctl());
@@ -126,7 +126,7 @@ fn following_goes_on_over_rotations() {
 }
 
 #[test]
-fn others_may_move_a_log_that_is_rotated() {
+fn log_moved_by_others_is_reopened() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&instance(&scratch, "rotate: (size: \"4KiB\", keep: 100)", &[]));
     let mut ws = daemon.ws("fake");
@@ -161,7 +161,7 @@ fn a_log_that_cannot_be_rotated_goes_on() {
 }
 
 #[test]
-fn copied_and_truncated_a_log_begins_anew() {
+fn logrotate_copytruncate_works() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&instance(&scratch, "rotate: None", &[]));
     let mut ws = daemon.ws("fake");
@@ -175,7 +175,7 @@ fn copied_and_truncated_a_log_begins_anew() {
 }
 
 #[test]
-fn a_full_disk_costs_lines_and_nothing_else() {
+fn full_disk_costs_log_lines_and_nothing_else() {
     let scratch = Scratch::new();
     let at = |file: &str| {
         let log = format!("log: (file: {file:?}, level: Debug, rotate: (size: \"4KiB\", keep: 1)),");

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::*;
 
 #[test]
-fn a_folder_is_started_and_stopped_as_a_whole() {
+fn config_directory_starts_an_instance_for_each_file() {
     let scratch = Scratch::new();
     for name in ["one", "two"] {
         let text = std::fs::read_to_string(scratch.instance(name, &stdio("fake", &[], ""))).unwrap();
@@ -48,7 +48,7 @@ fn a_folder_is_started_and_stopped_as_a_whole() {
 }
 
 #[test]
-fn what_a_folder_cannot_be_is_said() {
+fn config_directory_errors() {
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path("empty")).unwrap();
     let empty = scratch.path("empty").display().to_string();
@@ -121,7 +121,7 @@ fn without_an_option_a_users_own_folder_is_started() {
 }
 
 #[test]
-fn drop_in_files_add_a_server_each() {
+fn drop_in_files_add_servers() {
     let scratch = Scratch::new();
     let file = scratch.write(
         "t.ron",
@@ -162,7 +162,7 @@ fn drop_in_files_add_a_server_each() {
 }
 
 #[test]
-fn where_a_port_is_taken_the_next_one_is_used_and_said() {
+fn port_conflict_next_takes_the_next_port() {
     let scratch = Scratch::new();
     // A port whose next one is free, as far as one can know.
     let (taken, port) = wait("two ports", || {

@@ -18,7 +18,7 @@ fn proc(pid: i32, what: &str) -> String {
 }
 
 #[test]
-fn numbers_are_true_at_once_and_the_same_for_everybody() {
+fn status_page_and_metrics_show_the_same_numbers() {
     let scratch = Scratch::new();
     // The child is a shell that has a child of its own.
     let script = format!("{}; true", fake());
@@ -70,7 +70,7 @@ fn numbers_are_true_at_once_and_the_same_for_everybody() {
 }
 
 #[test]
-fn while_nothing_happens_nothing_wakes() {
+fn idle_daemon_does_not_wake() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut ws = daemon.ws("fake");
@@ -135,7 +135,7 @@ fn a_server_without_a_living_child_is_never_healthy() {
 }
 
 #[test]
-fn errors_raise_an_alert_that_is_told_everywhere_and_lives_through_an_upgrade() {
+fn error_rate_alert_is_told_and_survives_upgrade() {
     let scratch = Scratch::new();
     let script = format!("cd {} && cat >> told", scratch.dir.path().display());
     let key = format!("on_event: [\"/bin/sh\", \"-c\", {script:?}], alerts: (error_rate: 0.2),");
@@ -196,7 +196,7 @@ fn errors_raise_an_alert_that_is_told_everywhere_and_lives_through_an_upgrade() 
 }
 
 #[test]
-fn a_full_house_degrades_and_a_stop_is_no_alert() {
+fn session_limit_alert_degrades_and_a_stop_raises_none() {
     let scratch = Scratch::new();
     let more = "limits: (connections: 4), alerts: (connections: 0.5),";
     let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));

@@ -140,7 +140,7 @@ fn official_clients_use_the_bridge() {
 
 /// ruv-swarm: its server, with all that it does wrong, as a child that is detached, watched and one of its kind.
 #[test]
-fn the_swarms_server_is_a_service() {
+fn ruv_swarm_is_a_service() {
     let scratch = Scratch::new();
     let swarm = deps("node_modules/.bin/ruv-swarm");
     let servers = format!("\"swarm\": Stdio(command: [{swarm:?}, \"mcp\", \"start\"]),");

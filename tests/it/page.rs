@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::*;
 
 #[test]
-fn a_browser_shows_it_and_everything_on_it_works() {
+fn page_works_in_a_browser() {
     let scratch = Scratch::new();
     let bad = "<img src=x onerror=alert(1)><script>alert(2)</script>";
     let servers = stdio("fake", &["--stderr", bad], "restart: (delay: \"8s\", max_delay: \"8s\")");
@@ -30,7 +30,7 @@ fn a_browser_shows_it_and_everything_on_it_works() {
 }
 
 #[test]
-fn who_may_not_connect_does_not_see_it_and_nobody_may_frame_it() {
+fn page_needs_auth_and_cannot_be_framed() {
     let scratch = Scratch::new();
     // "secret" by its SHA-256.
     let tokens = "me 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n";
@@ -72,7 +72,7 @@ fn who_may_not_connect_does_not_see_it_and_nobody_may_frame_it() {
 }
 
 #[test]
-fn events_log_and_history_live_through_an_upgrade() {
+fn page_history_and_log_survive_upgrade() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--stderr", "from the child"]);
     let mut ws = daemon.ws("fake");

@@ -28,7 +28,7 @@ fn open_to_all(scratch: &Scratch) -> String {
 }
 
 #[test]
-fn as_root_nothing_runs_unless_it_is_said() {
+fn root_runs_nothing_without_user_or_allow_root() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], "")).display().to_string();
     let test = |args: &[&str]| scratch.command(mcpdaemon()).env_remove("MCP_ALLOW_ROOT").args(args).output().unwrap();
@@ -56,7 +56,7 @@ fn as_root_nothing_runs_unless_it_is_said() {
 }
 
 #[test]
-fn the_daemon_becomes_another_user_for_good_after_a_low_port_was_bound() {
+fn setuid_after_binding_a_low_port_is_for_good() {
     if !root() {
         // The other half is in the test above: it is refused.
         return;

@@ -203,7 +203,7 @@ fn a_stop_under_real_clients_loses_no_call() {
 }
 
 #[test]
-fn nothing_is_left_of_real_families() {
+fn no_process_is_left_of_real_servers() {
     let scratch = Scratch::new();
     let deps = deps();
     let bin = |name: &str| deps.join("node_modules/.bin").join(name).display().to_string();

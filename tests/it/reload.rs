@@ -13,7 +13,7 @@ fn reload(scratch: &Scratch) -> (i32, String) {
 }
 
 #[test]
-fn each_server_gets_what_its_change_needs() {
+fn reload_adds_removes_replaces_adjusts_and_keeps_servers() {
     let scratch = Scratch::new();
     let old = stdio("same", &[], "")
         + &stdio("args", &["--tool", "old"], "")
@@ -58,7 +58,7 @@ fn each_server_gets_what_its_change_needs() {
 }
 
 #[test]
-fn a_file_with_problems_changes_nothing_and_all_of_them_are_told() {
+fn reload_of_a_bad_file_changes_nothing() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let child = daemon.child("fake");
@@ -88,7 +88,7 @@ fn a_file_with_problems_changes_nothing_and_all_of_them_are_told() {
 }
 
 #[test]
-fn a_required_server_that_cannot_start_refuses_the_reload() {
+fn reload_is_refused_when_a_required_server_cannot_start() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("a", &[], "")));
     let child = daemon.child("a");
@@ -111,7 +111,7 @@ fn a_required_server_that_cannot_start_refuses_the_reload() {
 }
 
 #[test]
-fn listeners_move_without_a_gap_and_a_taken_one_refuses() {
+fn reload_moves_listeners_without_a_gap() {
     let scratch = Scratch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -137,7 +137,7 @@ fn listeners_move_without_a_gap_and_a_taken_one_refuses() {
 }
 
 #[test]
-fn every_way_of_editing_counts_and_no_signal_is_lost() {
+fn reload_by_edit_rename_and_symlink_and_sighup_during_reload() {
     let scratch = Scratch::new();
     let text = |n: u32| {
         let log = scratch.path("t.log");
@@ -172,7 +172,7 @@ fn every_way_of_editing_counts_and_no_signal_is_lost() {
 }
 
 #[test]
-fn nobody_unconcerned_fails_under_load() {
+fn reload_under_load_fails_no_request_of_unchanged_servers() {
     let scratch = Scratch::new();
     let servers = |n: usize| stdio("kept", &[], "") + &stdio("moved", &["--tool", &format!("t{n}")], "");
     let daemon = scratch.start(&scratch.instance("t", &servers(0)));
@@ -290,7 +290,7 @@ fn a_listener_moves_between_addresses_that_overlap_and_nobody_is_refused() {
 }
 
 #[test]
-fn a_socket_file_that_was_made_in_vain_is_taken_away() {
+fn refused_reload_removes_the_new_socket_file() {
     let scratch = Scratch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (socket, at) = (scratch.path("s.sock"), taken.local_addr().unwrap());

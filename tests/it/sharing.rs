@@ -14,7 +14,7 @@ fn pids(daemon: &Daemon<'_>) -> usize {
 }
 
 #[test]
-fn each_session_has_a_child_of_its_own_and_spares_are_ready() {
+fn per_session_children_and_spares() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &per_session("max: 3, spare: 2")));
     wait("the spares", || (pids(&daemon) == 3).then_some(()));
@@ -48,7 +48,7 @@ fn each_session_has_a_child_of_its_own_and_spares_are_ready() {
 }
 
 #[test]
-fn a_server_asks_its_one_client() {
+fn sampling_elicitation_and_roots_reach_the_one_client() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &per_session("")));
     let mut ws = daemon.ws("fake");
@@ -78,7 +78,7 @@ fn a_server_asks_its_one_client() {
 }
 
 #[test]
-fn a_sessions_child_is_replaced_and_brought_to_its_state() {
+fn dead_child_of_a_session_is_replaced_and_restored() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &per_session("spare: 0")));
     let mut ws = daemon.ws("fake");
@@ -96,7 +96,7 @@ fn a_sessions_child_is_replaced_and_brought_to_its_state() {
 }
 
 #[test]
-fn an_idle_session_ends_with_its_child() {
+fn idle_session_ends_with_its_child() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &per_session("idle: \"1s\", spare: 0")));
     let mut http = daemon.http("fake");
@@ -106,7 +106,7 @@ fn an_idle_session_ends_with_its_child() {
 }
 
 #[test]
-fn a_pool_spreads_its_sessions() {
+fn pool_spreads_sessions_by_load() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], "sharing: Pool(3)")));
     wait("all children", || (pids(&daemon) == 3).then_some(()));
@@ -131,7 +131,7 @@ fn a_pool_spreads_its_sessions() {
 }
 
 #[test]
-fn the_first_transport_of_all_still_works() {
+fn http_sse_transport_of_2024_11_05() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let address = daemon.address().to_owned();
@@ -178,7 +178,7 @@ fn the_first_transport_of_all_still_works() {
 }
 
 #[test]
-fn batches_belong_to_one_revision() {
+fn batches_are_for_2025_03_26_alone() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let batch = json!([call(1, "echo", json!({"text": "a"})), {"jsonrpc": "2.0", "method": "notifications/x"}, 7,
@@ -252,7 +252,7 @@ fn resume(http: &Http, id: &str) -> Raw {
 }
 
 #[test]
-fn a_broken_stream_is_taken_up_again_where_it_broke() {
+fn last_event_id_resumes_a_broken_stream() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut http = daemon.http("fake");
@@ -304,7 +304,7 @@ fn a_broken_stream_is_taken_up_again_where_it_broke() {
 }
 
 #[test]
-fn a_reload_reaches_the_children_of_sessions() {
+fn reload_replaces_children_of_sessions() {
     let scratch = Scratch::new();
     let at = |flags: &[&str], more: &str| stdio("fake", flags, &format!("sharing: PerSession(spare: 0), {more}"));
     let other = stdio("other", &[], "");
@@ -346,7 +346,7 @@ fn a_reload_reaches_the_children_of_sessions() {
 }
 
 #[test]
-fn a_question_that_cannot_reach_its_client_is_refused() {
+fn server_request_without_a_stream_is_refused() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &per_session("spare: 0")));
     let http = daemon.http("fake");

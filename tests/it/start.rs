@@ -22,7 +22,7 @@ fn start(scratch: &Scratch, file: &std::path::Path) -> Output {
 }
 
 #[test]
-fn it_returns_when_it_serves_and_not_before() {
+fn background_start_returns_when_it_serves() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("slow", &["--slow-init", "700"], ""));
     let begun = Instant::now();
@@ -61,7 +61,7 @@ fn an_address_in_use_names_its_holder() {
 }
 
 #[test]
-fn a_server_that_does_not_come_up_is_explained() {
+fn failed_server_start_is_explained_with_its_stderr() {
     for (servers, exit, wanted) in [
         (
             "\"x\": Stdio(command: [\"no-such-program-here\"])".to_owned(),
@@ -207,7 +207,7 @@ fn a_configuration_is_tested_and_shown_without_a_trace() {
 }
 
 #[test]
-fn it_starts_in_every_surrounding() {
+fn starts_without_a_terminal_under_nohup_cron_and_captured_pipes() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("a", &[], ""));
     let file = file.display().to_string();
@@ -254,7 +254,7 @@ fn it_starts_in_every_surrounding() {
 }
 
 #[test]
-fn of_twenty_starts_one_wins() {
+fn twenty_starts_at_once_start_one() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("a", &["--slow-init", "200"], ""));
     let starts: Vec<_> = (0..20)
@@ -307,7 +307,7 @@ fn a_start_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
-fn in_front_it_logs_to_standard_error_and_ends_with_0() {
+fn foreground_logs_to_stderr_and_ends_with_0() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("a", &[], ""));
     let mut command = scratch.command(mcpdaemon());
@@ -324,7 +324,7 @@ fn in_front_it_logs_to_standard_error_and_ends_with_0() {
 }
 
 #[test]
-fn in_front_a_failure_is_on_standard_error_too() {
+fn foreground_failure_is_on_stderr() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("a", &["--exit", "9"], ""));
     let (code, text) = fails(&scratch, &["-f", "-c", &file.display().to_string()]);
@@ -427,7 +427,7 @@ fn the_demo_works_word_for_word() {
 }
 
 #[test]
-fn as_the_first_process_of_a_container_it_stays_in_front_and_reaps() {
+fn pid_1_stays_in_front_and_reaps() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", "\"x\": Exec(allow: [\"*\"], shell: \"/bin/sh\")");
     let mut command = scratch.command("unshare");

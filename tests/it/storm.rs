@@ -97,7 +97,7 @@ fn client(daemon: &Daemon<'_>, me: u64, until: Instant, asked: &AtomicU64) {
 }
 
 #[test]
-fn no_answer_goes_astray_and_none_is_lost() {
+fn storm_of_sessions_and_calls_loses_no_answer() {
     let scratch = Scratch::new();
     // Many leave their session behind, as clients do.
     let limits = "limits: (sessions: 1000000),";

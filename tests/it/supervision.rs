@@ -7,7 +7,7 @@ use crate::harness::*;
 const QUICK: &str = "restart: (delay: \"50ms\", max_delay: \"200ms\", burst: 100)";
 
 #[test]
-fn a_request_in_flight_fails_at_once_and_the_session_lives_on() {
+fn child_death_fails_requests_in_flight_and_keeps_the_session() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
     let mut ws = daemon.ws("fake");
@@ -35,7 +35,7 @@ fn a_request_in_flight_fails_at_once_and_the_session_lives_on() {
 }
 
 #[test]
-fn a_killed_child_is_noticed_at_once_and_replaced() {
+fn killed_child_is_replaced_at_once() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
     let mut http = daemon.http("fake");
@@ -94,7 +94,7 @@ fn a_child_that_ends_for_good_is_not_started_again() {
 }
 
 #[test]
-fn nonsense_on_standard_output_is_survived_and_counted() {
+fn garbage_on_stdout_is_survived_and_counted() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&["--banner", "24", "--unsolicited", "--reply-to-notification"]);
     let mut ws = daemon.ws("fake");
@@ -191,7 +191,7 @@ fn a_request_without_an_answer_times_out_and_progress_holds_it_open() {
 }
 
 #[test]
-fn a_child_that_stops_reading_stalls_nobody_else() {
+fn child_that_stops_reading_stalls_no_other_server() {
     let scratch = Scratch::new();
     let servers = stdio("stuck", &[], "") + &stdio("well", &[], "");
     let daemon = scratch.start(&scratch.instance("t", &servers));
@@ -214,7 +214,7 @@ fn a_child_that_stops_reading_stalls_nobody_else() {
 }
 
 #[test]
-fn a_child_that_closes_its_output_is_replaced() {
+fn child_that_closes_stdout_is_replaced() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--ignore-eof"], QUICK)));
     let first = daemon.child("fake");
@@ -254,7 +254,7 @@ fn subscriptions_are_counted_and_brought_to_the_next_child() {
 }
 
 #[test]
-fn a_child_that_closes_its_input_is_replaced() {
+fn child_that_closes_stdin_is_replaced() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
     let first = daemon.child("fake");
@@ -364,7 +364,7 @@ fn what_waits_for_a_child_is_bounded() {
 }
 
 #[test]
-fn nothing_reaches_a_child_under_a_wrong_name() {
+fn notifications_with_an_id_and_requests_without_one_are_refused() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let (mut ws, mut other) = (daemon.ws("fake"), daemon.ws("fake"));

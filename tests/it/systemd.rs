@@ -70,7 +70,7 @@ fn stop(mut child: std::process::Child) {
 }
 
 #[test]
-fn the_manager_hears_of_start_reload_and_end() {
+fn sd_notify_ready_reloading_stopping() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));
     for manager in [Manager::at_path(&scratch), Manager::hidden(&scratch)] {
@@ -119,7 +119,7 @@ fn monotonic() -> u64 {
 }
 
 #[test]
-fn a_manager_that_is_gone_or_does_not_read_stops_nobody() {
+fn sd_notify_to_a_dead_socket_stalls_nothing() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));
     let deaf = Manager::at_path(&scratch);
@@ -164,7 +164,7 @@ fn through_shell(scratch: &Scratch, args: &[&str]) -> Command {
 }
 
 #[test]
-fn passed_sockets_are_served() {
+fn listen_fds_are_served() {
     let scratch = Scratch::new();
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();
@@ -214,7 +214,7 @@ fn what_was_not_passed_or_cannot_be_served_is_said() {
 }
 
 #[test]
-fn readiness_comes_as_a_newline_on_a_descriptor() {
+fn notify_fd_gets_a_newline() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], "")).display().to_string();
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();

@@ -318,7 +318,7 @@ fn logrotate_moves_the_log_and_the_next_line_is_in_a_new_one() {
 }
 
 #[test]
-fn s6_hears_of_readiness_and_controls_it() {
+fn s6_readiness_and_control() {
     let scratch = Scratch::new();
     scratch.instance("t", &stdio("fake", &["--slow-init", "300"], ""));
     let run = adapted(&scratch, "s6/run");

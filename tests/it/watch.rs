@@ -57,7 +57,7 @@ fn ended(child: &mut Child) -> ExitStatus {
 }
 
 #[test]
-fn on_a_pipe_each_change_is_a_line_until_the_instance_is_gone() {
+fn status_watch_on_a_pipe_prints_a_line_per_change() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let watch = Piped::start(&scratch, &["status", "t", "--watch"]);
@@ -212,7 +212,7 @@ const ENTERED: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEFT: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 #[test]
-fn on_a_terminal_one_picture_is_drawn_anew_and_the_terminal_is_given_back() {
+fn status_watch_redraws_on_a_terminal_and_restores_it() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut terminal = Terminal::start(&scratch, &["status", "--watch", "t"], 40);
@@ -236,7 +236,7 @@ fn on_a_terminal_one_picture_is_drawn_anew_and_the_terminal_is_given_back() {
 }
 
 #[test]
-fn interrupted_or_stopped_it_leaves_the_terminal_as_it_was() {
+fn status_watch_restores_the_terminal_on_sigint_and_sigtstp() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     let mut terminal = Terminal::start(&scratch, &["status", "--watch"], 24);
