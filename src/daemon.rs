@@ -52,7 +52,7 @@ pub fn main(args: Vec<String>) -> ExitCode {
 }
 
 fn say(text: &str) {
-    // Nobody may be listening any more, which is no reason to fail.
+    // The reader may be gone, which is no reason to fail.
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
@@ -314,7 +314,7 @@ fn run(
         guard.release();
         instance.unlock();
         if let Some(failure) = &failure {
-            // Last of all: whoever tries again at once finds nothing in the way.
+            // Last of all: a start that follows at once finds nothing in the way.
             readiness.failed(failure);
         }
         *told.lock() = failure;
@@ -400,7 +400,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     run(from, loaded, lock, Readiness::foreground(), program, prepared, Some(before))
 }
 
-/// Without its guard, a daemon that is killed leaves processes behind: whoever killed the guard should know.
+/// Without its guard, a daemon that is killed leaves processes behind: the one who killed the guard should know.
 async fn watch_guard(handle: std::io::Result<PidFd>) {
     let Some(handle) = handle.and_then(async_io::Async::new).ok() else { return };
     if handle.readable().await.is_ok() {

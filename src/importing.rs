@@ -20,7 +20,7 @@ pub fn run(file: &Path) -> Result<Exit, Failure> {
     let imported = import(&name, &text).map_err(|problem| Failure::new(Exit::Data, problem.to_string()))?;
     let mut out = io::stdout().lock();
     match out.write_all(imported.text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads only the beginning has seen enough.
+        // A reader of the beginning alone has seen enough.
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             let text = format!("mcpdaemon: cannot write to standard output: {}", plain(&e));
             return Err(Failure::new(Exit::CannotCreate, text));

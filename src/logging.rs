@@ -93,7 +93,7 @@ impl Shared {
     }
 
     fn write(&self, line: &[u8]) {
-        // Not under the lock: a write that is stuck must not hold up whoever opens another file.
+        // Not under the lock: a write that is stuck must not hold up a task that opens another file.
         let file = self.way().file.clone();
         let written = match &file {
             None => io::stderr().write_all(line),

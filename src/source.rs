@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// The same for an instance whose name is settled.
+    /// The source of an instance whose name is settled.
     pub fn named(&self, name: &str) -> Source {
         Source { name: Some(name.to_owned()), ..self.clone() }
     }

@@ -15,7 +15,7 @@ use crate::model::status::Status;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
 
-/// Standard output could not be written, for another reason than that nobody reads it.
+/// Standard output could not be written, for another reason than that it is not read.
 static UNSAID: AtomicBool = AtomicBool::new(false);
 
 /// Whether something could not be said.
@@ -23,7 +23,7 @@ pub(super) fn is_unsaid() -> bool {
     UNSAID.load(Relaxed)
 }
 
-/// Prints a text. False once there is no use in it: whoever read it has seen enough, which is no error, or it cannot be
+/// Prints a text. False once there is no use in it: its reader has seen enough, which is no error, or it cannot be
 /// written. What a verb does for its instances goes on all the same.
 pub(super) fn say(text: &str) -> bool {
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
@@ -69,7 +69,7 @@ impl Place {
             Err(e) => return Err(self.unreadable(&self.0, &e)),
         };
         let name = |e: std::fs::DirEntry| e.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned);
-        // What cannot be a name is somebody else's file.
+        // What cannot be a name is another program's file.
         let ours = |name: &String| check_name(name).is_ok();
         let mut names: Vec<String> = entries.flatten().filter_map(name).filter(ours).collect();
         names.sort_unstable();

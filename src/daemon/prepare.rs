@@ -28,7 +28,7 @@ pub(super) struct Start {
     pub(super) passed: Passed,
     /// Where a newline says that we serve.
     pub(super) newline: Option<OwnedFd>,
-    /// Descriptors of whoever started the program, which are not ours.
+    /// Descriptors of the process that started the program, which are not ours.
     pub(super) inherited: Vec<RawFd>,
 }
 

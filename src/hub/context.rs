@@ -19,7 +19,7 @@ use crate::model::meter::Meters;
 use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
 use crate::rt::main_thread::Spawner;
-use crate::rt::wait::{self, Flag, Switch};
+use crate::rt::wait::{self, Clock, Flag, Switch, SystemClock};
 use crate::sys::lock::Lock;
 
 /// Events that wait for the command of `on_event`; more are dropped and counted.
@@ -56,6 +56,8 @@ pub trait Quiesce: Send + Sync {
 pub struct Context {
     pub boot: Boot,
     config: Lock<Arc<Config>>,
+    /// The time that the care for children goes by.
+    pub clock: Arc<dyn Clock>,
     pub counters: Counters,
     pub meters: Arc<Meters>,
     /// All open requests.
@@ -84,10 +86,16 @@ pub struct Context {
 
 impl Context {
     pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Context> {
+        Context::with(boot, config, Arc::new(SystemClock))
+    }
+
+    /// A context whose children are cared for by another clock.
+    pub fn with(boot: Boot, config: Arc<Config>, clock: Arc<dyn Clock>) -> Arc<Context> {
         let meters = Arc::<Meters>::default();
         Arc::new(Context {
             boot,
             config: Lock::new(config),
+            clock,
             counters: Counters::default(),
             load: Load::measured(meters.clone(), []),
             meters,

@@ -22,7 +22,7 @@ counters! {
     LongLines = "long_lines",
     /// Replies of a child to nothing that is being waited for: late, or never asked for.
     UnownedReplies = "unowned_replies",
-    /// Notifications of a shared child that belong to nobody in particular.
+    /// Notifications of a shared child that belong to no session in particular.
     UnownedNotifications = "unowned_notifications",
     /// Requests of a shared child to "the client".
     RefusedServerRequests = "refused_server_requests",
@@ -38,7 +38,7 @@ counters! {
     InFlight = "in_flight",
     /// Messages longer than `limits.message`.
     LongMessages = "long_messages",
-    /// Requests of somebody who is not known.
+    /// Requests of a client that is not known.
     Unauthorized = "unauthorized",
     /// Requests with a foreign `Origin` or `Host`.
     ForeignOrigin = "foreign_origin",

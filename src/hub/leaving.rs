@@ -16,13 +16,17 @@ pub type Pending<'f> = Pin<Box<dyn Future<Output = ()> + Send + 'f>>;
 /// Something that is on its way to its end, or will be.
 pub trait Leaving: Send + Sync {
     /// Nothing of it is left.
-    fn is_done(&self) -> bool;
+    fn is_done(&self) -> bool {
+        true
+    }
 
     /// It goes down now.
-    fn end(&self);
+    fn end(&self) {}
 
     /// Waits until nothing of it is left.
-    fn done(&self) -> Pending<'_>;
+    fn done(&self) -> Pending<'_> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// Answers whatever is open in it with an error that says why.
     fn fail_open(&self, _why: &str) {}
@@ -38,8 +42,6 @@ impl Leaving for Flag {
     fn is_done(&self) -> bool {
         self.is_set()
     }
-
-    fn end(&self) {}
 
     fn done(&self) -> Pending<'_> {
         Box::pin(self.wait())
@@ -62,11 +64,6 @@ impl Leavers {
         let mut all = self.0.lock();
         all.retain(|one| !one.is_done());
         all.clone()
-    }
-
-    /// Nothing is on its way down that an upgrade would have to leave behind.
-    pub fn is_settled(&self) -> bool {
-        self.all().iter().all(|one| one.is_kept_over_upgrade())
     }
 
     /// Waits until nothing is on its way down that an upgrade would have to leave behind.

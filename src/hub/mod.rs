@@ -11,6 +11,7 @@ mod child;
 mod client;
 mod context;
 mod counters;
+mod error;
 mod exec;
 #[expect(clippy::module_inception, reason = "the assembly itself, above the floors of this folder")]
 mod hub;
@@ -26,6 +27,9 @@ mod sessions;
 mod shared;
 mod stop;
 mod upgrade;
+
+#[cfg(test)]
+mod tests;
 
 pub use client::endpoint::{Client, Endpoint, Headers};
 pub use client::outbox::Outbox;

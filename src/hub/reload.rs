@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use log::warn;
 
+use super::error::Error;
 use super::hub::Hub;
 use super::server::backend::Backend;
 use super::server::server::Server;
@@ -24,7 +25,7 @@ struct One {
 
 /// Starts what the plan adds and replaces. If a required server cannot start, nothing has changed and the error says
 /// why.
-pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepared, String> {
+pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepared, Error> {
     let mut starts = Vec::new();
     for name in plan.add.iter().chain(&plan.replace) {
         let Some(config) = new.servers.get(name).cloned() else { continue };
@@ -43,7 +44,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
         match outcome {
             Ok(()) => {}
             Err(why) if one.config.required => {
-                refused.push(format!("required server '{}' cannot start: {why}", one.server.name()));
+                refused.push((one.server.name().to_owned(), why.to_string()));
                 continue;
             }
             Err(why) => warn!("server '{}' cannot start yet: {why}", one.server.name()),
@@ -54,7 +55,7 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
         return Ok(prepared);
     }
     prepared.discard().await;
-    Err(refused.join("\n"))
+    Err(Error::Reload(refused))
 }
 
 impl Prepared {

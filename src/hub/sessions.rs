@@ -8,9 +8,9 @@ use super::client::endpoint::Client;
 use super::client::outbox::Outbox;
 use super::client::session::Session;
 use super::counters::Dropped;
+use super::error::Error;
 use super::hub::Hub;
 use super::server::server::Server;
-use crate::model::text::count;
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::wait::sleep;
@@ -25,22 +25,22 @@ impl Hub {
         server: &Arc<Server>,
         transport: Transport,
         owner: Option<Arc<str>>,
-    ) -> Result<Client, String> {
-        let refused = |limit: u32, of: &str| {
+    ) -> Result<Client, Error> {
+        let refused = |limit: u32, of: String| {
             self.ctx.counters.count(Dropped::Sessions);
-            Err(format!("{} at a time is the limit{of}; try again later", count(limit as usize, "session")))
+            Err(Error::Full { limit, of })
         };
         let limit = self.ctx.config().limits.sessions;
         if self.session_count.load(SeqCst) >= u64::from(limit) && !self.make_room(None) {
-            return refused(limit, " (limits.sessions)");
+            return refused(limit, " (limits.sessions)".to_owned());
         }
         if let Some(full) = server.full()
             && !(full.makes_room && self.make_room(Some(server)))
         {
-            return refused(full.limit, &format!(" of server '{}'", server.name()));
+            return refused(full.limit, format!(" of server '{}'", server.name()));
         }
         let kind = SessionKind::Lasting(transport);
-        let id = if kind.has_id() { random::id()? } else { String::new() };
+        let id = if kind.has_id() { random::id().map_err(Error::NoId)? } else { String::new() };
         let beginning = server.beginning(kind, id.clone(), owner, &[]);
         let session = Arc::new(Session::new(&self.ctx, self.ctx.next_session(), beginning));
         let client = server.open(session);

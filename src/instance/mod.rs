@@ -56,7 +56,7 @@ impl Instance {
         net.close_listeners();
         self.hub.begin_drain();
         self.hub.ctx.end_drain.set();
-        // Whoever asks again while children go down does not want to wait for their grace times.
+        // Who asks again while children go down does not want to wait for their grace times.
         let impatient = async {
             while let Some(signal) = signals.next().await {
                 match signal {
@@ -295,7 +295,7 @@ impl Instance {
         }
     }
 
-    /// Orphans without a mark that we inherited: no child of ours lives any more, so they are nobody's. Their own
+    /// Orphans without a mark that we inherited: no child of ours lives any more, so they belong to none. Their own
     /// children become ours in turn, hence the loop; its bound is for what the kernel cannot end.
     fn end_strangers(&self) {
         for _ in 0..100 {

@@ -1,6 +1,6 @@
 //! Observes the instance: its health and who is told of it, the last hour, and what happened last.
 //!
-//! Whoever looks at the instance makes the observation, so what is read is never old; a timer does it for nobody. What is
+//! Each look at the instance makes an observation, so what is read is never old; a timer looks where no client does. What is
 //! good or bad is decided by [`crate::model::health`].
 
 use std::collections::VecDeque;
@@ -60,7 +60,7 @@ impl Monitor {
         }
     }
 
-    /// Looks at the instance and adds its health; gives what somebody should be told. One look at a time, so that no
+    /// Looks at the instance and adds its health; gives what an administrator should be told. One look at a time, so that no
     /// older one comes after a newer one.
     pub fn look(&self, facts: impl FnOnce() -> Status, limits: &Limits<'_>) -> (Status, Vec<Alert>) {
         let mut state = self.state();
@@ -69,7 +69,7 @@ impl Monitor {
         let readings = readings(&status, limits);
         let mut alerts = Vec::new();
         if matches!(status.state, InstanceState::Draining | InstanceState::Stopped) {
-            // Whoever stops it knows.
+            // The one who stops it knows.
             let mut book = state.book.clone();
             book.step(status.uptime_seconds, &readings);
             book.tell(&mut status);

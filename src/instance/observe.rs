@@ -16,7 +16,7 @@ use crate::rt::wait::sleep;
 const LOOK: Duration = Duration::from_secs(10);
 
 impl Instance {
-    /// Tells of alerts: the log, whoever the configuration names, and the status file.
+    /// Tells of alerts: the log, the command of `on_event`, and the status file.
     pub(super) fn announce_alerts(&self, alerts: &[Alert]) {
         for alert in alerts {
             let text = match alert.server {

@@ -110,7 +110,7 @@ impl Instance {
         let opened = net.open(&plan.open, new.next_ports, &plan.close).await.map_err(|failure| failure.text)?;
         let log = self.log.prepare(&new.log);
         let log = log.map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
-        let prepared = prepare(&self.hub, &plan, &new).await?;
+        let prepared = prepare(&self.hub, &plan, &new).await.map_err(|e| e.to_string())?;
         if self.hub.ctx.draining.is_set() {
             prepared.discard().await;
             return Err("the daemon is shutting down".to_owned());

@@ -93,7 +93,7 @@ pub struct Instance {
     pub(super) come: OnceLock<Come>,
 }
 
-/// What an instance has from whoever started it.
+/// What an instance has from the steps before the runtime.
 pub struct Start {
     pub source: Source,
     pub texts: Vec<Text>,
@@ -106,7 +106,7 @@ pub struct Start {
     pub foreground: bool,
     pub program: Program,
     pub guard: (i32, i32),
-    /// Descriptors of whoever started the program, which are not ours.
+    /// Descriptors of the process that started the program, which are not ours.
     pub inherited: Vec<i32>,
 }
 
@@ -184,7 +184,7 @@ impl Instance {
         self.hub.ctx.changed();
     }
 
-    /// Looks after the PID file, which somebody may have removed. In a thread: waiting for a lock would stop everything.
+    /// Looks after the PID file, which may have been removed. In a thread: waiting for a lock would stop everything.
     pub(super) fn watch_pid_file(self: Arc<Self>) {
         async_std::task::spawn(blocking(move || self.mend_pid_file()));
     }

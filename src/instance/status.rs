@@ -47,7 +47,7 @@ impl Instance {
         }
     }
 
-    /// How it is, with the health that follows from it; whoever should know of a change is told.
+    /// How it is, with the health that follows from it; an administrator is told of changes.
     pub(super) fn status(&self) -> Status {
         let config = self.hub.ctx.config();
         let sessions_of = |name: &str| match config.servers.get(name).map(|s| &s.kind)? {
@@ -77,7 +77,7 @@ impl Instance {
         Shown { running, history, news, log: self.log.last(), status }
     }
 
-    /// The same for whoever draws graphs of it.
+    /// Everything that a program needs which draws graphs.
     fn measured(&self) -> Measured {
         let second = self.hub.ctx.seconds();
         let of = |s: Arc<Server>| {

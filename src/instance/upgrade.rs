@@ -22,14 +22,14 @@ use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
 use crate::rt::process::environment;
-use crate::rt::wait::{sleep, timeout};
+use crate::rt::wait::timeout;
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
 use crate::sys::{reap, reexec};
 
 /// How long the new program may take to check the configuration.
 const CHECKING: Duration = Duration::from_secs(30);
-/// How long everything may take to come to rest. Most of it takes milliseconds; meanwhile nobody is served.
+/// How long everything may take to come to rest. Most of it takes milliseconds; meanwhile no client is served.
 const REST: Duration = Duration::from_secs(2);
 
 impl Instance {
@@ -47,12 +47,7 @@ impl Instance {
         }
         // Children of an earlier reload would have to be left behind.
         let patience = self.hub.ctx.config().drain_timeout + Duration::from_secs(10);
-        let settled = async {
-            while !self.hub.ctx.leaving.is_settled() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        if timeout(patience, settled).await.is_none() {
+        if timeout(patience, self.hub.ctx.leaving.settled()).await.is_none() {
             return "children of the last reload are still going down; try again".to_owned();
         }
         self.hub.ctx.quiesce.turn(true);
@@ -102,7 +97,7 @@ impl Instance {
         let lock = self.lock.lock();
         let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
         let (guard, guard_pipe) = self.guard;
-        // Before that of `life`, which whoever looks at the instance wants as well.
+        // Before that of `life`, which each look at the instance wants as well.
         let observed = Observed { log: self.log.last(), ..self.monitor.save() };
         let life = self.life();
         let millis = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -169,7 +164,7 @@ impl Instance {
             // In front, because what stands behind "--" is a command.
             args: ["--test".to_owned()].into_iter().chain(args).collect(),
             env,
-            // It may be gone, and where all paths are absolute nobody needs it.
+            // It may be gone, and where all paths are absolute it is not needed.
             cwd: Some(self.source.cwd.clone()).filter(|dir| dir.is_dir()),
             stdin: false,
             umask: self.hub.ctx.config().umask.0,

@@ -29,7 +29,7 @@ impl Opened {
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
-        // Root follows no link that somebody else may have made.
+        // Root follows no link that another user may have made.
         let own = path.parent().and_then(|dir| dir.metadata().ok()).is_none_or(|dir| dir.uid() == 0);
         let strict = nix::unistd::Uid::effective().is_root() && !own;
         let flags = if strict { libc::O_NOFOLLOW } else { 0 };
@@ -82,7 +82,7 @@ impl Opened {
         match self.path.canonicalize() {
             Ok(real) => {
                 let (there, ours) = (fs::metadata(&real)?, self.file.metadata()?);
-                // Somebody else may have moved it, and made a new one.
+                // Another program may have moved it, and made a new one.
                 if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) {
                     move_away(&real, keep)?;
                 }
@@ -171,7 +171,7 @@ mod tests {
         let log = log.rotate(3).unwrap();
         log.write(b"new").unwrap();
         assert_eq!(names(dir.path()), pairs(&[("x.log", "new"), ("x.log.1", "old")]));
-        // Another file has the name: it is somebody's, and appended to.
+        // Another file has the name: it is another's, and appended to.
         fs::rename(&path, dir.path().join("x.log.2")).unwrap();
         fs::write(&path, "theirs\n").unwrap();
         log.rotate(3).unwrap().write(b"+").unwrap();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn after_a_line_that_was_cut_off_the_next_one_begins_anew() {
-        // A pipe that nobody reads is a disk with little room.
+        // A pipe that is not read is a disk with little room.
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
         let log = Opened { path: PathBuf::new(), file: write.into(), torn: AtomicBool::new(false) };
         let long = vec![b'x'; 1 << 20];

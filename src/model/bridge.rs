@@ -29,7 +29,7 @@ pub enum Naming {
     Prefix,
     /// As the server calls it; of two with the same name the first server's, in the order of their names.
     First,
-    /// The same in this order; those that are not named come behind.
+    /// Bare names; of servers with the same one, the first in this order has it. Servers that are not named come behind.
     Priority(Vec<String>),
     /// As the server calls it; what two servers have belongs to neither.
     Error,

@@ -10,7 +10,7 @@ use crate::model::text::count;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {
     NotRunning,
-    /// Its PID file is left, and nobody holds the lock.
+    /// Its PID file is left, and the lock is free.
     Dead,
     /// The lock is held, and there is no PID yet.
     Starting,

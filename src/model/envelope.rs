@@ -2,7 +2,7 @@
 //!
 //! A message is never parsed into a tree. One pass checks that the text is one JSON value (RFC 8259) and notes where
 //! the members of the envelope stand; everything else stays the bytes that were sent, so numbers beyond 2^53, key
-//! order, escapes and unknown members arrive unchanged. The scanner must not know who sends what to whom.
+//! order, escapes and unknown members arrive unchanged. The scanner must not know who sends a message, nor who gets it.
 //!
 //! A member named twice in a place that routing looks at is refused: two parsers could otherwise see two messages.
 

@@ -37,7 +37,7 @@ pub struct Handover {
     pub cwd: PathBuf,
     pub run_dir: PathBuf,
     pub foreground: bool,
-    /// Descriptors of whoever started the program: not ours, and to be left open.
+    /// Descriptors of the process that started the program: not ours, and to be left open.
     pub inherited: Vec<i32>,
     /// Where logs go, as it was settled at the start, and the log itself, in case it cannot be opened anew.
     pub log_dir: PathBuf,

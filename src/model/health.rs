@@ -1,9 +1,9 @@
-//! How well an instance and its servers are, and when somebody is to be told.
+//! How well an instance and its servers are, and when an administrator is to be told.
 //!
 //! [`readings`] turns a status document into what is measured, each with its limits; a [`Book`] remembers what is
 //! raised and gives the changes. Both are pure: the time is given. They must not know who reads or tells.
 //!
-//! Health is worse at once; it is better again only once a value has stayed well below its limit, so that nobody is told
+//! Health is worse at once; it is better again only once a value has stayed well below its limit, so that an administrator is not told
 //! of the same thing again and again. States of servers are as they are, at once in both directions.
 
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ pub struct Reading {
     pub value: f64,
     /// From where on it is degraded, and unhealthy.
     pub limits: (f64, f64),
-    /// Nobody is to be told: this passes, or is wanted.
+    /// An administrator is not told: this passes, or is wanted.
     pub quiet: bool,
     /// For a person, where it is not well.
     pub text: String,
@@ -153,7 +153,7 @@ fn of_server(server: &Server, limits: &Limits<'_>, all: &mut Vec<Reading>) {
         alerts.error_rate * 100.0
     );
     push(Check::ErrorRate, rate, (alerts.error_rate, alerts.error_rate_unhealthy), false, text);
-    // How long a command takes is the affair of whoever wants it to run.
+    // How long a command takes is the affair of the client that wants it to run.
     if let Some(p95) = alerts.p95.filter(|_| server.kind == "Stdio") {
         let limit = p95.as_secs_f64() * 1000.0;
         let value = if enough { recent.p95_ms } else { 0.0 };
@@ -198,7 +198,7 @@ struct Raised {
     level: Level,
     /// In seconds since the start.
     since: u64,
-    /// Somebody was told.
+    /// An administrator was told.
     told: bool,
     text: String,
 }
@@ -217,7 +217,7 @@ pub struct Change {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Book(BTreeMap<(Option<String>, Check), Raised>);
 
-/// See [`Book::save`].
+/// The troubles in a [`Book`], for the next program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     server: Option<String>,

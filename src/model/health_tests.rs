@@ -153,7 +153,7 @@ fn what_is_raised_is_told_once_and_cleared_when_it_is_well_below_its_limit() {
     book.step(900, &rate(10.0));
     let mut saved = Book::load(serde_json::from_str(&serde_json::to_string(&book.save()).unwrap()).unwrap());
     assert_eq!(saved, book);
-    // What nobody measures any more is over at once.
+    // What is not measured any more is over at once.
     let changes = saved.step(901, &[]);
     assert_eq!((changes.len(), changes[0].level, saved.is_empty()), (1, Healthy, true));
 }

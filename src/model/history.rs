@@ -48,7 +48,7 @@ impl History {
     }
 
     /// The hour up to the minute `running`, which may not be over: a place for each minute, the oldest first, and None
-    /// where nobody has looked. `read` picks whose point it is.
+    /// where the instance was not looked at. `read` picks whose point it is.
     pub fn hour(&self, running: &Minute, read: impl Fn(&Minute) -> Option<Point>) -> Vec<Option<Point>> {
         let mut places = vec![None; MINUTES];
         for minute in self.0.iter().chain([running]) {

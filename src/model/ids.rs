@@ -2,7 +2,7 @@
 //!
 //! Clients choose their ids without knowing of each other, so two of them use the same one, and one may use a number and
 //! a string that look alike. Towards a child each request has a number that is never used twice; its entry here says
-//! whose it is. A reply that finds no entry, because it is late or was never asked for, finds nobody.
+//! whose it is. A reply that finds no entry is late, or was never asked for.
 
 use std::collections::HashMap;
 
@@ -163,7 +163,7 @@ mod tests {
             let mut table: Table<Asked> = Table::default();
             // What the child has been sent: its id there, its token, and the serial. It answers cancelled ones as well.
             let mut child: Vec<(String, Option<String>, usize)> = Vec::new();
-            // What nobody wants an answer to any more.
+            // What is not to be answered any more.
             let mut over: Vec<usize> = Vec::new();
             for (serial, step) in steps.into_iter().enumerate() {
                 match step {
@@ -220,7 +220,7 @@ mod tests {
                         over.extend(table.take_where(|a| a.client == client).into_iter().map(|(_, a)| a.serial));
                     }
                     Step::Stray(id) => {
-                        // Nobody has asked this, or it is written in another way than ours.
+                        // This was not asked, or it is written in another way than ours.
                         if let Some(n) = number(&id) {
                             let known = child.iter().any(|(sent, ..)| *sent == id);
                             prop_assert!(known || table.get(n).is_none());

@@ -417,7 +417,7 @@ fn server(out: &mut String, margin: &str, name: &str, command: &Command) {
 }
 
 impl Imported {
-    /// What to tell whoever asked for it.
+    /// What to tell the user who asked for it.
     pub fn summary(&self) -> String {
         let more = match self.left_out {
             0 => String::new(),

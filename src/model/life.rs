@@ -5,9 +5,9 @@
 //!
 //! | state | what leads on |
 //! | --- | --- |
-//! | idle | somebody wants the child: start |
+//! | idle | the child is wanted: start |
 //! | starting | its handshake is answered: ready; it ends: back off |
-//! | ready | a ping is missed: unhealthy; nobody uses it (`OnDemand`): stop, then idle; it ends: back off |
+//! | ready | a ping is missed: unhealthy; it is not used (`OnDemand`): stop, then idle; it ends: back off |
 //! | unhealthy | a sign of life: ready; too many pings missed: stop, then back off |
 //! | backoff, failed | the time is over, or a reload: start |
 //! | ready, unhealthy | its settings have changed: replace |
@@ -31,7 +31,7 @@ pub struct Rules<'c> {
 /// Something that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody needs the child.
+    /// The child is needed.
     Wanted,
     /// It answered its handshake.
     Opened,
@@ -43,7 +43,7 @@ pub enum Event {
     Heard,
     /// It left a ping unanswered.
     Missed,
-    /// Nobody has used it for its idle time.
+    /// It was not used for its idle time.
     Unused,
     /// A reload: what failed may be tried again.
     Retry,
@@ -96,12 +96,12 @@ enum State {
     Stopped,
 }
 
-/// See the module.
+/// The life of a child's place: where it stands in the table.
 #[derive(Clone, Debug)]
 pub struct Life {
     state: State,
     history: History,
-    /// Somebody wanted it while it was being stopped.
+    /// It was wanted while it was being stopped.
     wanted: bool,
     /// Why it is not started again before something changes.
     verdict: Option<&'static str>,
@@ -165,7 +165,7 @@ impl Life {
                 (same, step)
             }
 
-            // It ended of itself, in order, and nobody needs it before somebody asks for it.
+            // It ended of itself, in order, and is not needed before the next request.
             (State::Ready, Event::Ended(Ended::Exited(0))) if rules.on_demand => (State::Idle, Step::Rest),
             (State::Starting | State::Ready | State::Unhealthy(_), Event::Ended(how)) => {
                 self.fall(how, rules, now, chance)

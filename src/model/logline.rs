@@ -6,7 +6,7 @@
 use log::Level;
 use serde::{Deserialize, Serialize};
 
-/// A line of the log, for whoever shows the last ones.
+/// A line of the log, for the page that shows the last ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// RFC 3339, UTC.
@@ -42,7 +42,7 @@ struct Json<'a> {
     message: std::borrow::Cow<'a, str>,
 }
 
-/// One JSON object on one line, without its end. `time` is RFC 3339; None where somebody else notes the time.
+/// One JSON object on one line, without its end. `time` is RFC 3339; None where another program notes the time.
 pub fn json(time: Option<&str>, level: Level, target: &str, message: &str) -> String {
     let (server, message) = server(message);
     let level = level.as_str().to_ascii_lowercase();
@@ -126,7 +126,7 @@ mod tests {
                 assert_eq!((mentions(&line, "a"), mentions(&line, "b")), (a, b), "{line}");
             }
         }
-        // What is no line of ours is nobody's.
+        // What is no line of ours has no server.
         assert!(!mentions("{\"level\":", "a") && !mentions("", "a") && mentions("x] server 'a'", "a"));
     }
 }

@@ -1,6 +1,6 @@
 //! Counts and times of requests, cheap enough for the hot path: a few relaxed atomic additions for each.
 //!
-//! Two spans of time are kept side by side: everything since the start, and the last minutes, for whoever wants to
+//! Two spans of time are kept side by side: everything since the start, and the last minutes, for those who want to
 //! know how it goes now. Time is given as whole seconds from any fixed start.
 
 use std::sync::OnceLock;
@@ -47,7 +47,7 @@ impl Default for Minute {
     }
 }
 
-/// See [`Meters::save`].
+/// A [`Meter`] in the handover document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
     total: u64,
@@ -212,7 +212,7 @@ impl Meters {
         self.there().map(one).collect()
     }
 
-    /// The same as the status document says it.
+    /// Each method in the form of the status document.
     pub fn methods(&self, second: u64) -> status::Methods {
         self.by_method(second).into_iter().map(|(method, sum)| (method.name().to_owned(), sum.method())).collect()
     }
@@ -350,7 +350,7 @@ impl Sum {
         }
     }
 
-    /// The same of one method.
+    /// One method in the form of the status document.
     pub fn method(&self) -> status::Method {
         status::Method {
             total: self.total(),

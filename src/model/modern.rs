@@ -16,9 +16,9 @@ pub const VERSION: &str = "2026-07-28";
 pub const HEADER_MISMATCH: i32 = -32020;
 /// The request needs a capability that its client does not declare.
 pub const MISSING_CAPABILITY: i32 = -32021;
-/// Nobody here speaks the version that the request names.
+/// The version that the request names is not spoken here.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
-/// What results that may be cached say when nobody knows how long.
+/// What results that may be cached say when it is not known how long.
 const UNCACHED: &str = r#""ttlMs":0,"cacheScope":"private","#;
 
 /// The most resources of one subscription.

@@ -28,7 +28,7 @@ pub enum ServerState {
     Ready,
     /// It does not answer pings; see `reason`.
     Unhealthy,
-    /// Not started, or stopped, because nobody needs it; the next request starts it.
+    /// Not started, or stopped, because it is not needed; the next request starts it.
     Idle,
     /// Ended, and waiting to be started again.
     Backoff,
@@ -44,7 +44,7 @@ pub enum ServerState {
 pub enum Level {
     #[default]
     Healthy,
-    /// It serves, and somebody should have a look.
+    /// It serves, and an administrator should have a look.
     Degraded,
     /// It does not serve as it should.
     Unhealthy,
@@ -209,7 +209,7 @@ pub struct Method {
     pub p99_ms: f64,
 }
 
-/// The same by method, as far as one has occurred.
+/// Requests by method, as far as one has occurred.
 pub type Methods = BTreeMap<String, Method>;
 
 /// What the kernel says of a process.
@@ -260,7 +260,7 @@ pub struct Server {
     pub process: Process,
 }
 
-/// Documents for the tests of whoever reads them.
+/// Documents for the tests of those that read them.
 #[cfg(test)]
 pub mod sample {
     use super::*;

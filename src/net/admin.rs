@@ -63,7 +63,7 @@ fn text(status: u16, body: &str) -> tide::Response {
     tide::Response::builder(status).content_type("text/plain; charset=utf-8").body(body).build()
 }
 
-/// The same answer for somebody who is not known: only whether it is so.
+/// An answer without its details, for a client that is not known: only whether it is so.
 pub fn without_detail(answer: Answer) -> Answer {
     let status = answer.status();
     plain(status, "text/plain; charset=utf-8", if status.is_success() { "ok\n" } else { "not ready\n" }.to_owned())

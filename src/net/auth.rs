@@ -10,7 +10,7 @@ use crate::model::config::Auth;
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
 
-/// Who asks; None where nobody is asked who he is. The error says what is missing.
+/// The principal who asks; None where there is no `auth`. The error says what is missing.
 pub fn principal(
     auth: Option<&Auth>,
     headers: &HeaderMap,
@@ -35,7 +35,7 @@ pub fn principal(
     }
 }
 
-/// The answer to somebody who is not known.
+/// The answer to a client that is not known.
 pub fn unauthorized(why: &str) -> Answer {
     let mut response = error(StatusCode::UNAUTHORIZED, None, jsonrpc::INVALID_REQUEST, why);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mcpdaemon\""));

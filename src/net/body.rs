@@ -58,7 +58,7 @@ pub struct Events {
     _guard: StreamGuard,
 }
 
-/// The way back for a request or a GET stream; dropping it tells the hub that nobody reads there any more.
+/// The way back for a request or a GET stream; dropping it tells the hub that it is not read any more.
 pub struct Reply {
     pub client: Client,
     pub outbox: Arc<Outbox>,
@@ -235,7 +235,7 @@ impl hyper::body::Body for Body {
             if outbox.overflowed() {
                 events.reply.client.session.ctx.counters.count(Dropped::SlowClients);
             }
-            // Whoever does not read is as good as gone.
+            // A client that does not read is as good as gone.
             events.reply.answered = !outbox.overflowed();
             events.done = true;
             events.reply.connection.idles();

@@ -120,7 +120,7 @@ impl Conn {
         self.heard.clone()
     }
 
-    /// A failure of the kind that nobody can act on is told in a few bytes, without waiting for the client.
+    /// A failure that the client cannot act on is told in a few bytes, without waiting for the client.
     pub fn refuse(&self, response: &str) {
         let _ = match &self.io {
             Io::Tcp(s) => s.get_ref().write(response.as_bytes()),

@@ -35,7 +35,7 @@ pub struct Connection {
 struct State {
     at: At,
     request: Asked,
-    /// Who asks; None where nobody is asked.
+    /// The principal who asks; None where there is no `auth`.
     who: Option<Arc<str>>,
     /// It is being brought to rest: what is dropped now is put here.
     parking: bool,

@@ -57,7 +57,7 @@ fn tcp(host: &str, port: u16, next: u16, share: bool) -> io::Result<Socket> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, why))
 }
 
-/// Who is to have the file of a socket; None for whoever makes it.
+/// The user who is to have the file of a socket; None for the one who makes it.
 fn owner(unix: &Unix) -> io::Result<Option<(u32, u32)>> {
     match (unix.user.as_deref(), unix.group.as_deref()) {
         (None, None) => Ok(None),
@@ -114,7 +114,7 @@ impl Listener {
         }
     }
 
-    /// See [`listen::share_port`].
+    /// Lets its port be used by another socket of ours, or not any more ([`listen::share_port`]).
     pub fn share_port(&self, share: bool) {
         if let Listener::Tcp(listener) = self {
             // If it fails, so does the bind that asked for it, with an error of its own.
@@ -134,7 +134,7 @@ impl Listener {
         }
     }
 
-    /// Nobody finds it any more.
+    /// New clients do not find it any more.
     pub fn close(&self) {
         if let Listener::Unix(_, file) = self {
             file.lock().take();

@@ -36,7 +36,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one for whoever accepts these types.
+    /// The format for a client that accepts these types.
     pub fn accepted(accept: &str) -> Format {
         match accept.contains("application/openmetrics-text") {
             true => Format::OpenMetrics,
@@ -65,7 +65,7 @@ pub fn text(measured: Measured, format: Format) -> String {
     }
 }
 
-/// The same in the older format: there a counter has its whole name in its description as well, and there is no end mark.
+/// Everything in the older format: there a counter has its whole name in its description as well, and there is no end mark.
 fn classic(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut help = None;

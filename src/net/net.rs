@@ -74,7 +74,7 @@ impl Net {
         });
     }
 
-    /// Gives the file of a Unix socket another mode and owner; whoever is connected stays.
+    /// Gives the file of a Unix socket another mode and owner; clients that are connected stay.
     pub fn touch(&self, old: &Listen, new: &Listen) -> Result<(), String> {
         let mut listeners = self.listeners.lock();
         let Listen::Unix(unix) = new else { return Ok(()) };
@@ -85,14 +85,14 @@ impl Net {
     }
 
     /// Opens the sockets of a new configuration while those of the old one are still open, and nothing if one of them
-    /// cannot be. The addresses that are about to be closed are in nobody's way, also where they overlap.
+    /// cannot be. The addresses that are about to be closed are in no address's way, also where they overlap.
     pub async fn open(&self, new: &[Listen], next: u16, closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
         let leaving: Vec<_> = {
             let listeners = self.listeners.lock();
             listeners.iter().filter(|l| closing.contains(&l.at)).map(|l| l.listener.clone()).collect()
         };
         let new = new.to_vec();
-        // Names are looked up, and whoever holds a port is searched for: that takes its time.
+        // Names are looked up, and the process that holds a port is searched for: that takes its time.
         blocking(move || {
             let open = |at: &Listen| {
                 let own: Vec<_> =
@@ -125,11 +125,11 @@ impl Net {
             };
             let Some(accepted) = stopped.or(frozen).or(async { Some(listener.accept().await) }).await else {
                 if !stop.is_set() {
-                    // Whoever comes waits in the queue of the kernel.
+                    // Clients that come wait in the queue of the kernel.
                     self.front.hub.ctx.quiesce.wait_off().await;
                     continue;
                 }
-                // Whoever is connected as the kernel sees it would get a reset: it is heard first.
+                // A client that is connected as the kernel sees it would get a reset: it is heard first.
                 while let Some(conn) = listener.waiting() {
                     self.admit(conn);
                 }

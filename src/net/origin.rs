@@ -16,7 +16,7 @@ pub fn refuse(
     // On a Unix socket there is no name that could be rebound.
     if let Some(local) = local {
         let Some(host) = host else { return Some("there is no Host header") };
-        // A literal address is no name, so nobody can rebind it.
+        // A literal address is no name, so it cannot be rebound.
         let own = name_of(host).trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == local);
         if !own && !listed(host, allow_hosts) {
             return Some("this Host is not in allow_hosts");

@@ -33,7 +33,7 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
     Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
 }
 
-/// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for whom.
+/// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for which user.
 pub fn is_preflight(request: &Request<Incoming>) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }

@@ -32,7 +32,7 @@ pub fn open(
     }
     let client = match front.hub.open_session(server, Transport::Sse, connection.who()) {
         Ok(client) => client,
-        Err(why) => return unavailable(None, &why),
+        Err(why) => return unavailable(None, &why.to_string()),
     };
     let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
     client.session.attach(outbox.clone());

@@ -73,7 +73,7 @@ fn session(
         .ok()
         .and_then(|n| front.hub.session(n))
         .filter(|c| Arc::ptr_eq(&c.session.server, &server.core.name));
-    // Somebody else's is not there, however he came by its id.
+    // A session of another principal is not there, however its id became known.
     let own = |s: &Session| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == connection.who();
     let Some(client) = found.filter(|c| own(&c.session)) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
@@ -186,7 +186,7 @@ async fn initialize(
 ) -> Answer {
     let client = match front.hub.open_session(server, Transport::Http, connection.who()) {
         Ok(client) => client,
-        Err(why) => return unavailable(e.get(&e.id), &why),
+        Err(why) => return unavailable(e.get(&e.id), &why.to_string()),
     };
     connection.opens_session();
     let mut unconfirmed = UnconfirmedSession(Some(client.clone()), connection.clone());

@@ -86,12 +86,12 @@ pub fn upgrade(
         Ok(client) => Ok(client),
         // A client of the executor's own protocol learns it there.
         Err(why) if !mcp && server.greeting().is_some() => Err(why),
-        Err(why) => return unavailable(None, &why),
+        Err(why) => return unavailable(None, &why.to_string()),
     };
     // On the bridge it takes one of the executor's places from now on.
     let client = client.and_then(|client| match (mcp, client.endpoint.take_place(&client.session)) {
         (false, Err(why)) => {
-            front.hub.end_session(&client, &why);
+            front.hub.end_session(&client, &why.to_string());
             Err(why)
         }
         _ => Ok(client),
@@ -115,7 +115,7 @@ pub fn upgrade(
                 serve(&front, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
             }
             (Ok(client), None) => front.hub.end_session(&client, "its WebSocket did not open"),
-            (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why).await,
+            (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why.to_string()).await,
             (Err(_), None) => {}
         }
         drop(connection);
@@ -389,7 +389,7 @@ impl Driver {
                 Poll::Pending if self.outbox.poll_overflowed(cx).is_ready() => return Err(self.too_slow()),
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(())) => {
-                    // What was queued meanwhile has woken nobody: ask the outbox again.
+                    // What was queued meanwhile has not woken this task: ask the outbox again.
                     self.flushing = false;
                     moved = true;
                 }
@@ -456,6 +456,7 @@ impl Driver {
                 self.close(CloseCode::Away, "the daemon is shutting down");
                 let _ = self.poll_outgoing(cx)?;
             } else {
+                // Looked at again and again, in a drain alone: a request that ends without an answer wakes no connection.
                 self.timer.set_after(Duration::from_millis(10));
             }
         }

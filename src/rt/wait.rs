@@ -11,6 +11,26 @@ use async_io::Timer;
 use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
 
+/// The time, and waiting for it: the system's, or one that a test moves.
+pub trait Clock: Send + Sync {
+    fn now(&self) -> Instant;
+
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// The monotonic clock of the system (clock_gettime(2), CLOCK_MONOTONIC).
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(sleep(time))
+    }
+}
+
 /// A fact that becomes true once and stays so.
 #[derive(Debug, Default)]
 pub struct Flag {
@@ -68,7 +88,7 @@ impl Switch {
     }
 }
 
-/// See [`Switch::watch`].
+/// A [`Switch`] that is followed from inside of a poll function.
 pub struct Watch<'s> {
     switch: &'s Switch,
     listener: EventListener,

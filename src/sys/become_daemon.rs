@@ -89,7 +89,7 @@ fn hear(pipe: OwnedFd) -> Side {
     }
 }
 
-/// umask and working directory: away from a mount that somebody may want to unmount.
+/// umask and working directory: away from a mount that may have to be unmounted.
 pub fn settle(mask: u32, foreground: bool) -> io::Result<()> {
     set_umask(mask);
     if !foreground {
@@ -104,7 +104,7 @@ pub fn set_umask(mask: u32) {
 }
 
 impl Readiness {
-    /// For a start in the foreground: there is nobody to tell but the log.
+    /// For a start in the foreground: only the log is told.
     pub fn foreground() -> Readiness {
         Readiness(None)
     }
@@ -117,7 +117,7 @@ impl Readiness {
         }
     }
 
-    /// Says why it does not. True when there was somebody to tell.
+    /// Says why it does not. True when a process waited to be told.
     pub fn failed(&mut self, failure: &Failure) -> bool {
         self.0.take().is_some_and(|mut pipe| say(&mut pipe, failure.exit.code(), &failure.text).is_ok())
     }

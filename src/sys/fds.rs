@@ -80,7 +80,7 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     if copy < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+    // SAFETY: the kernel just gave us this descriptor, no other value owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 

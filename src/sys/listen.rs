@@ -23,7 +23,7 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpListener),
-    /// With its file, unless that is somebody else's.
+    /// With its file, unless that is another's.
     Unix(UnixListener, Option<SocketFile>),
 }
 
@@ -31,7 +31,7 @@ pub enum Socket {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: a file that somebody else has put in its place is not ours.
+    /// Device and inode: a file that another process has put in its place is not ours.
     identity: (u64, u64),
 }
 
@@ -80,14 +80,14 @@ pub fn share_port(listening: &impl AsFd, share: bool) -> io::Result<()> {
     Ok(setsockopt(listening, sockopt::ReusePort, &share)?)
 }
 
-/// A socket file that a dead process left is replaced; one that somebody serves is not. It gets a mode, and an owner if
+/// A socket file that a dead process left is replaced; one that a process serves is not. It gets a mode, and an owner if
 /// one is given.
 pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Socket> {
     if let Ok(meta) = std::fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file of another kind at this path"));
         }
-        // Without waiting: whoever serves it may be too busy to accept (unix(7): EAGAIN).
+        // Without waiting: the process that serves it may be too busy to accept (unix(7): EAGAIN).
         let probe =
             socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         if connect(probe.as_raw_fd(), &UnixAddr::new(path)?) != Err(Errno::ECONNREFUSED) {

@@ -1,4 +1,4 @@
-//! What whoever started the program handed to it: sockets (sd_listen_fds(3)), a place for notifications (sd_notify(3)), a
+//! What the process that started the program handed to it: sockets (sd_listen_fds(3)), a place for notifications (sd_notify(3)), a
 //! descriptor for readiness (s6). Taken once, before anything else; the environment is cleared of it, so that no child
 //! takes it for its own.
 
@@ -22,7 +22,7 @@ pub const HANDOVER: &str = "MCPDAEMON_HANDOVER";
 /// Its value where the program is only asked whether it would understand.
 pub const CHECK: &str = "check";
 
-/// See the module.
+/// What was handed over at the start.
 #[derive(Debug, Default)]
 pub struct Passed {
     /// Sockets with their names.

@@ -29,9 +29,9 @@ pub struct PidFile {
 /// Why the lock could not be had.
 #[derive(Debug)]
 pub enum Refused {
-    /// Somebody holds it; with the number in the file, once there is one.
+    /// A process holds it; with the number in the file, once there is one.
     Running(Option<Pid>),
-    /// The process with the number in the file is dead, and somebody else holds the lock: whoever may read the file can.
+    /// The process with the number in the file is dead, and another process holds the lock: each that may read the file can.
     Locked(Option<String>),
     Io(io::Error),
 }
@@ -103,11 +103,11 @@ impl PidFile {
     }
 }
 
-/// Opens a PID file, and nothing that stands in its place: what a link leads to is somebody else's, and a folder can be
+/// Opens a PID file, and nothing that stands in its place: what a link leads to is another's, and a folder can be
 /// opened and locked as well.
 fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
     let other = || io::Error::other("no daemon has made it, for it is no regular file; remove it");
-    // Of a FIFO, a plain open would wait for somebody to write to it.
+    // Of a FIFO, a plain open would wait for a writer.
     match how.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path) {
         Ok(file) if file.metadata()?.is_file() => Ok(file),
         Ok(_) => Err(other()),
@@ -162,7 +162,7 @@ fn number(file: &File) -> Option<Pid> {
 pub enum Probe {
     /// There is no file, or one that was emptied in place of being removed.
     Absent,
-    /// There is a file, and nobody holds its lock.
+    /// There is a file, and its lock is free.
     Stale,
     /// The lock is held, but there is no number yet.
     Starting,
@@ -203,7 +203,7 @@ pub fn probe(path: &Path) -> io::Result<Probe> {
 }
 
 /// Whether a process has the PID file open. In another PID namespace (a container with a shared run directory) the
-/// number means somebody else, who must not be signalled. A process that we may not look into we may not signal
+/// number means another process, which must not be signalled. A process that we may not look into we may not signal
 /// either; only the first process is never believed unseen.
 fn holds(pid: Pid, file: &File) -> bool {
     let Ok(wanted) = file.metadata() else { return false };

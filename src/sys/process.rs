@@ -53,7 +53,7 @@ pub fn command_line(pid: Pid) -> Option<String> {
 }
 
 /// What the kernel says of processes, together; with everything that they have started if `family` says so. What has
-/// ended counts for nothing, also if nobody has reaped it yet.
+/// ended counts for nothing, also if it was not reaped yet.
 pub fn usage(pids: &[i32], family: bool) -> crate::model::status::Process {
     let mut sum = crate::model::status::Process::default();
     // SAFETY: sysconf(3) only reads.
@@ -131,7 +131,7 @@ pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duratio
 }
 
 /// Ends what a child left behind: what bears its mark, and what is still in its process group with its environment
-/// cleared. Its leader must not have been reaped yet, so that nobody else can have the group's number.
+/// cleared. Its leader must not have been reaped yet, so that no other process can have the group's number.
 pub fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     let in_group = |pid| stat(pid).is_some_and(|s| s[0] != "Z" && s.get(2) == Some(&leader.to_string()));
     end_all(|pid| in_group(pid) || mark(pid).as_deref() == Some(own), grace, limit)

@@ -1,4 +1,4 @@
-//! Reaping: which children are waited for by somebody, and a sweep for the others.
+//! Reaping: which children are waited for, and a sweep for the others.
 //!
 //! As a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) or as PID 1, the daemon inherits the orphans of its children. A
 //! blind waitpid(-1) would steal the statuses that a supervisor waits for, so known children are left alone.
@@ -37,7 +37,7 @@ pub fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid
     started
 }
 
-/// Notes a child that somebody waits for.
+/// Notes a child that is waited for.
 pub fn know(pid: Pid) {
     known().get_or_insert_default().insert(pid);
 }
@@ -47,9 +47,9 @@ pub fn forget(pid: Pid) {
     known().get_or_insert_default().remove(&pid);
 }
 
-/// Reaps ended children that nobody waits for. Gives the adopted ones that still live.
+/// Reaps ended children that are not waited for. Gives the adopted ones that still live.
 ///
-/// While a process is being started, which takes its time where memory is short, the sweep is put off and nobody waits.
+/// While a process is being started, which takes its time where memory is short, the sweep is put off and no task waits.
 pub fn sweep() -> Vec<Pid> {
     let Some(mut known) = KNOWN.try_lock() else {
         PUT_OFF.store(true, SeqCst);

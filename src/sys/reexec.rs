@@ -38,7 +38,7 @@ impl Program {
     }
 }
 
-/// A document in memory that nobody can change any more (memfd_create(2)).
+/// A document in memory that cannot be changed any more (memfd_create(2)).
 pub fn document(bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create(c"mcpdaemon-handover", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(fd);

@@ -26,7 +26,7 @@ pub struct Spec {
     pub umask: u32,
     /// The soft limit of open files; programs that use select(2) break with more than they expect.
     pub nofile: u64,
-    /// As whom it runs and what it may take.
+    /// The user that it runs as and what it may take.
     pub confine: Confine,
 }
 
@@ -72,7 +72,7 @@ pub fn spawn(spec: &Spec) -> io::Result<Started> {
     Ok(Started { pid, handle, stdin, stdout, stderr })
 }
 
-/// Ends a child that nobody can watch, for lack of descriptors: it has done nothing yet.
+/// Ends a child that cannot be watched, for lack of descriptors: it has done nothing yet.
 pub fn end_unwatched(pid: Pid) {
     let _ = killpg(pid, Signal::SIGKILL);
     let _ = nix::sys::wait::waitpid(pid, None);

@@ -16,11 +16,11 @@ pub enum Woken {
     /// A file of the folder was changed, or the time is over.
     Look,
     Signal(Signal),
-    /// Nobody reads standard output any more.
+    /// Standard output is not read any more.
     Unread,
 }
 
-/// What is waited for; by default only the end of whoever reads standard output.
+/// What is waited for; by default only the end of the process that reads standard output.
 #[derive(Default)]
 pub struct Watch {
     /// None where the kernel has none left, or no such folder: then the time has to do.

@@ -7,18 +7,15 @@ use super::known::Catalogue;
 use super::session::{Bridge, BridgeSession};
 use crate::hub::client::call::Call;
 use crate::hub::client::endpoint::{Answer, Endpoint};
-use crate::hub::client::restored::Restored;
-use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
-use crate::hub::client::subscription::{LISTS, Subscription, Wanted};
-use crate::hub::leaving::{Leaving, Pending};
+use crate::hub::client::subscription::LISTS;
+use crate::hub::error::Error;
+use crate::hub::leaving::Leaving;
 use crate::hub::server::backend::{Backend, Opened};
 use crate::hub::server::core::Core;
 use crate::hub::server::servers::Servers;
 use crate::model::bridge::{Item, List, Naming};
-use crate::model::config;
 use crate::model::envelope::{Envelope, quote};
-use crate::model::handover;
 use crate::model::modern::Era;
 use crate::model::status::ServerState;
 use crate::sys::lock::Lock;
@@ -76,37 +73,11 @@ impl Whole {
 }
 
 /// It lasts as long as the daemon, and has nothing that could go on.
-impl Leaving for Whole {
-    fn is_done(&self) -> bool {
-        true
-    }
-
-    fn end(&self) {}
-
-    fn done(&self) -> Pending<'_> {
-        Box::pin(async {})
-    }
-}
+impl Leaving for Whole {}
 
 impl Backend for Whole {
-    fn run(&self, _again: bool) {}
-
-    fn replaced(&self) {}
-
-    fn retire(&self) {}
-
-    fn retired(&self) -> Answer<'_, ()> {
-        Box::pin(async {})
-    }
-
-    fn adjust(&self, _config: &config::Server) {}
-
     fn condition(&self) -> Option<(ServerState, Option<String>)> {
         Some((ServerState::Ready, None))
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        Vec::new()
     }
 
     fn open(&self, opened: Opened<'_>) -> Option<Arc<dyn Endpoint>> {
@@ -118,18 +89,8 @@ impl Backend for Whole {
         Some(call)
     }
 
-    fn ready<'a>(&'a self, _session: &'a Arc<Session>, _era: Era) -> Answer<'a, Result<(), String>> {
-        Box::pin(async { Err("the session has ended".to_owned()) })
-    }
-
-    fn notification(&self, _session: &Session, _e: &Envelope<'_>) {}
-
-    fn honour(&self, _session: &Session, _wanted: &Wanted) -> Option<Arc<Subscription>> {
-        None
-    }
-
-    fn cancel(&self, _wanted: &dyn Fn(&Call) -> bool, _why: &str) -> Vec<Call> {
-        Vec::new()
+    fn ready<'a>(&'a self, _session: &'a Arc<Session>, _era: Era) -> Answer<'a, Result<(), Error>> {
+        Box::pin(async { Err(Error::SessionEnded) })
     }
 
     fn list<'a>(
@@ -137,11 +98,7 @@ impl Backend for Whole {
         _session: &'a Arc<Session>,
         _list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-
-    fn save(&self, _saver: &mut Saver, _into: &mut handover::Server) {}
-
-    fn restore(&self, _saved: handover::Server, _restored: &Restored) {}
 }

@@ -10,6 +10,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::server::server::Server;
 use crate::model::bridge::{Item, List, child_id};
 use crate::model::envelope::{self, Envelope, spliced};
@@ -144,19 +145,15 @@ impl Endpoint for BridgeSession {
         _session: &'a Arc<Session>,
         _list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async { Ok(Vec::new()) })
-    }
-
-    fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {
-        Box::pin(async { None })
     }
 
     fn greeting(&self) -> Option<String> {
         self.executing()?.greeting()
     }
 
-    fn take_place(&self, _session: &Arc<Session>) -> Result<(), String> {
+    fn take_place(&self, _session: &Arc<Session>) -> Result<(), Error> {
         match self.executing() {
             Some(server) => self.part(&server).map(drop),
             None => Ok(()),

@@ -11,6 +11,7 @@ use super::session::BridgeSession;
 use crate::hub::client::call::Call;
 use crate::hub::client::endpoint::{Endpoint, Later};
 use crate::hub::client::subscription::LISTS;
+use crate::hub::error::Error;
 use crate::hub::server::server::Server;
 use crate::model::bridge::{List, Merged, page};
 use crate::model::envelope::{Envelope, decode, member};
@@ -95,7 +96,7 @@ impl BridgeSession {
             part.endpoint.list(&part.session, list, patient).await
         };
         // Nothing that is asked of a server in vain keeps the others waiting for long.
-        let outcome = timeout(PATIENCE, asking).await.unwrap_or_else(|| Err("it did not answer in time".to_owned()));
+        let outcome = timeout(PATIENCE, asking).await.unwrap_or(Err(Error::Unanswered));
         if session.is_ended() && own {
             return;
         }

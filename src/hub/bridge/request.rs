@@ -241,7 +241,7 @@ impl BridgeSession {
         let part = match self.part(&server) {
             Ok(part) => part,
             Err(why) => {
-                call.error(jsonrpc::REFUSED, &why);
+                call.error(jsonrpc::REFUSED, &why.to_string());
                 return None;
             }
         };

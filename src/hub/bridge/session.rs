@@ -8,6 +8,7 @@ use super::known::{Catalogue, Known};
 use crate::hub::client::endpoint::Client;
 use crate::hub::client::session::{Session, Whole};
 use crate::hub::client::subscription::{Change, LISTS};
+use crate::hub::error::Error;
 use crate::hub::server::core::Core;
 use crate::hub::server::server::Server;
 use crate::hub::server::servers::Servers;
@@ -154,11 +155,11 @@ impl BridgeSession {
     }
 
     /// Its part at a server, opened where there is none. The error says which limit is reached.
-    pub fn part(&self, server: &Arc<Server>) -> Result<Client, String> {
+    pub fn part(&self, server: &Arc<Server>) -> Result<Client, Error> {
         let whole = self.session.upgrade().filter(|s| !s.is_ended());
         let mut parts = self.parts.lock();
         // What was asked for it may end later than itself.
-        let Some(whole) = whole.filter(|s| !s.is_ended()) else { return Err("the session has ended".to_owned()) };
+        let Some(whole) = whole.filter(|s| !s.is_ended()) else { return Err(Error::SessionEnded) };
         let fits = |p: &&Client| {
             let part = &p.session;
             !part.is_ended() && Arc::ptr_eq(&part.server, &server.core.name) && part.is_modern() == whole.is_modern()

@@ -88,7 +88,7 @@ pub struct Child {
     pub(super) stderr_eof: Flag,
     /// The process itself has ended; what it leaves behind may still be swept up.
     pub(super) exited: Flag,
-    /// Nothing of it is left, and nobody waits for it.
+    /// Nothing of it is left, and no request waits for it.
     pub(super) reaped: Flag,
     pub(super) ended: OnceLock<Ended>,
     /// We asked it to end.

@@ -22,7 +22,7 @@ use crate::sys::spawn::signal_group;
 /// How long a child that has closed its input or its output may go on without either.
 const SPEECHLESS: Duration = Duration::from_secs(1);
 
-/// Waits for a child's end, then sees to it that nothing of it is left and nobody waits for it.
+/// Waits for a child's end, then sees to it that nothing of it is left and no request waits for it.
 pub async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks: Vec<JoinHandle<()>>) {
     let speechless = async {
         // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or

@@ -19,7 +19,7 @@ pub enum Pong {
     Missed,
 }
 
-/// Waits for the next look, and looks; for ever where nobody is to be asked. A child that has spoken lately is left
+/// Waits for the next look, and looks; for ever where it is not to be asked. A child that has spoken lately is left
 /// alone, unless its health is `doubted`.
 pub async fn ping(child: &Child, health: Option<&Health>, doubted: bool) -> Pong {
     let Some(health) = health else { return std::future::pending().await };

@@ -1,6 +1,7 @@
 //! What a child has: its lists, and a resource, asked for the bridge.
 
 use super::child::Child;
+use crate::hub::error::Error;
 use crate::model::bridge::{Item, List, read_page};
 use crate::model::envelope::quote;
 use crate::model::{method, modern};
@@ -10,7 +11,7 @@ const PAGES: usize = 100;
 
 impl Child {
     /// All pages of a list. More than `limit` bytes are too many.
-    pub async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, String> {
+    pub async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
         if self.info().is_some_and(|info| !info.has(list.capability())) {
             return Ok(Vec::new());
         }
@@ -29,10 +30,10 @@ impl Child {
                 Err(why) => return Err(why),
             };
             let page = read_page(list, &result);
-            let (items, next) = page.ok_or_else(|| format!("its answer has no {}", list.member()))?;
+            let (items, next) = page.ok_or(Error::NoList { list: list.member() })?;
             bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
             if bytes > limit {
-                return Err("it has more of them than limits.reply allows".to_owned());
+                return Err(Error::LongList);
             }
             all.extend(items);
             cursor = next;
@@ -40,7 +41,7 @@ impl Child {
                 return Ok(all);
             }
         }
-        Err(format!("they have no end within {PAGES} pages"))
+        Err(Error::EndlessList { pages: PAGES })
     }
 
     /// A resource, as the result of `resources/read`; None if the child does not give it.

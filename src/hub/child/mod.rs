@@ -19,3 +19,6 @@ pub mod supervisor;
 pub mod upgrade;
 pub mod wire;
 pub mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use super::pending::Waiting;
 use super::wire::{append, one_line};
 use crate::hub::client::subscription::{LISTS, Subscription};
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::modern::ParamHeaders;
 use crate::model::out::Out;
@@ -58,7 +59,7 @@ impl Child {
     }
 
     /// The opening of the modern era (2026-07-28 server/discover). False if the child does not speak it.
-    pub async fn discover(&self) -> Result<bool, String> {
+    pub async fn discover(&self) -> Result<bool, Error> {
         let params = modern::own_meta(env!("CARGO_PKG_VERSION"));
         let Ok(result) = self.ask(method::DISCOVER, Some(&params)).await else { return Ok(false) };
         let Some(info) = modern::discovered(&result) else { return Ok(false) };

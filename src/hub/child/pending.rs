@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::hub::client::call::Call;
 use crate::hub::client::subscription::Subscription;
+use crate::hub::error::Error;
 use crate::hub::load::InFlight;
 use crate::model::ids::Table;
 
@@ -21,7 +22,7 @@ pub enum Waiting {
         /// It counts among what the child has open.
         _open: InFlight,
     },
-    Daemon(async_channel::Sender<Result<String, String>>),
+    Daemon(async_channel::Sender<Result<String, Error>>),
     /// Asked by the daemon, which does not care for the answer.
     Nobody,
     /// A subscription of the modern era, open until one side ends it.

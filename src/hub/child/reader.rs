@@ -1,6 +1,6 @@
 //! What a child says, on both of its outputs: replies find their request by its number, the rest goes to the observer.
 //!
-//! What a child does wrong (banners, huge lines, replies nobody asked for, silence) is survived, logged within bounds and
+//! What a child does wrong (banners, huge lines, replies that were not asked for, silence) is survived, logged within bounds and
 //! counted here.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::stderr;
 use super::wire::one_line;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
@@ -142,7 +143,7 @@ impl Child {
             Some(Waiting::Daemon(sender)) => {
                 let answer = match (e.get(&e.result), e.get(&e.error)) {
                     (Some(result), _) => Ok(one_line(e, result.to_owned())),
-                    (None, error) => Err(printable(error.unwrap_or(""), 500)),
+                    (None, error) => Err(Error::Answered(printable(error.unwrap_or(""), 500))),
                 };
                 let _ = sender.try_send(answer);
             }
@@ -210,7 +211,7 @@ impl Child {
         let waiting = self.pending().waiting.take(number);
         match waiting {
             Some(Waiting::Client { call, .. }) => call.error(jsonrpc::INTERNAL_ERROR, text),
-            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(text.to_owned()))),
+            Some(Waiting::Daemon(sender)) => drop(sender.try_send(Err(Error::Closed(text.to_owned())))),
             _ => {}
         }
     }

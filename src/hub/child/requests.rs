@@ -14,6 +14,7 @@ use super::pending::Waiting;
 use super::wire::append;
 use crate::hub::client::call::Call;
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope};
 use crate::model::modern::legacy_meta;
 use crate::model::text::duration;
@@ -119,12 +120,12 @@ impl Child {
     }
 
     /// Asks the child something for the daemon itself: the `result`, or why there is none.
-    pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, String> {
+    pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, Error> {
         let (sender, receiver) = async_channel::bounded(1);
         let number = {
             let mut pending = self.pending();
             if let Some((_, why)) = &pending.closed {
-                return Err(why.clone());
+                return Err(Error::Closed(why.clone()));
             }
             let number = pending.waiting.number();
             pending.waiting.enter(number, Waiting::Daemon(sender));
@@ -133,7 +134,7 @@ impl Child {
         };
         // Given up by its caller, it must not stay behind.
         let _forget = Forget(self, number);
-        receiver.recv().await.unwrap_or_else(|_| Err("it ended".to_owned()))
+        receiver.recv().await.unwrap_or_else(|_| Err(Error::Closed("it ended".to_owned())))
     }
 
     /// Takes the requests that fit out of the child's hands and tells it so; what their clients hear is the caller's
@@ -165,7 +166,7 @@ impl Child {
         for one in waiting {
             match one {
                 Waiting::Client { call, .. } => call.error(code, why),
-                Waiting::Daemon(sender) => drop(sender.try_send(Err(why.to_owned()))),
+                Waiting::Daemon(sender) => drop(sender.try_send(Err(Error::Closed(why.to_owned())))),
                 // Subscriptions go on with the next child.
                 Waiting::Nobody | Waiting::Subscription(_) | Waiting::Watch => {}
             }

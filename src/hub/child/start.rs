@@ -15,6 +15,7 @@ use super::end::wait_and_reap;
 use super::reader::{read, read_stderr};
 use super::writer::write;
 use crate::hub::context::{Context, Quiesce};
+use crate::hub::error::Error;
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
@@ -49,6 +50,12 @@ pub struct StartFailure {
     pub text: String,
     /// It answered the handshake, with an error.
     pub refused: bool,
+}
+
+impl From<StartFailure> for Error {
+    fn from(failure: StartFailure) -> Error {
+        Error::Start { how: failure.how, trouble: failure.text }
+    }
 }
 
 impl StartFailure {
@@ -168,14 +175,14 @@ impl Starter {
                 Some(flag) => flag.wait().await,
                 None => std::future::pending().await,
             }
-            Some(Err("it is not wanted any more".to_owned()))
+            Some(Err(Error::Unwanted))
         };
         let opened = async {
             match opening {
                 Opening::Initialize => child.initialize().await,
                 Opening::Discover => match child.discover().await? {
                     true => Ok(()),
-                    false => Err("it does not speak the modern era".to_owned()),
+                    false => Err(Error::NotModern),
                 },
             }
         };
@@ -211,10 +218,10 @@ impl Starter {
 
 impl Child {
     /// The handshake (2025-11-25 basic/lifecycle), then the child counts as ready.
-    async fn initialize(&self) -> Result<(), String> {
+    async fn initialize(&self) -> Result<(), Error> {
         let params = mcp::initialize_params(env!("CARGO_PKG_VERSION"));
         let result = self.ask(method::INITIALIZE, Some(&params)).await?;
-        let info = mcp::server_info(&result)?;
+        let info = mcp::server_info(&result).map_err(Error::NoHandshake)?;
         debug!("server '{}': speaks {}, is {}", self.server, info.revision, info.name());
         let _ = self.info.set(info);
         self.send_line(&jsonrpc::notification(method::INITIALIZED, None));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 use log::info;
@@ -20,12 +20,13 @@ use crate::model::restart::Ended;
 use crate::model::status::ServerState;
 use crate::model::text::duration;
 use crate::rt::random::jitter;
-use crate::rt::wait::{sleep, timeout};
+use crate::rt::wait::{Clock, timeout};
 
 /// Runs a slot, from its first child or from none. `again` says that this child takes the place of another.
-pub fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool) {
+pub fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool, clock: &Arc<dyn Clock>) {
     let Some(owner) = slot.owner.upgrade() else { return };
-    let supervisor = Supervisor { slot: slot.clone(), owner, child: first, replaces: again, trouble: None };
+    let (slot, clock) = (slot.clone(), clock.clone());
+    let supervisor = Supervisor { slot, owner, clock, child: first, replaces: again, trouble: None };
     async_std::task::spawn(supervisor.run());
 }
 
@@ -40,6 +41,7 @@ struct Trouble {
 struct Supervisor {
     slot: Arc<Slot>,
     owner: Arc<dyn Owner>,
+    clock: Arc<dyn Clock>,
     /// The child there is.
     child: Option<Arc<Child>>,
     /// A child was ready before.
@@ -51,7 +53,7 @@ impl Supervisor {
     async fn run(mut self) {
         let slot = self.slot.clone();
         let (mut life, mut step) = match self.child {
-            Some(_) => Life::adopt(Instant::now()),
+            Some(_) => Life::adopt(self.clock.now()),
             None => Life::begin(rules(&slot.config.get())),
         };
         if step == Step::Serve {
@@ -60,7 +62,7 @@ impl Supervisor {
         self.show(&life, step);
         while step != Step::Over {
             let Some(event) = self.carry_out(step, life.missed()).await else { continue };
-            step = life.on(event, rules(&slot.config.get()), Instant::now(), jitter());
+            step = life.on(event, rules(&slot.config.get()), self.clock.now(), jitter());
             match event {
                 Event::Opened => self.put_in_place(),
                 Event::Ended(how) if matches!(life.state(), ServerState::Backoff | ServerState::Failed) => {
@@ -101,10 +103,10 @@ impl Supervisor {
             }),
             Step::Wait(time) => {
                 let due = async {
-                    sleep(time).await;
+                    self.clock.sleep(time).await;
                     Event::Due
                 };
-                // Whoever wants it has to wait as well.
+                // A request that wants it has to wait as well.
                 Some(retired.or(slot.nudged(false)).or(due).await)
             }
             Step::Rest => Some(retired.or(slot.nudged(true)).await),

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::outbox::Outbox;
 use super::session::Session;
+use crate::hub::error::Error;
 use crate::hub::load::InFlight;
 use crate::model::config::Tools;
 use crate::model::envelope::{self, Envelope};
@@ -59,11 +60,11 @@ impl Call {
         id: &str,
         token: Option<&str>,
         reply: &Arc<Outbox>,
-    ) -> Result<Call, String> {
+    ) -> Result<Call, Error> {
         let limit = session.ctx.config().limits.in_flight;
         match session.load.enter_below(u64::from(limit)) {
             Some(open) => Ok(Call::with(session, method, id, token, reply, open)),
-            None => Err(format!("this session has {limit} unanswered requests already (limits.in_flight)")),
+            None => Err(Error::TooManyOpen { limit }),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Who answers a session.
 //!
 //! A session knows its client; its endpoint knows what stands behind: a server, a child of the session's own, or all
-//! servers as one. Whoever opens a session holds both, as a [`Client`].
+//! servers as one. The one who opens a session holds both, as a [`Client`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::saved::Saver;
 use super::session::Session;
 use super::subscription::{Subscription, Wanted};
+use crate::hub::error::Error;
 use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Tools};
 use crate::model::envelope::Envelope;
@@ -137,15 +138,13 @@ pub trait Endpoint: Send + Sync {
     // --- what the bridge asks ----------------------------------------------------------------------------------------
 
     /// A list of the server. Where a child is not there, it is waited for if `patient`.
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>>;
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool)
+    -> Answer<'a, Result<Vec<Item>, Error>>;
 
     /// A resource of the server; None where it has none of this URI, or no child to ask at the moment.
-    fn read<'a>(&'a self, session: &'a Arc<Session>, uri: &'a str) -> Answer<'a, Option<String>>;
+    fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {
+        Box::pin(async { None })
+    }
 
     // --- a protocol beside MCP ---------------------------------------------------------------------------------------
 
@@ -156,7 +155,7 @@ pub trait Endpoint: Send + Sync {
     }
 
     /// Takes one of the places that the server of such a protocol has; the error says that there is none.
-    fn take_place(&self, _session: &Arc<Session>) -> Result<(), String> {
+    fn take_place(&self, _session: &Arc<Session>) -> Result<(), Error> {
         Ok(())
     }
 

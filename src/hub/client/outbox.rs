@@ -106,7 +106,7 @@ impl Outbox {
         }
     }
 
-    /// The same outbox in another program.
+    /// The outbox of the program before.
     pub fn restore(saved: handover::Outbox) -> Outbox {
         let queue = VecDeque::from(saved.queue);
         let outbox = Outbox {
@@ -345,7 +345,7 @@ impl Outbox {
         .await
     }
 
-    /// Waits until at most so many bytes are queued, or nobody will ever read: for a producer that can wait.
+    /// Waits until at most so many bytes are queued, or they will never be read: for a producer that can wait.
     pub async fn room(&self, most: usize) {
         let roomy = || {
             let inner = self.lock();

@@ -16,7 +16,7 @@ use crate::sys::lock::{Guard, Lock};
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
 const KEPT: usize = 1 << 20;
-/// What all sessions together keep of long answers that nobody has fetched, in bytes.
+/// What all sessions together keep of long answers that were not fetched, in bytes.
 const KEPT_BY_ALL: usize = 128 << 20;
 /// What they keep now, as of the last look at each.
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -223,7 +223,7 @@ mod tests {
         let kept = sessions.iter().filter(|s| !s.all.is_empty()).count();
         assert!((5..=8).contains(&kept), "{kept}");
         drop(sessions);
-        // Finished streams make room, those that somebody waits for do not.
+        // Finished streams make room, those that are waited for do not.
         stream.outbox.close();
         for _ in 0..STREAMS {
             streams.open(Arc::new(Outbox::single(1)));

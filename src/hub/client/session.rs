@@ -38,7 +38,7 @@ pub struct Beginning {
     pub kind: SessionKind,
     /// The `Mcp-Session-Id`: 128 random bits. Empty where the connection is the session.
     pub id: String,
-    /// Whose it is; None where nobody is asked.
+    /// The principal whose it is; None where there is no `auth`.
     pub owner: Option<Arc<str>>,
     /// The name of the server that it is at.
     pub server: Arc<str>,
@@ -55,7 +55,7 @@ pub struct Session {
     /// The `Mcp-Session-Id`. Empty where the connection is the session.
     pub id: String,
     pub kind: SessionKind,
-    /// Whose it is; None where nobody is asked.
+    /// The principal whose it is; None where there is no `auth`.
     pub owner: Option<Arc<str>>,
     /// The name of the server that it is at.
     pub server: Arc<str>,

@@ -10,8 +10,7 @@ use crate::hub::client::outbox::Outbox;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
-use crate::hub::client::subscription::{Subscription, Wanted};
-use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::admit::{NO_TASKS, is_task};
 use crate::hub::server::backend::{Backend, Full, TakePlace};
@@ -20,7 +19,7 @@ use crate::model::bridge::{Item, List, read_page};
 use crate::model::config::{self, Kind};
 use crate::model::envelope::Envelope;
 use crate::model::mcp::ServerInfo;
-use crate::model::modern::{Era, Filter};
+use crate::model::modern::Era;
 use crate::model::{handover, jsonrpc};
 
 impl Leaving for Executor {
@@ -54,10 +53,6 @@ impl Backend for Executor {
 
     fn retire(&self) {
         self.finish();
-    }
-
-    fn retired(&self) -> Answer<'_, ()> {
-        Box::pin(self.idle())
     }
 
     fn adjust(&self, config: &config::Server) {
@@ -101,20 +96,6 @@ impl Backend for Executor {
         None
     }
 
-    fn ready<'a>(&'a self, _session: &'a Arc<Session>, _era: Era) -> Answer<'a, Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn notification(&self, _session: &Session, _e: &Envelope<'_>) {
-        self.ctx.counters.count(Dropped::UnownedNotifications);
-    }
-
-    /// It tells of no changes but those that a reload brings.
-    fn honour(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>> {
-        let honoured = Filter { tools: wanted.filter.tools, ..Filter::default() };
-        Some(Subscription::kept(session.number, wanted, honoured))
-    }
-
     fn cancel(&self, wanted: &dyn Fn(&Call) -> bool, _why: &str) -> Vec<Call> {
         self.cancel_where(wanted)
     }
@@ -132,7 +113,7 @@ impl Backend for Executor {
         _session: &'a Arc<Session>,
         list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async move {
             let page = read_page(list, &self.tools()).filter(|_| list == List::Tools);
             Ok(page.map(|(items, _)| items).unwrap_or_default())

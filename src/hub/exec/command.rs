@@ -26,7 +26,7 @@ const PIPE_SIZE: u64 = 1 << 20;
 pub enum Outcome {
     Ended(Ended),
     TimedOut(Duration),
-    /// Nobody wants the answer.
+    /// The answer is not wanted any more.
     Cancelled,
 }
 

@@ -16,6 +16,7 @@ use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::session::Session;
 use crate::hub::server::admit;
+use crate::hub::server::backend::TakePlace;
 use crate::model::config::server::Exec;
 use crate::model::envelope::Envelope;
 use crate::model::method::Method;
@@ -53,13 +54,7 @@ pub fn connected() -> String {
 
 impl Executor {
     /// Answers a request of this protocol. `place` takes one of the server's places for the session.
-    pub fn answer_beside(
-        &self,
-        session: &Arc<Session>,
-        e: &Envelope<'_>,
-        reply: &Arc<Outbox>,
-        place: &dyn Fn() -> Result<(), String>,
-    ) {
+    pub fn answer_beside(&self, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>, place: &TakePlace<'_>) {
         session.touch();
         session.note_use();
         let (method, id) = (Method::of(&e.method), e.get(&e.id).unwrap_or("null"));

@@ -13,9 +13,9 @@ use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::model::envelope::quote;
 use crate::model::handover::{self, Bytes};
-use crate::model::jsonrpc;
 use crate::model::out::Out;
 use crate::model::text::head;
+use crate::model::{jsonrpc, method};
 use crate::rt::wait::timeout;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::passed;
@@ -285,7 +285,7 @@ impl Kept {
             let total = progress.bytes.fetch_add((until - from) as u64, SeqCst) + (until - from) as u64;
             let token = &progress.token;
             let params = format!(r#"{{"progressToken":{token},"progress":{total},"message":{text}}}"#);
-            let text = jsonrpc::notification("notifications/progress", Some(&params));
+            let text = jsonrpc::notification(method::PROGRESS, Some(&params));
             progress.reply.push(Out::notice(text));
             from = until;
         }

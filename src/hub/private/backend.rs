@@ -18,6 +18,7 @@ use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
+use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::backend::{Backend, Full, Opened};
 use crate::hub::server::core::Core;
@@ -49,7 +50,7 @@ impl PerSession {
         self.core.ctx.leaving.note(own.clone());
         // One that is there already is no news for its client.
         let again = first.is_none() && own.state().again;
-        supervisor::run(&own.slot, first, again);
+        supervisor::run(&own.slot, first, again, &self.core.ctx.clock);
     }
 }
 
@@ -76,7 +77,7 @@ impl Leaving for PerSession {
 }
 
 impl Backend for PerSession {
-    fn prepare(&self, umask: Mode) -> Answer<'_, Result<(), String>> {
+    fn prepare(&self, umask: Mode) -> Answer<'_, Result<(), Error>> {
         self.shared.prepare(umask)
     }
 
@@ -190,7 +191,7 @@ impl Backend for PerSession {
         self.shared.request(call, e, era)
     }
 
-    fn ready<'a>(&'a self, session: &'a Arc<Session>, era: Era) -> Answer<'a, Result<(), String>> {
+    fn ready<'a>(&'a self, session: &'a Arc<Session>, era: Era) -> Answer<'a, Result<(), Error>> {
         self.shared.ready(session, era)
     }
 
@@ -241,7 +242,7 @@ impl Backend for PerSession {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         self.shared.list(session, list, patient)
     }
 

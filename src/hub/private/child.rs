@@ -22,6 +22,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::model::bridge::{Item, List};
 use crate::model::config::server::Stdio;
@@ -54,7 +55,7 @@ pub struct PrivateChild {
 #[derive(Default)]
 pub struct State {
     /// Why there is no child, and will be none.
-    pub failed: Option<String>,
+    pub failed: Option<Error>,
     /// The params of the client's `initialize`.
     pub initialize_params: Option<String>,
     /// Its client has shaken hands before, here or with the bridge: a new child hears of it.
@@ -125,10 +126,10 @@ impl PrivateChild {
     }
 
     /// The child once it is there, or why it will not be.
-    async fn ready(&self) -> Result<Arc<Child>, String> {
+    async fn ready(&self) -> Result<Arc<Child>, Error> {
         let check = || self.child().map(Ok).or_else(|| self.state().failed.clone().map(Err));
         let found = timeout(self.config.get().start_timeout, until(&self.changed, check)).await;
-        found.unwrap_or_else(|| Err("the session's child is not there yet".to_owned()))
+        found.unwrap_or_else(|| Err(Error::PrivateChildLate))
     }
 
     /// Notes what a new child would have to hear again.
@@ -175,7 +176,7 @@ impl PrivateChild {
             async move {
                 match me.upgrade() {
                     Some(own) => own.ready().await,
-                    None => Err("the session has ended".to_owned()),
+                    None => Err(Error::SessionEnded),
                 }
             }
         };
@@ -209,16 +210,19 @@ impl PrivateChild {
             for uri in uris {
                 child.send_request(method::RESOURCES_SUBSCRIBE, &mcp::uri_params(&uri));
             }
-            Ok::<(), String>(())
+            Ok::<(), Error>(())
         };
         let over = async {
             self.slot.retired.wait().await;
-            Err("its session is over".to_owned())
+            Err(Error::SessionEnded)
         };
         match timeout(self.config.get().start_timeout, repeat.or(over)).await {
             Some(Ok(())) => Ok(child),
             outcome => {
-                let why = outcome.map_or("it did not answer".to_owned(), |o| o.err().unwrap_or_default());
+                let why = match outcome {
+                    Some(Err(why)) => why.to_string(),
+                    _ => "it did not answer".to_owned(),
+                };
                 child.stop(&self.config.get().stop).await;
                 let text = format!("its handshake failed: {why}");
                 Err(StartFailure { refused: true, ..StartFailure::not_ready(text) })
@@ -383,7 +387,7 @@ impl Endpoint for PrivateChild {
         _session: &'a Arc<Session>,
         list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async move {
             let limit = self.spares.core.ctx.config().limits.reply.bytes();
             self.ready().await?.list(list, limit).await

@@ -12,6 +12,7 @@ use crate::hub::child::wire::one_line;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::Change;
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::model::bridge::client_id;
 use crate::model::envelope::{Envelope, decode, spliced};
 use crate::model::modern::Era;
@@ -136,7 +137,8 @@ impl Owner for PrivateChild {
         match (how.state, how.next_start, how.verdict) {
             (ServerState::Failed, None, Some(why)) => {
                 warn!("server '{name}': a session's child is not started again: {trouble} ({why})");
-                self.state().failed = Some(format!("server '{name}': {trouble} ({why})"));
+                let (server, trouble) = (name.clone(), trouble.to_owned());
+                self.state().failed = Some(Error::PrivateChildFailed { server, trouble, verdict: why });
                 self.changed.notify(usize::MAX);
             }
             (_, Some(delay), _) => {

@@ -47,7 +47,7 @@ pub fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Op
         Ok(call) => Some(call),
         Err(why) => {
             session.ctx.counters.count(Dropped::InFlight);
-            refuse(e, reply, jsonrpc::REFUSED, &why);
+            refuse(e, reply, jsonrpc::REFUSED, &why.to_string());
             None
         }
     }

@@ -12,13 +12,15 @@ use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
+use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::leaving::Leaving;
 use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::handover;
 use crate::model::mcp::ServerInfo;
-use crate::model::modern::{Era, Refusal};
+use crate::model::modern::{Era, Filter, Refusal};
 use crate::model::status::{self, ServerState};
 
 /// The limit of sessions that is reached.
@@ -38,14 +40,14 @@ pub struct Opened<'o> {
 }
 
 /// Takes a place for a session; the error says that there is none.
-pub type TakePlace<'p> = dyn Fn() -> Result<(), String> + 'p;
+pub type TakePlace<'p> = dyn Fn() -> Result<(), Error> + 'p;
 
 /// What a server is made of.
 pub trait Backend: Leaving {
     // --- its life ----------------------------------------------------------------------------------------------------
 
     /// Starts what has to be there before it is put in place of another. The error says what failed.
-    fn prepare(&self, _umask: Mode) -> Answer<'_, Result<(), String>> {
+    fn prepare(&self, _umask: Mode) -> Answer<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -55,19 +57,21 @@ pub trait Backend: Leaving {
     }
 
     /// Begins to work. `again` says that it takes the place of another.
-    fn run(&self, again: bool);
+    fn run(&self, _again: bool) {}
 
     /// Another has taken its place; it finishes what it has.
-    fn replaced(&self);
+    fn replaced(&self) {}
 
     /// The server is removed; it finishes what it has.
-    fn retire(&self);
+    fn retire(&self) {}
 
     /// Waits until its last requests are answered, or their time is over.
-    fn retired(&self) -> Answer<'_, ()>;
+    fn retired(&self) -> Answer<'_, ()> {
+        self.done()
+    }
 
     /// Takes over settings that leave the processes as they are.
-    fn adjust(&self, config: &config::Server);
+    fn adjust(&self, _config: &config::Server) {}
 
     /// Tries again at once what waits for its next start.
     fn retry(&self) {}
@@ -90,7 +94,9 @@ pub trait Backend: Leaving {
     }
 
     /// The processes that serve all sessions, or none yet.
-    fn pids(&self) -> Vec<i32>;
+    fn pids(&self) -> Vec<i32> {
+        Vec::new()
+    }
 
     // --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -142,10 +148,14 @@ pub trait Backend: Leaving {
 
     /// Waits until a request of a session can be passed on, or another backend has taken this one's place; the error says
     /// what the trouble is.
-    fn ready<'a>(&'a self, session: &'a Arc<Session>, era: Era) -> Answer<'a, Result<(), String>>;
+    fn ready<'a>(&'a self, _session: &'a Arc<Session>, _era: Era) -> Answer<'a, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Passes a notification on.
-    fn notification(&self, session: &Session, e: &Envelope<'_>);
+    fn notification(&self, session: &Session, _e: &Envelope<'_>) {
+        session.ctx.counters.count(Dropped::UnownedNotifications);
+    }
 
     /// Whether the arguments that are repeated in headers are right.
     fn check_headers<'a>(
@@ -158,8 +168,12 @@ pub trait Backend: Leaving {
         Box::pin(async { Ok(()) })
     }
 
-    /// A subscription of the modern era as it can be honoured; None if that is known only once the backend is ready.
-    fn honour(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>>;
+    /// A subscription of the modern era as it can be honoured; None if that is known only once the backend is ready. What
+    /// is not said otherwise here has tools alone, and tells of their changes at a reload.
+    fn honour(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>> {
+        let tools = wanted.filter.tools;
+        Some(Subscription::kept(session.number, wanted, Filter { tools, ..Filter::default() }))
+    }
 
     /// Opens a subscription at the child that is to keep it.
     fn subscribe(&self, _session: &Session, _subscription: &Arc<Subscription>) {}
@@ -181,7 +195,9 @@ pub trait Backend: Leaving {
     fn send_watch(&self, _session: &Session, _method: &str, _uri: &str) {}
 
     /// Takes the requests that fit out of the hands of children and commands.
-    fn cancel(&self, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call>;
+    fn cancel(&self, _wanted: &dyn Fn(&Call) -> bool, _why: &str) -> Vec<Call> {
+        Vec::new()
+    }
 
     /// The connection that a request came on is gone.
     fn abandon(&self, _reply: &Arc<Outbox>) {}
@@ -190,12 +206,8 @@ pub trait Backend: Leaving {
     fn leave(&self, _session: &Session) {}
 
     /// A list of the server, for the bridge. A child that is not there is waited for if `patient`.
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>>;
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool)
+    -> Answer<'a, Result<Vec<Item>, Error>>;
 
     /// A resource of the server, for the bridge.
     fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {
@@ -226,8 +238,8 @@ pub trait Backend: Leaving {
     // --- the upgrade in place ----------------------------------------------------------------------------------------
 
     /// Adds everything of it to the document.
-    fn save(&self, saver: &mut Saver, into: &mut handover::Server);
+    fn save(&self, _saver: &mut Saver, _into: &mut handover::Server) {}
 
     /// Goes on with what the program before had, once it runs. What is not there any more is replaced.
-    fn restore(&self, saved: handover::Server, restored: &Restored);
+    fn restore(&self, _saved: handover::Server, _restored: &Restored) {}
 }

@@ -20,6 +20,7 @@ use crate::hub::client::session::{Beginning, Session};
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::context::Context;
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::load::Load;
 use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Kind, Tools};
@@ -29,7 +30,6 @@ use crate::model::meter::RECENT;
 use crate::model::modern::{self, Era, Refusal};
 use crate::model::out::Out;
 use crate::model::status::{self, ServerState};
-use crate::model::text::count;
 use crate::model::transport::SessionKind;
 use crate::model::{handover, jsonrpc, method};
 use crate::sys::lock::Lock;
@@ -232,7 +232,7 @@ impl Server {
         let parts = self.backend().is_some_and(|b| b.counts_parts());
         let counts = |c: &&Client| match c.session.kind {
             SessionKind::Request => false,
-            // One of the bridge that only hears of changes here takes nobody's place.
+            // One of the bridge that only hears of changes here takes no place.
             SessionKind::Part => parts || c.endpoint.is_private(),
             SessionKind::Lasting(_) => true,
         };
@@ -287,12 +287,11 @@ impl Server {
         belong: impl FnOnce(&Session),
         private: bool,
         params: Option<&str>,
-    ) -> Result<Client, String> {
+    ) -> Result<Client, Error> {
         let full = self.backend().and_then(|b| b.full(self.session_count(), private));
         if let Some(full) = full.filter(|_| private || whole.kind != SessionKind::Request) {
             self.ctx().counters.count(Dropped::Sessions);
-            let limit = count(full.limit as usize, "session");
-            return Err(format!("{limit} at a time is the limit of server '{}'; try again later", self.name()));
+            return Err(Error::Full { limit: full.limit, of: format!(" of server '{}'", self.name()) });
         }
         let kind = if whole.kind == SessionKind::Request { whole.kind } else { SessionKind::Part };
         let beginning = self.beginning(kind, String::new(), whole.owner.clone(), std::slice::from_ref(&whole.load));
@@ -359,7 +358,7 @@ impl Server {
             async move {
                 match me.upgrade() {
                     Some(server) => server.ready(&session, era).await,
-                    None => Err("the server was removed".to_owned()),
+                    None => Err(Error::ServerRemoved),
                 }
             }
         };
@@ -372,10 +371,10 @@ impl Server {
     }
 
     /// Waits until the backend is ready for a request of a session.
-    async fn ready(&self, session: &Arc<Session>, era: Era) -> Result<(), String> {
+    async fn ready(&self, session: &Arc<Session>, era: Era) -> Result<(), Error> {
         match self.backend() {
             Some(backend) => backend.ready(session, era).await,
-            None => Err(format!("server '{}' has no child", self.name())),
+            None => Err(Error::NoChild { server: self.core.name.clone() }),
         }
     }
 
@@ -389,9 +388,9 @@ impl Server {
         let ready = move |session: Arc<Session>| {
             let me = me.clone();
             async move {
-                let server = me.upgrade().ok_or("the server was removed")?;
+                let server = me.upgrade().ok_or(Error::ServerRemoved)?;
                 server.ready(&session, Era::Legacy).await?;
-                server.core.info().ok_or_else(|| "it has not said what it is".to_owned())
+                server.core.info().ok_or(Error::NotIntroduced)
             }
         };
         Some(self.core.waiting.wait(call, e.text(), ready, |call, e, info| {
@@ -563,7 +562,7 @@ impl Endpoint for Server {
                 let text = "log messages of a shared server belong to nobody in particular, so it sends none";
                 call.error(jsonrpc::METHOD_NOT_FOUND, text);
             }
-            // Tasks outlive their request and are listed by whoever asks: on a shared child, one client could read what
+            // Tasks outlive their request and are listed for each client that asks: on a shared child, one client could read what
             // another started.
             _ if is_task(e) => call.error(jsonrpc::METHOD_NOT_FOUND, NO_TASKS),
             method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE if e.uri.is_some() => {
@@ -640,7 +639,7 @@ impl Endpoint for Server {
                     return;
                 }
                 match found {
-                    Err(why) => return waiting.fail(jsonrpc::INTERNAL_ERROR, &why),
+                    Err(why) => return waiting.fail(jsonrpc::INTERNAL_ERROR, &why.to_string()),
                     Ok(()) if server.open_subscription(&session, &wanted) => return,
                     Ok(()) if add_subscription(&session, &waiting) => {}
                     Ok(()) => return,
@@ -710,11 +709,11 @@ impl Endpoint for Server {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async move {
             match self.backend() {
                 Some(backend) => backend.list(session, list, patient).await,
-                None => Err(format!("server '{}' has no child", self.name())),
+                None => Err(Error::NoChild { server: self.core.name.clone() }),
             }
         })
     }

@@ -11,6 +11,7 @@ use crate::hub::client::endpoint::Later;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope};
 use crate::model::jsonrpc;
 use crate::rt::wait::Flag;
@@ -113,7 +114,7 @@ impl WaitingRoom {
         send: impl Fn(Call, &Envelope<'_>, T) -> Option<Call> + Send + 'static,
     ) -> Later
     where
-        F: Future<Output = Result<T, String>> + Send,
+        F: Future<Output = Result<T, Error>> + Send,
         T: Send,
     {
         let (room, session, text) = (self.clone(), call.session.clone(), Arc::<str>::from(text));
@@ -127,7 +128,7 @@ impl WaitingRoom {
                 };
                 let withdrawn = async {
                     waiting.withdrawn.wait().await;
-                    Err(String::new())
+                    Err(Error::Withdrawn)
                 };
                 let found = ready(session.clone()).or(withdrawn).await;
                 let Some(call) = room.release(&waiting) else { return };
@@ -136,7 +137,7 @@ impl WaitingRoom {
                         None => return,
                         Some(back) => kept = room.keep(back, &text),
                     },
-                    Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why),
+                    Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why.to_string()),
                 }
             }
         })

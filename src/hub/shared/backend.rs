@@ -15,6 +15,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
+use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::backend::Backend;
 use crate::model::bridge::{Item, List};
@@ -55,9 +56,9 @@ impl Leaving for Shared {
 }
 
 impl Backend for Shared {
-    fn prepare(&self, umask: Mode) -> Answer<'_, Result<(), String>> {
+    fn prepare(&self, umask: Mode) -> Answer<'_, Result<(), Error>> {
         Box::pin(async move {
-            let child = self.starter().start(umask, Opening::Initialize, None).await.map_err(|failure| failure.text)?;
+            let child = self.starter().start(umask, Opening::Initialize, None).await?;
             self.first.replace(vec![Some(child)]);
             Ok(())
         })
@@ -74,7 +75,7 @@ impl Backend for Shared {
     fn run(&self, again: bool) {
         let mut first = self.first.take().into_iter();
         for slot in &self.slots {
-            supervisor::run(slot, first.next().flatten(), again);
+            supervisor::run(slot, first.next().flatten(), again, &self.core.ctx.clock);
         }
     }
 
@@ -89,10 +90,6 @@ impl Backend for Shared {
 
     fn retire(&self) {
         self.retire_slots();
-    }
-
-    fn retired(&self) -> Answer<'_, ()> {
-        self.done()
     }
 
     fn adjust(&self, config: &config::Server) {
@@ -145,7 +142,7 @@ impl Backend for Shared {
         }
     }
 
-    fn ready<'a>(&'a self, session: &'a Arc<Session>, era: Era) -> Answer<'a, Result<(), String>> {
+    fn ready<'a>(&'a self, session: &'a Arc<Session>, era: Era) -> Answer<'a, Result<(), Error>> {
         Box::pin(async move {
             match era {
                 Era::Legacy => self.ready_slot(self.slot(session.place)).await,
@@ -224,16 +221,16 @@ impl Backend for Shared {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, String>> {
+    ) -> Answer<'a, Result<Vec<Item>, Error>> {
         Box::pin(async move {
             let slot = self.slot(session.place);
             if slot.child().is_none() {
                 if !patient {
-                    return Err("it has no child at the moment".to_owned());
+                    return Err(Error::Absent);
                 }
                 self.ready_slot(slot).await?;
             }
-            let child = slot.child().ok_or_else(|| slot.trouble())?;
+            let child = slot.child().ok_or_else(|| Error::NotReady { place: slot.trouble() })?;
             child.list(list, self.core.ctx.config().limits.reply.bytes()).await
         })
     }

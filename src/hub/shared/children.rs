@@ -7,11 +7,12 @@ use crate::hub::child::child::{Child, Observer};
 use crate::hub::child::slot::{Owner, Slot};
 use crate::hub::child::start::Starter;
 use crate::hub::child::supervisor;
+use crate::hub::error::Error;
 use crate::hub::server::core::Core;
 use crate::model::config::server::{Sharing, Stdio};
 use crate::model::status::ServerState;
 use crate::rt::live::Live;
-use crate::rt::wait::Flag;
+use crate::rt::wait::{Flag, timeout};
 use crate::sys::lock::Lock;
 
 /// Whether a server speaks the modern era besides the legacy one.
@@ -112,7 +113,7 @@ impl Shared {
         let owner: Weak<dyn Owner> = self.me.clone();
         let slot = Slot::new(format!("server '{}' (modern era)", self.core.name), self.config.clone(), owner);
         slot.place(Some(child));
-        supervisor::run(&slot, Some(child.clone()), false);
+        supervisor::run(&slot, Some(child.clone()), false, &self.core.ctx.clock);
         slot
     }
 
@@ -133,16 +134,16 @@ impl Shared {
 
     /// Waits until the child of a slot is ready, or another backend has taken this one's place. The error says what the
     /// trouble is. A child that rests is called.
-    pub async fn ready_slot(&self, slot: &Slot) -> Result<(), String> {
+    pub async fn ready_slot(&self, slot: &Slot) -> Result<(), Error> {
         let check = || if self.replaced.is_set() { Some(Ok(())) } else { ready(slot) };
         let limit = self.config.get().start_timeout;
-        let outcome = crate::rt::wait::timeout(limit, self.core.until(check)).await;
-        outcome.unwrap_or_else(|| Err(slot.trouble()))
+        let outcome = timeout(limit, self.core.until(check)).await;
+        outcome.unwrap_or_else(|| Err(Error::NotReady { place: slot.trouble() }))
     }
 }
 
 /// The child of a slot is ready, or why it will not be.
-fn ready(slot: &Slot) -> Option<Result<(), String>> {
+fn ready(slot: &Slot) -> Option<Result<(), Error>> {
     if slot.child().is_some() {
         return Some(Ok(()));
     }
@@ -154,5 +155,5 @@ fn ready(slot: &Slot) -> Option<Result<(), String>> {
     if !down {
         slot.want();
     }
-    down.then(|| Err(slot.trouble()))
+    down.then(|| Err(Error::NotReady { place: slot.trouble() }))
 }

@@ -12,6 +12,7 @@ use crate::hub::child::start::Opening;
 use crate::hub::client::call::Call;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
+use crate::hub::error::Error;
 use crate::hub::server::admit::{NO_TASKS, is_task};
 use crate::hub::server::server::translate;
 use crate::model::envelope::{Envelope, member};
@@ -100,7 +101,7 @@ impl Shared {
 
     /// Waits until it is known which child answers a request of the modern era, and that child is there, or until another
     /// backend has taken this one's place.
-    pub async fn ready_modern(&self, place: usize) -> Result<(), String> {
+    pub async fn ready_modern(&self, place: usize) -> Result<(), Error> {
         while self.target(place).is_none() && !self.replaced.is_set() {
             match self.speaks_modern() {
                 Some(true) => {
@@ -115,8 +116,7 @@ impl Shared {
                     asked.wait().await;
                     let asked_in_vain = self.speaks_modern().is_none() && self.target(place).is_none();
                     if asked_in_vain && !self.replaced.is_set() {
-                        let name = &self.core.name;
-                        return Err(format!("server '{name}' could not be asked which era it speaks; try again"));
+                        return Err(Error::EraUnknown { server: self.core.name.clone() });
                     }
                 }
             }

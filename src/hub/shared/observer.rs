@@ -42,7 +42,7 @@ impl Shared {
 }
 
 impl Observer for Shared {
-    /// A shared child cannot say which client it means, so nobody but us may answer.
+    /// A shared child cannot say which client it means, so only the daemon may answer.
     fn request(&self, child: &Child, e: &Envelope<'_>) {
         self.core.ctx.counters.count(Dropped::RefusedServerRequests);
         let name = &self.core.name;
@@ -54,7 +54,7 @@ impl Observer for Shared {
     fn notification(&self, child: &Child, e: &Envelope<'_>) {
         let drop = || self.core.ctx.counters.count(Dropped::UnownedNotifications);
         if child.is_modern() {
-            // Its subscribers hear of it from the child; those of the bridge have nobody else.
+            // Its subscribers hear of it from the child; those of the bridge hear of it here alone.
             let list = e.method.split('/').nth(1).unwrap_or_default();
             let parts = self.sessions_of(child).into_iter().filter(|s| s.is_part());
             parts.for_each(|part| part.tell(&Change::List { list, text: e.text() }));

@@ -91,7 +91,7 @@ fn count(s: &mut Section<'_, '_>, key: &'static str, default: u32) -> u32 {
     value
 }
 
-/// A time, or None for whoever does not care.
+/// A time, or None where there is no limit.
 fn p95(s: &mut Section<'_, '_>, default: Option<Duration>) -> Option<Duration> {
     let Some(node) = s.node("p95") else {
         let text = default.as_ref().map_or("None".to_owned(), Setting::show);

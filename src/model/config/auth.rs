@@ -11,7 +11,7 @@ use super::read::{Node, Reader, Section};
 /// Who may connect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Auth {
-    /// Whoever knows a token.
+    /// Clients that know a token.
     Bearer { file: PathBuf, tokens: Vec<Token> },
     /// Processes of these users and groups, on Unix sockets.
     Peer { uids: Vec<u32>, gids: Vec<u32> },

@@ -18,7 +18,7 @@ pub enum Listen {
     Passed(Option<String>),
 }
 
-/// A Unix socket and who may use it: whoever may write to its file.
+/// A Unix socket, which every user may use who may write to its file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Unix {
     pub path: PathBuf,

@@ -10,7 +10,7 @@ pub struct Log {
     pub file: PathBuf,
     pub level: log::LevelFilter,
     pub format: Format,
-    /// None: somebody else moves the file away, and says so by SIGHUP.
+    /// None: another program moves the file away, and says so by SIGHUP.
     pub rotate: Option<Rotate>,
 }
 

@@ -11,6 +11,8 @@ mod listen;
 mod logging;
 mod name;
 pub mod read;
+#[cfg(test)]
+pub mod sample;
 pub mod server;
 pub mod setting;
 
@@ -68,7 +70,7 @@ pub struct Config {
     pub bridge: Option<Naming>,
 }
 
-/// A command that is run when something happens which somebody should know.
+/// A command that is run when something happens that an administrator should know.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventCommand {
     pub program: PathBuf,
@@ -117,7 +119,7 @@ pub struct Given {
 pub struct Input<'a> {
     /// The file's path; None for a command line.
     pub file: Option<PathBuf>,
-    /// The instance's name if nobody gives one.
+    /// The instance's name where none is given.
     pub stem: String,
     /// The folder that relative paths start from.
     pub dir: PathBuf,
@@ -323,7 +325,7 @@ fn instance<'a>(
     })
 }
 
-/// Whether each server can run as whom it shall, and whether that is wise.
+/// Whether each server can run as the user that it shall, and whether that is wise.
 fn check_accounts<'a>(
     reader: &Reader<'a>,
     at: Node<'a>,

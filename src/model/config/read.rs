@@ -73,7 +73,7 @@ pub struct Surroundings<'e> {
     pub group: &'e dyn Fn(&str) -> Result<u32, String>,
     /// Reads a file that the configuration names.
     pub read: &'e dyn Fn(&Path) -> Result<String, String>,
-    /// As whom the daemon runs: its effective user and group ID.
+    /// The effective user and group ID of the daemon.
     pub uid: u32,
     pub gid: u32,
 }
@@ -442,7 +442,7 @@ impl<'a> Section<'_, 'a> {
         Some(self.nested(key, read))
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that are not known.
     pub fn finish(self) {
         for entry in self.entries.iter().filter(|e| !e.used) {
             self.reader.unknown(Node(entry.key), "key", entry.key, &self.known);

@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// As whom its processes run.
+    /// The user that its processes run as.
     pub fn confine(&self) -> &Confine {
         match self {
             Kind::Stdio(stdio) => &stdio.confine,
@@ -66,7 +66,7 @@ static NOTHING: Confine = Confine {
     no_new_privs: true,
 };
 
-/// As whom the processes of a server run, and what they may take.
+/// The user that the processes of a server run as, and what they may take.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Confine {
     /// None for the daemon's own.

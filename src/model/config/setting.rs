@@ -147,7 +147,7 @@ impl Setting for Mode {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
         const EXPECTED: &str = "mode bits in octal, 0o000 to 0o777";
         let mode: u32 = reader.plain(node, EXPECTED)?;
-        // Without the prefix it would be decimal, which nobody means.
+        // Without the prefix it would be decimal, which is never meant.
         if mode > 0o777 || !(node.0.starts_with("0o") || mode == 0) {
             reader.problem(node, format!("expected {EXPECTED}, found {}", node.0));
             return None;

@@ -1,50 +1,8 @@
 //! What a configuration may say, and how it is told what is wrong with it.
 
+use super::sample::read;
+use super::sample::somebody;
 use super::*;
-
-fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
-    let var = |name: &str| match name {
-        "HOME" => Some("/home/u".to_owned()),
-        "TOKEN" => Some("s3cret".to_owned()),
-        _ => None,
-    };
-    let find_program = |name: &str, _: Option<&str>| match name {
-        "uvx" | "echo" | "date" => Some(PathBuf::from(format!("/usr/bin/{name}"))),
-        name if name.starts_with('/') && !name.contains("missing") => Some(name.into()),
-        _ => None,
-    };
-    let is_dir = |path: &std::path::Path| !path.ends_with("nodir");
-    let around = Surroundings {
-        var: &var,
-        find_program: &find_program,
-        is_dir: &is_dir,
-        account: &somebody,
-        group: &|_| Ok(42),
-        read: &|_| Err(String::new()),
-        uid: 1000,
-        gid: 1000,
-    };
-    let input = Input {
-        file: Some("prod.ron".into()),
-        stem: "prod".to_owned(),
-        dir: "/etc/mcp".into(),
-        text,
-        parts: Vec::new(),
-        log_dir: "/var/log/mcp".into(),
-    };
-    load(&input, given, &around).map_err(|p| p.iter().map(ToString::to_string).collect())
-}
-
-fn somebody(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
-    let (name, uid) = match user {
-        Some("mcp") => ("mcp", 500),
-        Some("root") => ("root", 0),
-        None => ("own", 1000),
-        Some(other) => return Err(format!("there is no user '{other}'")),
-    };
-    let gid = if group.is_some() { 42 } else { uid };
-    Ok(Account { name: name.into(), uid, gid, groups: vec![gid], home: "/home/mcp".into() })
-}
 
 fn problems(text: &str) -> Vec<String> {
     read(text, &Given::default()).expect_err(text)

@@ -44,7 +44,7 @@
                 next.getElementById(open.id)?.setAttribute("open", "");
             }
             dress(next);
-            // Nobody's selection is taken away.
+            // A selection of the reader is kept.
             if (String(getSelection())) return;
             for (const part of [...document.querySelectorAll("#head, main > section")]) {
                 const other = next.getElementById(part.id);

@@ -1,7 +1,7 @@
 //! Small plots of the last hour, as SVG that needs no script.
 //!
-//! Each minute is a column of ten units in a picture of 600 by 100; colours are the style sheet's. A minute that nobody
-//! has looked at is a gap. What a plot shows is also said in words: in its label, and for each minute as its title.
+//! Each minute is a column of ten units in a picture of 600 by 100; colours are the style sheet's. A minute in
+//! which it was not looked at is a gap. What a plot shows is also said in words: in its label, and for each minute as its title.
 
 use std::fmt::Write as _;
 

@@ -35,7 +35,7 @@ pub fn time(micros: u64) -> String {
     }
 }
 
-/// The same in milliseconds.
+/// A number of milliseconds.
 pub fn millis(ms: f64) -> String {
     time((ms * 1000.0) as u64)
 }
