@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::bridge::backend::Whole;
+use super::bridge::backend::BridgeBackend;
 use super::client::endpoint::Client;
 use super::client::outbox::Outbox;
 use super::context::{Boot, Context};
@@ -24,7 +24,7 @@ pub struct Hub {
     pub ctx: Arc<Context>,
     pub servers: Arc<Servers>,
     /// What stands for all servers; made at the start.
-    pub(super) bridge: OnceLock<(Arc<Server>, Arc<Whole>)>,
+    pub(super) bridge: OnceLock<(Arc<Server>, Arc<BridgeBackend>)>,
     make: MakeBackend,
     /// Sessions that are named by an id.
     pub(super) clients: Lock<HashMap<String, Client>>,
@@ -56,11 +56,11 @@ impl Hub {
     }
 
     /// Makes the server that stands for all.
-    fn make_bridge(&self) -> (Arc<Server>, Arc<Whole>) {
+    fn make_bridge(&self) -> (Arc<Server>, Arc<BridgeBackend>) {
         let naming = self.ctx.config().bridge.clone().unwrap_or_default();
         let config = config::Server { kind: Kind::Bridge(naming.clone()), required: false };
         let core = Core::new(&self.ctx, "bridge", Arc::new(|_: &str| {}));
-        let whole = Whole::new(&core, &self.servers, &naming);
+        let whole = BridgeBackend::new(&core, &self.servers, &naming);
         let server = Server::new(core, config.clone());
         server.install(config, whole.clone());
         (server, whole)
@@ -133,7 +133,7 @@ impl Hub {
         self.name_bridge();
         let Some((server, whole)) = self.bridge.get() else { return };
         if self.ctx.config().bridge.is_some() {
-            return whole.tell();
+            return whole.notify_clients();
         }
         for client in server.core.members.clients() {
             self.end_session(&client, "the bridge was taken out of the configuration");

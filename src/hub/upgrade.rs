@@ -111,7 +111,7 @@ impl Hub {
         let Some(server) = server.filter(|_| saved.bridge == bridge.is_some()) else { return };
         let whole = saved.whole.and_then(|number| restored.client(number));
         let above = server.loads(whole.as_ref().map(|w| w.session.load.clone()).as_slice());
-        let (params, aliases) = (saved.hello.clone(), saved.aliases.clone());
+        let (params, aliases) = (saved.initialize_params.clone(), saved.aliases.clone());
         let session = restored.open(&self.ctx, saved, server.core.name.clone(), above);
         if let Some(whole) = &whole {
             whole.endpoint.belong(&session);

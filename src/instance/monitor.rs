@@ -72,7 +72,7 @@ impl Monitor {
             // The one who stops it knows.
             let mut book = state.book.clone();
             book.step(status.uptime_seconds, &readings);
-            book.tell(&mut status);
+            book.report(&mut status);
         } else {
             let alert = |change: crate::model::health::Change| Alert {
                 at: at.clone(),
@@ -82,7 +82,7 @@ impl Monitor {
                 what: change.text,
             };
             alerts.extend(state.book.step(status.uptime_seconds, &readings).into_iter().map(alert));
-            state.book.tell(&mut status);
+            state.book.report(&mut status);
             state.alerts.extend(alerts.iter().cloned());
             keep(&mut state.alerts);
         }

@@ -117,7 +117,8 @@ pub struct Server {
     #[serde(default)]
     pub restarted: VecDeque<u64>,
     pub last_exit: Option<String>,
-    pub learnt: Option<ServerInfo>,
+    #[serde(rename = "learnt")]
+    pub server_info: Option<ServerInfo>,
     pub meter: meter::Saved,
     #[serde(default)]
     pub methods: Vec<(Method, meter::Saved)>,
@@ -142,7 +143,8 @@ pub enum Era {
 pub struct Child {
     pub pid: i32,
     pub mark: String,
-    pub learnt: Option<ServerInfo>,
+    #[serde(rename = "learnt")]
+    pub server_info: Option<ServerInfo>,
     pub stdin: Pipe,
     pub stdout: Pipe,
     /// None if the child has closed it.
@@ -238,8 +240,10 @@ pub struct Session {
     pub slot: usize,
     pub revision: Option<String>,
     pub push: Option<usize>,
-    pub subscriptions: Vec<String>,
-    pub listens: Vec<Listen>,
+    #[serde(rename = "subscriptions")]
+    pub watched: Vec<String>,
+    #[serde(rename = "listens")]
+    pub subscriptions: Vec<Subscription>,
     pub modern: bool,
     pub own: Option<Own>,
     /// Requests that wait for a child, as they came.
@@ -253,8 +257,8 @@ pub struct Session {
     /// It is one of the bridge, with the params of its handshake; or it is a part of one, with that one's number.
     #[serde(default)]
     pub bridge: bool,
-    #[serde(default)]
-    pub hello: Option<String>,
+    #[serde(default, rename = "hello")]
+    pub initialize_params: Option<String>,
     #[serde(default)]
     pub whole: Option<u64>,
     /// Resources that it subscribes to under another URI: the server, the URI there, and the other.
@@ -272,7 +276,7 @@ pub struct Batch {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Listen {
+pub struct Subscription {
     pub id: String,
     pub reply: usize,
     pub filter: Filter,
@@ -284,7 +288,8 @@ pub struct Listen {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Own {
     pub child: Option<Child>,
-    pub hello: Option<String>,
+    #[serde(rename = "hello")]
+    pub initialize_params: Option<String>,
     pub initialized: bool,
     pub level: Option<String>,
     pub asked: Vec<String>,

@@ -295,7 +295,7 @@ impl Book {
 
     /// Writes the levels and the reasons into a status document. A server that the instance can do without degrades it
     /// at most.
-    pub fn tell(&self, status: &mut Status) {
+    pub fn report(&self, status: &mut Status) {
         let mut health = self.of(None);
         for server in &mut status.servers {
             server.health = self.of(Some(&server.name));

@@ -14,7 +14,7 @@ fn health(change: impl FnOnce(&mut Status)) -> (Health, Health) {
     change(&mut status);
     let mut book = Book::default();
     book.step(0, &readings(&status, &limits(&Alerts::default())));
-    book.tell(&mut status);
+    book.report(&mut status);
     (status.health, status.servers[0].health.clone())
 }
 

@@ -69,7 +69,7 @@ pub enum Step {
     /// Wait for this long, or until something happens.
     Wait(Duration),
     /// Wait until something happens.
-    Rest,
+    Stay,
     /// It is over.
     Over,
 }
@@ -111,7 +111,7 @@ impl Life {
     /// A place without a child, and what to do first.
     pub fn begin(rules: Rules<'_>) -> (Life, Step) {
         let (state, step) = match rules.on_demand {
-            true => (State::Idle, Step::Rest),
+            true => (State::Idle, Step::Stay),
             false => (State::Starting, Step::Start),
         };
         (Life { state, history: History::default(), wanted: false, verdict: None }, step)
@@ -136,7 +136,7 @@ impl Life {
 
             (State::Idle, Event::Wanted) => (State::Starting, Step::Start),
             (State::Idle, Event::Retry) if !rules.on_demand => (State::Starting, Step::Start),
-            (State::Idle, _) => (State::Idle, Step::Rest),
+            (State::Idle, _) => (State::Idle, Step::Stay),
 
             (State::Backoff(_) | State::Failed(_), Event::Due) => (State::Starting, Step::Start),
             (State::Backoff(_) | State::Failed(_), Event::Retry | Event::Renew) => {
@@ -153,7 +153,7 @@ impl Life {
             (State::Stopping(Stop::Retired), Event::Ended(_)) => (State::Stopped, Step::Over),
             (State::Stopping(Stop::Renewed), Event::Ended(_)) => (State::Starting, Step::Start),
             (State::Stopping(Stop::Unused), Event::Ended(_)) if self.wanted => (State::Starting, Step::Start),
-            (State::Stopping(Stop::Unused), Event::Ended(_)) => (State::Idle, Step::Rest),
+            (State::Stopping(Stop::Unused), Event::Ended(_)) => (State::Idle, Step::Stay),
             (State::Stopping(Stop::Hung), Event::Ended(_)) => self.fall(Ended::NotReady, rules, now, chance),
             (same @ State::Stopping(why), event) => {
                 self.wanted |= event == Event::Wanted;
@@ -166,7 +166,7 @@ impl Life {
             }
 
             // It ended of itself, in order, and is not needed before the next request.
-            (State::Ready, Event::Ended(Ended::Exited(0))) if rules.on_demand => (State::Idle, Step::Rest),
+            (State::Ready, Event::Ended(Ended::Exited(0))) if rules.on_demand => (State::Idle, Step::Stay),
             (State::Starting | State::Ready | State::Unhealthy(_), Event::Ended(how)) => {
                 self.fall(how, rules, now, chance)
             }
@@ -201,7 +201,7 @@ impl Life {
             Next::Slow(delay) => (State::Failed(Step::Wait(delay)), Step::Wait(delay)),
             Next::Never(why) => {
                 self.verdict = Some(why);
-                (State::Failed(Step::Rest), Step::Rest)
+                (State::Failed(Step::Stay), Step::Stay)
             }
         }
     }
@@ -334,8 +334,8 @@ mod tests {
                 true,
                 &[Retry, Wanted, Opened, Unused, Wanted, died, Opened, Unused, died, Retire],
                 &[
-                    (S::Idle, Step::Rest),
-                    (S::Idle, Step::Rest),
+                    (S::Idle, Step::Stay),
+                    (S::Idle, Step::Stay),
                     (S::Starting, Step::Start),
                     (S::Ready, Step::Serve),
                     (S::Stopping, Step::Drain),
@@ -343,7 +343,7 @@ mod tests {
                     (S::Starting, Step::Start),
                     (S::Ready, Step::Serve),
                     (S::Stopping, Step::Drain),
-                    (S::Idle, Step::Rest),
+                    (S::Idle, Step::Stay),
                     (S::Stopped, Step::Over),
                 ],
             ),
@@ -353,10 +353,10 @@ mod tests {
                 true,
                 &[Wanted, Opened, Ended(self::Ended::Exited(0)), Wanted, Opened, died],
                 &[
-                    (S::Idle, Step::Rest),
+                    (S::Idle, Step::Stay),
                     (S::Starting, Step::Start),
                     (S::Ready, Step::Serve),
-                    (S::Idle, Step::Rest),
+                    (S::Idle, Step::Stay),
                     (S::Starting, Step::Start),
                     (S::Ready, Step::Serve),
                     (S::Backoff, wait(1)),
@@ -369,7 +369,7 @@ mod tests {
                 &[Ended(self::Ended::Exited(78)), Due, Retry, Retire],
                 &[
                     (S::Starting, Step::Start),
-                    (S::Failed, Step::Rest),
+                    (S::Failed, Step::Stay),
                     (S::Starting, Step::Start),
                     (S::Starting, Step::Start),
                     (S::Stopping, Step::Kill),

@@ -291,18 +291,18 @@ pub fn discovered(result: &str) -> Option<mcp::ServerInfo> {
 
 /// `server/discover` in the words of a legacy child: what it said in its handshake. Log messages and tasks have no owner
 /// on a shared child.
-pub fn discover_result(learnt: &mcp::ServerInfo) -> String {
-    let capabilities: Vec<String> = learnt
+pub fn discover_result(info: &mcp::ServerInfo) -> String {
+    let capabilities: Vec<String> = info
         .capabilities
         .iter()
         .filter(|(k, _)| !matches!(k.as_str(), "logging" | "tasks"))
         .map(|(k, v)| format!("{}:{v}", quote(k)))
         .collect();
-    let instructions = learnt.instructions.as_ref().map_or(String::new(), |t| format!(",\"instructions\":{t}"));
+    let instructions = info.instructions.as_ref().map_or(String::new(), |t| format!(",\"instructions\":{t}"));
     format!(
         r#"{{"resultType":"complete",{UNCACHED}"supportedVersions":["{VERSION}"],"capabilities":{{{}}}{instructions},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}}}}"#,
         capabilities.join(","),
-        learnt.server_info
+        info.server_info
     )
 }
 

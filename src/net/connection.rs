@@ -14,7 +14,7 @@ use std::sync::atomic::{
 use log::debug;
 
 use super::front::Front;
-use super::parked::{How, Left, Parts, Rest, Resting};
+use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
 use crate::hub::Stream;
 use crate::model::asked::{Accepts, Asked};
 use crate::model::out::Out;
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// Nothing of it is anywhere but in our own hands. True only between two polls of the connection.
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_quiescent(&self) -> bool {
         let at = self.state().at;
         let calm = match at {
             At::Idle(heard) | At::Waiting(heard) | At::Streaming(heard) => heard == self.heard(),
@@ -135,16 +135,16 @@ impl Connection {
         self.state().parking
     }
 
-    /// Puts a connection to rest; `give_up` drops what had it, and gives what it had read and not used.
-    pub fn park(&self, is_unix: bool, give_up: impl FnOnce() -> Vec<u8>) {
+    /// Keeps a connection for the next program; `release` drops what had it, and gives what it had read and not used.
+    pub fn park(&self, is_unix: bool, release: impl FnOnce() -> Vec<u8>) {
         let fd = match fds::duplicate(self.fd) {
             Ok(fd) => fd,
             Err(e) => return debug!("a connection cannot be kept: {e}"),
         };
         self.begin_parking();
-        let early = give_up();
-        if let Some(rest) = self.rest() {
-            self.front.parked.put(Resting { fd, is_unix, early, how: How::Http(rest) });
+        let early = release();
+        if let Some(left) = self.parked() {
+            self.front.parked.put(ParkedConnection { fd, is_unix, early, how: How::Http(left) });
         }
     }
 
@@ -160,13 +160,13 @@ impl Connection {
     }
 
     /// What was left to do, once the connection is dropped; None if it is nothing that could be done.
-    pub fn rest(&self) -> Option<Rest> {
+    pub fn parked(&self) -> Option<ParkedHttp> {
         let mut state = self.state();
         let (asked, left) = (std::mem::take(&mut state.request), std::mem::take(&mut state.left));
         match state.at {
-            At::Idle(_) => Some(Rest::Idle),
-            At::Waiting(_) if left.reply.is_some() => Some(Rest::Waiting(asked, left)),
-            At::Streaming(_) if left.reply.is_some() => Some(Rest::Streaming(asked, left)),
+            At::Idle(_) => Some(ParkedHttp::Idle),
+            At::Waiting(_) if left.reply.is_some() => Some(ParkedHttp::Waiting(asked, left)),
+            At::Streaming(_) if left.reply.is_some() => Some(ParkedHttp::Streaming(asked, left)),
             _ => None,
         }
     }

@@ -21,7 +21,7 @@ use super::body::{Body, Events, Reply};
 use super::conn::Conn;
 use super::connection::Connection;
 use super::front::Front;
-use super::parked::{How, Left, Rest, Resting};
+use super::parked::{How, Left, ParkedConnection, ParkedHttp};
 use super::respond::{answer, name_session};
 use super::serve::take;
 use super::ws;
@@ -29,16 +29,16 @@ use crate::model::asked::Asked;
 use crate::rt::wait::sleep;
 
 /// Lets a connection go on.
-pub fn resume(front: &Arc<Front>, resting: Resting) {
-    let conn = match Conn::adopt(resting.fd, resting.is_unix, resting.early) {
+pub fn resume(front: &Arc<Front>, parked: ParkedConnection) {
+    let conn = match Conn::adopt(parked.fd, parked.is_unix, parked.early) {
         Ok(conn) => conn,
         Err(e) => return debug!("a connection cannot go on: {e}"),
     };
     front.hub.ctx.connections.fetch_add(1, SeqCst);
-    match resting.how {
-        How::Http(Rest::Idle) => take(front, conn),
-        How::Http(Rest::Waiting(asked, left)) => take_late(front, conn, asked, left, false),
-        How::Http(Rest::Streaming(asked, left)) => take_late(front, conn, asked, left, true),
+    match parked.how {
+        How::Http(ParkedHttp::Idle) => take(front, conn),
+        How::Http(ParkedHttp::Waiting(asked, left)) => take_late(front, conn, asked, left, false),
+        How::Http(ParkedHttp::Streaming(asked, left)) => take_late(front, conn, asked, left, true),
         How::WebSocket { client, outbox, queue } => ws::resume(front, conn, client, outbox, queue),
     }
 }
@@ -92,7 +92,7 @@ async fn see_through(
     is_unix: bool,
 ) {
     let mut work = work;
-    let mut freeze = front.hub.ctx.quiesce.watch();
+    let mut quiesce = front.hub.ctx.quiesce.watch();
     let cut = async {
         front.hub.ctx.end_drain.wait().await;
         sleep(Duration::from_secs(1)).await;
@@ -102,7 +102,7 @@ async fn see_through(
         if work.as_mut().poll(cx).is_ready() || cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        match freeze.poll(cx) && connection.is_at_rest() {
+        match quiesce.poll(cx) && connection.is_quiescent() {
             true => Poll::Ready(false),
             false => Poll::Pending,
         }

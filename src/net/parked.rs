@@ -13,10 +13,10 @@ use crate::sys::lock::Lock;
 
 /// The connections at rest.
 #[derive(Default)]
-pub struct Parked(Lock<Vec<Resting>>);
+pub struct Parked(Lock<Vec<ParkedConnection>>);
 
 /// One of them.
-pub struct Resting {
+pub struct ParkedConnection {
     pub fd: OwnedFd,
     pub is_unix: bool,
     /// Read already, and of the next request.
@@ -26,7 +26,7 @@ pub struct Resting {
 
 /// What is left of a connection.
 pub enum How {
-    Http(Rest),
+    Http(ParkedHttp),
     WebSocket {
         client: Client,
         outbox: Arc<Outbox>,
@@ -36,17 +36,17 @@ pub enum How {
 }
 
 impl Parked {
-    pub fn put(&self, resting: Resting) {
-        self.0.lock().push(resting);
+    pub fn put(&self, parked: ParkedConnection) {
+        self.0.lock().push(parked);
     }
 
     /// Looks at all that are there.
-    pub fn look<T>(&self, look: impl FnOnce(&[Resting]) -> T) -> T {
+    pub fn look<T>(&self, look: impl FnOnce(&[ParkedConnection]) -> T) -> T {
         look(&self.0.lock())
     }
 
     /// All that are there.
-    pub fn take(&self) -> Vec<Resting> {
+    pub fn take(&self) -> Vec<ParkedConnection> {
         std::mem::take(&mut *self.0.lock())
     }
 }
@@ -69,8 +69,8 @@ pub struct Parts {
     pub resumable: bool,
 }
 
-/// A connection at rest.
-pub enum Rest {
+/// An HTTP connection that waits for the next program.
+pub enum ParkedHttp {
     /// The next thing is a request.
     Idle,
     Waiting(Asked, Left),

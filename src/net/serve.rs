@@ -56,7 +56,7 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         sleep(Duration::from_secs(1)).await;
     };
     let (mut drain, mut cut) = (std::pin::pin!(drain), std::pin::pin!(cut));
-    let (mut draining, mut freeze) = (false, front.hub.ctx.quiesce.watch());
+    let (mut draining, mut quiesce) = (false, front.hub.ctx.quiesce.watch());
     let end = std::future::poll_fn(|cx| {
         if !draining && drain.as_mut().poll(cx).is_ready() {
             // What is in flight is finished, then the connection closes; an idle one closes at once.
@@ -69,7 +69,7 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         if draining && cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(End::Closed(Ok(())));
         }
-        if freeze.poll(cx) && place.is_at_rest() {
+        if quiesce.poll(cx) && place.is_quiescent() {
             return Poll::Ready(End::AtRest);
         }
         Poll::Pending

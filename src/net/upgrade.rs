@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::late::resume;
 use super::net::Net;
-use super::parked::{How, Left, Parts, Rest, Resting};
+use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
 use crate::hub::{Restored, Saver};
 use crate::model::asked::Asked;
 use crate::model::config::Listen;
@@ -66,7 +66,7 @@ impl Net {
             }
             let Some(fd) = passed::own_fd(one.fd) else { continue };
             if let Some(how) = restore(one.how, restored) {
-                resume(&self.front, Resting { fd, is_unix: one.is_unix, early: one.early.0, how });
+                resume(&self.front, ParkedConnection { fd, is_unix: one.is_unix, early: one.early.0, how });
             }
         }
         for client in self.front.hub.all_clients() {
@@ -92,7 +92,7 @@ pub fn socket(saved: handover::Listener) -> Result<(Listen, Socket), String> {
     Ok((at, socket))
 }
 
-fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
+fn save(one: &ParkedConnection, saver: &mut Saver) -> Option<handover::Connection> {
     let outs = |queue: &VecDeque<Out>| queue.iter().cloned().collect();
     let mut answer = |begun, asked: &Asked, left: &Left| {
         let parts = left.reply.as_ref()?;
@@ -109,9 +109,9 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
         })
     };
     let how = match &one.how {
-        How::Http(Rest::Idle) => handover::How::Idle,
-        How::Http(Rest::Waiting(asked, left)) => answer(false, asked, left)?,
-        How::Http(Rest::Streaming(asked, left)) => answer(true, asked, left)?,
+        How::Http(ParkedHttp::Idle) => handover::How::Idle,
+        How::Http(ParkedHttp::Waiting(asked, left)) => answer(false, asked, left)?,
+        How::Http(ParkedHttp::Streaming(asked, left)) => answer(true, asked, left)?,
         How::WebSocket { client, outbox, queue } => handover::How::WebSocket {
             session: saver.session(&client.session),
             outbox: saver.outbox(outbox),
@@ -125,7 +125,7 @@ fn save(one: &Resting, saver: &mut Saver) -> Option<handover::Connection> {
 fn restore(how: handover::How, restored: &Restored) -> Option<How> {
     let outs = VecDeque::<Out>::from;
     Some(match how {
-        handover::How::Idle => How::Http(Rest::Idle),
+        handover::How::Idle => How::Http(ParkedHttp::Idle),
         handover::How::WebSocket { session, outbox, queue } => {
             How::WebSocket { client: restored.client(session)?, outbox: restored.outbox(outbox), queue: outs(queue) }
         }
@@ -134,7 +134,7 @@ fn restore(how: handover::How, restored: &Restored) -> Option<How> {
             let stream = stream.and_then(|n| client.session.replay().stream(n)).map(|s| (s, 0));
             let parts = Parts { client, outbox: restored.outbox(outbox), answered, resumable };
             let left = Left { reply: Some(parts), queue: outs(queue), head, stream };
-            How::Http(if begun { Rest::Streaming(asked, left) } else { Rest::Waiting(asked, left) })
+            How::Http(if begun { ParkedHttp::Streaming(asked, left) } else { ParkedHttp::Waiting(asked, left) })
         }
     })
 }

@@ -33,7 +33,7 @@ use super::conn::Conn;
 use super::connection::Connection;
 use super::frames::Frames;
 use super::front::Front;
-use super::parked::{How, Resting};
+use super::parked::{How, ParkedConnection};
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Server;
@@ -187,18 +187,18 @@ async fn serve(
         front.hub.ctx.draining.wait().await;
     };
     let mut draining = std::pin::pin!(draining);
-    let (mut freeze, mut give_up) = (front.hub.ctx.quiesce.watch(), front.hub.ctx.close_stragglers.watch());
+    let (mut quiesce, mut stragglers) = (front.hub.ctx.quiesce.watch(), front.hub.ctx.close_stragglers.watch());
     let why = loop {
         let end = std::future::poll_fn(|cx| {
             if !driver.draining && draining.as_mut().poll(cx).is_ready() {
                 driver.draining = true;
             }
-            let freezing = freeze.poll(cx);
-            if give_up.poll(cx) {
+            let quiescing = quiesce.poll(cx);
+            if stragglers.poll(cx) {
                 // Only what it sends is in our hands: a message of its client may be half here.
                 driver.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
             }
-            driver.poll(cx, freezing)
+            driver.poll(cx, quiescing)
         })
         .await;
         match end {
@@ -207,7 +207,7 @@ async fn serve(
                 Ok(fd) => {
                     let (client, queue) = (client.clone(), std::mem::take(&mut driver.queue));
                     let how = How::WebSocket { client, outbox, queue };
-                    return front.parked.put(Resting { fd, is_unix, early: Vec::new(), how });
+                    return front.parked.put(ParkedConnection { fd, is_unix, early: Vec::new(), how });
                 }
                 Err(_) => break "there is no descriptor to keep it",
             },
@@ -282,7 +282,7 @@ struct Driver {
 
 impl Driver {
     /// Ready once the connection is at its end.
-    fn poll(&mut self, cx: &mut Context<'_>, freezing: bool) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, quiescing: bool) -> Poll<End> {
         loop {
             let incoming = match self.poll_incoming(cx) {
                 Ok(busy) => busy,
@@ -295,7 +295,7 @@ impl Driver {
             if let Err(why) = self.poll_time(cx) {
                 return Poll::Ready(End::Closed(why));
             }
-            if !incoming && freezing && self.is_at_rest() {
+            if !incoming && quiescing && self.is_quiescent() {
                 return Poll::Ready(End::AtRest);
             }
             if !incoming && !outgoing && self.is_bloated() {
@@ -319,7 +319,7 @@ impl Driver {
     }
 
     /// Nothing of it is in the library's buffers.
-    fn is_at_rest(&self) -> bool {
+    fn is_quiescent(&self) -> bool {
         self.ws.get_ref().frames.between_messages() && !self.flushing && self.sent == 0 && self.closing.is_none()
     }
 

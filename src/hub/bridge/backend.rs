@@ -21,13 +21,13 @@ use crate::model::status::ServerState;
 use crate::sys::lock::Lock;
 
 /// All servers as one. Each of its sessions is answered by a [`BridgeSession`].
-pub struct Whole(pub Arc<Bridge>);
+pub struct BridgeBackend(pub Arc<Bridge>);
 
-impl Whole {
-    pub fn new(core: &Arc<Core>, servers: &Arc<Servers>, naming: &Naming) -> Arc<Whole> {
+impl BridgeBackend {
+    pub fn new(core: &Arc<Core>, servers: &Arc<Servers>, naming: &Naming) -> Arc<BridgeBackend> {
         let title = quote(&format!("All servers of {}", core.ctx.config().name));
         let version = env!("CARGO_PKG_VERSION");
-        Arc::new(Whole(Arc::new(Bridge {
+        Arc::new(BridgeBackend(Arc::new(Bridge {
             core: core.clone(),
             servers: servers.clone(),
             catalogue: Catalogue::new(naming),
@@ -42,7 +42,7 @@ impl Whole {
     }
 
     /// Tells its sessions that the servers have changed.
-    pub fn tell(&self) {
+    pub fn notify_clients(&self) {
         for session in self.0.members() {
             session.attach_all();
             LISTS.into_iter().for_each(|list| session.note_change(list));
@@ -73,9 +73,9 @@ impl Whole {
 }
 
 /// It lasts as long as the daemon, and has nothing that could go on.
-impl Leaving for Whole {}
+impl Leaving for BridgeBackend {}
 
-impl Backend for Whole {
+impl Backend for BridgeBackend {
     fn condition(&self) -> Option<(ServerState, Option<String>)> {
         Some((ServerState::Ready, None))
     }

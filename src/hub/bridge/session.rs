@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::known::{Catalogue, Known};
 use crate::hub::client::endpoint::Client;
-use crate::hub::client::session::{Session, Whole};
+use crate::hub::client::session::{PartObserver, Session};
 use crate::hub::client::subscription::{Change, LISTS};
 use crate::hub::error::Error;
 use crate::hub::server::core::Core;
@@ -144,7 +144,7 @@ impl BridgeSession {
     /// Makes a session a part of this one.
     pub fn belong(&self, part: &Session) {
         if let Some(whole) = self.session.upgrade() {
-            let me: Weak<dyn Whole> = self.me.clone();
+            let me: Weak<dyn PartObserver> = self.me.clone();
             part.belong_to(&whole, me);
         }
     }
@@ -209,7 +209,7 @@ impl BridgeSession {
             let Some(session) = me.session.upgrade().filter(|s| !s.is_ended()) else { return };
             for list in me.changes.take() {
                 let text = jsonrpc::notification(method::list_changed(list), None);
-                session.tell(&Change::List { list, text: &text });
+                session.notify_client(&Change::List { list, text: &text });
             }
         });
     }
@@ -221,7 +221,7 @@ impl Drop for BridgeSession {
     }
 }
 
-impl Whole for BridgeSession {
+impl PartObserver for BridgeSession {
     fn changed(&self, part: &Session, change: &Change<'_>) {
         let Some(session) = self.session.upgrade() else { return };
         match change {

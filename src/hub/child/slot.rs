@@ -43,9 +43,9 @@ pub trait Owner: Send + Sync {
     /// Starts a child that is ready to serve.
     fn start<'a>(&'a self, slot: &'a Arc<Slot>) -> Starting<'a>;
 
-    /// A child is ready, and about to be put in place. `again` says that it takes the place of another, `rested` that the
+    /// A child is ready, and about to be put in place. `again` says that it takes the place of another, `was_idle` that the
     /// other was stopped because it was not used.
-    fn ready(&self, slot: &Arc<Slot>, child: &Arc<Child>, again: bool, rested: bool) -> Option<Task>;
+    fn ready(&self, slot: &Arc<Slot>, child: &Arc<Child>, again: bool, was_idle: bool) -> Option<Task>;
 
     /// A child is in place, or gone.
     fn placed(&self, slot: &Slot, child: Option<&Arc<Child>>);
@@ -84,7 +84,7 @@ pub struct Slot {
     renew: AtomicBool,
     nudge: Bell,
     /// The last child was stopped because it was not used.
-    pub rested: AtomicBool,
+    pub was_idle: AtomicBool,
 }
 
 struct State {
@@ -107,7 +107,7 @@ impl Slot {
             wanted: AtomicBool::new(false),
             renew: AtomicBool::new(false),
             nudge: Bell::new(),
-            rested: AtomicBool::new(false),
+            was_idle: AtomicBool::new(false),
         })
     }
 

@@ -109,7 +109,7 @@ impl Supervisor {
                 // A request that wants it has to wait as well.
                 Some(retired.or(slot.nudged(false)).or(due).await)
             }
-            Step::Rest => Some(retired.or(slot.nudged(true)).await),
+            Step::Stay => Some(retired.or(slot.nudged(true)).await),
             Step::Over => None,
         }
     }
@@ -133,8 +133,8 @@ impl Supervisor {
         let Some(child) = self.child.clone() else { return };
         self.slot.forget_want();
         let again = std::mem::replace(&mut self.replaces, true);
-        let rested = self.slot.rested.swap(false, SeqCst);
-        let then = self.owner.ready(&self.slot, &child, again, rested);
+        let was_idle = self.slot.was_idle.swap(false, SeqCst);
+        let then = self.owner.ready(&self.slot, &child, again, was_idle);
         self.slot.place(Some(&child));
         self.slot.enter_state(ServerState::Ready, None);
         if let Some(then) = then {
@@ -192,7 +192,7 @@ impl Supervisor {
         if !slot.is_retired() && step == Step::Drain {
             // Requests that come now wait for the next one.
             child.stop_soon();
-            slot.rested.store(true, SeqCst);
+            slot.was_idle.store(true, SeqCst);
         }
         if step != Step::Kill {
             let over = child.load.quiet().or(child.ctx.end_drain.wait());

@@ -50,8 +50,8 @@ impl Quiesce for Child {
     }
 
     fn give_up_if_busy(&self) {
-        let rests = self.is_whole(&self.parked.lock());
-        if self.is_dead() || self.stopping.load(SeqCst) || !rests {
+        let quiesced = self.is_whole(&self.parked.lock());
+        if self.is_dead() || self.stopping.load(SeqCst) || !quiesced {
             let why = format!("the child of server '{}' could not be kept over an upgrade of the daemon", self.server);
             self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
         }
@@ -102,7 +102,7 @@ impl Child {
         Some(handover::Child {
             pid: self.pid.as_raw(),
             mark: self.mark.clone(),
-            learnt: self.info.get().cloned(),
+            server_info: self.info.get().cloned(),
             stdin: handover::Pipe { fd: stdin.0.fd()?, bytes: Bytes(stdin.1.clone()), cut: None },
             stdout: read(stdout)?,
             stderr: stderr.as_ref().and_then(read),
@@ -192,7 +192,7 @@ impl Starter {
             pending: Pending::behind(table).into(),
             load,
             stdin: ByteQueue::with(STDIN_LIMIT, saved.queue.0),
-            info: saved.learnt.map_or_else(OnceLock::new, OnceLock::from),
+            info: saved.server_info.map_or_else(OnceLock::new, OnceLock::from),
             stderr: tail.into(),
             used_at: millis().saturating_sub(saved.unused).into(),
             ..Child::blank(&self.ctx, identity)

@@ -11,3 +11,6 @@ pub mod restored;
 pub mod saved;
 pub mod session;
 pub mod subscription;
+
+#[cfg(test)]
+mod tests;

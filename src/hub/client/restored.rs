@@ -89,7 +89,7 @@ impl Restored {
         }
         session.note_era(if saved.modern { Era::Modern } else { Era::Legacy });
         session.restore_use(saved.idle, saved.used);
-        saved.subscriptions.iter().for_each(|uri| session.watch(uri));
+        saved.watched.iter().for_each(|uri| session.watch(uri));
         let outbox = |at| self.outbox(at);
         *session.replay() = ResumableStreams::restore(saved.streams_so_far, saved.streams, &outbox, &session.bounds());
         session.restore_push(saved.push.map(outbox));
@@ -97,7 +97,7 @@ impl Restored {
         for one in saved.batches {
             session.batches.restore(one, &outbox, limit);
         }
-        for one in saved.listens {
+        for one in saved.subscriptions {
             let reply = self.outbox(one.reply);
             session.add_subscription(Subscription::restore(session.number, one, reply));
         }

@@ -28,7 +28,7 @@ const WATCHED: usize = 1000;
 const URI: usize = 8 << 10;
 
 /// Hears of changes in place of the client of a part, and tells them in the words of the whole.
-pub trait Whole: Send + Sync {
+pub trait PartObserver: Send + Sync {
     /// A server has told a part that something has changed.
     fn changed(&self, part: &Session, change: &Change<'_>);
 }
@@ -74,7 +74,7 @@ pub struct Session {
     /// Its client has spoken the modern era here.
     modern: AtomicBool,
     /// The session of the bridge that it is a part of.
-    whole: OnceLock<(Weak<Session>, Weak<dyn Whole>)>,
+    whole: OnceLock<(Weak<Session>, Weak<dyn PartObserver>)>,
     /// Open response streams and GET streams.
     streams: AtomicUsize,
     replay: Arc<Lock<ResumableStreams>>,
@@ -113,7 +113,7 @@ impl Session {
     }
 
     /// Makes it a part of a session of the bridge.
-    pub fn belong_to(&self, whole: &Arc<Session>, told: Weak<dyn Whole>) {
+    pub fn belong_to(&self, whole: &Arc<Session>, told: Weak<dyn PartObserver>) {
         let _ = self.whole.set((Arc::downgrade(whole), told));
     }
 
@@ -155,7 +155,7 @@ impl Session {
     // --- changes -----------------------------------------------------------------------------------------------------
 
     /// Tells the client of a change, in the way of its era.
-    pub fn tell(&self, change: &Change<'_>) {
+    pub fn notify_client(&self, change: &Change<'_>) {
         if let Some((_, whole)) = self.whole.get() {
             if let Some(whole) = whole.upgrade() {
                 whole.changed(self, change);
@@ -191,7 +191,7 @@ impl Session {
             let text = jsonrpc::notification(method::list_changed(list), None);
             if self.is_part() {
                 if has(list) {
-                    self.tell(&Change::List { list, text: &text });
+                    self.notify_client(&Change::List { list, text: &text });
                 }
                 continue;
             }

@@ -71,8 +71,8 @@ impl Subscription {
     }
 
     /// Everything of it, for the next program.
-    pub fn save(&self, places: &mut Places) -> handover::Listen {
-        handover::Listen {
+    pub fn save(&self, places: &mut Places) -> handover::Subscription {
+        handover::Subscription {
             id: self.id.to_string(),
             reply: places.of(&self.reply),
             filter: self.filter.clone(),
@@ -82,7 +82,7 @@ impl Subscription {
     }
 
     /// The subscription of the program before.
-    pub fn restore(session: u64, saved: handover::Listen, reply: Arc<Outbox>) -> Arc<Subscription> {
+    pub fn restore(session: u64, saved: handover::Subscription, reply: Arc<Outbox>) -> Arc<Subscription> {
         Arc::new(Subscription {
             id: saved.id.into(),
             session,

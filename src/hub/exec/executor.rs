@@ -237,7 +237,7 @@ impl Executor {
         let Some(me) = self.me.upgrade() else { return };
         let number = self.next_number();
         let end = Arc::new(Flag::default());
-        let running = Running { pid: None, owner: order.owner, end: end.clone(), resting: None };
+        let running = Running { pid: None, owner: order.owner, end: end.clone(), quiesced: None };
         self.running().insert(number, running);
         let Order { sink, config, program, args, limit, .. } = Order { owner: Owner::Nobody, ..order };
         async_std::task::spawn(async move {
@@ -292,7 +292,7 @@ impl Executor {
         };
         let Some(how) = self.ctx.unless_quiescing(attended).await else {
             if let Some(running) = self.running().get_mut(&number) {
-                running.resting = Some(work);
+                running.quiesced = Some(work);
             }
             self.finished.notify(usize::MAX);
             return;
@@ -399,7 +399,7 @@ impl Executor {
             call.error(jsonrpc::INTERNAL_ERROR, &why);
         }
         for (direct, pid) in own {
-            direct.give_up(pid, &why);
+            direct.fail(pid, &why);
         }
     }
 

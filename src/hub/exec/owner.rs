@@ -22,7 +22,7 @@ pub struct Running {
     pub owner: Owner,
     pub end: Arc<Flag>,
     /// The command itself, while everything is at rest and no task sees to it.
-    pub resting: Option<Work>,
+    pub quiesced: Option<Work>,
 }
 
 /// Whose command it is.
@@ -127,7 +127,7 @@ impl Running {
 
 impl Direct {
     /// The server stops: the session is told that its command is over, which it is about to be.
-    pub fn give_up(mut self, pid: Option<i32>, why: &str) {
+    pub fn fail(mut self, pid: Option<i32>, why: &str) {
         match self.opening.take() {
             Some(call) => call.error(jsonrpc::INTERNAL_ERROR, why),
             None => self.complete(pid, None, Some(why), self.since.elapsed()),

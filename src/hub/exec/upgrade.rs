@@ -22,13 +22,13 @@ use crate::sys::reap;
 
 impl Quiesce for Executor {
     fn quiesced(&self) -> Pending<'_> {
-        Box::pin(until(&self.finished, || self.running().values().all(|r| r.resting.is_some()).then_some(())))
+        Box::pin(until(&self.finished, || self.running().values().all(|r| r.quiesced.is_some()).then_some(())))
     }
 
     fn resume(self: Arc<Self>) {
-        let resting: Vec<_> =
-            self.running().iter_mut().filter_map(|(n, r)| Some((*n, r.resting.take()?, r.end.clone()))).collect();
-        for (number, work, end) in resting {
+        let quiesced: Vec<_> =
+            self.running().iter_mut().filter_map(|(n, r)| Some((*n, r.quiesced.take()?, r.end.clone()))).collect();
+        for (number, work, end) in quiesced {
             async_std::task::spawn(self.clone().see_to(number, work, end));
         }
     }
@@ -42,7 +42,7 @@ impl Executor {
         for running in self.running().values() {
             let cancelled = matches!(&running.owner, Owner::Direct(direct) if direct.cancelled);
             let lives = !running.end.is_set() || cancelled;
-            let Some(work) = running.resting.as_ref().filter(|_| lives) else { continue };
+            let Some(work) = running.quiesced.as_ref().filter(|_| lives) else { continue };
             commands.push(handover::Command {
                 pid: work.pid.as_raw(),
                 mark: work.mark.clone(),
@@ -104,11 +104,11 @@ impl Executor {
                 })
             })();
             let number = self.next_number();
-            let running = Running { pid: Some(one.pid), owner, end: Arc::new(Flag::default()), resting: work };
+            let running = Running { pid: Some(one.pid), owner, end: Arc::new(Flag::default()), quiesced: work };
             if one.cancelled {
                 running.end.set();
             }
-            let lost = running.resting.is_none();
+            let lost = running.quiesced.is_none();
             self.running().insert(number, running);
             if lost {
                 reap::forget(pid);

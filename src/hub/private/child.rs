@@ -80,9 +80,9 @@ impl State {
     pub fn restore(saved: &handover::Own, with_child: bool) -> State {
         State {
             failed: None,
-            again: saved.hello.is_some(),
+            again: saved.initialize_params.is_some(),
             begins: false,
-            initialize_params: saved.hello.clone(),
+            initialize_params: saved.initialize_params.clone(),
             initialized: saved.initialized,
             level: saved.level.clone(),
             asked: if with_child { saved.asked.iter().cloned().collect() } else { HashSet::default() },
@@ -374,7 +374,7 @@ impl Endpoint for PrivateChild {
         let state = self.state();
         let own = handover::Own {
             child,
-            hello: state.initialize_params.clone(),
+            initialize_params: state.initialize_params.clone(),
             initialized: state.initialized,
             level: state.level.clone(),
             asked: state.asked.iter().cloned().collect(),

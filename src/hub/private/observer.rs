@@ -74,7 +74,7 @@ impl Observer for PrivateChild {
             method::RESOURCE_UPDATED => {
                 if let (true, Some(uri)) = (session.is_part(), e.get(&e.uri)) {
                     // The client may know it by another name.
-                    return session.tell(&Change::Resource { uri: &decode(uri), text: &text });
+                    return session.notify_client(&Change::Resource { uri: &decode(uri), text: &text });
                 }
                 false
             }

@@ -138,7 +138,7 @@ impl Core {
             restarts: restarts.count,
             restarted: restarts.at,
             last_exit: restarts.last_exit,
-            learnt: self.info(),
+            server_info: self.info(),
             meter: self.meters.save_all(self.ctx.seconds()),
             methods: self.meters.save(),
             slots: Vec::new(),
@@ -157,6 +157,6 @@ impl Core {
             last_exit: saved.last_exit.take(),
         };
         self.restarts.replace(restarts);
-        self.info.replace(saved.learnt.take());
+        self.info.replace(saved.server_info.take());
     }
 }

@@ -63,6 +63,6 @@ impl Members {
 }
 
 /// Tells sessions of a change.
-pub fn tell(sessions: &[Arc<Session>], change: &Change<'_>) {
-    sessions.iter().for_each(|s| s.tell(change));
+pub fn notify_clients(sessions: &[Arc<Session>], change: &Change<'_>) {
+    sessions.iter().for_each(|s| s.notify_client(change));
 }

@@ -14,7 +14,7 @@ use crate::hub::client::session::Session;
 use crate::hub::client::subscription::Change;
 use crate::hub::counters::Dropped;
 use crate::hub::server::core::Core;
-use crate::hub::server::members::tell;
+use crate::hub::server::members::notify_clients;
 use crate::model::envelope::{Envelope, decode};
 use crate::model::modern::Era;
 use crate::model::restart::Ended;
@@ -57,17 +57,17 @@ impl Observer for Shared {
             // Its subscribers hear of it from the child; those of the bridge hear of it here alone.
             let list = e.method.split('/').nth(1).unwrap_or_default();
             let parts = self.sessions_of(child).into_iter().filter(|s| s.is_part());
-            parts.for_each(|part| part.tell(&Change::List { list, text: e.text() }));
+            parts.for_each(|part| part.notify_client(&Change::List { list, text: e.text() }));
             return;
         }
         if let Some(list) = method::changed_list(&e.method) {
             let text = one_line(e, e.text().to_owned());
-            return tell(&self.sessions_of(child), &Change::List { list, text: &text });
+            return notify_clients(&self.sessions_of(child), &Change::List { list, text: &text });
         }
         match (e.method.as_ref(), e.get(&e.uri)) {
             (method::RESOURCE_UPDATED, Some(uri)) => {
                 let (uri, text) = (decode(uri), one_line(e, e.text().to_owned()));
-                tell(&self.sessions_of(child), &Change::Resource { uri: &uri, text: &text });
+                notify_clients(&self.sessions_of(child), &Change::Resource { uri: &uri, text: &text });
             }
             (method::RESOURCE_UPDATED, None) => drop(),
             (method, _) => {
@@ -86,12 +86,12 @@ impl Owner for Shared {
         })
     }
 
-    fn ready(&self, _slot: &Arc<Slot>, child: &Arc<Child>, again: bool, rested: bool) -> Option<Task> {
+    fn ready(&self, _slot: &Arc<Slot>, child: &Arc<Child>, again: bool, was_idle: bool) -> Option<Task> {
         if !again {
             return None;
         }
-        // One that only rested is as it was, if it says the same of itself.
-        let rested = rested && self.core.info() == child.info().cloned();
+        // One that only was_idle is as it was, if it says the same of itself.
+        let was_idle = was_idle && self.core.info() == child.info().cloned();
         if child.is_modern() {
             // Before a request can be sent that they would hear of.
             for session in self.sessions_of(child) {
@@ -99,7 +99,7 @@ impl Owner for Shared {
             }
             let (me, child) = (self.me.clone(), child.clone());
             return Some(Box::pin(async move {
-                for session in me.upgrade().into_iter().filter(|_| !rested).flat_map(|me| me.sessions_of(&child)) {
+                for session in me.upgrade().into_iter().filter(|_| !was_idle).flat_map(|me| me.sessions_of(&child)) {
                     session.lists_changed(Era::Modern, &|list| child.info().is_some_and(|i| i.has(list)));
                 }
             }));
@@ -107,7 +107,7 @@ impl Owner for Shared {
         let (me, child) = (self.me.clone(), child.clone());
         Some(Box::pin(async move {
             if let Some(me) = me.upgrade() {
-                me.restore_watches(&child, !rested).await;
+                me.restore_watches(&child, !was_idle).await;
             }
         }))
     }
