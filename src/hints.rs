@@ -7,7 +7,7 @@ use crate::model::config::{Config, Kind};
 use crate::sys::paths;
 
 /// Commands to paste after a start with `hints: true`.
-pub fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String {
+pub(crate) fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("mcpctl")));
     let mut ctl = beside.filter(|p| p.exists()).map_or("mcpctl".to_owned(), |p| p.display().to_string());
     if paths::run_dir().canonicalize().ok().as_deref() != Some(run_dir) {

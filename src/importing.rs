@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::import::import;
 
-pub fn run(file: &Path) -> Result<Exit, Failure> {
+pub(crate) fn run(file: &Path) -> Result<Exit, Failure> {
     let (name, bytes) = match file.to_str() {
         Some("-") => {
             let mut bytes = Vec::new();

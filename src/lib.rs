@@ -2,7 +2,7 @@
 //!
 //! Layers, each using only what stands below it: [`daemon`] and [`ctl`] (the two programs), [`net`] (listeners and
 //! protocols on sockets), [`hub`] (servers, children, sessions), [`rt`] (tools of the runtime), [`sys`] (POSIX), [`model`] (pure data and decisions).
-#![deny(unsafe_code)]
+#![deny(unsafe_code, unreachable_pub)]
 // Nothing that input, a peer, a child or the system does may end the daemon.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -21,4 +21,4 @@ pub mod net;
 pub mod rt;
 mod source;
 #[allow(unsafe_code)]
-pub mod sys;
+mod sys;

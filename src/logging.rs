@@ -26,7 +26,7 @@ use crate::model::exit::plain;
 use crate::model::logline;
 use crate::model::text::printable;
 use crate::sys::lock::{Guard, Lock};
-pub use file::Opened;
+pub(crate) use file::Opened;
 
 /// The longest line, in bytes.
 const LINE: usize = 8 << 10;
@@ -40,7 +40,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The way to the log's file.
 #[derive(Clone)]
-pub struct LogFile {
+pub(crate) struct LogFile {
     shared: Arc<Shared>,
 }
 
@@ -163,7 +163,7 @@ impl Shared {
 }
 
 /// What a reload is about to change.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// Where the path is another one.
     file: Option<Opened>,
     config: config::Log,
@@ -171,7 +171,7 @@ pub struct Prepared {
 
 impl LogFile {
     /// Starts logging; to a file, or to standard error.
-    pub fn start(file: Option<Opened>, config: &config::Log) -> LogFile {
+    pub(crate) fn start(file: Option<Opened>, config: &config::Log) -> LogFile {
         let journal = file.is_none() && is_journal();
         let way = Way { file: file.map(Arc::new), format: config.format, rotate: config.rotate };
         let shared = Shared {
@@ -203,7 +203,7 @@ impl LogFile {
     }
 
     /// Lets a thread do the writing from now on. To be called once the process needs no further fork(2) of itself.
-    pub fn detach(&self) -> io::Result<()> {
+    pub(crate) fn detach(&self) -> io::Result<()> {
         let (sender, jobs) = mpsc::sync_channel(WAITING);
         let shared = self.shared.clone();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || shared.serve(jobs))?;
@@ -212,7 +212,7 @@ impl LogFile {
     }
 
     /// Waits until everything that was said is written, or `limit` is over.
-    pub fn flush(&self, limit: Duration) {
+    pub(crate) fn flush(&self, limit: Duration) {
         let Some(writer) = self.shared.writer.get() else { return };
         let (done, written) = mpsc::sync_channel(1);
         let (start, mut job) = (Instant::now(), Job::Flush(done));
@@ -227,7 +227,7 @@ impl LogFile {
     }
 
     /// Opens the file anew, from which it may have been moved away. The old one is kept if that fails.
-    pub fn reopen(&self) -> io::Result<()> {
+    pub(crate) fn reopen(&self) -> io::Result<()> {
         if let Some(path) = self.path() {
             let file = Opened::open(&path)?;
             self.shared.way().file = Some(Arc::new(file));
@@ -236,13 +236,13 @@ impl LogFile {
     }
 
     /// Opens the log of another configuration. Nothing changes until it is applied.
-    pub fn prepare(&self, config: &config::Log) -> io::Result<Prepared> {
+    pub(crate) fn prepare(&self, config: &config::Log) -> io::Result<Prepared> {
         let moves = self.path().is_some_and(|path| path != config.file);
         let file = if moves { Some(Opened::open(&config.file)?) } else { None };
         Ok(Prepared { file, config: config.clone() })
     }
 
-    pub fn apply(&self, new: Prepared) {
+    pub(crate) fn apply(&self, new: Prepared) {
         let mut way = self.shared.way();
         if let Some(file) = new.file {
             way.file = Some(Arc::new(file));
@@ -253,22 +253,22 @@ impl LogFile {
     }
 
     /// The descriptor of the file; None for standard error.
-    pub fn fd(&self) -> Option<RawFd> {
+    pub(crate) fn fd(&self) -> Option<RawFd> {
         self.shared.way().file.as_ref().map(|f| f.fd())
     }
 
     /// The file's path; None for standard error.
-    pub fn path(&self) -> Option<PathBuf> {
+    pub(crate) fn path(&self) -> Option<PathBuf> {
         self.shared.path()
     }
 
     /// The last lines of level `Info` and above, the newest last.
-    pub fn last(&self) -> Vec<logline::Line> {
+    pub(crate) fn last(&self) -> Vec<logline::Line> {
         self.shared.last().iter().cloned().collect()
     }
 
     /// Goes on with what another program has remembered.
-    pub fn remember(&self, before: Vec<logline::Line>) {
+    pub(crate) fn remember(&self, before: Vec<logline::Line>) {
         let mut last = self.shared.last();
         for line in before.into_iter().rev() {
             last.push_front(line);
@@ -278,7 +278,7 @@ impl LogFile {
     }
 
     /// Lines that could not be written.
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Relaxed)
     }
 }

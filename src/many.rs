@@ -13,7 +13,7 @@ use crate::sys::reexec::Program;
 
 /// Does for each file what was asked for. The status is the worst there was; that an instance runs already is the least of
 /// what can be wrong.
-pub fn run(dir: &Path, args: &cli::Daemon) -> Result<Exit, Failure> {
+pub(crate) fn run(dir: &Path, args: &cli::Daemon) -> Result<Exit, Failure> {
     let usage = |what: &str| Failure::new(Exit::Usage, format!("mcpdaemon: {what} is for one instance: give -c FILE"));
     let single = [
         (args.foreground, "-f"),

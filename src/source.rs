@@ -10,7 +10,7 @@ use crate::sys::{accounts, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.
 #[derive(Clone)]
-pub struct Source {
+pub(crate) struct Source {
     /// Absolute; None for a command line.
     pub file: Option<PathBuf>,
     command: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Source {
 
 impl Source {
     /// Notes what was asked for; relative paths are taken from `cwd` now, because a daemon has another later.
-    pub fn new(args: &cli::Daemon, cwd: &Path) -> Source {
+    pub(crate) fn new(args: &cli::Daemon, cwd: &Path) -> Source {
         Source {
             file: args.config.as_ref().map(|path| cwd.join(path)),
             command: args.command.clone(),
@@ -40,17 +40,17 @@ impl Source {
     }
 
     /// The source of an instance whose name is settled.
-    pub fn named(&self, name: &str) -> Source {
+    pub(crate) fn named(&self, name: &str) -> Source {
         Source { name: Some(name.to_owned()), ..self.clone() }
     }
 
     /// Reads and validates: a whole configuration or every problem.
-    pub fn load(&self) -> Result<Loaded, Vec<Problem>> {
+    pub(crate) fn load(&self) -> Result<Loaded, Vec<Problem>> {
         self.load_from(self.texts()?)
     }
 
     /// The files as they are now: the instance file first, then those that add a server. None for a command line.
-    pub fn texts(&self) -> Result<Vec<Text>, Vec<Problem>> {
+    pub(crate) fn texts(&self) -> Result<Vec<Text>, Vec<Problem>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let mut texts = vec![Text { path: file.clone(), text: read_text(file)? }];
         texts.extend(drop_ins(file)?);
@@ -58,7 +58,7 @@ impl Source {
     }
 
     /// Validates files that were read before.
-    pub fn load_from(&self, texts: Vec<Text>) -> Result<Loaded, Vec<Problem>> {
+    pub(crate) fn load_from(&self, texts: Vec<Text>) -> Result<Loaded, Vec<Problem>> {
         // By their real places: a symlink may be switched to another folder with other files beside it.
         let folder = |path: &Path| {
             let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -152,7 +152,7 @@ impl Source {
 
 /// The instance files of a folder, and the drop-ins beside an instance file: what ends in `.ron` and is not hidden, in
 /// order.
-pub fn ron_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn ron_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -196,6 +196,6 @@ fn read_text(path: &Path) -> Result<String, Vec<Problem>> {
 }
 
 /// Problems as they are printed, a line each.
-pub fn lines(problems: &[Problem]) -> String {
+pub(crate) fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -9,7 +9,7 @@ use mcpdaemon::hub::{Outbox, ResumableStreams};
 use mcpdaemon::model::envelope::scan;
 use mcpdaemon::model::modern::{self, ParamHeaders};
 use mcpdaemon::net::frames::Frames;
-use mcpdaemon::net::{http, origin, streamable};
+use mcpdaemon::net::{origin, request};
 
 fuzz_target!(|data: &[u8]| {
     // Head and body, as they stand in a request.

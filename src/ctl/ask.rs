@@ -22,7 +22,7 @@ struct Wish {
     refused: &'static str,
 }
 
-pub fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure> {
+pub(super) fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure> {
     let wish = Wish {
         verb: "reload",
         signal: Signal::SIGHUP,
@@ -34,7 +34,7 @@ pub fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure> {
     run(place, &wish, &args.names, args.all, args.timeout)
 }
 
-pub fn restart(place: &Place, args: &cli::Restart) -> Result<Exit, Failure> {
+pub(super) fn restart(place: &Place, args: &cli::Restart) -> Result<Exit, Failure> {
     let wish = Wish {
         verb: "restart",
         signal: Signal::SIGUSR2,

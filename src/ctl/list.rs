@@ -21,7 +21,7 @@ struct Row {
     config: Option<String>,
 }
 
-pub fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
+pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
     let (mut rows, mut worst) = (Vec::new(), Exit::Ok);
     for name in place.names()? {
         let found = match place.find(&name) {

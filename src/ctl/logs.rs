@@ -21,7 +21,7 @@ use crate::sys::watch::{Watch, Woken};
 /// How far back the last lines are looked for at first, in bytes; then further.
 const STEP: u64 = 64 << 10;
 
-pub fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
+pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let found = place.find(&args.name)?;
     let foreground = found.status.as_ref().is_some_and(|s| s.log.is_none());
     if foreground {

@@ -6,7 +6,7 @@ use super::watch;
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 
-pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
+pub(super) fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let names = if args.names.is_empty() { place.names()? } else { args.names.clone() };
     if names.is_empty() && !args.json {
         say(&format!("no instances in {}", place.0.display()));

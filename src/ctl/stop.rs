@@ -16,7 +16,7 @@ use crate::sys::process;
 /// After SIGKILL, how long the kernel, the guard and we may take.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
-pub fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
+pub(super) fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
     let names = place.chosen("stop", &args.names, args.all)?;
     // All are asked first, so that they drain side by side.
     let mut asked: HashMap<&str, Result<Found, Failure>> = HashMap::new();

@@ -24,7 +24,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const SIGNALS: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGWINCH];
 
-pub fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
+pub(super) fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let able = std::env::var("TERM").is_ok_and(|term| !term.is_empty() && term != "dumb");
     let outcome = match io::stdout().is_terminal() && able && !args.json {
         true => picture(place, args),

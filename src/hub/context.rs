@@ -26,7 +26,7 @@ use crate::sys::lock::Lock;
 const EVENTS: usize = 64;
 
 /// What is fixed at the start of the process.
-pub struct Boot {
+pub(crate) struct Boot {
     pub spawner: Spawner,
     /// The soft limit of open files that children get.
     pub nofile: u64,
@@ -36,7 +36,7 @@ pub struct Boot {
 }
 
 /// Something that comes to rest before an upgrade in place, and goes on afterwards.
-pub trait Quiesce: Send + Sync {
+pub(crate) trait Quiesce: Send + Sync {
     /// Waits, once [`Context::quiesce`] is on, until it is at rest, or is of no use any more.
     fn quiesced(&self) -> Pending<'_>;
 
@@ -53,7 +53,7 @@ pub trait Quiesce: Send + Sync {
 }
 
 /// What all parts of the hub share.
-pub struct Context {
+pub(crate) struct Context {
     pub boot: Boot,
     config: Lock<Arc<Config>>,
     /// The time that the care for children goes by.
@@ -85,12 +85,12 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Context> {
+    pub(crate) fn new(boot: Boot, config: Arc<Config>) -> Arc<Context> {
         Context::with(boot, config, Arc::new(SystemClock))
     }
 
     /// A context whose children are cared for by another clock.
-    pub fn with(boot: Boot, config: Arc<Config>, clock: Arc<dyn Clock>) -> Arc<Context> {
+    pub(crate) fn with(boot: Boot, config: Arc<Config>, clock: Arc<dyn Clock>) -> Arc<Context> {
         let meters = Arc::<Meters>::default();
         Arc::new(Context {
             boot,
@@ -116,54 +116,54 @@ impl Context {
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> Arc<Config> {
+    pub(crate) fn config(&self) -> Arc<Config> {
         self.config.get()
     }
 
-    pub fn set_config(&self, config: Arc<Config>) {
+    pub(crate) fn set_config(&self, config: Arc<Config>) {
         self.config.replace(config);
     }
 
     /// Whole seconds since the start.
-    pub fn seconds(&self) -> u64 {
+    pub(crate) fn seconds(&self) -> u64 {
         self.boot.at.elapsed().as_secs()
     }
 
     /// A number for one session.
-    pub fn next_session(&self) -> u64 {
+    pub(crate) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, SeqCst) + 1
     }
 
     /// A mark for one child and all that it starts.
-    pub fn next_mark(&self) -> String {
+    pub(crate) fn next_mark(&self) -> String {
         format!("{}{}", self.boot.mark, self.marks.fetch_add(1, SeqCst) + 1)
     }
 
     /// The last numbers that were given, of a session and of a mark: none must be given twice.
-    pub fn numbers(&self) -> (u64, u64) {
+    pub(crate) fn numbers(&self) -> (u64, u64) {
         (self.sessions.load(SeqCst), self.marks.load(SeqCst))
     }
 
     /// Goes on behind the numbers that another program has given.
-    pub fn set_numbers(&self, sessions: u64, marks: u64) {
+    pub(crate) fn set_numbers(&self, sessions: u64, marks: u64) {
         self.sessions.store(sessions, SeqCst);
         self.marks.store(marks, SeqCst);
     }
 
     /// Something that the status document tells has changed.
-    pub fn changed(&self) {
+    pub(crate) fn changed(&self) {
         self.changes.fetch_add(1, SeqCst);
         self.change.notify(usize::MAX);
     }
 
     /// Waits for a change after the `seen`th; gives the count now.
-    pub async fn change_after(&self, seen: u64) -> u64 {
+    pub(crate) async fn change_after(&self, seen: u64) -> u64 {
         let newer = || Some(self.changes.load(SeqCst)).filter(|n| *n > seen);
         wait::until(&self.change, newer).await
     }
 
     /// The outcome, or None once everything is to come to rest.
-    pub async fn unless_quiescing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn unless_quiescing<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let quiescing = async {
             self.quiesce.wait().await;
             None
@@ -173,24 +173,24 @@ impl Context {
     }
 
     /// Notes something that has to come to rest before an upgrade.
-    pub fn note_quiescing(&self, one: Weak<dyn Quiesce>) {
+    pub(crate) fn note_quiescing(&self, one: Weak<dyn Quiesce>) {
         let mut all = self.quiescing.lock();
         all.retain(|l| l.strong_count() > 0);
         all.push(one);
     }
 
     /// Everything that has to come to rest before an upgrade.
-    pub fn quiescing(&self) -> Vec<Arc<dyn Quiesce>> {
+    pub(crate) fn quiescing(&self) -> Vec<Arc<dyn Quiesce>> {
         self.quiescing.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Lets the command of `on_event` know of something.
-    pub fn send_event(&self, event: &'static str, server: Option<&str>, reason: Option<&str>) {
+    pub(crate) fn send_event(&self, event: &'static str, server: Option<&str>, reason: Option<&str>) {
         self.queue_event(event, server, reason, None);
     }
 
     /// Lets the command of `on_event` know of an alert.
-    pub fn send_alert(&self, alert: &Alert) {
+    pub(crate) fn send_alert(&self, alert: &Alert) {
         let event = if alert.level == Level::Healthy { "alert-cleared" } else { "alert-raised" };
         self.queue_event(event, alert.server.as_deref(), Some(&alert.what), Some(alert));
     }
@@ -216,7 +216,7 @@ impl Context {
     }
 
     /// The next event for the command of `on_event`.
-    pub async fn next_event(&self) -> Option<Event> {
+    pub(crate) async fn next_event(&self) -> Option<Event> {
         self.events.1.recv().await.ok()
     }
 }

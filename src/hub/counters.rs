@@ -7,7 +7,7 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// Something that was not passed on.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Dropped { $($(#[$doc])* $variant,)* }
+        pub(crate) enum Dropped { $($(#[$doc])* $variant,)* }
 
         const NAMES: &[&str] = &[$($name,)*];
     };
@@ -54,26 +54,27 @@ counters! {
 
 /// One count each.
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; NAMES.len()]);
+pub(crate) struct Counters([AtomicU64; NAMES.len()]);
 
 impl Counters {
-    pub fn count(&self, what: Dropped) {
+    pub(crate) fn count(&self, what: Dropped) {
         self.0[what as usize].fetch_add(1, Relaxed);
     }
 
-    pub fn get(&self, what: Dropped) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn get(&self, what: Dropped) -> u64 {
         self.0[what as usize].load(Relaxed)
     }
 
     /// Goes on from what another program has counted.
-    pub fn load(&self, saved: &BTreeMap<String, u64>) {
+    pub(crate) fn load(&self, saved: &BTreeMap<String, u64>) {
         for (name, count) in NAMES.iter().zip(&self.0) {
             count.store(saved.get(*name).copied().unwrap_or(0), Relaxed);
         }
     }
 
     /// All of them, by name.
-    pub fn read(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn read(&self) -> BTreeMap<String, u64> {
         NAMES.iter().zip(&self.0).map(|(name, n)| ((*name).to_owned(), n.load(Relaxed))).collect()
     }
 }

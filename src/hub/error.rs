@@ -6,12 +6,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::restart::Ended;
 use crate::model::text::count;
 
 /// Something went wrong.
 #[derive(Clone, Debug)]
-pub enum Error {
+pub(crate) enum Error {
     /// A request was to be passed to a server that has nothing to serve with.
     NoChild { server: Arc<str> },
     /// A child was waited for that is not ready, or will not be: its place, and how that is.
@@ -51,7 +50,7 @@ pub enum Error {
     /// A child answered its handshake with what is none: why not.
     NoHandshake(String),
     /// A child was started, and did not become ready.
-    Start { how: Ended, trouble: String },
+    Start { trouble: String },
     /// Servers were started for a reload, and required ones of them did not become ready.
     Reload(Vec<(String, String)>),
     /// A session was to be opened beyond a limit: how many there may be, and of what.
@@ -88,7 +87,7 @@ impl fmt::Display for Error {
             Error::NotModern => f.write_str("it does not speak the modern era"),
             Error::Unwanted => f.write_str("it is not wanted any more"),
             Error::NoHandshake(why) => f.write_str(why),
-            Error::Start { trouble, .. } => f.write_str(trouble),
+            Error::Start { trouble } => f.write_str(trouble),
             Error::Reload(servers) => {
                 let one = |(server, why): &(String, String)| format!("required server '{server}' cannot start: {why}");
                 f.write_str(&servers.iter().map(one).collect::<Vec<_>>().join("\n"))

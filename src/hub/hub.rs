@@ -20,7 +20,7 @@ use crate::model::status::ServerState;
 use crate::sys::lock::Lock;
 
 /// All servers and sessions of the instance.
-pub struct Hub {
+pub(crate) struct Hub {
     pub ctx: Arc<Context>,
     pub servers: Arc<Servers>,
     /// What stands for all servers; made at the start.
@@ -35,12 +35,12 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(boot: Boot, config: Arc<Config>) -> Arc<Hub> {
+    pub(crate) fn new(boot: Boot, config: Arc<Config>) -> Arc<Hub> {
         Hub::with(boot, config, kinds::backend)
     }
 
     /// A hub whose servers are made in another way than by [`kinds::backend`].
-    pub fn with(boot: Boot, config: Arc<Config>, make: MakeBackend) -> Arc<Hub> {
+    pub(crate) fn with(boot: Boot, config: Arc<Config>, make: MakeBackend) -> Arc<Hub> {
         let hub = Arc::new(Hub {
             ctx: Context::new(boot, config),
             servers: Arc::default(),
@@ -89,7 +89,7 @@ impl Hub {
     }
 
     /// Adds a server and begins to run it.
-    pub fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
+    pub(crate) fn add(self: &Arc<Self>, name: &str, config: config::Server) -> Arc<Server> {
         let server = self.make_server(name, &config);
         self.servers.insert(server.clone());
         self.renew_bridge();
@@ -99,23 +99,23 @@ impl Hub {
         server
     }
 
-    pub fn server(&self, name: &str) -> Option<Arc<Server>> {
+    pub(crate) fn server(&self, name: &str) -> Option<Arc<Server>> {
         self.servers.get(name)
     }
 
     /// The bridge, if the configuration wants one.
-    pub fn bridge(&self) -> Option<Arc<Server>> {
+    pub(crate) fn bridge(&self) -> Option<Arc<Server>> {
         self.ctx.config().bridge.as_ref()?;
         self.bridge.get().map(|(server, _)| server.clone())
     }
 
     /// All servers, and the bridge: whatever has sessions.
-    pub fn servers_and_bridge(&self) -> Vec<Arc<Server>> {
+    pub(crate) fn servers_and_bridge(&self) -> Vec<Arc<Server>> {
         self.servers.all().into_iter().chain(self.bridge.get().map(|(server, _)| server.clone())).collect()
     }
 
     /// Every session with who answers it.
-    pub fn all_clients(&self) -> Vec<Client> {
+    pub(crate) fn all_clients(&self) -> Vec<Client> {
         self.servers_and_bridge().iter().flat_map(|s| s.core.members.clients()).collect()
     }
 
@@ -141,7 +141,7 @@ impl Hub {
     }
 
     /// Required servers that are not ready, each with the reason.
-    pub fn not_ready(&self) -> Vec<String> {
+    pub(crate) fn not_ready(&self) -> Vec<String> {
         let servers = self.servers.all();
         let missing =
             servers.iter().filter(|s| s.required() && !matches!(s.phase(), ServerState::Ready | ServerState::Idle));

@@ -12,10 +12,10 @@ use crate::model::config::Kind;
 use crate::model::config::server::{Sharing, Stdio};
 
 /// Makes what a server is made of; None for the bridge, which is made with the hub and is no entry of `servers`.
-pub type MakeBackend = fn(&Arc<Core>, &Kind) -> Option<Arc<dyn Backend>>;
+pub(super) type MakeBackend = fn(&Arc<Core>, &Kind) -> Option<Arc<dyn Backend>>;
 
 /// What a server of this kind is made of.
-pub fn backend(core: &Arc<Core>, kind: &Kind) -> Option<Arc<dyn Backend>> {
+pub(super) fn backend(core: &Arc<Core>, kind: &Kind) -> Option<Arc<dyn Backend>> {
     match kind {
         Kind::Stdio(config) => Some(stdio(core, config)),
         Kind::Exec(config) => Some(Executor::new(core, (**config).clone())),

@@ -11,10 +11,10 @@ use crate::rt::wait::Flag;
 use crate::sys::lock::Lock;
 
 /// A wait whose kind is not known.
-pub type Pending<'f> = Pin<Box<dyn Future<Output = ()> + Send + 'f>>;
+pub(super) type Pending<'f> = Pin<Box<dyn Future<Output = ()> + Send + 'f>>;
 
 /// Something that is on its way to its end, or will be.
-pub trait Leaving: Send + Sync {
+pub(crate) trait Leaving: Send + Sync {
     /// Nothing of it is left.
     fn is_done(&self) -> bool {
         true
@@ -50,24 +50,24 @@ impl Leaving for Flag {
 
 /// Everything that is on its way.
 #[derive(Default)]
-pub struct Leavers(Lock<Vec<Arc<dyn Leaving>>>);
+pub(crate) struct Leavers(Lock<Vec<Arc<dyn Leaving>>>);
 
 impl Leavers {
-    pub fn note(&self, one: Arc<dyn Leaving>) {
+    pub(crate) fn note(&self, one: Arc<dyn Leaving>) {
         let mut all = self.0.lock();
         all.retain(|one| !one.is_done());
         all.push(one);
     }
 
     /// All that are not done.
-    pub fn all(&self) -> Vec<Arc<dyn Leaving>> {
+    pub(crate) fn all(&self) -> Vec<Arc<dyn Leaving>> {
         let mut all = self.0.lock();
         all.retain(|one| !one.is_done());
         all.clone()
     }
 
     /// Waits until nothing is on its way down that an upgrade would have to leave behind.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         while let Some(one) = self.all().into_iter().find(|one| !one.is_kept_over_upgrade()) {
             one.done().await;
         }

@@ -14,7 +14,7 @@ use crate::rt::wait::until;
 
 /// What is in flight of one thing. What enters it enters those `above` as well.
 #[derive(Default)]
-pub struct Load {
+pub(crate) struct Load {
     in_flight: AtomicU64,
     quiet: Event,
     /// Where finished requests are measured.
@@ -24,37 +24,37 @@ pub struct Load {
 
 impl Load {
     /// Counts alone.
-    pub fn below(above: impl Into<Box<[Arc<Load>]>>) -> Arc<Load> {
+    pub(crate) fn below(above: impl Into<Box<[Arc<Load>]>>) -> Arc<Load> {
         Arc::new(Load { above: above.into(), ..Load::default() })
     }
 
     /// Counts, and measures what was finished.
-    pub fn measured(meters: Arc<Meters>, above: impl Into<Box<[Arc<Load>]>>) -> Arc<Load> {
+    pub(crate) fn measured(meters: Arc<Meters>, above: impl Into<Box<[Arc<Load>]>>) -> Arc<Load> {
         Arc::new(Load { meters: Some(meters), above: above.into(), ..Load::default() })
     }
 
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight.load(SeqCst)
     }
 
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.in_flight() == 0
     }
 
     /// Waits until nothing is in flight.
-    pub async fn quiet(&self) {
+    pub(crate) async fn quiet(&self) {
         until(&self.quiet, || self.is_quiet().then_some(())).await;
     }
 
     /// One more is in flight, here and above, until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> InFlight {
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
         self.add();
         self.above.iter().for_each(|load| load.add());
         InFlight { load: self.clone(), alone: false }
     }
 
     /// One more is in flight, if fewer than `limit` are here.
-    pub fn enter_below(self: &Arc<Self>, limit: u64) -> Option<InFlight> {
+    pub(crate) fn enter_below(self: &Arc<Self>, limit: u64) -> Option<InFlight> {
         if self.in_flight.fetch_add(1, SeqCst) >= limit {
             self.leave();
             return None;
@@ -64,7 +64,7 @@ impl Load {
     }
 
     /// One more is in flight, here and not above.
-    pub fn enter_alone(self: &Arc<Self>) -> InFlight {
+    pub(crate) fn enter_alone(self: &Arc<Self>) -> InFlight {
         self.add();
         InFlight { load: self.clone(), alone: true }
     }
@@ -81,7 +81,7 @@ impl Load {
 }
 
 /// Something that is in flight, for as long as this lives.
-pub struct InFlight {
+pub(crate) struct InFlight {
     load: Arc<Load>,
     alone: bool,
 }
@@ -92,7 +92,7 @@ impl InFlight {
     }
 
     /// Notes how a request went, wherever that is measured. `second` is of the hub's clock.
-    pub fn record(&self, method: Method, took: Duration, failed: bool, second: u64) {
+    pub(crate) fn record(&self, method: Method, took: Duration, failed: bool, second: u64) {
         let all = std::iter::once(&self.load).chain(self.above());
         for meters in all.filter_map(|load| load.meters.as_ref()) {
             meters.record(method, took, failed, second);

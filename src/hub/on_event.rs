@@ -27,7 +27,7 @@ use crate::sys::spawn::{Spec, Started, end_unwatched, signal_group};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs the command for each event, for as long as the daemon lives.
-pub async fn run(ctx: Arc<Context>) {
+pub(crate) async fn run(ctx: Arc<Context>) {
     while let Some(event) = ctx.next_event().await {
         if let Some(command) = ctx.config().on_event.clone() {
             run_command(&ctx, &command, &event).await;

@@ -13,7 +13,7 @@ use crate::model::plan::Plan;
 
 /// What was started for a new configuration and serves no client yet.
 #[derive(Default)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     ready: Vec<One>,
 }
 
@@ -25,7 +25,7 @@ struct One {
 
 /// Starts what the plan adds and replaces. If a required server cannot start, nothing has changed and the error says
 /// why.
-pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepared, Error> {
+pub(crate) async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepared, Error> {
     let mut starts = Vec::new();
     for name in plan.add.iter().chain(&plan.replace) {
         let Some(config) = new.servers.get(name).cloned() else { continue };
@@ -60,14 +60,14 @@ pub async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result<Prepar
 
 impl Prepared {
     /// Stops what was started in vain.
-    pub async fn discard(self) {
+    pub(crate) async fn discard(self) {
         for one in self.ready {
             one.backend.discard().await;
         }
     }
 
     /// Switches to the new configuration. Nothing here can fail.
-    pub fn apply(self, hub: &Arc<Hub>, plan: &Plan, new: Arc<Config>) {
+    pub(crate) fn apply(self, hub: &Arc<Hub>, plan: &Plan, new: Arc<Config>) {
         hub.ctx.set_config(new.clone());
         for One { server, config, backend } in self.ready {
             hub.servers.insert(server.clone());

@@ -20,7 +20,7 @@ const UNUSED: u64 = 10;
 
 impl Hub {
     /// Opens a session; the error says which limit is reached.
-    pub fn open_session(
+    pub(crate) fn open_session(
         self: &Arc<Self>,
         server: &Arc<Server>,
         transport: Transport,
@@ -65,16 +65,16 @@ impl Hub {
     }
 
     /// The session that has this id.
-    pub fn session(&self, id: &str) -> Option<Client> {
+    pub(crate) fn session(&self, id: &str) -> Option<Client> {
         self.clients.lock().get(id).cloned()
     }
 
-    pub fn session_count(&self) -> u64 {
+    pub(crate) fn session_count(&self) -> u64 {
         self.session_count.load(SeqCst)
     }
 
     /// Ends the sessions of principals that are not known any more.
-    pub fn end_strangers(&self) {
+    pub(crate) fn end_strangers(&self) {
         let Some(auth) = self.ctx.config().auth.clone() else { return };
         for client in self.all_clients() {
             if client.session.owner.as_ref().is_none_or(|owner| !auth.knows(owner)) {
@@ -84,7 +84,7 @@ impl Hub {
     }
 
     /// Ends a session: its open requests are cancelled, its subscriptions given up.
-    pub fn end_session(&self, client: &Client, why: &str) {
+    pub(crate) fn end_session(&self, client: &Client, why: &str) {
         if !client.end(why) {
             return;
         }
@@ -124,7 +124,7 @@ impl Hub {
     }
 
     /// Notes a stream that has no end of its own.
-    pub fn add_stream(&self, outbox: &Arc<Outbox>) {
+    pub(crate) fn add_stream(&self, outbox: &Arc<Outbox>) {
         let mut streams = self.streams.lock();
         streams.retain(|s| s.upgrade().is_some_and(|o| !o.is_closed()));
         streams.push(Arc::downgrade(outbox));

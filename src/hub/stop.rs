@@ -9,7 +9,7 @@ use crate::model::transport::{SessionKind, Transport};
 
 impl Hub {
     /// No new requests from now on, and no streams that wait for nothing.
-    pub fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self) {
         self.ctx.draining.set();
         for server in self.servers_and_bridge() {
             server.core.members.end_subscriptions();
@@ -26,14 +26,14 @@ impl Hub {
     }
 
     /// Fails whatever is still open, with an error that says why.
-    pub fn fail_open(&self, why: &str) {
+    pub(crate) fn fail_open(&self, why: &str) {
         for one in self.everything() {
             one.fail_open(why);
         }
     }
 
     /// Stops every server and waits until no child is left.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         let all = self.everything();
         for server in self.servers.all() {
             if server.backend().is_some_and(|b| b.condition().is_none()) {

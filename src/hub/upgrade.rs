@@ -21,13 +21,13 @@ use crate::rt::wait::timeout;
 
 impl Hub {
     /// The marks of all children.
-    pub fn marks(&self) -> Vec<String> {
+    pub(crate) fn marks(&self) -> Vec<String> {
         self.ctx.quiescing().iter().filter_map(|one| one.mark().map(str::to_owned)).collect()
     }
 
     /// Waits, once [`super::context::Context::quiesce`] is on, until everything rests that the hub has. What does not come
     /// to rest in time is on its way to its end, and is left behind.
-    pub async fn quiesced(&self, limit: Duration) {
+    pub(crate) async fn quiesced(&self, limit: Duration) {
         let rest = async {
             for one in self.ctx.quiescing() {
                 one.quiesced().await;
@@ -37,7 +37,7 @@ impl Hub {
     }
 
     /// Goes on in this process.
-    pub fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.ctx.quiesce.turn(false);
         for one in self.ctx.quiescing() {
             one.resume();
@@ -45,7 +45,7 @@ impl Hub {
     }
 
     /// Everything of the servers; the sessions that they name are noted.
-    pub fn save(&self, saver: &mut Saver) -> Vec<handover::Server> {
+    pub(crate) fn save(&self, saver: &mut Saver) -> Vec<handover::Server> {
         self.ctx.quiescing().iter().for_each(|one| one.give_up_if_busy());
         for client in self.clients.lock().values() {
             saver.session(&client.session);
@@ -59,7 +59,7 @@ impl Hub {
 
     /// Goes on with what another program has written down, under the same configuration. Nothing of it moves before
     /// [`Hub::go_on`].
-    pub fn restore(self: &Arc<Self>, config: &Config, saved: &mut handover::Handover) -> Restored {
+    pub(crate) fn restore(self: &Arc<Self>, config: &Config, saved: &mut handover::Handover) -> Restored {
         self.ctx.set_numbers(saved.sessions_so_far, saved.marks_so_far);
         self.ctx.meters.load(&saved.methods, &saved.meter);
         self.ctx.counters.load(&saved.dropped);

@@ -32,12 +32,12 @@ mod status;
 mod upgrade;
 
 use state::Followed;
-pub use state::{Instance, Start, signals};
+pub(crate) use state::{Instance, Start, signals};
 
 impl Instance {
     /// The whole life. An error means that the instance never became ready; the caller is not told of it here, but once
     /// nothing is left.
-    pub async fn live(
+    pub(crate) async fn live(
         self: &Arc<Self>,
         sockets: Vec<(Listen, Socket)>,
         signals: Followed,

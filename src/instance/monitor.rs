@@ -16,7 +16,7 @@ use crate::sys::lock::{Guard, Lock};
 const KEPT: usize = 100;
 
 /// What was observed so far.
-pub struct Monitor(Lock<State>);
+pub(super) struct Monitor(Lock<State>);
 
 #[derive(Default)]
 struct State {
@@ -30,7 +30,7 @@ struct State {
 
 impl Monitor {
     /// Goes on from what another program has observed.
-    pub fn new(before: Observed) -> Monitor {
+    pub(super) fn new(before: Observed) -> Monitor {
         Monitor(Lock::new(State {
             book: Book::load(before.raised),
             alerts: before.alerts,
@@ -45,7 +45,7 @@ impl Monitor {
     }
 
     /// Everything, for the next program.
-    pub fn save(&self) -> Observed {
+    pub(super) fn save(&self) -> Observed {
         let state = self.state();
         Observed {
             raised: state.book.save(),
@@ -62,7 +62,7 @@ impl Monitor {
 
     /// Looks at the instance and adds its health; gives what an administrator should be told. One look at a time, so that no
     /// older one comes after a newer one.
-    pub fn look(&self, facts: impl FnOnce() -> Status, limits: &Limits<'_>) -> (Status, Vec<Alert>) {
+    pub(super) fn look(&self, facts: impl FnOnce() -> Status, limits: &Limits<'_>) -> (Status, Vec<Alert>) {
         let mut state = self.state();
         let mut status = facts();
         let at = status.written.clone();
@@ -98,7 +98,7 @@ impl Monitor {
     }
 
     /// The last hour, and what has happened, the newest last.
-    pub fn told(&self) -> (History, Vec<News>) {
+    pub(super) fn told(&self) -> (History, Vec<News>) {
         let state = self.state();
         (state.history.clone(), state.news.iter().cloned().collect())
     }

@@ -29,7 +29,7 @@ use crate::sys::pidfile::PidFile;
 use crate::sys::reexec::Program;
 
 /// The signals that the daemon follows, and which of them have come and were not followed yet.
-pub struct Followed {
+pub(crate) struct Followed {
     pub(super) stream: Signals,
     pub(super) come: Come,
 }
@@ -38,7 +38,7 @@ pub struct Followed {
 pub(super) type Come = Arc<Vec<(i32, Arc<AtomicBool>)>>;
 
 /// Begins to receive signals.
-pub fn signals() -> io::Result<Followed> {
+pub(crate) fn signals() -> io::Result<Followed> {
     let all = [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
     let mut come = Vec::new();
     for signal in all {
@@ -58,7 +58,7 @@ impl Followed {
 }
 
 /// One instance, from its first server to its last.
-pub struct Instance {
+pub(crate) struct Instance {
     pub(super) hub: Arc<Hub>,
     pub(super) net: OnceLock<Weak<Net>>,
     pub(super) source: Source,
@@ -94,7 +94,7 @@ pub struct Instance {
 }
 
 /// What an instance has from the steps before the runtime.
-pub struct Start {
+pub(crate) struct Start {
     pub source: Source,
     pub texts: Vec<Text>,
     pub log: LogFile,
@@ -121,7 +121,7 @@ pub(super) struct Life {
 }
 
 impl Instance {
-    pub fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
+    pub(crate) fn new(hub: Arc<Hub>, from: Start, before: Option<&Handover>) -> Arc<Instance> {
         let name = hub.ctx.config().name.clone();
         let started = before.map(|b| SystemTime::UNIX_EPOCH + Duration::from_millis(b.started));
         from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());

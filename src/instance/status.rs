@@ -256,7 +256,7 @@ impl Instance {
     }
 
     /// Removes the status file; the PID file goes with the lock.
-    pub fn remove_files(&self) {
+    pub(crate) fn remove_files(&self) {
         *self.files_closed.lock() = true;
         if std::fs::remove_file(&self.status_path).is_err() {
             let _ = OpenOptions::new().write(true).truncate(true).open(&self.status_path);
@@ -264,7 +264,7 @@ impl Instance {
     }
 
     /// Gives up the lock and removes the PID file: from now on the instance is not running.
-    pub fn unlock(&self) {
+    pub(crate) fn unlock(&self) {
         if let Some(lock) = self.lock.lock().take() {
             lock.remove();
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::model::config::Rotate;
 
 /// A log that is open.
-pub struct Opened {
+pub(crate) struct Opened {
     pub path: PathBuf,
     file: File,
     /// The last line was written in part.
@@ -25,7 +25,7 @@ pub struct Opened {
 
 impl Opened {
     /// Opens a log for appending; an existing one is never truncated. Its folder is made if need be.
-    pub fn open(path: &Path) -> io::Result<Opened> {
+    pub(crate) fn open(path: &Path) -> io::Result<Opened> {
         if let Some(dir) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
@@ -40,17 +40,17 @@ impl Opened {
     }
 
     /// The log that another program has opened.
-    pub fn adopt(path: &Path, fd: OwnedFd) -> Opened {
+    pub(crate) fn adopt(path: &Path, fd: OwnedFd) -> Opened {
         Opened { path: path.to_owned(), file: File::from(fd), torn: AtomicBool::new(false) }
     }
 
-    pub fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// Writes one line, by one write(2) unless the disk is nearly full. After a line that was cut off there, the next
     /// one begins anew.
-    pub fn write(&self, line: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&self, line: &[u8]) -> io::Result<()> {
         if self.torn.load(Relaxed) {
             (&self.file).write_all(b"\n")?;
             self.torn.store(false, Relaxed);
@@ -70,14 +70,14 @@ impl Opened {
     }
 
     /// Whether the file would be too long with `more` bytes. What is no plain file has no length.
-    pub fn is_full(&self, rotate: &Rotate, more: usize) -> bool {
+    pub(crate) fn is_full(&self, rotate: &Rotate, more: usize) -> bool {
         let length = self.file.metadata().map_or(0, |m| if m.is_file() { m.len() } else { 0 });
         length > 0 && length.saturating_add(more as u64) > rotate.size.0
     }
 
     /// Moves the file away and opens a new one by the old name. This one can be written to until then, also if it
     /// fails; it can be tried again.
-    pub fn rotate(&self, keep: u32) -> io::Result<Opened> {
+    pub(crate) fn rotate(&self, keep: u32) -> io::Result<Opened> {
         // Of a symbolic link, the file is moved and not the link.
         match self.path.canonicalize() {
             Ok(real) => {

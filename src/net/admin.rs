@@ -14,7 +14,7 @@ use super::pages::{Admin, App};
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
 
-pub fn app(admin: Admin) -> App {
+pub(super) fn app(admin: Admin) -> App {
     let mut app = tide::with_state(admin);
     app.at("/healthz").get(|_| async { Ok(text(200, "ok\n")) });
     app.at("/readyz").get(|request: tide::Request<Admin>| async move {
@@ -64,13 +64,13 @@ fn text(status: u16, body: &str) -> tide::Response {
 }
 
 /// An answer without its details, for a client that is not known: only whether it is so.
-pub fn without_detail(answer: Answer) -> Answer {
+pub(super) fn without_detail(answer: Answer) -> Answer {
     let status = answer.status();
     plain(status, "text/plain; charset=utf-8", if status.is_success() { "ok\n" } else { "not ready\n" }.to_owned())
 }
 
 /// Hands a request to the router and its answer back.
-pub async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
+pub(super) async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
     let method = match *request.method() {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,

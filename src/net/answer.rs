@@ -6,10 +6,10 @@ use hyper::{Response, StatusCode};
 use super::body::Body;
 use crate::model::jsonrpc;
 
-pub type Answer = Response<Body>;
+pub(super) type Answer = Response<Body>;
 
 /// A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
-pub fn share(response: &mut Answer, origin: Option<&str>) {
+pub(super) fn share(response: &mut Answer, origin: Option<&str>) {
     let Some(origin) = origin.and_then(|o| HeaderValue::from_str(o).ok()) else { return };
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -18,32 +18,32 @@ pub fn share(response: &mut Answer, origin: Option<&str>) {
 }
 
 /// A response with a status and a body of one piece.
-pub fn plain(status: StatusCode, kind: &'static str, body: String) -> Answer {
+pub(super) fn plain(status: StatusCode, kind: &'static str, body: String) -> Answer {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
-pub fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
 }
 
 /// A refusal, as a JSON-RPC error so that MCP clients can show it.
-pub fn error(status: StatusCode, id: Option<&str>, code: i32, why: &str) -> Answer {
+pub(super) fn error(status: StatusCode, id: Option<&str>, code: i32, why: &str) -> Answer {
     plain(status, "application/json", jsonrpc::error(id, code, why))
 }
 
 /// The path is there, the method is not.
-pub fn not_allowed(allowed: &'static str, why: &str) -> Answer {
+pub(super) fn not_allowed(allowed: &'static str, why: &str) -> Answer {
     let mut response = error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, why);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
 /// Not now: a drain, or a limit.
-pub fn unavailable(id: Option<&str>, why: &str) -> Answer {
+pub(super) fn unavailable(id: Option<&str>, why: &str) -> Answer {
     error(StatusCode::SERVICE_UNAVAILABLE, id, jsonrpc::REFUSED, why)
 }

@@ -11,7 +11,7 @@ use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
 
 /// The principal who asks; None where there is no `auth`. The error says what is missing.
-pub fn principal(
+pub(super) fn principal(
     auth: Option<&Auth>,
     headers: &HeaderMap,
     peer: Option<&Peer>,
@@ -36,7 +36,7 @@ pub fn principal(
 }
 
 /// The answer to a client that is not known.
-pub fn unauthorized(why: &str) -> Answer {
+pub(super) fn unauthorized(why: &str) -> Answer {
     let mut response = error(StatusCode::UNAUTHORIZED, None, jsonrpc::INVALID_REQUEST, why);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"mcpdaemon\""));
     response

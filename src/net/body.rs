@@ -22,19 +22,19 @@ use crate::model::out::Out;
 use crate::model::transport::{SessionKind, Transport};
 
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
-pub const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How long a client should wait before it takes up a stream again, in milliseconds.
 const RETRY: u32 = 1000;
 
 /// The body of a response.
-pub enum Body {
+pub(crate) enum Body {
     Whole(Option<Bytes>),
     Events(Box<Events>),
 }
 
 impl Body {
-    pub fn empty() -> Body {
+    pub(crate) fn empty() -> Body {
         Body::Whole(None)
     }
 }
@@ -46,7 +46,7 @@ impl From<String> for Body {
 }
 
 /// The messages of an outbox as server-sent events, until no more will come.
-pub struct Events {
+pub(crate) struct Events {
     pub reply: Reply,
     queue: VecDeque<Out>,
     /// Written before anything else.
@@ -59,7 +59,7 @@ pub struct Events {
 }
 
 /// The way back for a request or a GET stream; dropping it tells the hub that it is not read any more.
-pub struct Reply {
+pub(crate) struct Reply {
     pub client: Client,
     pub outbox: Arc<Outbox>,
     /// The answer has been taken from it, or none is due.
@@ -95,7 +95,7 @@ impl Drop for Reply {
 
 impl Events {
     /// A stream that begins with what was taken from the outbox already.
-    pub fn new(reply: Reply, first: Option<Out>) -> Events {
+    pub(crate) fn new(reply: Reply, first: Option<Out>) -> Events {
         let guard = reply.client.session.stream();
         Events {
             reply,
@@ -109,14 +109,14 @@ impl Events {
     }
 
     /// A stream of the 2024-11-05 transport, which begins with the place to post to.
-    pub fn with_endpoint(reply: Reply, endpoint: &str) -> Events {
+    pub(crate) fn with_endpoint(reply: Reply, endpoint: &str) -> Events {
         let mut events = Events::new(reply, None);
         events.head = format!("event: endpoint\ndata: {endpoint}\n\n");
         events
     }
 
     /// A stream with ids. A client of 2025-11-25 gets an id before the first message, and is told how soon to come back.
-    pub fn resumable(mut reply: Reply, first: Option<Out>) -> Events {
+    pub(crate) fn resumable(mut reply: Reply, first: Option<Out>) -> Events {
         let stream = reply.client.session.open_stream(&reply.outbox);
         reply.resumable = true;
         let primed = reply.client.session.revision().is_some_and(|r| r >= "2025-11-25");
@@ -130,7 +130,7 @@ impl Events {
     }
 
     /// A stream that a client has lost, from behind the event that it names.
-    pub fn resumed(client: &Client, stream: Arc<Stream>, event: u64, connection: &Arc<Connection>) -> Events {
+    pub(crate) fn resumed(client: &Client, stream: Arc<Stream>, event: u64, connection: &Arc<Connection>) -> Events {
         let number = stream.take();
         let outbox = stream.outbox.clone();
         outbox.reattach();
@@ -148,7 +148,7 @@ impl Events {
     }
 
     /// A stream that goes on where another process has left it.
-    pub fn adopted(reply: Reply, queue: VecDeque<Out>, head: String, stream: Option<Arc<Stream>>) -> Events {
+    pub(crate) fn adopted(reply: Reply, queue: VecDeque<Out>, head: String, stream: Option<Arc<Stream>>) -> Events {
         let mut events = Events::new(reply, None);
         (events.queue, events.head) = (queue, head);
         events.stream = stream.map(|stream| {

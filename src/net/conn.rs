@@ -25,7 +25,7 @@ const SLICE: Duration = Duration::from_micros(200);
 const STUCK: Duration = Duration::from_secs(60);
 
 /// A connection that was accepted.
-pub struct Conn {
+pub(crate) struct Conn {
     io: Io,
     /// Read before everything else.
     early: Vec<u8>,
@@ -44,12 +44,12 @@ enum Io {
 
 impl Conn {
     /// Small messages must not wait for a full segment (tcp(7), TCP_NODELAY).
-    pub fn tcp(stream: Async<TcpStream>) -> io::Result<Conn> {
+    pub(crate) fn tcp(stream: Async<TcpStream>) -> io::Result<Conn> {
         stream.get_ref().set_nodelay(true)?;
         Ok(Conn::new(Io::Tcp(stream)))
     }
 
-    pub fn unix(stream: Async<UnixStream>) -> Conn {
+    pub(crate) fn unix(stream: Async<UnixStream>) -> Conn {
         Conn::new(Io::Unix(stream))
     }
 
@@ -58,7 +58,7 @@ impl Conn {
     }
 
     /// Our own address; None for a Unix socket.
-    pub fn local_ip(&self) -> Option<IpAddr> {
+    pub(crate) fn local_ip(&self) -> Option<IpAddr> {
         match &self.io {
             Io::Tcp(s) => s.get_ref().local_addr().ok().map(|a| a.ip().to_canonical()),
             Io::Unix(_) => None,
@@ -66,7 +66,7 @@ impl Conn {
     }
 
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
-    pub fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
+    pub(crate) fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
         let conn = match is_unix {
             true => Conn::unix(Async::new(UnixStream::from(fd))?),
             false => Conn::tcp(Async::new(TcpStream::from(fd))?)?,
@@ -75,19 +75,19 @@ impl Conn {
     }
 
     /// Who is at the other end of a Unix socket, as the kernel says it.
-    pub fn peer(&self) -> Option<Peer> {
+    pub(crate) fn peer(&self) -> Option<Peer> {
         match &self.io {
             Io::Tcp(_) => None,
             Io::Unix(s) => listen::peer(s.get_ref()).ok(),
         }
     }
 
-    pub fn is_unix(&self) -> bool {
+    pub(crate) fn is_unix(&self) -> bool {
         matches!(self.io, Io::Unix(_))
     }
 
     /// The descriptor, which stays its own.
-    pub fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         match &self.io {
             Io::Tcp(s) => s.get_ref().as_raw_fd(),
             Io::Unix(s) => s.get_ref().as_raw_fd(),
@@ -95,12 +95,12 @@ impl Conn {
     }
 
     /// Whether something could not be written yet.
-    pub fn blocked(&self) -> Arc<AtomicBool> {
+    pub(crate) fn blocked(&self) -> Arc<AtomicBool> {
         self.blocked.clone()
     }
 
     /// Waits until the peer has closed its side, reading nothing. For ever, once it has sent something.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         loop {
             let mut byte = [0];
             match recv(self.fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
@@ -116,12 +116,12 @@ impl Conn {
     }
 
     /// Counts reads that brought something.
-    pub fn heard(&self) -> Arc<AtomicU64> {
+    pub(crate) fn heard(&self) -> Arc<AtomicU64> {
         self.heard.clone()
     }
 
     /// A failure that the client cannot act on is told in a few bytes, without waiting for the client.
-    pub fn refuse(&self, response: &str) {
+    pub(crate) fn refuse(&self, response: &str) {
         let _ = match &self.io {
             Io::Tcp(s) => s.get_ref().write(response.as_bytes()),
             Io::Unix(s) => s.get_ref().write(response.as_bytes()),
@@ -244,7 +244,7 @@ impl AsyncWrite for Conn {
 /// hyper's timer for the head of a request. hyper starts it when it begins to wait for one, be the connection idle or
 /// not; so it runs for the idle time first, and for `head` from the first byte on.
 #[derive(Clone)]
-pub struct HeadTimer {
+pub(super) struct HeadTimer {
     pub heard: Arc<AtomicU64>,
     pub head: Duration,
 }

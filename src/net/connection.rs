@@ -22,7 +22,7 @@ use crate::sys::fds;
 use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
-pub struct Connection {
+pub(crate) struct Connection {
     pub(super) front: Arc<Front>,
     pub fd: RawFd,
     /// Counts reads that brought something.
@@ -64,7 +64,12 @@ impl Drop for Connection {
 
 impl Connection {
     /// A place for a connection that is counted already.
-    pub fn new(front: &Arc<Front>, fd: RawFd, heard: Arc<AtomicU64>, blocked: Arc<AtomicBool>) -> Arc<Connection> {
+    pub(crate) fn new(
+        front: &Arc<Front>,
+        fd: RawFd,
+        heard: Arc<AtomicU64>,
+        blocked: Arc<AtomicBool>,
+    ) -> Arc<Connection> {
         let state =
             State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
         Arc::new(Connection { front: front.clone(), fd, heard, blocked, state: Lock::new(state) })
@@ -79,45 +84,45 @@ impl Connection {
     }
 
     /// A request has come.
-    pub fn busy(&self, chunks: bool, keeps: bool, origin: Option<String>) {
+    pub(crate) fn busy(&self, chunks: bool, keeps: bool, origin: Option<String>) {
         let mut state = self.state();
         state.at = At::Busy;
         state.request = Asked { chunks, keeps, origin, ..Asked::default() };
     }
 
     /// Who asks.
-    pub fn knows(&self, who: Option<Arc<str>>) {
+    pub(crate) fn knows(&self, who: Option<Arc<str>>) {
         self.state().who = who;
     }
 
-    pub fn who(&self) -> Option<Arc<str>> {
+    pub(crate) fn who(&self) -> Option<Arc<str>> {
         self.state().who.clone()
     }
 
     /// It opens a session.
-    pub fn opens_session(&self) {
+    pub(crate) fn opens_session(&self) {
         self.state().request.opens_session = true;
     }
 
     /// Its answer is waited for.
-    pub fn waits(&self, accepts: Accepts) {
+    pub(crate) fn waits(&self, accepts: Accepts) {
         let mut state = self.state();
         state.at = At::Waiting(self.heard());
         state.request.accepts = accepts;
     }
 
     /// Its answer is on its way as a stream.
-    pub fn streams(&self) {
+    pub(crate) fn streams(&self) {
         self.state().at = At::Streaming(self.heard());
     }
 
     /// Its answer was given.
-    pub fn idles(&self) {
+    pub(crate) fn idles(&self) {
         self.state().at = At::Idle(self.heard());
     }
 
     /// Nothing of it is anywhere but in our own hands. True only between two polls of the connection.
-    pub fn is_quiescent(&self) -> bool {
+    pub(crate) fn is_quiescent(&self) -> bool {
         let at = self.state().at;
         let calm = match at {
             At::Idle(heard) | At::Waiting(heard) | At::Streaming(heard) => heard == self.heard(),
@@ -127,16 +132,16 @@ impl Connection {
     }
 
     /// From now on, what is dropped is kept here.
-    pub fn begin_parking(&self) {
+    pub(crate) fn begin_parking(&self) {
         self.state().parking = true;
     }
 
-    pub fn is_parking(&self) -> bool {
+    pub(crate) fn is_parking(&self) -> bool {
         self.state().parking
     }
 
     /// Keeps a connection for the next program; `release` drops what had it, and gives what it had read and not used.
-    pub fn park(&self, is_unix: bool, release: impl FnOnce() -> Vec<u8>) {
+    pub(crate) fn park(&self, is_unix: bool, release: impl FnOnce() -> Vec<u8>) {
         let fd = match fds::duplicate(self.fd) {
             Ok(fd) => fd,
             Err(e) => return debug!("a connection cannot be kept: {e}"),
@@ -149,18 +154,18 @@ impl Connection {
     }
 
     /// Keeps the way back for an answer.
-    pub fn keep_reply(&self, parts: Parts) {
+    pub(crate) fn keep_reply(&self, parts: Parts) {
         self.state().left.reply = Some(parts);
     }
 
     /// Keeps what a stream had still to send.
-    pub fn keep_events(&self, queue: VecDeque<Out>, head: String, stream: Option<(Arc<Stream>, u64)>) {
+    pub(crate) fn keep_events(&self, queue: VecDeque<Out>, head: String, stream: Option<(Arc<Stream>, u64)>) {
         let mut state = self.state();
         (state.left.queue, state.left.head, state.left.stream) = (queue, head, stream);
     }
 
     /// What was left to do, once the connection is dropped; None if it is nothing that could be done.
-    pub fn parked(&self) -> Option<ParkedHttp> {
+    pub(crate) fn parked(&self) -> Option<ParkedHttp> {
         let mut state = self.state();
         let (asked, left) = (std::mem::take(&mut state.request), std::mem::take(&mut state.left));
         match state.at {

@@ -11,7 +11,7 @@ use super::parked::Parked;
 use crate::hub::Hub;
 
 /// What all connections share.
-pub struct Front {
+pub(crate) struct Front {
     pub hub: Arc<Hub>,
     pub app: App,
     /// A connection was closed.

@@ -19,7 +19,7 @@ use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
 
 /// Serves one request of a connection whose own address is `local`.
-pub async fn serve(
+pub(super) async fn serve(
     front: Arc<Front>,
     connection: Arc<Connection>,
     (local, peer): (Option<IpAddr>, Option<Arc<Peer>>),

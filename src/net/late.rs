@@ -29,7 +29,7 @@ use crate::model::asked::Asked;
 use crate::rt::wait::sleep;
 
 /// Lets a connection go on.
-pub fn resume(front: &Arc<Front>, parked: ParkedConnection) {
+pub(super) fn resume(front: &Arc<Front>, parked: ParkedConnection) {
     let conn = match Conn::adopt(parked.fd, parked.is_unix, parked.early) {
         Ok(conn) => conn,
         Err(e) => return debug!("a connection cannot go on: {e}"),

@@ -18,7 +18,7 @@ use crate::sys::lock::Lock;
 
 /// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
 /// our own, see [`listen::share_port`].
-pub fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
+pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
     let opened = match at {
         Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
         Listen::Tcp { host, port } => tcp(host, *port, next, share),
@@ -66,19 +66,19 @@ fn owner(unix: &Unix) -> io::Result<Option<(u32, u32)>> {
 }
 
 /// Gives the file of a socket its mode and owner.
-pub fn touch(unix: &Unix) -> Result<(), String> {
+pub(crate) fn touch(unix: &Unix) -> Result<(), String> {
     let touched = owner(unix).and_then(|owner| listen::touch(&unix.path, unix.mode, owner));
     touched.map_err(|e| plain(&e))
 }
 
 /// A listening socket on the reactor.
-pub enum Listener {
+pub(crate) enum Listener {
     Tcp(Async<TcpListener>),
     Unix(Async<UnixListener>, Lock<Option<SocketFile>>),
 }
 
 impl Listener {
-    pub fn new(socket: Socket) -> io::Result<Listener> {
+    pub(crate) fn new(socket: Socket) -> io::Result<Listener> {
         Ok(match socket {
             Socket::Tcp(listener) => Listener::Tcp(Async::new(listener)?),
             Socket::Unix(listener, file) => Listener::Unix(Async::new(listener)?, Lock::new(file)),
@@ -86,7 +86,7 @@ impl Listener {
     }
 
     /// A connection that waits already.
-    pub fn waiting(&self) -> Option<Conn> {
+    pub(crate) fn waiting(&self) -> Option<Conn> {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.get_ref().accept().ok()?;
@@ -99,7 +99,7 @@ impl Listener {
         }
     }
 
-    pub async fn accept(&self) -> io::Result<Conn> {
+    pub(crate) async fn accept(&self) -> io::Result<Conn> {
         match self {
             Listener::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
             Listener::Unix(listener, _) => Ok(Conn::unix(listener.accept().await?.0)),
@@ -107,7 +107,7 @@ impl Listener {
     }
 
     /// The real one, also where 0 was asked for; None for a Unix socket.
-    pub fn port(&self) -> Option<u16> {
+    pub(crate) fn port(&self) -> Option<u16> {
         match self {
             Listener::Tcp(listener) => listener.get_ref().local_addr().ok().map(|a| a.port()),
             Listener::Unix(..) => None,
@@ -115,7 +115,7 @@ impl Listener {
     }
 
     /// Lets its port be used by another socket of ours, or not any more ([`listen::share_port`]).
-    pub fn share_port(&self, share: bool) {
+    pub(crate) fn share_port(&self, share: bool) {
         if let Listener::Tcp(listener) = self {
             // If it fails, so does the bind that asked for it, with an error of its own.
             let _ = listen::share_port(listener.get_ref(), share);
@@ -123,7 +123,7 @@ impl Listener {
     }
 
     /// The descriptor, and the file of a Unix socket that is ours with device and inode.
-    pub fn parts(&self) -> (RawFd, Option<(PathBuf, u64, u64)>) {
+    pub(crate) fn parts(&self) -> (RawFd, Option<(PathBuf, u64, u64)>) {
         match self {
             Listener::Tcp(listener) => (listener.as_fd().as_raw_fd(), None),
             Listener::Unix(listener, file) => {
@@ -135,7 +135,7 @@ impl Listener {
     }
 
     /// New clients do not find it any more.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         if let Listener::Unix(_, file) = self {
             file.lock().take();
         }

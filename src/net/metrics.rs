@@ -17,7 +17,7 @@ use crate::model::status::{Process, Server, Status};
 
 /// What is told, at one moment.
 #[derive(Debug)]
-pub struct Measured {
+pub(crate) struct Measured {
     pub status: Status,
     /// When the instance was started, in seconds since 1970.
     pub started: f64,
@@ -28,7 +28,7 @@ pub struct Measured {
 
 /// The kind of text that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>, which Prometheus itself asks for.
     OpenMetrics,
     /// The older one, which everything reads.
@@ -37,14 +37,14 @@ pub enum Format {
 
 impl Format {
     /// The format for a client that accepts these types.
-    pub fn accepted(accept: &str) -> Format {
+    pub(crate) fn accepted(accept: &str) -> Format {
         match accept.contains("application/openmetrics-text") {
             true => Format::OpenMetrics,
             false => Format::Classic,
         }
     }
 
-    pub fn content_type(self) -> &'static str {
+    pub(crate) fn content_type(self) -> &'static str {
         match self {
             Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Format::Classic => "text/plain; version=0.0.4; charset=utf-8",
@@ -53,7 +53,7 @@ impl Format {
 }
 
 /// Everything as text.
-pub fn text(measured: Measured, format: Format) -> String {
+pub(crate) fn text(measured: Measured, format: Format) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(measured));
     let mut out = String::new();

@@ -12,12 +12,12 @@ pub mod frames;
 mod front;
 mod http;
 mod late;
-pub mod listener;
-pub mod metrics;
+pub(crate) mod listener;
+pub(crate) mod metrics;
 #[expect(clippy::module_inception, reason = "what faces clients as a whole, above the parts in this folder")]
 mod net;
 pub mod origin;
-pub mod page;
+pub(crate) mod page;
 mod pages;
 mod parked;
 pub mod request;
@@ -28,6 +28,6 @@ mod streamable;
 mod upgrade;
 mod ws;
 
-pub use net::Net;
-pub use pages::Admin;
-pub use upgrade::socket;
+pub(crate) use net::Net;
+pub(crate) use pages::Admin;
+pub(crate) use upgrade::socket;

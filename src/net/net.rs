@@ -25,7 +25,7 @@ use crate::sys::listen::Socket;
 use crate::sys::lock::Lock;
 
 /// Everything that faces clients.
-pub struct Net {
+pub(crate) struct Net {
     pub(super) front: Arc<Front>,
     pub(super) listeners: Lock<Vec<Listening>>,
 }
@@ -47,13 +47,13 @@ impl Listening {
 }
 
 impl Net {
-    pub fn new(hub: Arc<Hub>, admin: Admin) -> Arc<Net> {
+    pub(crate) fn new(hub: Arc<Hub>, admin: Admin) -> Arc<Net> {
         let front = Front { hub, app: admin::app(admin), closed: Event::new(), parked: Parked::default() };
         Arc::new(Net { front: Arc::new(front), listeners: Lock::default() })
     }
 
     /// Begins to accept on a socket.
-    pub fn listen(self: &Arc<Self>, at: Listen, socket: Socket) -> io::Result<()> {
+    pub(crate) fn listen(self: &Arc<Self>, at: Listen, socket: Socket) -> io::Result<()> {
         let (url, stop) = (socket.url(), Arc::new(Flag::default()));
         info!("listening on {url}");
         let listener = Arc::new(Listener::new(socket)?);
@@ -63,7 +63,7 @@ impl Net {
     }
 
     /// Stops accepting at one address; connections live on.
-    pub fn unlisten(&self, at: &Listen) {
+    pub(crate) fn unlisten(&self, at: &Listen) {
         let mut listeners = self.listeners.lock();
         listeners.retain(|l| {
             if l.at == *at {
@@ -75,7 +75,7 @@ impl Net {
     }
 
     /// Gives the file of a Unix socket another mode and owner; clients that are connected stay.
-    pub fn touch(&self, old: &Listen, new: &Listen) -> Result<(), String> {
+    pub(crate) fn touch(&self, old: &Listen, new: &Listen) -> Result<(), String> {
         let mut listeners = self.listeners.lock();
         let Listen::Unix(unix) = new else { return Ok(()) };
         for one in listeners.iter_mut().filter(|l| l.at == *old) {
@@ -86,7 +86,12 @@ impl Net {
 
     /// Opens the sockets of a new configuration while those of the old one are still open, and nothing if one of them
     /// cannot be. The addresses that are about to be closed are in no address's way, also where they overlap.
-    pub async fn open(&self, new: &[Listen], next: u16, closing: &[Listen]) -> Result<Vec<(Listen, Socket)>, Failure> {
+    pub(crate) async fn open(
+        &self,
+        new: &[Listen],
+        next: u16,
+        closing: &[Listen],
+    ) -> Result<Vec<(Listen, Socket)>, Failure> {
         let leaving: Vec<_> = {
             let listeners = self.listeners.lock();
             listeners.iter().filter(|l| closing.contains(&l.at)).map(|l| l.listener.clone()).collect()
@@ -108,7 +113,7 @@ impl Net {
     }
 
     /// Where clients connect, as URLs.
-    pub fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.listeners.lock().iter().map(|l| l.url.clone()).collect()
     }
 
@@ -170,7 +175,7 @@ impl Net {
     }
 
     /// Stops accepting everywhere.
-    pub fn close_listeners(&self) {
+    pub(crate) fn close_listeners(&self) {
         let mut listeners = self.listeners.lock();
         for one in listeners.drain(..) {
             one.close();
@@ -178,7 +183,7 @@ impl Net {
     }
 
     /// Waits until the last connection is closed, or the time is over. True when none is left.
-    pub async fn drained(&self, limit: Duration) -> bool {
+    pub(crate) async fn drained(&self, limit: Duration) -> bool {
         let none = || (self.front.hub.ctx.connections.load(SeqCst) == 0).then_some(());
         timeout(limit, until(&self.front.closed, none)).await.is_some()
     }

@@ -29,7 +29,7 @@ const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg'
                     d='M1 13V8l3-3 3 5 3-7 5 8v2z' fill='%234a7d5f'/%3E%3C/svg%3E";
 
 /// What is shown, at one moment.
-pub struct Shown {
+pub(crate) struct Shown {
     pub status: Status,
     pub history: History,
     /// The minute that is not over yet.
@@ -39,7 +39,7 @@ pub struct Shown {
 }
 
 /// What the page may do: what is in it, and to ask for itself again.
-pub fn policy() -> &'static str {
+pub(crate) fn policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {
         let hash = |text: &str| BASE64.encode(&Sha256::digest(text.as_bytes()));
@@ -53,7 +53,7 @@ pub fn policy() -> &'static str {
 }
 
 /// The whole document.
-pub fn page(shown: &Shown) -> String {
+pub(crate) fn page(shown: &Shown) -> String {
     let s = &shown.status;
     let hour = shown.history.hour(&shown.running, |minute| Some(minute.all));
     html! {

@@ -6,11 +6,11 @@ use super::metrics::Measured;
 use super::page::Shown;
 
 /// The router; made once.
-pub type App = tide::Server<Admin>;
+pub(super) type App = tide::Server<Admin>;
 
 /// What the pages are made of.
 #[derive(Clone)]
-pub struct Admin {
+pub(crate) struct Admin {
     /// The status document as JSON.
     pub status: Arc<dyn Fn() -> String + Send + Sync>,
     /// None once it is over.

@@ -13,10 +13,10 @@ use crate::sys::lock::Lock;
 
 /// The connections at rest.
 #[derive(Default)]
-pub struct Parked(Lock<Vec<ParkedConnection>>);
+pub(crate) struct Parked(Lock<Vec<ParkedConnection>>);
 
 /// One of them.
-pub struct ParkedConnection {
+pub(crate) struct ParkedConnection {
     pub fd: OwnedFd,
     pub is_unix: bool,
     /// Read already, and of the next request.
@@ -25,7 +25,7 @@ pub struct ParkedConnection {
 }
 
 /// What is left of a connection.
-pub enum How {
+pub(crate) enum How {
     Http(ParkedHttp),
     WebSocket {
         client: Client,
@@ -36,24 +36,24 @@ pub enum How {
 }
 
 impl Parked {
-    pub fn put(&self, parked: ParkedConnection) {
+    pub(crate) fn put(&self, parked: ParkedConnection) {
         self.0.lock().push(parked);
     }
 
     /// Looks at all that are there.
-    pub fn look<T>(&self, look: impl FnOnce(&[ParkedConnection]) -> T) -> T {
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[ParkedConnection]) -> T) -> T {
         look(&self.0.lock())
     }
 
     /// All that are there.
-    pub fn take(&self) -> Vec<ParkedConnection> {
+    pub(crate) fn take(&self) -> Vec<ParkedConnection> {
         std::mem::take(&mut *self.0.lock())
     }
 }
 
 /// What was left to do.
 #[derive(Default)]
-pub struct Left {
+pub(crate) struct Left {
     pub reply: Option<Parts>,
     /// Taken from the outbox and not yet sent.
     pub queue: VecDeque<Out>,
@@ -62,7 +62,7 @@ pub struct Left {
 }
 
 /// The way back for an answer, taken apart.
-pub struct Parts {
+pub(crate) struct Parts {
     pub client: Client,
     pub outbox: Arc<Outbox>,
     pub answered: bool,
@@ -70,7 +70,7 @@ pub struct Parts {
 }
 
 /// An HTTP connection that waits for the next program.
-pub enum ParkedHttp {
+pub(crate) enum ParkedHttp {
     /// The next thing is a request.
     Idle,
     Waiting(Asked, Left),

@@ -11,9 +11,12 @@ use super::answer::{Answer, empty, error, unavailable};
 use super::front::Front;
 use crate::hub::{Dropped, SHUTTING_DOWN};
 use crate::model::asked::Accepts;
-use crate::model::jsonrpc;
+use crate::model::text::printable;
+use crate::model::{jsonrpc, mcp};
 use crate::rt::wait::sleep;
 
+/// The header that names the revision agreed on (2025-11-25 basic/transports).
+pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
 const SWALLOW: u64 = 64 << 20;
 
@@ -33,13 +36,26 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
     Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
 }
 
+/// The revision named in the header must be one that exists; without it there is nothing to check.
+pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
+    let Some(version) = headers.get(VERSION) else { return Ok(()) };
+    match version.to_str() {
+        Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),
+        _ => Err(format!(
+            "unsupported MCP-Protocol-Version '{}'; supported: {}",
+            printable(&String::from_utf8_lossy(version.as_bytes()), 40),
+            mcp::REVISIONS.join(", ")
+        )),
+    }
+}
+
 /// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for which user.
-pub fn is_preflight(request: &Request<Incoming>) -> bool {
+pub(crate) fn is_preflight(request: &Request<Incoming>) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 /// What a browser may ask.
-pub fn preflight(asked: &HeaderMap) -> Answer {
+pub(crate) fn preflight(asked: &HeaderMap) -> Answer {
     let mut allowed = "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, \
                        mcp-method, mcp-name"
         .to_owned();
@@ -62,12 +78,12 @@ pub fn preflight(asked: &HeaderMap) -> Answer {
 }
 
 /// A header that is text.
-pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
 /// What GET opens is an event stream, and the client has to want one.
-pub fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box<Answer>> {
+pub(crate) fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box<Answer>> {
     if !accepts(headers).events {
         let why = "GET opens an event stream: the client must accept text/event-stream";
         return Err(Box::new(error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why)));
@@ -93,7 +109,7 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
 }
 
 /// The head and the body of a POST with a message.
-pub async fn body_of(
+pub(crate) async fn body_of(
     front: &Front,
     request: Request<Incoming>,
 ) -> Result<(hyper::http::request::Parts, String), Box<Answer>> {

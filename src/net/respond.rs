@@ -16,13 +16,13 @@ use crate::model::transport::{SessionKind, Transport};
 use crate::rt::wait::sleep;
 
 /// The header with the id of a session.
-pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// An answer that takes longer than this is announced by the head of an event stream, so that no proxy gives up on a
 /// silent connection.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Puts the id of a new session in the answer to `initialize`, if it is one that opens it.
-pub fn name_session(response: &mut Answer, session: &Session) -> bool {
+pub(super) fn name_session(response: &mut Answer, session: &Session) -> bool {
     let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
     match HeaderValue::from_str(&session.id) {
         Ok(id) if born => {
@@ -34,7 +34,7 @@ pub fn name_session(response: &mut Answer, session: &Session) -> bool {
 }
 
 /// Waits for what comes first: the head of the response depends on it.
-pub async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
+pub(super) async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
     let Accepts { json, events } = accepts;
     reply.connection.waits(accepts);
     let outbox = reply.outbox.clone();
@@ -72,7 +72,7 @@ pub async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
 
 /// The event stream of a request. In the legacy era it can be taken up again, except for a command of the executor, which
 /// ends with its client.
-pub fn events_of(reply: Reply, first: Option<Out>) -> Events {
+pub(super) fn events_of(reply: Reply, first: Option<Out>) -> Events {
     let Client { session, endpoint } = &reply.client;
     let lasting = session.kind == SessionKind::Lasting(Transport::Http) && !endpoint.answers_to(&reply.outbox);
     match lasting && session.revision().is_some() {
@@ -82,7 +82,7 @@ pub fn events_of(reply: Reply, first: Option<Out>) -> Events {
 }
 
 /// A response that is an event stream.
-pub fn stream(events: Events) -> Answer {
+pub(super) fn stream(events: Events) -> Answer {
     let mut response = Response::new(Body::Events(Box::new(events)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -28,7 +28,7 @@ enum End {
 }
 
 /// Serves a connection that is counted.
-pub fn take(front: &Arc<Front>, conn: Conn) {
+pub(super) fn take(front: &Arc<Front>, conn: Conn) {
     let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
     async_std::task::spawn(serve(front.clone(), conn, connection));
 }

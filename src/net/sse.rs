@@ -20,7 +20,7 @@ use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
-pub fn open(
+pub(super) fn open(
     front: &Arc<Front>,
     server: &Arc<Server>,
     base: &str,
@@ -45,7 +45,7 @@ pub fn open(
 }
 
 /// A message of such a session; what it asks for comes on the stream.
-pub async fn post(
+pub(super) async fn post(
     front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Connection,

@@ -10,22 +10,18 @@ use super::answer::{Answer, empty, error, not_allowed, plain, unavailable};
 use super::body::{Events, Reply};
 use super::connection::Connection;
 use super::front::Front;
-use super::request::{accepts, body_of, text, wants_events};
+use super::request::{VERSION, accepts, body_of, check_version, text, wants_events};
 use super::respond::{SESSION, answer, events_of, name_session, stream};
-use crate::hub::Outbox;
-use crate::hub::Server;
-use crate::hub::Session;
-use crate::hub::{Client, Headers, route};
+use crate::hub::{Client, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan};
 use crate::model::transport::{SessionKind, Transport};
-use crate::model::{jsonrpc, mcp, method, modern};
+use crate::model::{jsonrpc, method, modern};
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
-const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 
 /// Serves a request of the endpoint `.../mcp`.
-pub async fn serve(
+pub(super) async fn serve(
     front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Arc<Connection>,
@@ -40,19 +36,6 @@ pub async fn serve(
         Method::GET => get(front, server, connection, request.headers()),
         Method::DELETE => delete(front, server, connection, request.headers()),
         _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
-    }
-}
-
-/// The revision named in the header must be one that exists; without it there is nothing to check.
-pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
-    let Some(version) = headers.get(VERSION) else { return Ok(()) };
-    match version.to_str() {
-        Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),
-        _ => Err(format!(
-            "unsupported MCP-Protocol-Version '{}'; supported: {}",
-            crate::model::text::printable(&String::from_utf8_lossy(version.as_bytes()), 40),
-            mcp::REVISIONS.join(", ")
-        )),
     }
 }
 

@@ -26,7 +26,7 @@ impl Net {
     /// Waits until no connection is in anybody's hands but ours. WebSockets that are in the middle of something are closed
     /// then, with a code that tells their clients to come again; whatever else is left has to be left behind. Gives how
     /// many there are of those.
-    pub async fn quiesced(&self, limit: Duration) -> u64 {
+    pub(crate) async fn quiesced(&self, limit: Duration) -> u64 {
         let none = || (self.front.hub.ctx.connections.load(SeqCst) == 0).then_some(());
         if timeout(limit, until(&self.front.closed, none)).await.is_none() {
             self.front.hub.ctx.close_stragglers.turn(true);
@@ -36,7 +36,7 @@ impl Net {
     }
 
     /// Goes on in this process.
-    pub fn go_on(self: &Arc<Self>) {
+    pub(crate) fn go_on(self: &Arc<Self>) {
         self.front.hub.ctx.close_stragglers.turn(false);
         for one in self.front.parked.take() {
             resume(&self.front, one);
@@ -44,21 +44,21 @@ impl Net {
     }
 
     /// Where we listen.
-    pub fn save_listeners(&self) -> Vec<handover::Listener> {
+    pub(crate) fn save_listeners(&self) -> Vec<handover::Listener> {
         let listeners = self.listeners.lock();
         let save = |at: &Listen, (fd, file)| handover::Listener { at: at.to_string(), fd, file };
         listeners.iter().map(|l| save(&l.at, l.listener.parts())).collect()
     }
 
     /// The connections at rest; what they name is noted.
-    pub fn save_connections(&self, saver: &mut Saver) -> Vec<handover::Connection> {
+    pub(crate) fn save_connections(&self, saver: &mut Saver) -> Vec<handover::Connection> {
         self.front.parked.look(|all| all.iter().filter_map(|one| save(one, saver)).collect())
     }
 
     /// Lets the connections of the program before go on.
     ///
     /// Sessions that were a connection end if that could not be kept.
-    pub fn restore(self: &Arc<Self>, saved: Vec<handover::Connection>, restored: &Restored) {
+    pub(crate) fn restore(self: &Arc<Self>, saved: Vec<handover::Connection>, restored: &Restored) {
         let mut kept = std::collections::HashSet::new();
         for one in saved {
             if let handover::How::WebSocket { session, .. } | handover::How::Answer { session, .. } = &one.how {
@@ -80,7 +80,7 @@ impl Net {
 }
 
 /// The listening socket of the program before.
-pub fn socket(saved: handover::Listener) -> Result<(Listen, Socket), String> {
+pub(crate) fn socket(saved: handover::Listener) -> Result<(Listen, Socket), String> {
     let at: Listen = saved.at.parse()?;
     let fd: OwnedFd = passed::own_fd(saved.fd).ok_or("its descriptor is not open")?;
     let socket = match passed::listener(fd)? {

@@ -56,7 +56,7 @@ const PIECE: usize = 1 << 20;
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
-pub fn upgrade(
+pub(super) fn upgrade(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
     server: &Arc<Server>,
@@ -139,7 +139,7 @@ async fn refuse(conn: Conn, why: &str) {
 }
 
 /// Goes on with a WebSocket between two messages; it is counted already.
-pub fn resume(front: &Arc<Front>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
+pub(super) fn resume(front: &Arc<Front>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
     let front = front.clone();
     let connection = Connection::new(&front, conn.fd(), conn.heard(), conn.blocked());
     async_std::task::spawn(async move {

@@ -36,7 +36,7 @@ impl Drop for Place {
 }
 
 /// Does work that may block. It goes on to its end also where it is not waited for any more.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let place = until(&ENDED, Place::take).await;
     let (done, outcome) = async_channel::bounded(1);
     let job = Arc::new(Lock::new(Some(move || {

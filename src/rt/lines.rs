@@ -62,7 +62,7 @@ impl Lines {
     }
 
     /// Reads more; 0 at the end.
-    pub async fn fill(&mut self, pipe: &dyn Input) -> io::Result<usize> {
+    pub(crate) async fn fill(&mut self, pipe: &dyn Input) -> io::Result<usize> {
         self.make_room();
         let read = loop {
             match pipe.read(&mut self.buffer[self.end..]) {

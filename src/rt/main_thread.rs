@@ -10,7 +10,7 @@ use crate::sys::signals;
 use crate::sys::spawn::{Spec, Started};
 
 /// What the main thread is asked to do.
-pub enum Job {
+pub(crate) enum Job {
     Spawn(Box<Spec>, async_channel::Sender<io::Result<Started>>),
     /// Answer: the thread is well.
     Echo(async_channel::Sender<()>),
@@ -24,16 +24,16 @@ pub enum Job {
 
 /// A handle to the main thread.
 #[derive(Clone)]
-pub struct Spawner(mpsc::Sender<Job>);
+pub(crate) struct Spawner(mpsc::Sender<Job>);
 
 impl Spawner {
-    pub fn new() -> (Spawner, mpsc::Receiver<Job>) {
+    pub(crate) fn new() -> (Spawner, mpsc::Receiver<Job>) {
         let (sender, jobs) = mpsc::channel();
         (Spawner(sender), jobs)
     }
 
     /// Starts a process.
-    pub async fn spawn(&self, spec: Spec) -> io::Result<Started> {
+    pub(crate) async fn spawn(&self, spec: Spec) -> io::Result<Started> {
         let gone = || io::Error::other("the daemon is ending");
         let (sender, receiver) = async_channel::bounded(1);
         self.0.send(Job::Spawn(Box::new(spec), sender)).map_err(|_| gone())?;
@@ -41,12 +41,12 @@ impl Spawner {
     }
 
     /// Lets the signals of the daemon wait for the next program. They are released where [`Spawner::replace`] fails.
-    pub fn hold_signals(&self) {
+    pub(crate) fn hold_signals(&self) {
         self.hold(true);
     }
 
     /// They are followed again.
-    pub fn release_signals(&self) {
+    pub(crate) fn release_signals(&self) {
         self.hold(false);
     }
 
@@ -59,7 +59,7 @@ impl Spawner {
 
     /// Goes on as another program with a document and some descriptors. Everything else stands still meanwhile: it
     /// returns, without a pause in between, only if it failed.
-    pub fn replace(&self, program: Program, document: OwnedFd, keep: Vec<RawFd>) -> io::Error {
+    pub(crate) fn replace(&self, program: Program, document: OwnedFd, keep: Vec<RawFd>) -> io::Error {
         let (sender, receiver) = mpsc::channel();
         let gone = |_| io::Error::other("the daemon is ending");
         match self.0.send(Job::Replace(Box::new((program, document, keep)), sender)) {
@@ -69,20 +69,20 @@ impl Spawner {
     }
 
     /// Waits for a sign of life of the main thread.
-    pub async fn echo(&self) {
+    pub(crate) async fn echo(&self) {
         let (sender, receiver) = async_channel::bounded(1);
         if self.0.send(Job::Echo(sender)).is_ok() {
             let _ = receiver.recv().await;
         }
     }
 
-    pub fn exit(&self, exit: Exit) {
+    pub(crate) fn exit(&self, exit: Exit) {
         let _ = self.0.send(Job::Exit(exit));
     }
 }
 
 /// The main thread's loop: serves jobs until it is told to end.
-pub fn serve(jobs: &mpsc::Receiver<Job>) -> Exit {
+pub(crate) fn serve(jobs: &mpsc::Receiver<Job>) -> Exit {
     loop {
         match jobs.recv() {
             Ok(Job::Spawn(spec, answer)) => {

@@ -2,11 +2,11 @@
 //!
 //! Stands between POSIX ([`crate::sys`]) and what the daemon is about. It must not know messages, servers or sessions.
 
-pub mod blocking;
+pub(crate) mod blocking;
 pub mod lines;
-pub mod live;
-pub mod main_thread;
-pub mod pipe;
-pub mod process;
-pub mod random;
-pub mod wait;
+pub(crate) mod live;
+pub(crate) mod main_thread;
+pub(crate) mod pipe;
+pub(crate) mod process;
+pub(crate) mod random;
+pub(crate) mod wait;

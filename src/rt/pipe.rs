@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use async_io::Async;
 
 /// An end that is read.
-pub trait Input: Send + Sync {
+pub(crate) trait Input: Send + Sync {
     /// Reads what is there; 0 at the end, an error of the kind `WouldBlock` where nothing is.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
@@ -23,7 +23,7 @@ pub trait Input: Send + Sync {
 }
 
 /// An end that is written.
-pub trait Output: Send + Sync {
+pub(crate) trait Output: Send + Sync {
     /// Writes as much as there is room for; an error of the kind `WouldBlock` where there is none.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
 
@@ -63,12 +63,12 @@ impl Output for Async<File> {
 }
 
 /// Waits until there may be something to read.
-pub async fn readable(input: &dyn Input) -> io::Result<()> {
+pub(crate) async fn readable(input: &dyn Input) -> io::Result<()> {
     poll_fn(|cx| input.poll_readable(cx)).await
 }
 
 /// Writes some of the bytes, waiting for room: how many.
-pub async fn write(output: &dyn Output, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) async fn write(output: &dyn Output, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match output.write(bytes) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => poll_fn(|cx| output.poll_writable(cx)).await?,

@@ -25,7 +25,7 @@ const STRAY_GRACE: Duration = Duration::from_secs(1);
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
 
 /// A child's whole environment: a few names of ours, what the configuration passes and sets, and the mark.
-pub fn environment<'e>(
+pub(crate) fn environment<'e>(
     pass: &[String],
     set: impl Iterator<Item = (&'e String, &'e String)>,
     account: Option<&Account>,
@@ -49,7 +49,7 @@ pub fn environment<'e>(
 }
 
 /// How a process ended, in words: `exited with status 1`, `was ended by SIGKILL`.
-pub fn exit_text(ended: Ended) -> String {
+pub(crate) fn exit_text(ended: Ended) -> String {
     match ended {
         Ended::Exited(code) => format!("exited with status {code}"),
         Ended::Signaled(n) => match Signal::try_from(n) {
@@ -61,13 +61,13 @@ pub fn exit_text(ended: Ended) -> String {
 }
 
 /// Waits for the end of a process, which is not reaped by that: its number stays its own until [`sweep_and_reap`].
-pub async fn wait_for_end(handle: &Async<PidFd>) -> Ended {
+pub(crate) async fn wait_for_end(handle: &Async<PidFd>) -> Ended {
     let _ = handle.readable().await;
     handle.get_ref().peek().ok().flatten().unwrap_or(Ended::NotReady)
 }
 
 /// What a process had left behind.
-pub struct Strays {
+pub(crate) struct Strays {
     /// So many were ended.
     pub ended: usize,
     /// These could not be ended.
@@ -75,7 +75,7 @@ pub struct Strays {
 }
 
 /// Waits for the end of a process, ends all that it has started and left behind (by its `mark`), and reaps it.
-pub async fn sweep_and_reap(pid: Pid, handle: &Async<PidFd>, mark: &str) -> Strays {
+pub(crate) async fn sweep_and_reap(pid: Pid, handle: &Async<PidFd>, mark: &str) -> Strays {
     let mark = mark.to_owned();
     let (ended, left) = blocking(move || end_family(pid, &mark, STRAY_GRACE, STRAY_LIMIT)).await;
     let _ = handle.get_ref().reap();

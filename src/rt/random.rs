@@ -1,7 +1,7 @@
 //! Random numbers, from the kernel (getrandom(2)).
 
 /// A random UUID (RFC 9562 version 4); all zeros where no random numbers are to be had.
-pub fn uuid() -> String {
+pub(crate) fn uuid() -> String {
     let mut bytes = [0; 16];
     let _ = getrandom::fill(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -11,7 +11,7 @@ pub fn uuid() -> String {
 }
 
 /// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
-pub fn id() -> Result<String, String> {
+pub(crate) fn id() -> Result<String, String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|e| format!("no random numbers to be had: {e}"))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
@@ -19,7 +19,7 @@ pub fn id() -> Result<String, String> {
 
 /// Uniform in 0..1, so that what failed together does not start again together; 0.5 where no random numbers are to be
 /// had.
-pub fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),

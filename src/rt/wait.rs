@@ -12,14 +12,14 @@ use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
 
 /// The time, and waiting for it: the system's, or one that a test moves.
-pub trait Clock: Send + Sync {
+pub(crate) trait Clock: Send + Sync {
     fn now(&self) -> Instant;
 
     fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
 /// The monotonic clock of the system (clock_gettime(2), CLOCK_MONOTONIC).
-pub struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
@@ -33,70 +33,70 @@ impl Clock for SystemClock {
 
 /// A fact that becomes true once and stays so.
 #[derive(Debug, Default)]
-pub struct Flag {
+pub(crate) struct Flag {
     set: AtomicBool,
     event: Event,
 }
 
 impl Flag {
     /// Makes it true; true if it was not before.
-    pub fn set(&self) -> bool {
+    pub(crate) fn set(&self) -> bool {
         let first = !self.set.swap(true, Ordering::SeqCst);
         self.event.notify(usize::MAX);
         first
     }
 
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.set.load(Ordering::SeqCst)
     }
 
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         until(&self.event, || self.is_set().then_some(())).await;
     }
 }
 
 /// A fact that comes and goes.
 #[derive(Debug, Default)]
-pub struct Switch {
+pub(crate) struct Switch {
     on: AtomicBool,
     event: Event,
 }
 
 impl Switch {
-    pub fn turn(&self, on: bool) {
+    pub(crate) fn turn(&self, on: bool) {
         self.on.store(on, Ordering::SeqCst);
         self.event.notify(usize::MAX);
     }
 
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.on.load(Ordering::SeqCst)
     }
 
     /// Waits until it is on.
-    pub async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         until(&self.event, || self.is_on().then_some(())).await;
     }
 
     /// Waits until it is off.
-    pub async fn wait_off(&self) {
+    pub(crate) async fn wait_off(&self) {
         until(&self.event, || (!self.is_on()).then_some(())).await;
     }
 
     /// Follows it from inside of a poll function.
-    pub fn watch(&self) -> Watch<'_> {
+    pub(crate) fn watch(&self) -> Watch<'_> {
         Watch { switch: self, listener: self.event.listen() }
     }
 }
 
 /// A [`Switch`] that is followed from inside of a poll function.
-pub struct Watch<'s> {
+pub(crate) struct Watch<'s> {
     switch: &'s Switch,
     listener: EventListener,
 }
 
 impl Watch<'_> {
     /// Whether it is on; the task is woken at each turn.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while Pin::new(&mut self.listener).poll(cx).is_ready() {
             self.listener = self.switch.event.listen();
         }
@@ -105,7 +105,7 @@ impl Watch<'_> {
 }
 
 /// Waits until `check` gives something; asked again after each notification of `event`.
-pub async fn until<T>(event: &Event, mut check: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(event: &Event, mut check: impl FnMut() -> Option<T>) -> T {
     loop {
         if let Some(found) = check() {
             return found;
@@ -119,7 +119,7 @@ pub async fn until<T>(event: &Event, mut check: impl FnMut() -> Option<T>) -> T 
 }
 
 /// The outcome, or None once the time is over.
-pub async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let work = async { Some(work.await) };
     let limit = async {
         Timer::after(limit).await;
@@ -129,11 +129,11 @@ pub async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -> Optio
 }
 
 /// Milliseconds of the monotonic clock since the first call: a time that fits in an atomic number.
-pub fn millis() -> u64 {
+pub(crate) fn millis() -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     FIRST.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
-pub async fn sleep(time: Duration) {
+pub(crate) async fn sleep(time: Duration) {
     Timer::after(time).await;
 }

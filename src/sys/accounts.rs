@@ -9,7 +9,7 @@ use crate::model::config::Account;
 
 /// Looks up a user and a group, each by name or number. Without a group, the user's own with all supplementary ones;
 /// without a user, this process's user with that group.
-pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
+pub(crate) fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
     let found = |what: &str, name: &str, e: nix::Error| format!("cannot look up the {what} '{name}': {}", e.desc());
     let entry = match user {
         Some(name) => {
@@ -43,7 +43,7 @@ pub fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> 
 }
 
 /// The number of a group.
-pub fn group(name: &str) -> Result<u32, String> {
+pub(crate) fn group(name: &str) -> Result<u32, String> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
         Ok(None) => Err(format!("there is no group '{name}'")),
@@ -52,7 +52,7 @@ pub fn group(name: &str) -> Result<u32, String> {
 }
 
 /// Becomes an account for good, groups first, and makes sure that there is no way back.
-pub fn become_user(account: &Account) -> io::Result<()> {
+pub(crate) fn become_user(account: &Account) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     if Uid::effective() == uid && Gid::effective() == gid && !Uid::effective().is_root() {
         return Ok(());

@@ -19,10 +19,10 @@ use crate::model::exit::{Exit, Failure};
 
 /// The end of the pipe that says how the start went. In the foreground there is no pipe.
 #[derive(Debug)]
-pub struct Readiness(Option<File>);
+pub(crate) struct Readiness(Option<File>);
 
 /// Who returns from [`fork_away`].
-pub enum Side {
+pub(crate) enum Side {
     /// The caller's process, with the daemon's last word: status and text.
     Caller(u8, String),
     Daemon(Readiness),
@@ -32,7 +32,7 @@ pub enum Side {
 /// order.
 ///
 /// Rust's runtime has opened 0 to 2 already where they were closed.
-pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
+pub(crate) fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
     fds::inherited(if foreground { Inherited::MarkCloexec } else { Inherited::Close }, keep)?;
     signals::reset(false)?;
     // A file at the limit of RLIMIT_FSIZE is an error of write(2), as a full disk is, and no reason to die.
@@ -41,7 +41,7 @@ pub fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
 }
 
 /// Forks twice with a new session in between. The caller's side waits for the daemon's word.
-pub fn fork_away() -> Result<Side, Failure> {
+pub(crate) fn fork_away() -> Result<Side, Failure> {
     let os = |doing: &str, e: nix::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", e.desc()));
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| os("make a pipe", e))?;
     // SAFETY: the process has a single thread.
@@ -90,7 +90,7 @@ fn hear(pipe: OwnedFd) -> Side {
 }
 
 /// umask and working directory: away from a mount that may have to be unmounted.
-pub fn settle(mask: u32, foreground: bool) -> io::Result<()> {
+pub(crate) fn settle(mask: u32, foreground: bool) -> io::Result<()> {
     set_umask(mask);
     if !foreground {
         nix::unistd::chdir("/")?;
@@ -99,18 +99,18 @@ pub fn settle(mask: u32, foreground: bool) -> io::Result<()> {
 }
 
 /// For the files that the daemon makes from now on.
-pub fn set_umask(mask: u32) {
+pub(crate) fn set_umask(mask: u32) {
     umask(Mode::from_bits_truncate(mask));
 }
 
 impl Readiness {
     /// For a start in the foreground: only the log is told.
-    pub fn foreground() -> Readiness {
+    pub(crate) fn foreground() -> Readiness {
         Readiness(None)
     }
 
     /// Says that the instance serves. False when the caller is gone: the start was abandoned.
-    pub fn ready(&mut self, text: &str) -> bool {
+    pub(crate) fn ready(&mut self, text: &str) -> bool {
         match self.0.take() {
             Some(mut pipe) => say(&mut pipe, 0, text).is_ok(),
             None => true,
@@ -118,11 +118,11 @@ impl Readiness {
     }
 
     /// Says why it does not. True when a process waited to be told.
-    pub fn failed(&mut self, failure: &Failure) -> bool {
+    pub(crate) fn failed(&mut self, failure: &Failure) -> bool {
         self.0.take().is_some_and(|mut pipe| say(&mut pipe, failure.exit.code(), &failure.text).is_ok())
     }
 
-    pub fn is_background(&self) -> bool {
+    pub(crate) fn is_background(&self) -> bool {
         self.0.is_some()
     }
 }
@@ -134,14 +134,14 @@ fn say(pipe: &mut File, code: u8, text: &str) -> io::Result<()> {
 }
 
 /// Becomes the parent of every orphan below us.
-pub fn adopt_orphans() -> io::Result<()> {
+pub(crate) fn adopt_orphans() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     Ok(())
 }
 
 /// The environment of another user, for what the daemon and its children take from there. Call it while the process has
 /// one thread.
-pub fn set_home(account: &Account) {
+pub(crate) fn set_home(account: &Account) {
     for (name, value) in
         [("HOME", account.home.as_os_str()), ("USER", account.name.as_ref()), ("LOGNAME", account.name.as_ref())]
     {
@@ -151,19 +151,19 @@ pub fn set_home(account: &Account) {
 }
 
 /// How many threads this process has.
-pub fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, |d| d.count())
 }
 
 /// Whether this is the first process of its PID namespace: a container's init, which must not fork away.
-pub fn is_init() -> bool {
+pub(crate) fn is_init() -> bool {
     Pid::this().as_raw() == 1
 }
 
 /// One executor thread is fastest on two cores, and one is enough for a pipe (mcpdaemon(7), "Why one executor thread"). It
 /// is also part of the design: tasks that do not wait in between are not interrupted by others, whatever the environment
 /// says.
-pub fn choose_threads() {
+pub(crate) fn choose_threads() {
     // SAFETY: the process has a single thread.
     unsafe { std::env::set_var("ASYNC_STD_THREAD_COUNT", "1") };
 }

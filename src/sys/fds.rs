@@ -8,14 +8,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What to do with descriptors from 3 on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Inherited {
+pub(crate) enum Inherited {
     Close,
     /// A supervisor's descriptors are not ours to close, but no child shall have them.
     MarkCloexec,
 }
 
 /// Treats every descriptor from 3 on, except those kept. close_range(2), or /proc/self/fd where the kernel lacks it.
-pub fn inherited(what: Inherited, keep: &[RawFd]) -> io::Result<()> {
+pub(crate) fn inherited(what: Inherited, keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3).collect();
     keep.sort_unstable();
     let mut from = 3;
@@ -54,7 +54,7 @@ fn range(what: Inherited, from: u32, to: u32) -> io::Result<()> {
 }
 
 /// Puts /dev/null on 0, 1 and 2.
-pub fn null_standard_streams() -> io::Result<()> {
+pub(crate) fn null_standard_streams() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     for fd in 0..=2 {
         replace(null.as_raw_fd(), fd)?;
@@ -63,7 +63,7 @@ pub fn null_standard_streams() -> io::Result<()> {
 }
 
 /// Puts /dev/null on standard input alone.
-pub fn null_stdin() -> io::Result<()> {
+pub(crate) fn null_stdin() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     replace(null.as_raw_fd(), 0)
 }
@@ -74,7 +74,7 @@ fn replace(from: RawFd, to: RawFd) -> io::Result<()> {
 }
 
 /// A second descriptor for the same thing, close-on-exec. EBADF if the number is not open.
-pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: plain integers; the result is a new descriptor or -1.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
@@ -85,7 +85,7 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Descriptors from 3 on that are open, but for those.
-pub fn open_beside(known: &[RawFd]) -> Vec<RawFd> {
+pub(crate) fn open_beside(known: &[RawFd]) -> Vec<RawFd> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let all: Vec<RawFd> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
     // The listing itself had one as well, which is closed by now.
@@ -93,13 +93,13 @@ pub fn open_beside(known: &[RawFd]) -> Vec<RawFd> {
 }
 
 /// Whether a descriptor is closed by exec(2).
-pub fn close_on_exec(fd: RawFd, close: bool) {
+pub(crate) fn close_on_exec(fd: RawFd, close: bool) {
     // SAFETY: plain integers; a number that is not open gives EBADF, which does no harm.
     unsafe { libc::fcntl(fd, libc::F_SETFD, if close { libc::FD_CLOEXEC } else { 0 }) };
 }
 
 /// Raises the soft limit of open files to the hard one; gives the soft limit that was, for the children.
-pub fn raise_nofile() -> io::Result<u64> {
+pub(crate) fn raise_nofile() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(soft)

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The daemon's side.
 #[derive(Debug)]
-pub struct Guard {
+pub(crate) struct Guard {
     pid: Pid,
     handle: PidFd,
     pipe: OwnedFd,
@@ -30,7 +30,7 @@ pub struct Guard {
 
 impl Guard {
     /// Forks the guard for processes whose mark begins with `prefix`. Call while the process has one thread.
-    pub fn start(prefix: &str) -> io::Result<Guard> {
+    pub(crate) fn start(prefix: &str) -> io::Result<Guard> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
         // SAFETY: the process has a single thread here, so the child may do anything.
         match unsafe { fork() }? {
@@ -48,7 +48,7 @@ impl Guard {
     }
 
     /// The guard of the program before, which sleeps on the same pipe.
-    pub fn adopt(pid: Pid, pipe: OwnedFd) -> io::Result<Guard> {
+    pub(crate) fn adopt(pid: Pid, pipe: OwnedFd) -> io::Result<Guard> {
         let handle = PidFd::open(pid)?;
         if handle.reap()?.is_some() {
             return Err(io::Error::other("it has ended"));
@@ -58,17 +58,17 @@ impl Guard {
     }
 
     /// Its number, and our end of its pipe.
-    pub fn parts(&self) -> (i32, RawFd) {
+    pub(crate) fn parts(&self) -> (i32, RawFd) {
         (self.pid.as_raw(), self.pipe.as_raw_fd())
     }
 
     /// A handle that becomes readable when the guard has ended.
-    pub fn handle(&self) -> io::Result<PidFd> {
+    pub(crate) fn handle(&self) -> io::Result<PidFd> {
         PidFd::open(self.pid)
     }
 
     /// Lets the guard go, after the daemon itself has ended everything, and waits for its end.
-    pub fn release(self) {
+    pub(crate) fn release(self) {
         drop(self.pipe);
         let _ = self.handle.wait_end(LIMIT);
         let _ = self.handle.reap();

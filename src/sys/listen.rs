@@ -21,7 +21,7 @@ const BACKLOG: i32 = 1024;
 
 /// A bound and listening socket.
 #[derive(Debug)]
-pub enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpListener),
     /// With its file, unless that is another's.
     Unix(UnixListener, Option<SocketFile>),
@@ -29,7 +29,7 @@ pub enum Socket {
 
 /// The file of a Unix socket, which goes with its listener.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// Device and inode: a file that another process has put in its place is not ours.
     identity: (u64, u64),
@@ -46,7 +46,7 @@ impl Drop for SocketFile {
 /// Binds and listens; port 0 lets the kernel choose. The error says who holds a taken address.
 ///
 /// With `share`, a socket of our own that was told to [`share_port`] is not in the way.
-pub fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
+pub(crate) fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
     let address: SocketAddr =
         (host, port).to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -75,14 +75,14 @@ pub fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
 /// happens (socket(7), SO_REUSEPORT; Linux, inet_bind_conflict). The kernel asks it of both; but where both have
 /// SO_REUSEADDR, a listening one is always in the way, so the old one gives that up meanwhile. The new one cannot, or
 /// the connections that the old one accepted would be in the way.
-pub fn share_port(listening: &impl AsFd, share: bool) -> io::Result<()> {
+pub(crate) fn share_port(listening: &impl AsFd, share: bool) -> io::Result<()> {
     setsockopt(listening, sockopt::ReuseAddr, &!share)?;
     Ok(setsockopt(listening, sockopt::ReusePort, &share)?)
 }
 
 /// A socket file that a dead process left is replaced; one that a process serves is not. It gets a mode, and an owner if
 /// one is given.
-pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Socket> {
+pub(crate) fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Socket> {
     if let Ok(meta) = std::fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "there is a file of another kind at this path"));
@@ -104,7 +104,7 @@ pub fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Soc
 }
 
 /// Gives the file of a socket a mode, and an owner if one is given.
-pub fn touch(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+pub(crate) fn touch(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::other("it is no socket any more"));
     }
@@ -116,14 +116,14 @@ pub fn touch(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()
 
 /// Who is at the other end of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     pub uid: u32,
     /// Its group and all supplementary ones.
     pub groups: Vec<u32>,
 }
 
 /// Who was at the other end of a Unix socket when it was connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
-pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
+pub(crate) fn peer(socket: &impl AsFd) -> io::Result<Peer> {
     let who = nix::sys::socket::getsockopt(socket, sockopt::PeerCredentials)?;
     let mut groups = vec![0u32; 1024];
     let mut bytes = libc::socklen_t::try_from(std::mem::size_of_val(groups.as_slice())).unwrap_or(0);
@@ -138,19 +138,19 @@ pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
 
 impl SocketFile {
     /// Path, device and inode.
-    pub fn parts(&self) -> (&Path, u64, u64) {
+    pub(crate) fn parts(&self) -> (&Path, u64, u64) {
         (&self.path, self.identity.0, self.identity.1)
     }
 
     /// The file of a socket that the program before has bound.
-    pub fn adopt(path: PathBuf, device: u64, inode: u64) -> SocketFile {
+    pub(crate) fn adopt(path: PathBuf, device: u64, inode: u64) -> SocketFile {
         SocketFile { path, identity: (device, inode) }
     }
 }
 
 impl Socket {
     /// Reachable from this machine only.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Socket::Tcp(l) => l.local_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback()),
             Socket::Unix(..) => true,
@@ -158,7 +158,7 @@ impl Socket {
     }
 
     /// Where it listens, as a URL's beginning; the port is the real one where 0 was asked for.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self {
             Socket::Tcp(l) => match l.local_addr() {
                 Ok(address) => format!("http://{address}"),

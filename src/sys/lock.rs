@@ -6,24 +6,24 @@
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// The right to use what a [`Lock`] guards, until it is dropped.
-pub type Guard<'l, T> = MutexGuard<'l, T>;
+pub(crate) type Guard<'l, T> = MutexGuard<'l, T>;
 
 /// A value that one thread at a time may use. Must not be held across an `.await`.
 #[derive(Debug, Default)]
-pub struct Lock<T>(Mutex<T>);
+pub(crate) struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    pub const fn new(value: T) -> Lock<T> {
+    pub(crate) const fn new(value: T) -> Lock<T> {
         Lock(Mutex::new(value))
     }
 
     /// Waits for the value.
-    pub fn lock(&self) -> Guard<'_, T> {
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The value, or None while another thread uses it.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
         match self.0.try_lock() {
             Ok(value) => Some(value),
             Err(TryLockError::Poisoned(value)) => Some(value.into_inner()),
@@ -32,7 +32,7 @@ impl<T> Lock<T> {
     }
 
     /// Takes the value and leaves its default.
-    pub fn take(&self) -> T
+    pub(crate) fn take(&self) -> T
     where
         T: Default,
     {
@@ -40,12 +40,12 @@ impl<T> Lock<T> {
     }
 
     /// Puts another value in place and gives the one before.
-    pub fn replace(&self, value: T) -> T {
+    pub(crate) fn replace(&self, value: T) -> T {
         std::mem::replace(&mut *self.lock(), value)
     }
 
     /// A copy of the value.
-    pub fn get(&self) -> T
+    pub(crate) fn get(&self) -> T
     where
         T: Clone,
     {

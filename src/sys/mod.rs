@@ -2,20 +2,20 @@
 //!
 //! Nothing here knows a configuration, a server or a session; a caller hands in paths, marks and numbers.
 
-pub mod accounts;
-pub mod become_daemon;
-pub mod fds;
-pub mod guard;
-pub mod listen;
-pub mod lock;
-pub mod notify;
-pub mod passed;
-pub mod paths;
-pub mod pidfd;
-pub mod pidfile;
-pub mod process;
-pub mod reap;
-pub mod reexec;
-pub mod signals;
-pub mod spawn;
-pub mod watch;
+pub(crate) mod accounts;
+pub(crate) mod become_daemon;
+pub(crate) mod fds;
+pub(crate) mod guard;
+pub(crate) mod listen;
+pub(crate) mod lock;
+pub(crate) mod notify;
+pub(crate) mod passed;
+pub(crate) mod paths;
+pub(crate) mod pidfd;
+pub(crate) mod pidfile;
+pub(crate) mod process;
+pub(crate) mod reap;
+pub(crate) mod reexec;
+pub(crate) mod signals;
+pub(crate) mod spawn;
+pub(crate) mod watch;

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 /// The way to the service manager.
 #[derive(Debug)]
-pub struct Notifier {
+pub(crate) struct Notifier {
     socket: UnixDatagram,
     address: SocketAddr,
     /// As the environment had it.
@@ -22,7 +22,7 @@ pub struct Notifier {
 
 impl Notifier {
     /// What NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID say.
-    pub fn from_environment() -> Option<Notifier> {
+    pub(crate) fn from_environment() -> Option<Notifier> {
         let name = std::env::var("NOTIFY_SOCKET").ok()?;
         let own = std::process::id().to_string();
         let ours = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == own);
@@ -31,7 +31,7 @@ impl Notifier {
     }
 
     /// A notifier for an address (a path, or `@` and a name) and the time within which a watchdog wants to hear of us.
-    pub fn new(name: &str, watchdog: Option<Duration>) -> Option<Notifier> {
+    pub(crate) fn new(name: &str, watchdog: Option<Duration>) -> Option<Notifier> {
         let address = match name.strip_prefix('@') {
             Some(hidden) => SocketAddr::from_abstract_name(hidden).ok()?,
             None if name.starts_with('/') => SocketAddr::from_pathname(name).ok()?,
@@ -44,15 +44,15 @@ impl Notifier {
     }
 
     /// The address, as it was given.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn watchdog(&self) -> Option<Duration> {
+    pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    pub fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 
@@ -61,28 +61,28 @@ impl Notifier {
     }
 
     /// Serving, after the start or a reload.
-    pub fn ready(&self, status: &str) {
+    pub(crate) fn ready(&self, status: &str) {
         self.say(&["READY=1", &format!("MAINPID={}", std::process::id()), &status_line(status)]);
     }
 
     /// A reload begins. Without the time, `systemctl reload` waits for ever (systemd.service(5), notify-reload).
-    pub fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         self.say(&["RELOADING=1", &format!("MONOTONIC_USEC={}", now.as_micros()), "STATUS=reloading"]);
     }
 
     /// The end begins, and takes at most this long.
-    pub fn stopping(&self, status: &str, limit: Duration) {
+    pub(crate) fn stopping(&self, status: &str, limit: Duration) {
         let extend = format!("EXTEND_TIMEOUT_USEC={}", limit.as_micros());
         self.say(&["STOPPING=1", &extend, &status_line(status)]);
     }
 
-    pub fn status(&self, status: &str) {
+    pub(crate) fn status(&self, status: &str) {
         self.say(&[&status_line(status)]);
     }
 
     /// Still alive.
-    pub fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.say(&["WATCHDOG=1"]);
     }
 }
@@ -92,6 +92,6 @@ fn status_line(status: &str) -> String {
 }
 
 /// Says that we serve by a newline, and closes the descriptor (s6-supervise, notification-fd).
-pub fn newline(fd: OwnedFd) {
+pub(crate) fn newline(fd: OwnedFd) {
     let _ = File::from(fd).write_all(b"\n");
 }

@@ -17,14 +17,14 @@ use crate::model::exit::plain;
 /// The first descriptor that is passed (sd_listen_fds(3), SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 /// Where a process that is re-executed finds what it was before.
-pub const HANDOVER: &str = "MCPDAEMON_HANDOVER";
+pub(crate) const HANDOVER: &str = "MCPDAEMON_HANDOVER";
 
 /// Its value where the program is only asked whether it would understand.
-pub const CHECK: &str = "check";
+pub(crate) const CHECK: &str = "check";
 
 /// What was handed over at the start.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// Sockets with their names.
     pub sockets: Vec<(String, OwnedFd)>,
     pub notifier: Option<Notifier>,
@@ -37,7 +37,7 @@ pub struct Passed {
 impl Passed {
     /// Takes everything out of the environment. Call it while the process has one thread, and before any descriptor
     /// from 3 on was opened.
-    pub fn take() -> Passed {
+    pub(crate) fn take() -> Passed {
         let own = std::process::id().to_string();
         let var = |name: &str| std::env::var(name).ok();
         let mut passed = Passed { notifier: Notifier::from_environment(), ..Passed::default() };
@@ -66,7 +66,7 @@ impl Passed {
     }
 
     /// The descriptors that must stay open.
-    pub fn fds(&self) -> Vec<RawFd> {
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
         let sockets = self.sockets.iter().map(|(_, fd)| fd.as_raw_fd());
         sockets
             .chain(self.handover.as_ref().map(AsRawFd::as_raw_fd))
@@ -76,7 +76,7 @@ impl Passed {
 }
 
 /// Takes possession of a descriptor that another program left open for us; None if it is not open.
-pub fn own_fd(fd: RawFd) -> Option<OwnedFd> {
+pub(crate) fn own_fd(fd: RawFd) -> Option<OwnedFd> {
     // SAFETY: only looks at the number.
     let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
     // SAFETY: it is open, and nothing in this program has it: descriptors that were passed are taken once.
@@ -86,7 +86,7 @@ pub fn own_fd(fd: RawFd) -> Option<OwnedFd> {
 }
 
 /// A listening stream socket that was passed, or what is wrong with it.
-pub fn listener(fd: OwnedFd) -> Result<Socket, String> {
+pub(crate) fn listener(fd: OwnedFd) -> Result<Socket, String> {
     let wrong = |what: &str| Err(format!("it is {what}, and not a listening stream socket"));
     match getsockopt(&fd, sockopt::SockType) {
         Ok(SockType::Stream) => {}

@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 
 /// PATH where there is none.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn absolute(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute())
 }
 
 /// The user's home, also where HOME is not set (cron, init).
-pub fn home() -> PathBuf {
+pub(crate) fn home() -> PathBuf {
     let from_passwd = || User::from_uid(Uid::effective()).ok().flatten().map(|u| u.dir);
     absolute("HOME").or_else(from_passwd).unwrap_or_else(|| "/".into())
 }
 
 /// The run directory: MCP_RUN_DIR, /run/mcp for root, $XDG_RUNTIME_DIR/mcp for others. Where a user has no
 /// XDG_RUNTIME_DIR, it is a folder of his state directory: private, if not on tmpfs.
-pub fn run_dir() -> PathBuf {
+pub(crate) fn run_dir() -> PathBuf {
     let own = || match Uid::effective().is_root() {
         true => PathBuf::from("/run/mcp"),
         false => absolute("XDG_RUNTIME_DIR").map_or_else(|| own_log_dir().join("run"), |d| d.join("mcp")),
@@ -30,12 +30,12 @@ pub fn run_dir() -> PathBuf {
 }
 
 /// The folder of logs: MCP_LOG_DIR, /var/log/mcp for root, $XDG_STATE_HOME/mcp for others.
-pub fn log_dir() -> PathBuf {
+pub(crate) fn log_dir() -> PathBuf {
     absolute("MCP_LOG_DIR").unwrap_or_else(own_log_dir)
 }
 
 /// The folder of instance files: /etc/mcp for root, $XDG_CONFIG_HOME/mcp for others.
-pub fn config_dir() -> PathBuf {
+pub(crate) fn config_dir() -> PathBuf {
     match Uid::effective().is_root() {
         true => PathBuf::from("/etc/mcp"),
         false => absolute("XDG_CONFIG_HOME").unwrap_or_else(|| home().join(".config")).join("mcp"),
@@ -50,16 +50,16 @@ fn own_log_dir() -> PathBuf {
 }
 
 /// Makes a folder with its parents, for its owner to write.
-pub fn make_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
 /// Whether anybody may read a file.
-pub fn readable_by_all(path: &Path) -> bool {
+pub(crate) fn readable_by_all(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.mode() & 0o004 != 0)
 }
 
 /// Whether anybody may write there: no place for a file that says which process to signal.
-pub fn world_writable(path: &Path) -> io::Result<bool> {
+pub(crate) fn world_writable(path: &Path) -> io::Result<bool> {
     Ok(std::fs::metadata(path)?.mode() & 0o002 != 0)
 }

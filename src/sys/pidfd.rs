@@ -13,11 +13,11 @@ use crate::model::restart::Ended;
 
 /// A handle to a running or ended process; readable once it has ended.
 #[derive(Debug)]
-pub struct PidFd(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
     /// Opens the process that has this number now. ESRCH if there is none.
-    pub fn open(pid: Pid) -> io::Result<PidFd> {
+    pub(crate) fn open(pid: Pid) -> io::Result<PidFd> {
         // SAFETY: plain integer arguments; the result is a new descriptor (always close-on-exec) or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
         if fd < 0 {
@@ -28,7 +28,7 @@ impl PidFd {
     }
 
     /// Sends a signal to this very process.
-    pub fn send(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn send(&self, signal: Signal) -> io::Result<()> {
         let (fd, signal) = (self.0.as_raw_fd(), signal as i32);
         // SAFETY: the descriptor is open, a null siginfo means "as kill(2)".
         let done =
@@ -37,7 +37,7 @@ impl PidFd {
     }
 
     /// Waits for the end, also of a process that is not our child. False when the time is over first.
-    pub fn wait_end(&self, limit: Duration) -> io::Result<bool> {
+    pub(crate) fn wait_end(&self, limit: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -54,12 +54,12 @@ impl PidFd {
     }
 
     /// The exit status of our own ended child, which stays a zombie and keeps its number; None while it runs.
-    pub fn peek(&self) -> io::Result<Option<Ended>> {
+    pub(crate) fn peek(&self) -> io::Result<Option<Ended>> {
         self.status(WaitPidFlag::WNOWAIT)
     }
 
     /// Takes the exit status of our own ended child; None while it runs.
-    pub fn reap(&self) -> io::Result<Option<Ended>> {
+    pub(crate) fn reap(&self) -> io::Result<Option<Ended>> {
         self.status(WaitPidFlag::empty())
     }
 

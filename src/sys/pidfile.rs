@@ -21,14 +21,14 @@ use super::process;
 
 /// A PID file whose lock this process holds. Dropping it releases the lock and leaves the file.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     path: PathBuf,
     file: Flock<File>,
 }
 
 /// Why the lock could not be had.
 #[derive(Debug)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// A process holds it; with the number in the file, once there is one.
     Running(Option<Pid>),
     /// The process with the number in the file is dead, and another process holds the lock: each that may read the file can.
@@ -46,7 +46,7 @@ impl PidFile {
     /// Takes the lock and empties the file, which now reads as "starting".
     ///
     /// A contested lock is tried for 100 ms (mcpctl may be looking), then the holder's number is awaited for up to 2 s.
-    pub fn lock(path: &Path) -> Result<PidFile, Refused> {
+    pub(crate) fn lock(path: &Path) -> Result<PidFile, Refused> {
         let until = Instant::now() + Duration::from_millis(100);
         loop {
             let file = open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644))?;
@@ -72,31 +72,31 @@ impl PidFile {
     }
 
     /// The file and the lock that the program before held in this process: flock(2) survives exec(2).
-    pub fn adopt(path: &Path, fd: OwnedFd) -> io::Result<PidFile> {
+    pub(crate) fn adopt(path: &Path, fd: OwnedFd) -> io::Result<PidFile> {
         let file = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, e)| io::Error::from(e))?;
         Ok(PidFile { path: path.to_owned(), file })
     }
 
     /// The descriptor that holds the lock.
-    pub fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 
     /// Writes the number, in place.
-    pub fn write(&self, pid: Pid) -> io::Result<()> {
+    pub(crate) fn write(&self, pid: Pid) -> io::Result<()> {
         let text = format!("{pid}\n");
         self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.set_len(text.len() as u64)
     }
 
     /// Whether the path still leads to the file that we hold.
-    pub fn intact(&self) -> bool {
+    pub(crate) fn intact(&self) -> bool {
         same_file(&self.file, &self.path)
     }
 
     /// Removes the file, while still holding the lock, if it is still ours. Where the directory forbids it, the file
     /// is emptied instead.
-    pub fn remove(self) {
+    pub(crate) fn remove(self) {
         if self.intact() && std::fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
@@ -159,7 +159,7 @@ fn number(file: &File) -> Option<Pid> {
 
 /// What a PID file says of its instance.
 #[derive(Debug)]
-pub enum Probe {
+pub(crate) enum Probe {
     /// There is no file, or one that was emptied in place of being removed.
     Absent,
     /// There is a file, and its lock is free.
@@ -174,7 +174,7 @@ pub enum Probe {
 
 /// Looks at a PID file without changing anything. The order (open the process, see the lock held, read the number
 /// again) makes sure that the handle is the holder's, not a stranger's with a reused number.
-pub fn probe(path: &Path) -> io::Result<Probe> {
+pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
     let file = match open(path, OpenOptions::new().read(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Probe::Absent),

@@ -13,23 +13,23 @@ use nix::unistd::Pid;
 use super::pidfd::PidFd;
 
 /// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:SERIAL`.
-pub const MARK: &str = "MCPDAEMON_MARK";
+pub(crate) const MARK: &str = "MCPDAEMON_MARK";
 
 /// So many processes of a family are looked at.
 const FAMILY: usize = 1000;
 
 /// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
-pub fn start_time(pid: Pid) -> Option<u64> {
+pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
 }
 
 /// Whether a process is there and not just waiting to be reaped.
-pub fn lives(pid: Pid) -> bool {
+pub(crate) fn lives(pid: Pid) -> bool {
     stat(pid).is_some_and(|s| s[0] != "Z")
 }
 
 /// Whether a process was stopped by a signal.
-pub fn is_stopped(pid: Pid) -> bool {
+pub(crate) fn is_stopped(pid: Pid) -> bool {
     stat(pid).is_some_and(|s| s[0] == "T")
 }
 
@@ -41,7 +41,7 @@ fn stat(pid: Pid) -> Option<Vec<String>> {
 }
 
 /// The program's name and arguments, for messages.
-pub fn command_line(pid: Pid) -> Option<String> {
+pub(crate) fn command_line(pid: Pid) -> Option<String> {
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<_> = raw.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
     let text = if words.is_empty() {
@@ -54,7 +54,7 @@ pub fn command_line(pid: Pid) -> Option<String> {
 
 /// What the kernel says of processes, together; with everything that they have started if `family` says so. What has
 /// ended counts for nothing, also if it was not reaped yet.
-pub fn usage(pids: &[i32], family: bool) -> crate::model::status::Process {
+pub(crate) fn usage(pids: &[i32], family: bool) -> crate::model::status::Process {
     let mut sum = crate::model::status::Process::default();
     // SAFETY: sysconf(3) only reads.
     let (tick, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
@@ -92,7 +92,7 @@ fn children_of(pid: &str) -> (Vec<Pid>, bool) {
 
 /// The direct children of this process, adopted orphans and zombies included (proc(5), task/TID/children; where the
 /// kernel lacks that file, by the parent's number of every process).
-pub fn children() -> Vec<Pid> {
+pub(crate) fn children() -> Vec<Pid> {
     let (mut found, complete) = children_of("self");
     if !complete {
         let own = Pid::this().to_string();
@@ -115,7 +115,7 @@ fn mark(pid: Pid) -> Option<String> {
 }
 
 /// A daemon that still lives, found by the marks of its children. `key` is what its marks begin with.
-pub fn living_owner(key: &str) -> Option<Pid> {
+pub(crate) fn living_owner(key: &str) -> Option<Pid> {
     all().filter_map(mark).find_map(|mark| {
         let mut parts = mark.strip_prefix(key)?.split(':');
         let (pid, start) = (parts.next()?.parse().ok().map(Pid::from_raw)?, parts.next()?.parse().ok()?);
@@ -126,13 +126,13 @@ pub fn living_owner(key: &str) -> Option<Pid> {
 
 /// Ends every process whose mark is wanted: SIGTERM, SIGKILL after `grace`, until none is left or `limit` is over. Gives
 /// how many there were, and those that could not be ended.
-pub fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+pub(crate) fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     end_all(|pid| mark(pid).is_some_and(|m| wanted(&m)), grace, limit)
 }
 
 /// Ends what a child left behind: what bears its mark, and what is still in its process group with its environment
 /// cleared. Its leader must not have been reaped yet, so that no other process can have the group's number.
-pub fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
+pub(crate) fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
     let in_group = |pid| stat(pid).is_some_and(|s| s[0] != "Z" && s.get(2) == Some(&leader.to_string()));
     end_all(|pid| in_group(pid) || mark(pid).as_deref() == Some(own), grace, limit)
 }
@@ -173,7 +173,7 @@ fn end_all(wanted: impl Fn(Pid) -> bool, grace: Duration, limit: Duration) -> (u
 }
 
 /// Who listens on a TCP port, as `pid 4242, nginx: master process`; None where that cannot be seen.
-pub fn port_holder(port: u16) -> Option<String> {
+pub(crate) fn port_holder(port: u16) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
         let text = std::fs::read_to_string(table).ok()?;
         text.lines().skip(1).find_map(|line| {

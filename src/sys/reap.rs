@@ -22,7 +22,7 @@ fn known() -> Guard<'static, Option<HashSet<Pid>>> {
 static PUT_OFF: AtomicBool = AtomicBool::new(false);
 
 /// Starts a process and notes it, as one step for [`sweep`].
-pub fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid, T), E> {
+pub(crate) fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid, T), E> {
     let started = {
         let mut known = known();
         let started = start();
@@ -38,19 +38,19 @@ pub fn knowing<T, E>(start: impl FnOnce() -> Result<(Pid, T), E>) -> Result<(Pid
 }
 
 /// Notes a child that is waited for.
-pub fn know(pid: Pid) {
+pub(crate) fn know(pid: Pid) {
     known().get_or_insert_default().insert(pid);
 }
 
 /// The child was waited for.
-pub fn forget(pid: Pid) {
+pub(crate) fn forget(pid: Pid) {
     known().get_or_insert_default().remove(&pid);
 }
 
 /// Reaps ended children that are not waited for. Gives the adopted ones that still live.
 ///
 /// While a process is being started, which takes its time where memory is short, the sweep is put off and no task waits.
-pub fn sweep() -> Vec<Pid> {
+pub(crate) fn sweep() -> Vec<Pid> {
     let Some(mut known) = KNOWN.try_lock() else {
         PUT_OFF.store(true, SeqCst);
         return Vec::new();

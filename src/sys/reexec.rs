@@ -14,7 +14,7 @@ use super::{fds, passed};
 
 /// A program as it was started.
 #[derive(Clone, Debug)]
-pub struct Program {
+pub(crate) struct Program {
     /// Absolute.
     pub path: PathBuf,
     /// With its own name as the first.
@@ -24,7 +24,7 @@ pub struct Program {
 impl Program {
     /// This very program as it was called: by its name, which leads to a newer one once that was installed.
     /// /proc/self/exe would lead to the old one.
-    pub fn this() -> io::Result<Program> {
+    pub(crate) fn this() -> io::Result<Program> {
         let args: Vec<OsString> = std::env::args_os().collect();
         let name = args.first().cloned().unwrap_or_default();
         let found = super::spawn::find_program(&name.to_string_lossy(), None);
@@ -39,7 +39,7 @@ impl Program {
 }
 
 /// A document in memory that cannot be changed any more (memfd_create(2)).
-pub fn document(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn document(bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create(c"mcpdaemon-handover", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
@@ -49,7 +49,7 @@ pub fn document(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// What such a document says.
-pub fn read(document: OwnedFd) -> io::Result<Vec<u8>> {
+pub(crate) fn read(document: OwnedFd) -> io::Result<Vec<u8>> {
     let mut file = File::from(document);
     file.rewind()?;
     let mut bytes = Vec::new();
@@ -61,7 +61,7 @@ pub fn read(document: OwnedFd) -> io::Result<Vec<u8>> {
 ///
 /// Call it on the main thread, which is the only one that does not block the daemon's signals, with
 /// [`super::signals::hold`]: what comes then waits for the successor.
-pub fn replace(program: &Program, document: &OwnedFd, keep: &[RawFd]) -> io::Error {
+pub(crate) fn replace(program: &Program, document: &OwnedFd, keep: &[RawFd]) -> io::Error {
     let text = |s: &OsStr| CString::new(s.as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let prepare = || -> io::Result<_> {
         let path = text(program.path.as_os_str())?;

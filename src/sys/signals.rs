@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask, sigprocmask}
 /// blocked, and both survive exec(2). SIGPIPE stays as Rust has it (ignored), unless `pipe`.
 ///
 /// Async-signal-safe: sigaction(2) and sigprocmask(2) only.
-pub fn reset(pipe: bool) -> io::Result<()> {
+pub(crate) fn reset(pipe: bool) -> io::Result<()> {
     for signal in 1..=64 {
         if signal == libc::SIGPIPE && !pipe {
             continue;
@@ -28,7 +28,7 @@ pub fn reset(pipe: bool) -> io::Result<()> {
 /// Lets the signals that the daemon follows wait, or no longer, for this thread and those that it starts from now on. With
 /// one thread alone that takes them, they can be made to wait while the program is exchanged: exec(2) keeps the mask and
 /// what waits, and drops the handlers.
-pub fn hold(wait: bool) {
+pub(crate) fn hold(wait: bool) {
     let ours = [
         Signal::SIGHUP,
         Signal::SIGTERM,
@@ -44,7 +44,7 @@ pub fn hold(wait: bool) {
 }
 
 /// Ignores a signal.
-pub fn ignore(signal: nix::sys::signal::Signal) {
+pub(crate) fn ignore(signal: nix::sys::signal::Signal) {
     // SAFETY: SIG_IGN runs no handler.
     let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
 }

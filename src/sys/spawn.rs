@@ -16,7 +16,7 @@ use crate::model::config::Confine;
 
 /// What to start. The environment is exactly `env`.
 #[derive(Clone, Debug)]
-pub struct Spec {
+pub(crate) struct Spec {
     pub program: PathBuf,
     pub args: Vec<String>,
     pub env: Vec<(OsString, OsString)>,
@@ -32,7 +32,7 @@ pub struct Spec {
 
 /// A started child with our ends of its pipes.
 #[derive(Debug)]
-pub struct Started {
+pub(crate) struct Started {
     pub pid: Pid,
     pub handle: PidFd,
     pub stdin: Option<OwnedFd>,
@@ -44,7 +44,7 @@ pub struct Started {
 ///
 /// Call it on the main thread: PR_SET_PDEATHSIG fires when the *thread* that forked ends (prctl(2)), and the main
 /// thread is the one that lives as long as the process, over an upgrade too.
-pub fn spawn(spec: &Spec) -> io::Result<Started> {
+pub(crate) fn spawn(spec: &Spec) -> io::Result<Started> {
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
     command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
@@ -73,7 +73,7 @@ pub fn spawn(spec: &Spec) -> io::Result<Started> {
 }
 
 /// Ends a child that cannot be watched, for lack of descriptors: it has done nothing yet.
-pub fn end_unwatched(pid: Pid) {
+pub(crate) fn end_unwatched(pid: Pid) {
     let _ = killpg(pid, Signal::SIGKILL);
     let _ = nix::sys::wait::waitpid(pid, None);
     reap::forget(pid);
@@ -157,19 +157,19 @@ impl Inside {
 }
 
 /// Signals a child's whole process group, and wakes its stopped members so that they can receive it.
-pub fn signal_group(leader: Pid, signal: Signal) {
+pub(crate) fn signal_group(leader: Pid, signal: Signal) {
     if killpg(leader, signal).is_ok() && signal != Signal::SIGKILL {
         let _ = killpg(leader, Signal::SIGCONT);
     }
 }
 
 /// Stops a child's whole process group, or lets it go on.
-pub fn pause_group(leader: Pid, pause: bool) -> nix::Result<()> {
+pub(crate) fn pause_group(leader: Pid, pause: bool) -> nix::Result<()> {
     killpg(leader, if pause { Signal::SIGSTOP } else { Signal::SIGCONT })
 }
 
 /// Finds a program as execvp(3) does: by its path, or in PATH. Only an executable regular file counts.
-pub fn find_program(name: &str, path: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn find_program(name: &str, path: Option<&str>) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let runnable = |p: &Path| {
         let Ok(meta) = std::fs::metadata(p) else { return false };

@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Why a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woken {
+pub(crate) enum Woken {
     /// A file of the folder was changed, or the time is over.
     Look,
     Signal(Signal),
@@ -22,7 +22,7 @@ pub enum Woken {
 
 /// What is waited for; by default only the end of the process that reads standard output.
 #[derive(Default)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// None where the kernel has none left, or no such folder: then the time has to do.
     folder: Option<Inotify>,
     signals: Option<SignalFd>,
@@ -30,7 +30,7 @@ pub struct Watch {
 
 impl Watch {
     /// Watches the files of a folder. The signals are taken from now on, and do what they do only by [`die_of`].
-    pub fn new(folder: &Path, signals: &[Signal]) -> io::Result<Watch> {
+    pub(crate) fn new(folder: &Path, signals: &[Signal]) -> io::Result<Watch> {
         let signals = match signals {
             [] => None,
             list => {
@@ -47,7 +47,7 @@ impl Watch {
         Ok(Watch { folder: folder.ok(), signals })
     }
 
-    pub fn wait(&self, limit: Duration) -> io::Result<Woken> {
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<Woken> {
         let out = io::stdout();
         // Standard output has no events but its end.
         let mut fds = vec![PollFd::new(out.as_fd(), PollFlags::empty())];
@@ -74,7 +74,7 @@ impl Watch {
 
 /// Lets a signal do to this process what it does by itself: end it, so that the caller sees by what, or stop it.
 /// Returns when the process is continued.
-pub fn die_of(signal: Signal) -> io::Result<()> {
+pub(crate) fn die_of(signal: Signal) -> io::Result<()> {
     let set = SigSet::from(signal);
     set.thread_unblock()?;
     raise(signal)?;
@@ -83,7 +83,7 @@ pub fn die_of(signal: Signal) -> io::Result<()> {
 }
 
 /// Lines and columns of the terminal at standard output.
-pub fn terminal_size() -> Option<(u16, u16)> {
+pub(crate) fn terminal_size() -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the request fills a winsize, which outlives the call.
     let done = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };

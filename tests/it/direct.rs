@@ -92,8 +92,14 @@ fn execute_before_connected_and_what_cc_executor_clients_expect() {
     // Sessions run side by side: none waits for another.
     let mut all: Vec<_> = (0..3).map(|_| plain(&daemon)).collect();
     // Each command ends once all three run.
-    let meet = "mktemp met.XXXX; until test $(ls met.* | wc -l) = 3; do sleep 0.02; done";
-    all.iter_mut().for_each(|ws| ws.send(&execute(1, meet).to_string()));
+    let met = scratch.path("met");
+    std::fs::create_dir(&met).unwrap();
+    let meet = format!(
+        "python3 -c \"import os, time, itertools; os.mkdir('{met}/' + str(os.getpid())); \
+         [time.sleep(0.02) for _ in itertools.takewhile(lambda _: len(os.listdir('{met}')) < 3, itertools.count())]\"",
+        met = met.display()
+    );
+    all.iter_mut().for_each(|ws| ws.send(&execute(1, &meet).to_string()));
     all.iter_mut().for_each(|ws| assert_eq!(until_completed(ws).end["exit_code"], 0));
 }
 

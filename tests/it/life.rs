@@ -79,7 +79,7 @@ fn hung_child_of_a_session_is_replaced_and_restored() {
 fn on_demand_child_starts_on_request_and_stops_when_idle() {
     let scratch = Scratch::new();
     let more = format!("{QUICK}, start: OnDemand(idle: \"400ms\")");
-    let servers = format!("{}, {}", stdio("fake", &[], &more), stdio("clock", &[], &more));
+    let servers = format!("{}{}", stdio("fake", &[], &more), stdio("clock", &[], &more));
     let daemon = scratch.start(&scratch.instance("t", &servers));
     let server = daemon.server("fake");
     assert_eq!((&server["state"], &server["pids"]), (&json!("idle"), &json!([])), "no process before it is needed");

@@ -21,10 +21,10 @@ use crate::model::status::ServerState;
 use crate::sys::lock::Lock;
 
 /// All servers as one. Each of its sessions is answered by a [`BridgeSession`].
-pub struct BridgeBackend(pub Arc<Bridge>);
+pub(crate) struct BridgeBackend(pub Arc<Bridge>);
 
 impl BridgeBackend {
-    pub fn new(core: &Arc<Core>, servers: &Arc<Servers>, naming: &Naming) -> Arc<BridgeBackend> {
+    pub(crate) fn new(core: &Arc<Core>, servers: &Arc<Servers>, naming: &Naming) -> Arc<BridgeBackend> {
         let title = quote(&format!("All servers of {}", core.ctx.config().name));
         let version = env!("CARGO_PKG_VERSION");
         Arc::new(BridgeBackend(Arc::new(Bridge {
@@ -37,12 +37,12 @@ impl BridgeBackend {
     }
 
     /// The names of the servers, or the servers, have changed.
-    pub fn name(&self, naming: &Naming) {
+    pub(crate) fn name(&self, naming: &Naming) {
         self.0.catalogue.renew(naming, self.0.servers.names());
     }
 
     /// Tells its sessions that the servers have changed.
-    pub fn notify_clients(&self) {
+    pub(crate) fn notify_clients(&self) {
         for session in self.0.members() {
             session.attach_all();
             LISTS.into_iter().for_each(|list| session.note_change(list));
@@ -50,14 +50,14 @@ impl BridgeBackend {
     }
 
     /// A server can be asked: sessions that missed it hear of it.
-    pub fn hear_of(&self, server: &str) {
+    pub(crate) fn hear_of(&self, server: &str) {
         if self.0.catalogue.forgive(server) {
             self.0.all_changed();
         }
     }
 
     /// Who has answered a session in the program before.
-    pub fn reopen(
+    pub(crate) fn reopen(
         &self,
         session: &Arc<Session>,
         params: Option<&str>,

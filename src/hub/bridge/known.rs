@@ -10,7 +10,7 @@ use crate::sys::lock::Lock;
 
 /// What servers had when they were last asked.
 #[derive(Default)]
-pub struct Known {
+pub(crate) struct Known {
     pub items: HashMap<List, HashMap<String, Arc<Vec<Item>>>>,
     /// All items as one list, made when it is needed; with the version of what is common to all sessions.
     merged: HashMap<List, (u64, Arc<Merged>)>,
@@ -23,12 +23,12 @@ pub struct Known {
 }
 
 impl Known {
-    pub fn has(&self, list: List, server: &str) -> bool {
+    pub(crate) fn has(&self, list: List, server: &str) -> bool {
         self.items.get(&list).is_some_and(|of| of.contains_key(server))
     }
 
     /// Notes what a server has; true if it was asked in vain before.
-    pub fn learn(&mut self, list: List, server: &str, items: Vec<Item>) -> bool {
+    pub(crate) fn learn(&mut self, list: List, server: &str, items: Vec<Item>) -> bool {
         let of = self.items.entry(list).or_default();
         if of.get(server).is_none_or(|before| **before != items) {
             of.insert(server.to_owned(), Arc::new(items));
@@ -39,7 +39,7 @@ impl Known {
 }
 
 /// Which server has a thing.
-pub enum Owner {
+pub(crate) enum Owner {
     /// A server, and what that calls it.
     Server(String, String),
     /// A server, unless one that comes first has it too: that one has not said yet.
@@ -50,7 +50,7 @@ pub enum Owner {
 }
 
 /// What is known of all servers together.
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     names: Lock<Arc<Names>>,
     pub known: Lock<Known>,
     /// Names that two servers have, as far as they were spoken of in the log.
@@ -58,7 +58,7 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    pub fn new(naming: &Naming) -> Catalogue {
+    pub(crate) fn new(naming: &Naming) -> Catalogue {
         Catalogue {
             names: Lock::new(Arc::new(Names::new(naming, []))),
             known: Lock::default(),
@@ -66,12 +66,12 @@ impl Catalogue {
         }
     }
 
-    pub fn names(&self) -> Arc<Names> {
+    pub(crate) fn names(&self) -> Arc<Names> {
         self.names.get()
     }
 
     /// The servers or their names have changed.
-    pub fn renew(&self, naming: &Naming, servers: Vec<String>) {
+    pub(crate) fn renew(&self, naming: &Naming, servers: Vec<String>) {
         let mut known = self.known.lock();
         known.items.values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
         known.failed.retain(|(_, name)| servers.contains(name));
@@ -81,7 +81,7 @@ impl Catalogue {
     }
 
     /// A server can be asked again; true if it was in vain before.
-    pub fn forgive(&self, server: &str) -> bool {
+    pub(crate) fn forgive(&self, server: &str) -> bool {
         let mut known = self.known.lock();
         let before = known.failed.len();
         known.failed.retain(|(_, name)| name != server);
@@ -90,7 +90,7 @@ impl Catalogue {
 
     /// All that is known to a session as one list. `own` is what children of its own have said, which is for no other
     /// session.
-    pub fn merged(&self, own: &Lock<Known>, list: List) -> Arc<Merged> {
+    pub(crate) fn merged(&self, own: &Lock<Known>, list: List) -> Arc<Merged> {
         let mut known = self.known.lock();
         let mut own = own.lock();
         let version = known.version + own.version;
@@ -117,7 +117,7 @@ impl Catalogue {
     }
 
     /// Which server has a thing, as far as it is known.
-    pub fn find(&self, own: &Lock<Known>, list: List, name: &str) -> Owner {
+    pub(crate) fn find(&self, own: &Lock<Known>, list: List, name: &str) -> Owner {
         let (names, named) = (self.names(), matches!(list, List::Tools | List::Prompts));
         if let Some((server, own)) = names.owner(name).filter(|_| named) {
             return Owner::Server(server.to_owned(), own.to_owned());
@@ -137,7 +137,7 @@ impl Catalogue {
     }
 
     /// Which server has a resource, which may be one that a template gives.
-    pub fn find_resource(&self, own: &Lock<Known>, uri: &str) -> Owner {
+    pub(crate) fn find_resource(&self, own: &Lock<Known>, uri: &str) -> Owner {
         match self.find(own, List::Resources, uri) {
             Owner::Nobody => {}
             found => return found,

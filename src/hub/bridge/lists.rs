@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl BridgeSession {
     /// Answers a request for a list.
-    pub fn answer_list(&self, call: Call, e: &Envelope<'_>, list: List) -> Option<Later> {
+    pub(crate) fn answer_list(&self, call: Call, e: &Envelope<'_>, list: List) -> Option<Later> {
         let me = self.me.upgrade()?;
         let ask = move |_| {
             let me = me.clone();
@@ -41,7 +41,7 @@ impl BridgeSession {
     }
 
     /// Asks all servers, side by side. One that was asked in vain is asked again, and not waited for.
-    pub async fn gather(self: &Arc<Self>, list: List) -> Arc<Merged> {
+    pub(crate) async fn gather(self: &Arc<Self>, list: List) -> Arc<Merged> {
         let bridge = &self.bridge;
         let mut waited = Vec::new();
         for server in bridge.catalogue.names().servers().iter().filter_map(|name| bridge.servers.get(name)) {
@@ -122,7 +122,7 @@ impl BridgeSession {
     }
 
     /// Reads a resource that is in no list from the first server that gives it.
-    pub async fn read_anywhere(self: &Arc<Self>, uri: &str) -> Option<String> {
+    pub(crate) async fn read_anywhere(self: &Arc<Self>, uri: &str) -> Option<String> {
         let bridge = &self.bridge;
         let names = bridge.catalogue.names();
         let servers = names.servers().iter().filter_map(|name| bridge.servers.get(name));

@@ -7,9 +7,9 @@
 //!
 //! It must not know of what kind the servers are.
 
-pub mod backend;
-pub mod endpoint;
-pub mod known;
-pub mod lists;
-pub mod request;
-pub mod session;
+pub(super) mod backend;
+pub(super) mod endpoint;
+pub(super) mod known;
+pub(super) mod lists;
+pub(super) mod request;
+pub(super) mod session;

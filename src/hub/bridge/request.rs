@@ -83,7 +83,7 @@ impl BridgeSession {
     }
 
     /// Answers a request, or passes it to the server that it is for.
-    pub fn serve(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
+    pub(crate) fn serve(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
         let method = e.method.as_ref();
         if call.session.is_modern() && method != method::DISCOVER {
             // Answers from here are phrased in the client's era.
@@ -263,7 +263,7 @@ impl BridgeSession {
     }
 
     /// The part that a call of this tool is for, and what that server calls it; None where that is not known.
-    pub fn tool_part(&self, name: &str) -> Option<(Client, String)> {
+    pub(crate) fn tool_part(&self, name: &str) -> Option<(Client, String)> {
         let Owner::Server(server, own) = self.owner(What::Tool, name) else { return None };
         let server = self.bridge.servers.get(&server)?;
         Some((self.part(&server).ok()?, own))
@@ -271,7 +271,7 @@ impl BridgeSession {
 
     /// Opens a subscription of the modern era to changes at any server. It waits until the servers were asked which
     /// resources they have.
-    pub fn listen(&self, session: &Arc<Session>, wanted: Wanted) -> Option<Later> {
+    pub(crate) fn listen(&self, session: &Arc<Session>, wanted: Wanted) -> Option<Later> {
         // Known from now on, so that it can be cancelled.
         let waiting = Subscription::forwarded(session.number, &wanted);
         if !add_subscription(session, &waiting) {
@@ -309,7 +309,7 @@ impl BridgeSession {
     }
 
     /// The session does not watch these resources any more, which are as the client calls them.
-    pub fn forget(&self, uris: &[String]) {
+    pub(crate) fn forget(&self, uris: &[String]) {
         for Client { session, endpoint } in self.all_parts() {
             for own in session.watched() {
                 let public = self.public_uri(&session.server, &own);

@@ -26,7 +26,7 @@ const PARAMS: usize = 64 << 10;
 const ALIASES: usize = 1000;
 
 /// What all sessions of the bridge share.
-pub struct Bridge {
+pub(crate) struct Bridge {
     pub core: Arc<Core>,
     pub servers: Arc<Servers>,
     pub catalogue: Catalogue,
@@ -38,14 +38,14 @@ pub struct Bridge {
 
 impl Bridge {
     /// The sessions that last, or wait to be told of something.
-    pub fn members(&self) -> Vec<Arc<BridgeSession>> {
+    pub(crate) fn members(&self) -> Vec<Arc<BridgeSession>> {
         let members = self.core.members.sessions();
         let sessions = self.sessions.lock();
         members.iter().filter_map(|s| sessions.get(&s.number)?.upgrade()).collect()
     }
 
     /// What some server has is not what was told.
-    pub fn all_changed(&self) {
+    pub(crate) fn all_changed(&self) {
         for session in self.members() {
             LISTS.into_iter().for_each(|list| session.note_change(list));
         }
@@ -53,7 +53,7 @@ impl Bridge {
 }
 
 /// A session of the bridge.
-pub struct BridgeSession {
+pub(crate) struct BridgeSession {
     pub me: Weak<BridgeSession>,
     pub bridge: Arc<Bridge>,
     pub session: Weak<Session>,
@@ -71,7 +71,7 @@ pub struct BridgeSession {
 }
 
 impl BridgeSession {
-    pub fn new(bridge: &Arc<Bridge>, session: &Arc<Session>) -> Arc<BridgeSession> {
+    pub(crate) fn new(bridge: &Arc<Bridge>, session: &Arc<Session>) -> Arc<BridgeSession> {
         let one = Arc::new_cyclic(|me| BridgeSession {
             me: me.clone(),
             bridge: bridge.clone(),
@@ -88,7 +88,7 @@ impl BridgeSession {
     }
 
     /// Notes what its client says of itself, for servers that start a child for it.
-    pub fn note_params(&self, params: &str) {
+    pub(crate) fn note_params(&self, params: &str) {
         let keep = |key: &&str| member(params, key).map(|value| format!("\"{key}\":{value}"));
         let kept: Vec<String> = ["protocolVersion", "capabilities", "clientInfo"].iter().filter_map(keep).collect();
         let kept = format!("{{{}}}", kept.join(","));
@@ -97,29 +97,29 @@ impl BridgeSession {
         }
     }
 
-    pub fn restore_params(&self, params: &str) {
+    pub(crate) fn restore_params(&self, params: &str) {
         let _ = self.initialize_params.set(params.into());
     }
 
-    pub fn params(&self) -> Option<String> {
+    pub(crate) fn params(&self) -> Option<String> {
         self.initialize_params.get().map(ToString::to_string)
     }
 
     /// Its client knows a resource of a server under another URI.
-    pub fn note_alias(&self, server: &str, own: &str, public: &str) {
+    pub(crate) fn note_alias(&self, server: &str, own: &str, public: &str) {
         let mut aliases = self.aliases.lock();
         if own != public && aliases.len() < ALIASES {
             aliases.insert((server.to_owned(), own.to_owned()), public.to_owned());
         }
     }
 
-    pub fn aliases(&self) -> Vec<(String, String, String)> {
+    pub(crate) fn aliases(&self) -> Vec<(String, String, String)> {
         let aliases = self.aliases.lock();
         aliases.iter().map(|((server, own), public)| (server.clone(), own.clone(), public.clone())).collect()
     }
 
     /// What its client calls a resource that it subscribes to.
-    pub fn public_uri(&self, server: &str, own: &str) -> String {
+    pub(crate) fn public_uri(&self, server: &str, own: &str) -> String {
         let key = (server.to_owned(), own.to_owned());
         self.aliases.lock().get(&key).cloned().unwrap_or(key.1)
     }
@@ -127,22 +127,22 @@ impl BridgeSession {
     // --- parts -------------------------------------------------------------------------------------------------------
 
     /// Its parts so far.
-    pub fn all_parts(&self) -> Vec<Client> {
+    pub(crate) fn all_parts(&self) -> Vec<Client> {
         self.parts.lock().values().cloned().collect()
     }
 
     /// Its parts, which it has no more.
-    pub fn take_parts(&self) -> Vec<Client> {
+    pub(crate) fn take_parts(&self) -> Vec<Client> {
         self.parts.take().into_values().collect()
     }
 
     /// Notes a part of the program before.
-    pub fn note_part(&self, part: Client) {
+    pub(crate) fn note_part(&self, part: Client) {
         self.parts.lock().insert(part.session.server.to_string(), part);
     }
 
     /// Makes a session a part of this one.
-    pub fn belong(&self, part: &Session) {
+    pub(crate) fn belong(&self, part: &Session) {
         if let Some(whole) = self.session.upgrade() {
             let me: Weak<dyn PartObserver> = self.me.clone();
             part.belong_to(&whole, me);
@@ -150,12 +150,12 @@ impl BridgeSession {
     }
 
     /// A session lasts, and is of the era in which servers may have a child for each session.
-    pub fn may_have_children(session: &Session) -> bool {
+    pub(crate) fn may_have_children(session: &Session) -> bool {
         session.kind != SessionKind::Request && !session.is_modern()
     }
 
     /// Its part at a server, opened where there is none. The error says which limit is reached.
-    pub fn part(&self, server: &Arc<Server>) -> Result<Client, Error> {
+    pub(crate) fn part(&self, server: &Arc<Server>) -> Result<Client, Error> {
         let whole = self.session.upgrade().filter(|s| !s.is_ended());
         let mut parts = self.parts.lock();
         // What was asked for it may end later than itself.
@@ -179,7 +179,7 @@ impl BridgeSession {
     }
 
     /// Opens parts wherever that costs nothing, so that it hears of changes there.
-    pub fn attach_all(&self) {
+    pub(crate) fn attach_all(&self) {
         let Some(session) = self.session.upgrade() else { return };
         let own = BridgeSession::may_have_children(&session);
         let costs =
@@ -192,7 +192,7 @@ impl BridgeSession {
     // --- changes -----------------------------------------------------------------------------------------------------
 
     /// A list of some server has changed: the client hears of it soon, and of several as one.
-    pub fn note_change(&self, list: &'static str) {
+    pub(crate) fn note_change(&self, list: &'static str) {
         let first = {
             let mut changes = self.changes.lock();
             let first = changes.is_empty();

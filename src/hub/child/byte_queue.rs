@@ -8,7 +8,7 @@ use crate::sys::lock::{Guard, Lock};
 
 /// Bytes on their way to a child's standard input.
 #[derive(Debug)]
-pub struct ByteQueue {
+pub(crate) struct ByteQueue {
     inner: Lock<Bytes>,
     limit: usize,
 }
@@ -24,18 +24,18 @@ struct Bytes {
 
 /// Why bytes were not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotQueued {
+pub(crate) enum NotQueued {
     Full,
     Closed,
 }
 
 impl ByteQueue {
-    pub fn new(limit: usize) -> ByteQueue {
+    pub(crate) fn new(limit: usize) -> ByteQueue {
         ByteQueue::with(limit, Vec::new())
     }
 
     /// A queue that holds something already.
-    pub fn with(limit: usize, queue: Vec<u8>) -> ByteQueue {
+    pub(crate) fn with(limit: usize, queue: Vec<u8>) -> ByteQueue {
         ByteQueue { inner: Lock::new(Bytes { queue, ..Bytes::default() }), limit }
     }
 
@@ -44,7 +44,7 @@ impl ByteQueue {
     }
 
     /// Lets `write` append bytes, unless the child is `limit` bytes behind.
-    pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), NotQueued> {
+    pub(crate) fn push(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), NotQueued> {
         let waker = {
             let mut inner = self.lock();
             if inner.closed {
@@ -62,17 +62,17 @@ impl ByteQueue {
         Ok(())
     }
 
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// What the writer has not taken yet.
-    pub fn queued(&self) -> Vec<u8> {
+    pub(crate) fn queued(&self) -> Vec<u8> {
         self.lock().queue.clone()
     }
 
     /// What is queued is still written, then the writer ends.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let waker = {
             let mut inner = self.lock();
             inner.closed = true;
@@ -84,7 +84,7 @@ impl ByteQueue {
     }
 
     /// Swaps everything that is queued into `into`, whose old bytes have been written. False at the end.
-    pub async fn take(&self, into: &mut Vec<u8>) -> bool {
+    pub(crate) async fn take(&self, into: &mut Vec<u8>) -> bool {
         into.clear();
         // A single huge message must not hold its memory for ever.
         into.shrink_to(1 << 20);

@@ -34,14 +34,14 @@ use crate::sys::lock::{Guard, Lock};
 use crate::sys::pidfd::PidFd;
 
 /// What a child may be behind with reading before callers are told so, in bytes.
-pub const STDIN_LIMIT: usize = 32 << 20;
+pub(crate) const STDIN_LIMIT: usize = 32 << 20;
 /// What of one line of standard error is looked at, in bytes.
-pub const STDERR_LINE: usize = 64 << 10;
+pub(crate) const STDERR_LINE: usize = 64 << 10;
 /// After a child's end, how long its pipes may be held open by others before they are given up.
-pub const PIPE_GRACE: Duration = Duration::from_millis(300);
+pub(crate) const PIPE_GRACE: Duration = Duration::from_millis(300);
 
 /// Hears what a child says that answers no request.
-pub trait Observer: Send + Sync {
+pub(crate) trait Observer: Send + Sync {
     /// It asks "the client" something.
     fn request(&self, child: &Child, e: &Envelope<'_>);
 
@@ -50,7 +50,7 @@ pub trait Observer: Send + Sync {
 }
 
 /// What a child is, apart from its pipes.
-pub struct Identity {
+pub(crate) struct Identity {
     pub pid: Pid,
     /// The value of the environment variable that marks it and all it starts.
     pub mark: String,
@@ -61,7 +61,7 @@ pub struct Identity {
 }
 
 /// A child that was started.
-pub struct Child {
+pub(crate) struct Child {
     pub pid: Pid,
     pub(super) mark: String,
     /// The name of its server.
@@ -102,7 +102,7 @@ pub struct Child {
 /// Our ends of a child's pipes, each with what is left to be written or was read and not used. Here while no task works
 /// on them.
 #[derive(Default)]
-pub struct Parked {
+pub(crate) struct Parked {
     pub stdin: Option<(Box<dyn Output>, Vec<u8>)>,
     pub stdout: Option<(Box<dyn Input>, Lines)>,
     pub stderr: Option<(Box<dyn Input>, Lines)>,
@@ -111,14 +111,14 @@ pub struct Parked {
 
 /// What is known of its tools' headers, and how often they have changed.
 #[derive(Default)]
-pub struct Headers {
+pub(crate) struct Headers {
     pub known: Option<Arc<ParamHeaders>>,
     pub turn: u64,
 }
 
 impl Child {
     /// A child without pipes, and without anything on its way.
-    pub fn blank(ctx: &Arc<Context>, identity: Identity) -> Child {
+    pub(crate) fn blank(ctx: &Arc<Context>, identity: Identity) -> Child {
         Child {
             pid: identity.pid,
             mark: identity.mark,
@@ -149,21 +149,21 @@ impl Child {
         }
     }
 
-    pub fn config(&self) -> Arc<Stdio> {
+    pub(crate) fn config(&self) -> Arc<Stdio> {
         self.config.get()
     }
 
-    pub fn observer(&self) -> Option<Arc<dyn Observer>> {
+    pub(crate) fn observer(&self) -> Option<Arc<dyn Observer>> {
         self.observer.get().upgrade()
     }
 
     /// From now on it serves one session, and what it says is for this observer.
-    pub fn give_to(&self, observer: Weak<dyn Observer>) {
+    pub(crate) fn give_to(&self, observer: Weak<dyn Observer>) {
         self.observer.replace(observer);
         self.private.store(true, SeqCst);
     }
 
-    pub fn is_private(&self) -> bool {
+    pub(crate) fn is_private(&self) -> bool {
         self.private.load(Relaxed)
     }
 
@@ -172,22 +172,22 @@ impl Child {
     }
 
     /// What the child said of itself; None before the handshake.
-    pub fn info(&self) -> Option<&ServerInfo> {
+    pub(crate) fn info(&self) -> Option<&ServerInfo> {
         self.info.get()
     }
 
     /// It speaks the modern era.
-    pub fn is_modern(&self) -> bool {
+    pub(crate) fn is_modern(&self) -> bool {
         self.info.get().is_some_and(|l| l.revision == modern::VERSION)
     }
 
     /// How long it has said nothing at all.
-    pub fn silent_for(&self) -> Duration {
+    pub(crate) fn silent_for(&self) -> Duration {
         Duration::from_millis(millis().saturating_sub(self.heard_at.load(Relaxed)))
     }
 
     /// How long no client has had anything to do with it.
-    pub fn unused_for(&self) -> Duration {
+    pub(crate) fn unused_for(&self) -> Duration {
         match self.load.is_quiet() {
             true => Duration::from_millis(millis().saturating_sub(self.used_at.load(Relaxed))),
             false => Duration::ZERO,
@@ -195,17 +195,17 @@ impl Child {
     }
 
     /// What it says is not read at the moment.
-    pub fn is_frozen(&self) -> bool {
+    pub(crate) fn is_frozen(&self) -> bool {
         self.ctx.quiesce.is_on()
     }
 
     /// The process has ended, or has closed its input and is about to: a request has to go to the next child.
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.exited.is_set() || self.stdin.is_closed()
     }
 
     /// Where the newest open request waits for its answer.
-    pub fn newest_reply(&self) -> Option<Arc<Outbox>> {
+    pub(crate) fn newest_reply(&self) -> Option<Arc<Outbox>> {
         let pending = self.pending();
         let newest = pending.waiting.iter().filter_map(|(n, w)| match w {
             Waiting::Client { call, .. } => Some((n, call.reply.clone())),
@@ -221,24 +221,24 @@ impl Child {
     }
 
     /// Waits for the end of the process itself.
-    pub async fn exited(&self) -> Ended {
+    pub(crate) async fn exited(&self) -> Ended {
         self.exited.wait().await;
         self.ended.get().copied().unwrap_or(Ended::NotReady)
     }
 
     /// Waits until nothing of the child is left.
-    pub async fn reaped(&self) -> Ended {
+    pub(crate) async fn reaped(&self) -> Ended {
         self.reaped.wait().await;
         self.ended.get().copied().unwrap_or(Ended::NotReady)
     }
 
     /// It has ended with status 0.
-    pub fn ended_in_order(&self) -> bool {
+    pub(crate) fn ended_in_order(&self) -> bool {
         self.ended.get() == Some(&Ended::Exited(0))
     }
 
     /// `exited with status 1`, `was ended by SIGKILL`, `is running`.
-    pub fn exit_text(&self) -> String {
+    pub(crate) fn exit_text(&self) -> String {
         match self.ended.get() {
             Some(ended) => exit_text(*ended),
             None => "is running".to_owned(),
@@ -246,12 +246,12 @@ impl Child {
     }
 
     /// The last line of standard error, for an error message; empty if there is none.
-    pub fn last_words(&self) -> String {
+    pub(crate) fn last_words(&self) -> String {
         self.stderr.lock().last()
     }
 
     /// The last lines of standard error, a line each.
-    pub fn tail(&self) -> Vec<String> {
+    pub(crate) fn tail(&self) -> Vec<String> {
         self.stderr.lock().all()
     }
 }

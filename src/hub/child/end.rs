@@ -23,7 +23,7 @@ use crate::sys::spawn::signal_group;
 const SPEECHLESS: Duration = Duration::from_secs(1);
 
 /// Waits for a child's end, then sees to it that nothing of it is left and no request waits for it.
-pub async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks: Vec<JoinHandle<()>>) {
+pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks: Vec<JoinHandle<()>>) {
     let speechless = async {
         // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
         // its input, is of no use any more. While it is being stopped, the ladder has its own times.
@@ -83,14 +83,14 @@ impl Child {
     }
 
     /// The first step of [`Child::stop`], without waiting.
-    pub fn stop_soon(&self) {
+    pub(crate) fn stop_soon(&self) {
         self.stopping.store(true, SeqCst);
         self.stdin.close();
     }
 
     /// The ladder: end of input, SIGTERM to the group, SIGKILL to the group (2025-11-25 basic/lifecycle). Its output
     /// is read all the while, because a full pipe would keep it from ending.
-    pub async fn stop(&self, ladder: &Stop) {
+    pub(crate) async fn stop(&self, ladder: &Stop) {
         self.stop_soon();
         for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
             let cut = async {

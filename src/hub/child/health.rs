@@ -12,7 +12,7 @@ use crate::sys::process;
 
 /// What a look at a child has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pong {
+pub(crate) enum Pong {
     /// It said something: an answer, even an error, or anything else.
     Heard,
     /// It left the question unanswered.
@@ -21,7 +21,7 @@ pub enum Pong {
 
 /// Waits for the next look, and looks; for ever where it is not to be asked. A child that has spoken lately is left
 /// alone, unless its health is `doubted`.
-pub async fn ping(child: &Child, health: Option<&Health>, doubted: bool) -> Pong {
+pub(crate) async fn ping(child: &Child, health: Option<&Health>, doubted: bool) -> Pong {
     let Some(health) = health else { return std::future::pending().await };
     loop {
         let since = if doubted { Duration::ZERO } else { child.silent_for() };
@@ -60,7 +60,7 @@ fn is_busy(child: &Child) -> bool {
 }
 
 /// Waits until a child was not used for `idle`, and nothing of it is `needed`; for ever where it may be idle.
-pub async fn unused(child: &Child, idle: Option<Duration>, needed: impl Fn() -> bool) {
+pub(crate) async fn unused(child: &Child, idle: Option<Duration>, needed: impl Fn() -> bool) {
     let Some(idle) = idle else { return std::future::pending().await };
     loop {
         let rest = idle.saturating_sub(child.unused_for());

@@ -11,7 +11,7 @@ const PAGES: usize = 100;
 
 impl Child {
     /// All pages of a list. More than `limit` bytes are too many.
-    pub async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
+    pub(crate) async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
         if self.info().is_some_and(|info| !info.has(list.capability())) {
             return Ok(Vec::new());
         }
@@ -45,7 +45,7 @@ impl Child {
     }
 
     /// A resource, as the result of `resources/read`; None if the child does not give it.
-    pub async fn read_resource(&self, uri: &str) -> Option<String> {
+    pub(crate) async fn read_resource(&self, uri: &str) -> Option<String> {
         let uri = quote(uri);
         let params = match self.is_modern() {
             true => modern_params("uri", Some(&uri)),

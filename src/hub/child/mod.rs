@@ -2,23 +2,23 @@
 //!
 //! Knows open requests and subscriptions, which it answers. It must not know servers, nor lists of sessions.
 
-pub mod byte_queue;
+pub(super) mod byte_queue;
 #[expect(clippy::module_inception, reason = "the child itself, beside what is said to it")]
-pub mod child;
-pub mod end;
-pub mod health;
-pub mod lists;
-pub mod modern;
-pub mod pending;
-pub mod reader;
-pub mod requests;
-pub mod slot;
-pub mod start;
-pub mod stderr;
-pub mod supervisor;
-pub mod upgrade;
-pub mod wire;
-pub mod writer;
+pub(super) mod child;
+pub(super) mod end;
+pub(super) mod health;
+pub(super) mod lists;
+pub(super) mod modern;
+pub(super) mod pending;
+pub(super) mod reader;
+pub(super) mod requests;
+pub(super) mod slot;
+pub(super) mod start;
+pub(super) mod stderr;
+pub(super) mod supervisor;
+pub(super) mod upgrade;
+pub(super) mod wire;
+pub(super) mod writer;
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ const HEADERS: Duration = Duration::from_secs(10);
 
 impl Child {
     /// Opens a subscription of a client, with an id of ours; once, however often it is asked.
-    pub fn subscribe(&self, subscription: &Arc<Subscription>) {
+    pub(crate) fn subscribe(&self, subscription: &Arc<Subscription>) {
         let Some(request) = &subscription.request else { return };
         let Ok(e) = envelope::scan(request) else { return };
         let mut pending = self.pending();
@@ -46,12 +46,12 @@ impl Child {
     }
 
     /// Whether a subscription is open here.
-    pub fn keeps(&self, subscription: &Arc<Subscription>) -> bool {
+    pub(crate) fn keeps(&self, subscription: &Arc<Subscription>) -> bool {
         self.pending().waiting.iter().any(|(_, w)| w.is_of(subscription))
     }
 
     /// Ends a subscription at the child.
-    pub fn unsubscribe(&self, subscription: &Arc<Subscription>) {
+    pub(crate) fn unsubscribe(&self, subscription: &Arc<Subscription>) {
         let taken = self.pending().waiting.take_where(|w| w.is_of(subscription));
         for (number, _) in taken {
             self.send_cancelled(number, "its client has left");
@@ -59,7 +59,7 @@ impl Child {
     }
 
     /// The opening of the modern era (2026-07-28 server/discover). False if the child does not speak it.
-    pub async fn discover(&self) -> Result<bool, Error> {
+    pub(crate) async fn discover(&self) -> Result<bool, Error> {
         let params = modern::own_meta(env!("CARGO_PKG_VERSION"));
         let Ok(result) = self.ask(method::DISCOVER, Some(&params)).await else { return Ok(false) };
         let Some(info) = modern::discovered(&result) else { return Ok(false) };
@@ -84,7 +84,7 @@ impl Child {
 
     /// Which arguments of which tools are repeated in headers; asked of the child, once at a time, and again after its
     /// tools changed. None where it does not say.
-    pub async fn param_headers(&self) -> Option<Arc<ParamHeaders>> {
+    pub(crate) async fn param_headers(&self) -> Option<Arc<ParamHeaders>> {
         let known = || self.headers.lock().known.clone();
         if let Some(known) = known() {
             return Some(known);

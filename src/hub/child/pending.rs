@@ -13,7 +13,7 @@ use crate::model::ids::Table;
 const ABANDONED: Duration = Duration::from_secs(5);
 
 /// Who waits for an answer.
-pub enum Waiting {
+pub(crate) enum Waiting {
     Client {
         call: Call,
         /// Put off by progress, up to `latest`.
@@ -32,14 +32,14 @@ pub enum Waiting {
 }
 
 impl Waiting {
-    pub fn is_of(&self, subscription: &Arc<Subscription>) -> bool {
+    pub(crate) fn is_of(&self, subscription: &Arc<Subscription>) -> bool {
         matches!(self, Waiting::Subscription(s) if Arc::ptr_eq(s, subscription))
     }
 }
 
 /// The requests that a child has not answered.
 #[derive(Default)]
-pub struct Pending {
+pub(crate) struct Pending {
     pub waiting: Table<Waiting>,
     /// Requests that asked for log messages and are given up: the child may still log for them for a moment.
     abandoned: Vec<(u64, Instant)>,
@@ -48,29 +48,29 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub fn behind(waiting: Table<Waiting>) -> Pending {
+    pub(crate) fn behind(waiting: Table<Waiting>) -> Pending {
         Pending { waiting, ..Pending::default() }
     }
 
     /// Notes those of the requests for which the child may still log.
-    pub fn note_abandoned(&mut self, taken: &[(u64, Waiting)], now: Instant) {
+    pub(crate) fn note_abandoned(&mut self, taken: &[(u64, Waiting)], now: Instant) {
         let asked = |w: &Waiting| matches!(w, Waiting::Client { call, .. } if call.logs);
         self.abandoned.extend(taken.iter().filter(|(_, w)| asked(w)).map(|(n, _)| (*n, now)));
     }
 
     /// The child is done with a request that was given up.
-    pub fn forget_abandoned(&mut self, number: Option<u64>) {
+    pub(crate) fn forget_abandoned(&mut self, number: Option<u64>) {
         self.abandoned.retain(|(n, _)| Some(*n) != number);
     }
 
     /// Whether a log message may be of a request that was given up.
-    pub fn may_log_for_abandoned(&mut self, now: Instant) -> bool {
+    pub(crate) fn may_log_for_abandoned(&mut self, now: Instant) -> bool {
         self.abandoned.retain(|(_, since)| now.saturating_duration_since(*since) < ABANDONED);
         !self.abandoned.is_empty()
     }
 
     /// Takes the requests of clients that fit, each with its number.
-    pub fn take_calls(&mut self, wanted: impl Fn(&Call, Instant) -> bool, now: Instant) -> Vec<(u64, Call)> {
+    pub(crate) fn take_calls(&mut self, wanted: impl Fn(&Call, Instant) -> bool, now: Instant) -> Vec<(u64, Call)> {
         let fits = |w: &Waiting| matches!(w, Waiting::Client { call, deadline, latest, .. } if wanted(call, *deadline.min(latest)));
         let taken = self.waiting.take_where(fits);
         self.note_abandoned(&taken, now);

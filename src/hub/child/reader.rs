@@ -26,7 +26,7 @@ use crate::rt::pipe::Input;
 use crate::rt::wait::millis;
 
 /// Reads standard output to its end, or until everything comes to rest.
-pub async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
+pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut last = false;
     loop {
         while let Some(line) = if last { input.last() } else { input.take() } {
@@ -49,7 +49,7 @@ pub async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
 
 /// Reads standard error to its end, or until everything comes to rest. It is always read, or the child would block on it;
 /// what is logged of it is bounded.
-pub async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
+pub(crate) async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut budget = stderr::Budget::default();
     let mut last = false;
     loop {
@@ -165,7 +165,7 @@ impl Child {
     }
 
     /// Where the request with this token of its client waits, whose time begins anew.
-    pub fn progress_owner(&self, token: &str) -> Option<Arc<Outbox>> {
+    pub(crate) fn progress_owner(&self, token: &str) -> Option<Arc<Outbox>> {
         let limit = self.config().request_timeout;
         let mut pending = self.pending();
         pending.waiting.values_mut().find_map(|w| match w {

@@ -36,7 +36,7 @@ impl Drop for Forget<'_> {
 impl Child {
     /// Forwards a client's request. Given back if the child is dead: it can wait for the next one, because it was never
     /// sent.
-    pub fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
+    pub(crate) fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
         let now = Instant::now();
         let mut pending = self.pending();
         if self.is_dead() {
@@ -95,12 +95,12 @@ impl Child {
     }
 
     /// Forwards a client's notification, or its answer to what the child has asked, unchanged.
-    pub fn pass_on(&self, e: &Envelope<'_>) {
+    pub(crate) fn pass_on(&self, e: &Envelope<'_>) {
         let _ = self.stdin.push(|buffer| append(buffer, e, &[]));
     }
 
     /// Sends a line of our own. False if the child is too far behind, or gone.
-    pub fn send_line(&self, text: &str) -> bool {
+    pub(crate) fn send_line(&self, text: &str) -> bool {
         let queued = self.stdin.push(|buffer| {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(b'\n');
@@ -109,7 +109,7 @@ impl Child {
     }
 
     /// Sends a request of the daemon itself whose answer does not matter. It is queued at once, in order with others.
-    pub fn send_request(&self, method: &str, params: &str) {
+    pub(crate) fn send_request(&self, method: &str, params: &str) {
         let mut pending = self.pending();
         if pending.closed.is_none() {
             let number = pending.waiting.number();
@@ -120,7 +120,7 @@ impl Child {
     }
 
     /// Asks the child something for the daemon itself: the `result`, or why there is none.
-    pub async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, Error> {
+    pub(crate) async fn ask(&self, method: &str, params: Option<&str>) -> Result<String, Error> {
         let (sender, receiver) = async_channel::bounded(1);
         let number = {
             let mut pending = self.pending();
@@ -139,7 +139,7 @@ impl Child {
 
     /// Takes the requests that fit out of the child's hands and tells it so; what their clients hear is the caller's
     /// affair.
-    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> Vec<Call> {
+    pub(crate) fn cancel(&self, wanted: impl Fn(&Call) -> bool, reason: &str) -> Vec<Call> {
         let taken = self.pending().take_calls(|call, _| wanted(call), Instant::now());
         taken
             .into_iter()
@@ -157,7 +157,7 @@ impl Child {
     }
 
     /// Answers every open request with an error; none is taken any more.
-    pub fn fail_all(&self, code: i32, why: &str) {
+    pub(crate) fn fail_all(&self, code: i32, why: &str) {
         let waiting = {
             let mut pending = self.pending();
             pending.closed = Some((code, why.to_owned()));

@@ -23,10 +23,10 @@ use crate::rt::wait::{Flag, until};
 use crate::sys::lock::{Guard, Lock};
 
 /// A start whose outcome has to be waited for.
-pub type Starting<'a> = Pin<Box<dyn Future<Output = Result<Arc<Child>, StartFailure>> + Send + 'a>>;
+pub(crate) type Starting<'a> = Pin<Box<dyn Future<Output = Result<Arc<Child>, StartFailure>> + Send + 'a>>;
 
 /// How a place is, for those who are told.
-pub struct Condition<'c> {
+pub(crate) struct Condition<'c> {
     pub state: ServerState,
     /// In words for the status document.
     pub reason: Option<String>,
@@ -39,7 +39,7 @@ pub struct Condition<'c> {
 }
 
 /// What a slot is for: starts its children, and hears how they are.
-pub trait Owner: Send + Sync {
+pub(crate) trait Owner: Send + Sync {
     /// Starts a child that is ready to serve.
     fn start<'a>(&'a self, slot: &'a Arc<Slot>) -> Starting<'a>;
 
@@ -61,10 +61,10 @@ pub trait Owner: Send + Sync {
 }
 
 /// Work that follows once a child is in place.
-pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The place of one child.
-pub struct Slot {
+pub(crate) struct Slot {
     /// For messages: the server's name, and what else tells it from others.
     label: String,
     pub config: Arc<Live<Stdio>>,
@@ -94,7 +94,7 @@ struct State {
 }
 
 impl Slot {
-    pub fn new(label: String, config: Arc<Live<Stdio>>, owner: Weak<dyn Owner>) -> Arc<Slot> {
+    pub(crate) fn new(label: String, config: Arc<Live<Stdio>>, owner: Weak<dyn Owner>) -> Arc<Slot> {
         Arc::new(Slot {
             label,
             config,
@@ -115,33 +115,33 @@ impl Slot {
         self.state.lock()
     }
 
-    pub fn label(&self) -> &str {
+    pub(crate) fn label(&self) -> &str {
         &self.label
     }
 
     /// The living child, if it is ready.
-    pub fn child(&self) -> Option<Arc<Child>> {
+    pub(crate) fn child(&self) -> Option<Arc<Child>> {
         self.any_child().filter(|c| !c.is_dead())
     }
 
     /// The child, also one that is about to end.
-    pub fn any_child(&self) -> Option<Arc<Child>> {
+    pub(crate) fn any_child(&self) -> Option<Arc<Child>> {
         self.state().child.clone()
     }
 
-    pub fn phase(&self) -> (ServerState, Option<String>) {
+    pub(crate) fn phase(&self) -> (ServerState, Option<String>) {
         let state = self.state();
         (state.phase, state.reason.clone())
     }
 
     /// What is wrong with it, for an error message.
-    pub fn trouble(&self) -> String {
+    pub(crate) fn trouble(&self) -> String {
         let (phase, reason) = self.phase();
         format!("{} is {phase}{}", self.label, reason.map_or(String::new(), |r| format!(": {r}")))
     }
 
     /// Puts a child in place that is ready, or takes one away that is gone.
-    pub fn place(&self, child: Option<&Arc<Child>>) {
+    pub(crate) fn place(&self, child: Option<&Arc<Child>>) {
         self.state().child = child.cloned();
         if let Some(owner) = self.owner.upgrade() {
             owner.placed(self, child);
@@ -149,7 +149,7 @@ impl Slot {
     }
 
     /// Moves to another state, for everybody to see.
-    pub fn enter(&self, how: &Condition<'_>) {
+    pub(crate) fn enter(&self, how: &Condition<'_>) {
         {
             let mut state = self.state();
             if state.phase == how.state && state.reason == how.reason {
@@ -164,49 +164,49 @@ impl Slot {
     }
 
     /// Moves to a state that speaks for itself.
-    pub fn enter_state(&self, state: ServerState, reason: Option<String>) {
+    pub(crate) fn enter_state(&self, state: ServerState, reason: Option<String>) {
         self.enter(&Condition { state, reason, trouble: None, next_start: None, verdict: None });
     }
 
     /// Tries again at once what waits for its next start, as if nothing had failed before.
-    pub fn retry(&self) {
+    pub(crate) fn retry(&self) {
         self.retry.store(true, SeqCst);
         self.nudge.notify(usize::MAX);
     }
 
     /// The child is needed.
-    pub fn want(&self) {
+    pub(crate) fn want(&self) {
         self.wanted.store(true, SeqCst);
         self.nudge.notify(usize::MAX);
     }
 
     /// The child is there, which is what was wanted.
-    pub fn forget_want(&self) {
+    pub(crate) fn forget_want(&self) {
         self.wanted.store(false, SeqCst);
     }
 
     /// Replaces the child once nothing is open, or the drain time is over.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         self.renew.store(true, SeqCst);
         self.nudge.notify(usize::MAX);
     }
 
     /// No more starts; the child is drained and stopped. Returns at once.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.retired.set();
     }
 
-    pub fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.retired.is_set()
     }
 
     /// Waits until the child is to be replaced.
-    pub async fn renewed(&self) -> Event {
+    pub(crate) async fn renewed(&self) -> Event {
         until(&self.nudge, || self.renew.swap(false, SeqCst).then_some(Event::Renew)).await
     }
 
     /// Waits until a start is to be tried again, or, `by_want`, until the child is needed.
-    pub async fn nudged(&self, by_want: bool) -> Event {
+    pub(crate) async fn nudged(&self, by_want: bool) -> Event {
         let check = || {
             let again = self.retry.swap(false, SeqCst) | self.renew.swap(false, SeqCst);
             match again {

@@ -36,7 +36,7 @@ const STATUS: Duration = Duration::from_millis(500);
 
 /// Which era a child is opened in (2026-07-28 basic/versioning).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub(crate) enum Opening {
     /// The handshake of the legacy era; the modern one where the server refuses that.
     Initialize,
     /// `server/discover` and nothing else.
@@ -45,7 +45,7 @@ pub enum Opening {
 
 /// A child that did not become ready.
 #[derive(Debug)]
-pub struct StartFailure {
+pub(crate) struct StartFailure {
     pub how: Ended,
     pub text: String,
     /// It answered the handshake, with an error.
@@ -54,20 +54,20 @@ pub struct StartFailure {
 
 impl From<StartFailure> for Error {
     fn from(failure: StartFailure) -> Error {
-        Error::Start { how: failure.how, trouble: failure.text }
+        Error::Start { trouble: failure.text }
     }
 }
 
 impl StartFailure {
     /// A child that did not even begin to serve.
-    pub fn not_ready(text: String) -> StartFailure {
+    pub(crate) fn not_ready(text: String) -> StartFailure {
         StartFailure { how: Ended::NotReady, text, refused: false }
     }
 }
 
 /// What children of one server are started with.
 #[derive(Clone)]
-pub struct Starter {
+pub(crate) struct Starter {
     pub ctx: Arc<Context>,
     /// The name of the server.
     pub server: Arc<str>,
@@ -78,7 +78,7 @@ pub struct Starter {
 
 impl Starter {
     /// Starts a child and says nothing to it. What fails leaves nothing behind.
-    pub async fn spawn(&self, umask: Mode) -> Result<Arc<Child>, StartFailure> {
+    pub(crate) async fn spawn(&self, umask: Mode) -> Result<Arc<Child>, StartFailure> {
         let (ctx, config) = (&self.ctx, self.config.get());
         let mark = ctx.next_mark();
         let spec = Spec {
@@ -138,7 +138,7 @@ impl Starter {
 
     /// Starts a child and waits for its answer to the opening of an era; what fails leaves nothing behind. A start that is
     /// `unwanted` meanwhile fails as well, in the same order.
-    pub async fn start(
+    pub(crate) async fn start(
         &self,
         umask: Mode,
         opening: Opening,
@@ -158,7 +158,7 @@ impl Starter {
     }
 
     /// Opens an era with a child that was started; what fails leaves nothing behind.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         child: Arc<Child>,
         opening: Opening,
@@ -230,14 +230,14 @@ impl Child {
 }
 
 /// Notes a child among what has to come to rest before an upgrade.
-pub fn note(child: &Arc<Child>) {
+pub(crate) fn note(child: &Arc<Child>) {
     let one: Arc<dyn Quiesce> = child.clone();
     child.ctx.note_quiescing(Arc::downgrade(&one));
 }
 
 /// Begins to talk with a child, or goes on with it: the reader, the writer and the drain of standard error are tasks of
 /// their own, so that none can stall another.
-pub fn work(child: &Arc<Child>, pipes: Parked) {
+pub(crate) fn work(child: &Arc<Child>, pipes: Parked) {
     let mut tasks = Vec::new();
     if let Some((pipe, rest)) = pipes.stdin {
         tasks.push(async_std::task::spawn(write(child.clone(), pipe, rest)));

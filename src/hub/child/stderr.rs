@@ -7,12 +7,12 @@ use std::time::Instant;
 
 /// The last lines of standard error.
 #[derive(Default)]
-pub struct Tail(VecDeque<String>);
+pub(crate) struct Tail(VecDeque<String>);
 
 impl Tail {
     const LINES: usize = 10;
 
-    pub fn push(&mut self, line: &str) {
+    pub(crate) fn push(&mut self, line: &str) {
         if line.trim().is_empty() {
             return;
         }
@@ -23,17 +23,17 @@ impl Tail {
     }
 
     /// `: last line`, or nothing.
-    pub fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         self.0.back().map_or(String::new(), |line| format!(": {line}"))
     }
 
-    pub fn all(&self) -> Vec<String> {
+    pub(crate) fn all(&self) -> Vec<String> {
         self.0.iter().cloned().collect()
     }
 }
 
 /// How many lines of one child's standard error are logged: a burst, then a steady rate.
-pub struct Budget {
+pub(crate) struct Budget {
     left: f64,
     refilled: Option<Instant>,
     skipped: u64,
@@ -47,7 +47,7 @@ impl Default for Budget {
 
 /// What to do with a line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Take {
+pub(crate) enum Take {
     /// Log it, and say how many were skipped before.
     Log {
         skipped: u64,
@@ -60,7 +60,7 @@ impl Budget {
     /// Lines per second.
     const RATE: f64 = 100.0;
 
-    pub fn take(&mut self, now: Instant) -> Take {
+    pub(crate) fn take(&mut self, now: Instant) -> Take {
         let since = now.saturating_duration_since(*self.refilled.get_or_insert(now));
         self.refilled = Some(now);
         self.left = (self.left + since.as_secs_f64() * Self::RATE).min(Self::BURST);

@@ -23,7 +23,7 @@ use crate::rt::random::jitter;
 use crate::rt::wait::{Clock, timeout};
 
 /// Runs a slot, from its first child or from none. `again` says that this child takes the place of another.
-pub fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool, clock: &Arc<dyn Clock>) {
+pub(crate) fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool, clock: &Arc<dyn Clock>) {
     let Some(owner) = slot.owner.upgrade() else { return };
     let (slot, clock) = (slot.clone(), clock.clone());
     let supervisor = Supervisor { slot, owner, clock, child: first, replaces: again, trouble: None };
@@ -271,7 +271,7 @@ fn rules(config: &Stdio) -> Rules<'_> {
 }
 
 /// To what a person reads: milliseconds below ten seconds, else seconds.
-pub fn round(d: Duration) -> Duration {
+pub(crate) fn round(d: Duration) -> Duration {
     match d.as_secs() {
         0..10 => Duration::from_millis(d.as_millis() as u64),
         seconds => Duration::from_secs(seconds),

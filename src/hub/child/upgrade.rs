@@ -64,7 +64,7 @@ impl Quiesce for Child {
 
 impl Child {
     /// Everything of it for the next program; None if it is not at rest, or of no use any more.
-    pub fn save(&self, saver: &mut Saver) -> Option<handover::Child> {
+    pub(crate) fn save(&self, saver: &mut Saver) -> Option<handover::Child> {
         if self.is_dead() || self.stopping.load(SeqCst) {
             return None;
         }
@@ -126,7 +126,7 @@ impl Child {
 impl Starter {
     /// Takes over a child that the program before has started; it is set to work by [`Quiesce::resume`]. None if it has
     /// ended meanwhile, which is then seen to by a sweep.
-    pub fn restore(&self, saved: handover::Child, restored: &Restored) -> Option<Arc<Child>> {
+    pub(crate) fn restore(&self, saved: handover::Child, restored: &Restored) -> Option<Arc<Child>> {
         let pid = Pid::from_raw(saved.pid);
         reap::know(pid);
         let pipe = |pipe: &handover::Pipe| -> Option<Async<File>> {

@@ -3,7 +3,7 @@
 use crate::model::envelope::{self, Envelope, Span};
 
 /// One message as one line.
-pub fn append(buffer: &mut Vec<u8>, e: &Envelope<'_>, changes: &[(Span, &str)]) {
+pub(crate) fn append(buffer: &mut Vec<u8>, e: &Envelope<'_>, changes: &[(Span, &str)]) {
     let start = buffer.len();
     envelope::splice(buffer, e.text(), changes);
     if e.multiline {
@@ -13,7 +13,7 @@ pub fn append(buffer: &mut Vec<u8>, e: &Envelope<'_>, changes: &[(Span, &str)]) 
 }
 
 /// The text of a message, without line ends between its tokens: a carriage return would end a line of an event stream.
-pub fn one_line(e: &Envelope<'_>, text: String) -> String {
+pub(crate) fn one_line(e: &Envelope<'_>, text: String) -> String {
     if !e.multiline {
         return text;
     }

@@ -9,7 +9,7 @@ use crate::rt::pipe::{self, Output};
 
 /// Writes until the queue is closed or the child does not take more, or until everything comes to rest. `buffer` is what
 /// was taken from the queue before.
-pub async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: Vec<u8>) {
+pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: Vec<u8>) {
     loop {
         let mut at = 0;
         while at < buffer.len() {

@@ -11,13 +11,13 @@ use crate::sys::lock::{Guard, Lock};
 
 /// The batches of a session whose answers are being collected.
 #[derive(Default)]
-pub struct Batches(Lock<Vec<Arc<Collected>>>);
+pub(crate) struct Batches(Lock<Vec<Arc<Collected>>>);
 
 impl Batches {
     /// Collects the answers of a batch as one array for `reply`, which ends without one if there are none; what is no
     /// answer passes as it comes where the reply is `shared`, and is dropped elsewhere. Answers beyond `limit` bytes in
     /// all become errors.
-    pub fn collect(self: &Arc<Self>, answers: Arc<Outbox>, reply: &Arc<Outbox>, shared: bool, limit: usize) {
+    pub(crate) fn collect(self: &Arc<Self>, answers: Arc<Outbox>, reply: &Arc<Outbox>, shared: bool, limit: usize) {
         self.go_on(answers, String::new(), reply, shared, limit);
     }
 
@@ -33,12 +33,17 @@ impl Batches {
     }
 
     /// All of them, for the next program.
-    pub fn save(&self, places: &mut Places) -> Vec<handover::Batch> {
+    pub(crate) fn save(&self, places: &mut Places) -> Vec<handover::Batch> {
         self.0.get().iter().map(|b| b.save(places)).collect()
     }
 
     /// Goes on with one of the program before.
-    pub fn restore(self: &Arc<Self>, saved: handover::Batch, outbox: &dyn Fn(usize) -> Arc<Outbox>, limit: usize) {
+    pub(crate) fn restore(
+        self: &Arc<Self>,
+        saved: handover::Batch,
+        outbox: &dyn Fn(usize) -> Arc<Outbox>,
+        limit: usize,
+    ) {
         self.go_on(outbox(saved.answers), saved.so_far, &outbox(saved.reply), saved.shared, limit);
     }
 }

@@ -17,7 +17,7 @@ use crate::model::out::Out;
 use crate::model::{bridge, ids, jsonrpc, modern};
 
 /// A request of the modern era for one that speaks the legacy era alone.
-pub struct Translation {
+pub(crate) struct Translation {
     /// Its method.
     pub method: Box<str>,
     /// What the server is, as JSON, where the answer is not a child's.
@@ -26,7 +26,7 @@ pub struct Translation {
 
 /// One request of a client that waits for its answer: the way back, and the client's own id and token as it wrote
 /// them. Dropped unanswered, it only counts as failed (the client cancelled it, or its session ended).
-pub struct Call {
+pub(crate) struct Call {
     pub session: Arc<Session>,
     pub reply: Arc<Outbox>,
     pub id: Box<str>,
@@ -49,12 +49,18 @@ pub struct Call {
 }
 
 impl Call {
-    pub fn new(session: &Arc<Session>, method: Method, id: &str, token: Option<&str>, reply: &Arc<Outbox>) -> Call {
+    pub(crate) fn new(
+        session: &Arc<Session>,
+        method: Method,
+        id: &str,
+        token: Option<&str>,
+        reply: &Arc<Outbox>,
+    ) -> Call {
         Call::with(session, method, id, token, reply, session.load.enter())
     }
 
     /// A request of this session, counted until it is answered. The error says that the session has too many open.
-    pub fn open(
+    pub(crate) fn open(
         session: &Arc<Session>,
         method: Method,
         id: &str,
@@ -94,7 +100,7 @@ impl Call {
     }
 
     /// Hands it over to the part that its session has at a server; it is still the same request of the same client.
-    pub fn move_to(mut self, part: &Arc<Session>) -> Call {
+    pub(crate) fn move_to(mut self, part: &Arc<Session>) -> Call {
         part.note_use();
         self.open = part.load.enter();
         self.session = part.clone();
@@ -102,7 +108,7 @@ impl Call {
     }
 
     /// Answers with a whole message that carries the client's id.
-    pub fn answer(mut self, text: String, failed: bool) {
+    pub(crate) fn answer(mut self, text: String, failed: bool) {
         self.failed = failed;
         if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
             self.session.watch(&uri);
@@ -113,7 +119,7 @@ impl Call {
     }
 
     /// Answers with a result of our own, in the client's era.
-    pub fn result(self, result: &str) {
+    pub(crate) fn result(self, result: &str) {
         let text = jsonrpc::result(&self.id, result);
         let text = match &self.translated {
             None => text,
@@ -127,7 +133,7 @@ impl Call {
 
     /// A server's answer as the client gets it: with its own id, in its era, and without the tools that it may not see.
     /// `server` is the child that has answered.
-    pub fn phrase(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
+    pub(crate) fn phrase(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
         if let Some(tools) = &self.shown
             && let Some(text) = bridge::filtered(e, &|name| tools.admits(name))
             && let Ok(e) = envelope::scan(&text)
@@ -144,7 +150,7 @@ impl Call {
     }
 
     /// The answer is not wanted any more: an outbox that was made to carry it ends without one.
-    pub fn withdraw(self) {
+    pub(crate) fn withdraw(self) {
         if self.reply.is_resumable() {
             // A stream that its client could take up again must have an end, or it asks for ever.
             return self.error(jsonrpc::CANCELLED, "cancelled by the client");
@@ -152,7 +158,7 @@ impl Call {
         self.reply.withdraw();
     }
 
-    pub fn error(self, code: i32, message: &str) {
+    pub(crate) fn error(self, code: i32, message: &str) {
         let text = jsonrpc::error(Some(&self.id), code, message);
         self.answer(text, true);
     }

@@ -24,19 +24,19 @@ use crate::model::transport::SessionKind;
 use crate::model::{ids, jsonrpc};
 
 /// Work that has to wait, for a child or for an answer; run it as a task.
-pub type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A question whose answer has to be waited for.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The headers of a request.
-pub trait Headers: Sync {
+pub(crate) trait Headers: Sync {
     /// The values of a header, by its name.
     fn values(&self, name: &str) -> Vec<&[u8]>;
 }
 
 /// Who answers a session.
-pub trait Endpoint: Send + Sync {
+pub(crate) trait Endpoint: Send + Sync {
     // --- messages of the client --------------------------------------------------------------------------------------
 
     /// Whether its client may use a tool.
@@ -177,19 +177,19 @@ pub trait Endpoint: Send + Sync {
 
 /// A session and who answers it.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     pub session: Arc<Session>,
     pub endpoint: Arc<dyn Endpoint>,
 }
 
 impl Client {
-    pub fn downgrade(&self) -> WeakClient {
+    pub(crate) fn downgrade(&self) -> WeakClient {
         WeakClient(Arc::downgrade(&self.session), Arc::downgrade(&self.endpoint))
     }
 
     /// Ends the session: its open requests are answered with an error, and what it has elsewhere is given up. False if it
     /// has ended before.
-    pub fn end(&self, why: &str) -> bool {
+    pub(crate) fn end(&self, why: &str) -> bool {
         let session = &self.session;
         if !session.end() {
             return false;
@@ -206,7 +206,7 @@ impl Client {
 
     /// The connection that a request came on is gone. In the legacy era that does not cancel it (2025-11-25
     /// basic/transports), but a command of the executor ends with the only client that could hear of it.
-    pub fn abandoned(&self, reply: &Arc<Outbox>) {
+    pub(crate) fn abandoned(&self, reply: &Arc<Outbox>) {
         match self.session.kind {
             // In the modern era it does, and there was nothing else (2026-07-28 basic/transports/streamable-http).
             SessionKind::Request => drop(self.end("its client has left")),
@@ -215,7 +215,7 @@ impl Client {
     }
 
     /// The client has cancelled a request or a subscription, and wants no answer.
-    pub fn cancelled(&self, id: &str) {
+    pub(crate) fn cancelled(&self, id: &str) {
         if let Some(subscription) = self.session.take_subscription(id) {
             self.endpoint.unsubscribe(&self.session, &subscription);
         }
@@ -227,22 +227,18 @@ impl Client {
 
 /// A [`Client`] that is kept by others.
 #[derive(Clone)]
-pub struct WeakClient(Weak<Session>, Weak<dyn Endpoint>);
+pub(crate) struct WeakClient(Weak<Session>, Weak<dyn Endpoint>);
 
 impl WeakClient {
-    pub fn upgrade(&self) -> Option<Client> {
+    pub(crate) fn upgrade(&self) -> Option<Client> {
         Some(Client { session: self.0.upgrade()?, endpoint: self.1.upgrade()? })
     }
 
-    pub fn session(&self) -> Option<Arc<Session>> {
-        self.0.upgrade()
-    }
-
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
 
-    pub fn is(&self, session: &Arc<Session>) -> bool {
+    pub(crate) fn is(&self, session: &Arc<Session>) -> bool {
         std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(session))
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! Knows clients. It must not know what stands behind them: no server, no child. That is an [`endpoint::Endpoint`].
 
-pub mod batch;
-pub mod call;
-pub mod endpoint;
-pub mod outbox;
-pub mod replay;
-pub mod restored;
-pub mod saved;
-pub mod session;
-pub mod subscription;
+pub(super) mod batch;
+pub(super) mod call;
+pub(super) mod endpoint;
+pub(super) mod outbox;
+pub(super) mod replay;
+pub(super) mod restored;
+pub(super) mod saved;
+pub(super) mod session;
+pub(super) mod subscription;
 
 #[cfg(test)]
 mod tests;

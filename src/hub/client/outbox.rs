@@ -25,7 +25,7 @@ pub trait Bounded: Send + Sync {
 
 /// The places of outboxes in the handover document, where several things name the same one.
 #[derive(Default)]
-pub struct Places {
+pub(crate) struct Places {
     outboxes: Vec<Arc<Outbox>>,
     /// Where each stands there, by its address.
     places: HashMap<*const Outbox, usize>,
@@ -33,7 +33,7 @@ pub struct Places {
 
 impl Places {
     /// The place of an outbox in the document.
-    pub fn of(&mut self, outbox: &Arc<Outbox>) -> usize {
+    pub(crate) fn of(&mut self, outbox: &Arc<Outbox>) -> usize {
         *self.places.entry(Arc::as_ptr(outbox)).or_insert_with(|| {
             self.outboxes.push(outbox.clone());
             self.outboxes.len() - 1
@@ -41,7 +41,7 @@ impl Places {
     }
 
     /// All that were named, each at its place.
-    pub fn save(&self) -> Vec<handover::Outbox> {
+    pub(crate) fn save(&self) -> Vec<handover::Outbox> {
         self.outboxes.iter().map(|o| o.save()).collect()
     }
 }

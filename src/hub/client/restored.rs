@@ -18,41 +18,37 @@ use crate::model::modern::Era;
 
 /// What was named by several things, for those who go on with it.
 #[derive(Default)]
-pub struct Restored {
+pub(crate) struct Restored {
     outboxes: Vec<Arc<Outbox>>,
     clients: HashMap<u64, Client>,
 }
 
 impl Restored {
-    pub fn new(outboxes: Vec<handover::Outbox>) -> Restored {
+    pub(crate) fn new(outboxes: Vec<handover::Outbox>) -> Restored {
         let outboxes = outboxes.into_iter().map(|o| Arc::new(Outbox::restore(o))).collect();
         Restored { outboxes, clients: HashMap::new() }
     }
 
     /// An outbox by its place; one that is never read if there is none.
-    pub fn outbox(&self, at: usize) -> Arc<Outbox> {
+    pub(crate) fn outbox(&self, at: usize) -> Arc<Outbox> {
         self.outboxes.get(at).cloned().unwrap_or_else(|| Arc::new(Outbox::new(0)))
     }
 
     /// Notes a session with who answers it, in place of what is known of it.
-    pub fn note(&mut self, client: Client) {
+    pub(crate) fn note(&mut self, client: Client) {
         self.clients.insert(client.session.number, client);
     }
 
-    pub fn client(&self, number: u64) -> Option<Client> {
+    pub(crate) fn client(&self, number: u64) -> Option<Client> {
         self.clients.get(&number).cloned()
     }
 
-    pub fn session(&self, number: u64) -> Option<Arc<Session>> {
+    pub(crate) fn session(&self, number: u64) -> Option<Arc<Session>> {
         self.clients.get(&number).map(|c| c.session.clone())
     }
 
-    pub fn clients(&self) -> impl Iterator<Item = &Client> {
-        self.clients.values()
-    }
-
     /// A request that is open, counted as such.
-    pub fn call(&self, saved: handover::Call) -> Option<Call> {
+    pub(crate) fn call(&self, saved: handover::Call) -> Option<Call> {
         let Client { session, endpoint } = self.client(saved.session)?;
         let reply = self.outbox(saved.reply);
         let mut call = Call::new(&session, saved.method, &saved.id, saved.token.as_deref(), &reply);
@@ -68,7 +64,7 @@ impl Restored {
 
     /// A session of the program before, with what its client has here: who answers it is added by the caller. Its requests
     /// count for what is `above` as well.
-    pub fn open(
+    pub(crate) fn open(
         &self,
         ctx: &Arc<Context>,
         saved: handover::Session,

@@ -22,7 +22,7 @@ struct Added {
 
 /// Collects what is named by several things.
 #[derive(Default)]
-pub struct Saver {
+pub(crate) struct Saver {
     pub places: Places,
     sessions: HashSet<u64>,
     /// Those that are noted and not written down yet.
@@ -32,19 +32,19 @@ pub struct Saver {
 
 impl Saver {
     /// The place of an outbox in the document.
-    pub fn outbox(&mut self, outbox: &Arc<Outbox>) -> usize {
+    pub(crate) fn outbox(&mut self, outbox: &Arc<Outbox>) -> usize {
         self.places.of(outbox)
     }
 
     /// The number of a session, which will be in the document.
-    pub fn session(&mut self, session: &Arc<Session>) -> u64 {
+    pub(crate) fn session(&mut self, session: &Arc<Session>) -> u64 {
         if self.sessions.insert(session.number) {
             self.pending.push(session.clone());
         }
         session.number
     }
 
-    pub fn call(&mut self, call: &Call) -> handover::Call {
+    pub(crate) fn call(&mut self, call: &Call) -> handover::Call {
         handover::Call {
             session: self.session(&call.session),
             reply: self.outbox(&call.reply),
@@ -60,25 +60,25 @@ impl Saver {
     }
 
     /// A request that waits, with its text.
-    pub fn waiting(&mut self, call: &Call, text: &str) {
+    pub(crate) fn waiting(&mut self, call: &Call, text: &str) {
         let saved = self.call(call);
         self.added.entry(saved.session).or_default().held.push((saved, text.to_owned()));
     }
 
     /// The child of a session's own.
-    pub fn own(&mut self, session: u64, own: handover::Own) {
+    pub(crate) fn own(&mut self, session: u64, own: handover::Own) {
         self.added.entry(session).or_default().own = Some(own);
     }
 
     /// A session is one of the bridge, whose client has shaken hands with these params, and knows resources by these
     /// aliases.
-    pub fn bridged(&mut self, session: u64, params: Option<String>, aliases: Vec<(String, String, String)>) {
+    pub(crate) fn bridged(&mut self, session: u64, params: Option<String>, aliases: Vec<(String, String, String)>) {
         let added = self.added.entry(session).or_default();
         (added.bridge, added.initialize_params, added.aliases) = (true, params, aliases);
     }
 
     /// Everything that was named, and what that names in turn.
-    pub fn finish(mut self) -> (Vec<handover::Session>, Vec<handover::Outbox>) {
+    pub(crate) fn finish(mut self) -> (Vec<handover::Session>, Vec<handover::Outbox>) {
         let mut saved = Vec::new();
         while let Some(session) = self.pending.pop() {
             saved.push(self.save(&session));

@@ -28,13 +28,13 @@ const WATCHED: usize = 1000;
 const URI: usize = 8 << 10;
 
 /// Hears of changes in place of the client of a part, and tells them in the words of the whole.
-pub trait PartObserver: Send + Sync {
+pub(crate) trait PartObserver: Send + Sync {
     /// A server has told a part that something has changed.
     fn changed(&self, part: &Session, change: &Change<'_>);
 }
 
 /// What a session begins with.
-pub struct Beginning {
+pub(crate) struct Beginning {
     pub kind: SessionKind,
     /// The `Mcp-Session-Id`: 128 random bits. Empty where the connection is the session.
     pub id: String,
@@ -49,7 +49,7 @@ pub struct Beginning {
 }
 
 /// One client's relation to one server.
-pub struct Session {
+pub(crate) struct Session {
     /// Unique for the life of the daemon; never leaves it.
     pub number: u64,
     /// The `Mcp-Session-Id`. Empty where the connection is the session.
@@ -87,7 +87,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(ctx: &Arc<Context>, number: u64, from: Beginning) -> Session {
+    pub(crate) fn new(ctx: &Arc<Context>, number: u64, from: Beginning) -> Session {
         Session {
             number,
             id: from.id,
@@ -113,49 +113,49 @@ impl Session {
     }
 
     /// Makes it a part of a session of the bridge.
-    pub fn belong_to(&self, whole: &Arc<Session>, told: Weak<dyn PartObserver>) {
+    pub(crate) fn belong_to(&self, whole: &Arc<Session>, told: Weak<dyn PartObserver>) {
         let _ = self.whole.set((Arc::downgrade(whole), told));
     }
 
     /// The session of the bridge that it is a part of.
-    pub fn whole(&self) -> Option<Arc<Session>> {
+    pub(crate) fn whole(&self) -> Option<Arc<Session>> {
         self.whole.get().and_then(|(whole, _)| whole.upgrade())
     }
 
-    pub fn is_part(&self) -> bool {
+    pub(crate) fn is_part(&self) -> bool {
         self.whole.get().is_some()
     }
 
     // --- the handshake -----------------------------------------------------------------------------------------------
 
     /// The revision agreed on.
-    pub fn revision(&self) -> Option<&str> {
+    pub(crate) fn revision(&self) -> Option<&str> {
         self.revision.get().map(String::as_str)
     }
 
-    pub fn agree(&self, revision: String) {
+    pub(crate) fn agree(&self, revision: String) {
         let _ = self.revision.set(revision);
     }
 
     /// Its client speaks the modern era here, and has not shaken hands in the other one.
-    pub fn is_modern(&self) -> bool {
+    pub(crate) fn is_modern(&self) -> bool {
         self.modern.load(SeqCst) && self.revision().is_none()
     }
 
     /// Its client has spoken the modern era here last, for the handover document.
-    pub fn has_spoken_modern(&self) -> bool {
+    pub(crate) fn has_spoken_modern(&self) -> bool {
         self.modern.load(SeqCst)
     }
 
     /// Notes which era the client speaks here; on a connection that lasts it may begin with a question in the other one.
-    pub fn note_era(&self, era: Era) {
+    pub(crate) fn note_era(&self, era: Era) {
         self.modern.store(era == Era::Modern, SeqCst);
     }
 
     // --- changes -----------------------------------------------------------------------------------------------------
 
     /// Tells the client of a change, in the way of its era.
-    pub fn notify_client(&self, change: &Change<'_>) {
+    pub(crate) fn notify_client(&self, change: &Change<'_>) {
         if let Some((_, whole)) = self.whole.get() {
             if let Some(whole) = whole.upgrade() {
                 whole.changed(self, change);
@@ -186,7 +186,7 @@ impl Session {
     }
 
     /// Tells the client that the lists which the server `has` may differ: a child of this era was replaced.
-    pub fn lists_changed(&self, era: Era, has: &dyn Fn(&str) -> bool) {
+    pub(crate) fn lists_changed(&self, era: Era, has: &dyn Fn(&str) -> bool) {
         for list in LISTS {
             let text = jsonrpc::notification(method::list_changed(list), None);
             if self.is_part() {
@@ -208,7 +208,7 @@ impl Session {
     }
 
     /// Sends what answers no request. False where there is no stream for it.
-    pub fn notify(&self, text: &str) -> bool {
+    pub(crate) fn notify(&self, text: &str) -> bool {
         self.push_outbox().is_some_and(|p| p.push(Out::notice(text.to_owned())))
     }
 
@@ -216,14 +216,14 @@ impl Session {
 
     /// Makes `outbox` the place for messages that answer no request; the one before is ended, so that each message
     /// goes to exactly one stream (2025-11-25 basic/transports).
-    pub fn attach(&self, outbox: Arc<Outbox>) {
+    pub(crate) fn attach(&self, outbox: Arc<Outbox>) {
         if let Some(before) = self.push.replace(Some(outbox)) {
             before.end();
         }
     }
 
     /// Where messages go that answer no request.
-    pub fn push_outbox(&self) -> Option<Arc<Outbox>> {
+    pub(crate) fn push_outbox(&self) -> Option<Arc<Outbox>> {
         match self.whole.get() {
             Some((whole, _)) => whole.upgrade()?.push_outbox(),
             None => self.push.get(),
@@ -231,40 +231,40 @@ impl Session {
     }
 
     /// Its own outbox of that kind, for the handover document.
-    pub fn own_push(&self) -> Option<Arc<Outbox>> {
+    pub(crate) fn own_push(&self) -> Option<Arc<Outbox>> {
         self.push.get()
     }
 
     /// Goes on with the outbox that another program had for it.
-    pub fn restore_push(&self, outbox: Option<Arc<Outbox>>) {
+    pub(crate) fn restore_push(&self, outbox: Option<Arc<Outbox>>) {
         self.push.replace(outbox);
     }
 
     /// The streams of it that can be taken up again.
-    pub fn replay(&self) -> Guard<'_, ResumableStreams> {
+    pub(crate) fn replay(&self) -> Guard<'_, ResumableStreams> {
         self.replay.lock()
     }
 
     /// What keeps those streams within their bounds.
-    pub fn bounds(&self) -> Weak<dyn Bounded> {
+    pub(crate) fn bounds(&self) -> Weak<dyn Bounded> {
         let replay: Arc<dyn Bounded> = self.replay.clone();
         Arc::downgrade(&replay)
     }
 
     /// A stream, for what comes out of an outbox, that can be taken up again.
-    pub fn open_stream(&self, outbox: &Arc<Outbox>) -> Arc<Stream> {
+    pub(crate) fn open_stream(&self, outbox: &Arc<Outbox>) -> Arc<Stream> {
         outbox.make_resumable(self.bounds());
         self.replay().open(outbox.clone())
     }
 
     /// Counts a stream for as long as the guard lives.
-    pub fn stream(self: &Arc<Self>) -> StreamGuard {
+    pub(crate) fn stream(self: &Arc<Self>) -> StreamGuard {
         self.streams.fetch_add(1, SeqCst);
         StreamGuard(self.clone())
     }
 
     /// In a drain: its one stream carries the answers, so it ends after the last of them.
-    pub async fn end_stream_when_quiet(self: Arc<Self>) {
+    pub(crate) async fn end_stream_when_quiet(self: Arc<Self>) {
         self.load.quiet().or(self.ctx.end_drain.wait()).await;
         if let Some(outbox) = self.push_outbox() {
             outbox.end();
@@ -274,14 +274,14 @@ impl Session {
     // --- subscriptions -----------------------------------------------------------------------------------------------
 
     /// Its subscriptions of the modern era that have not ended.
-    pub fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
         let mut all = self.subscriptions.lock();
         all.retain(|s| !s.is_ended());
         all.clone()
     }
 
     /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
-    pub fn add_subscription(&self, one: Arc<Subscription>) -> bool {
+    pub(crate) fn add_subscription(&self, one: Arc<Subscription>) -> bool {
         let mut all = self.subscriptions.lock();
         all.retain(|s| !s.is_ended());
         let room = all.len() < SUBSCRIPTIONS && !all.iter().any(|s| ids::same(&s.id, &one.id));
@@ -292,79 +292,79 @@ impl Session {
     }
 
     /// Takes the subscription that was opened by the request with this id.
-    pub fn take_subscription(&self, id: &str) -> Option<Arc<Subscription>> {
+    pub(crate) fn take_subscription(&self, id: &str) -> Option<Arc<Subscription>> {
         let mut all = self.subscriptions.lock();
         let at = all.iter().position(|s| ids::same(&s.id, id))?;
         Some(all.remove(at)).filter(|s| !s.is_ended())
     }
 
     /// Each subscription gets its last message.
-    pub fn end_subscriptions(&self) {
+    pub(crate) fn end_subscriptions(&self) {
         self.subscriptions().iter().for_each(|s| s.finish());
     }
 
     /// Whether it has subscribed to a resource with `resources/subscribe`.
-    pub fn is_watching(&self, uri: &str) -> bool {
+    pub(crate) fn is_watching(&self, uri: &str) -> bool {
         self.watched.lock().contains(uri)
     }
 
     /// Whether it may subscribe to one resource more: a thousand, of a length that URIs have.
-    pub fn may_watch(&self, uri: &str) -> bool {
+    pub(crate) fn may_watch(&self, uri: &str) -> bool {
         uri.len() <= URI && self.watched.lock().len() < WATCHED
     }
 
-    pub fn watch(&self, uri: &str) {
+    pub(crate) fn watch(&self, uri: &str) {
         self.watched.lock().insert(uri.to_owned());
     }
 
     /// True if it was subscribed to it.
-    pub fn unwatch(&self, uri: &str) -> bool {
+    pub(crate) fn unwatch(&self, uri: &str) -> bool {
         self.watched.lock().remove(uri)
     }
 
     /// Every resource that it has subscribed to.
-    pub fn watched(&self) -> Vec<String> {
+    pub(crate) fn watched(&self) -> Vec<String> {
         self.watched.lock().iter().cloned().collect()
     }
 
     /// Every resource that it has subscribed to, which it is no more.
-    pub fn take_watched(&self) -> Vec<String> {
+    pub(crate) fn take_watched(&self) -> Vec<String> {
         self.watched.take().into_iter().collect()
     }
 
     /// It waits to be told of something.
-    pub fn waits_for_changes(&self, era: Era) -> bool {
+    pub(crate) fn waits_for_changes(&self, era: Era) -> bool {
         !self.subscriptions().is_empty() || (era == Era::Legacy && !self.watched.lock().is_empty())
     }
 
     // --- its life ----------------------------------------------------------------------------------------------------
 
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.last_used.store(self.ctx.seconds(), SeqCst);
     }
 
     /// Seconds since it was last used, for the handover document.
-    pub fn unused_for(&self) -> u64 {
+    pub(crate) fn unused_for(&self) -> u64 {
         self.ctx.seconds().saturating_sub(self.last_used.load(SeqCst))
     }
 
     /// Goes on with what another program has seen of its use.
-    pub fn restore_use(&self, unused_for: u64, used: bool) {
+    pub(crate) fn restore_use(&self, unused_for: u64, used: bool) {
         self.last_used.store(self.ctx.seconds().saturating_sub(unused_for), SeqCst);
         self.used.store(used, SeqCst);
     }
 
     /// A client that has only opened it so far, as scanners and broken probes do.
-    pub fn is_unused(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         !self.used.load(SeqCst)
     }
 
-    pub fn note_use(&self) {
+    pub(crate) fn note_use(&self) {
         self.used.store(true, SeqCst);
     }
 
     /// Seconds since the last sign of life; 0 while a stream or a request is open.
-    pub fn idle(&self) -> u64 {
+    pub(crate) fn idle(&self) -> u64 {
         if self.streams.load(SeqCst) > 0 || !self.load.is_quiet() {
             return 0;
         }
@@ -375,17 +375,17 @@ impl Session {
         self.unused_for()
     }
 
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(SeqCst)
     }
 
     /// The one request that it stood for is answered: nothing is left to give up.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.ended.store(true, SeqCst);
     }
 
     /// Marks the end; true the first time.
-    pub fn end(&self) -> bool {
+    pub(crate) fn end(&self) -> bool {
         let first = !self.ended.swap(true, SeqCst);
         if let Some(push) = self.push.take() {
             push.end();
@@ -395,7 +395,7 @@ impl Session {
 }
 
 /// Counts a stream of a session for as long as it lives ([`Session::stream`]).
-pub struct StreamGuard(Arc<Session>);
+pub(crate) struct StreamGuard(Arc<Session>);
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {

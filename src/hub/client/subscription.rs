@@ -11,10 +11,10 @@ use crate::model::out::Out;
 use crate::model::{handover, jsonrpc, modern};
 
 /// The lists whose changes are told.
-pub const LISTS: [&str; 3] = ["tools", "prompts", "resources"];
+pub(crate) const LISTS: [&str; 3] = ["tools", "prompts", "resources"];
 
 /// Something that a server tells of itself.
-pub enum Change<'c> {
+pub(crate) enum Change<'c> {
     /// A list (`tools`, `prompts`, `resources`) has changed.
     List { list: &'c str, text: &'c str },
     /// A resource has changed.
@@ -23,7 +23,7 @@ pub enum Change<'c> {
 
 /// What a client asks for with `subscriptions/listen`.
 #[derive(Clone)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The id of the request, as the client wrote it.
     pub id: Box<str>,
     pub filter: Filter,
@@ -33,7 +33,7 @@ pub struct Wanted {
 }
 
 /// A subscription that is open.
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// The id of its request, as the client wrote it.
     pub id: Box<str>,
     /// The number of the session that it is of.
@@ -49,12 +49,12 @@ pub struct Subscription {
 
 impl Subscription {
     /// One that a child of the modern era keeps, or is asked for when it is there.
-    pub fn forwarded(session: u64, wanted: &Wanted) -> Arc<Subscription> {
+    pub(crate) fn forwarded(session: u64, wanted: &Wanted) -> Arc<Subscription> {
         Arc::new(Subscription::new(session, wanted, wanted.filter.clone(), Some(wanted.text.clone())))
     }
 
     /// One that is kept here, as far as it is `honoured`.
-    pub fn kept(session: u64, wanted: &Wanted, honoured: Filter) -> Arc<Subscription> {
+    pub(crate) fn kept(session: u64, wanted: &Wanted, honoured: Filter) -> Arc<Subscription> {
         Arc::new(Subscription::new(session, wanted, honoured, None))
     }
 
@@ -71,7 +71,7 @@ impl Subscription {
     }
 
     /// Everything of it, for the next program.
-    pub fn save(&self, places: &mut Places) -> handover::Subscription {
+    pub(crate) fn save(&self, places: &mut Places) -> handover::Subscription {
         handover::Subscription {
             id: self.id.to_string(),
             reply: places.of(&self.reply),
@@ -82,7 +82,7 @@ impl Subscription {
     }
 
     /// The subscription of the program before.
-    pub fn restore(session: u64, saved: handover::Subscription, reply: Arc<Outbox>) -> Arc<Subscription> {
+    pub(crate) fn restore(session: u64, saved: handover::Subscription, reply: Arc<Outbox>) -> Arc<Subscription> {
         Arc::new(Subscription {
             id: saved.id.into(),
             session,
@@ -95,47 +95,47 @@ impl Subscription {
     }
 
     /// What is asked for, where a child of the modern era is to keep it.
-    pub fn wanted(&self) -> Option<Wanted> {
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
         let text = self.request.clone()?;
         Some(Wanted { id: self.id.clone(), filter: self.filter.clone(), text, reply: self.reply.clone() })
     }
 
     /// Notes that it was acknowledged; true the first time, because that of a new child is not for the client.
-    pub fn acknowledge(&self) -> bool {
+    pub(crate) fn acknowledge(&self) -> bool {
         !self.acknowledged.swap(true, SeqCst)
     }
 
     /// Tells the client what of it is honoured. It is the first message of a subscription that is kept here.
-    pub fn confirm(&self) {
+    pub(crate) fn confirm(&self) {
         self.acknowledge();
         self.push(self.filter.acknowledged(&self.id));
     }
 
-    pub fn is_acknowledged(&self) -> bool {
+    pub(crate) fn is_acknowledged(&self) -> bool {
         self.acknowledged.load(SeqCst)
     }
 
     /// It has had its last message.
-    pub fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.ended.load(SeqCst)
     }
 
-    pub fn push(&self, text: String) {
+    pub(crate) fn push(&self, text: String) {
         self.reply.push(Out::notice(text));
     }
 
     /// Ends it in order.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.end(modern::listen_result(&self.id), false);
     }
 
     /// Ends it with an error.
-    pub fn fail(&self, code: i32, why: &str) {
+    pub(crate) fn fail(&self, code: i32, why: &str) {
         self.end(jsonrpc::error(Some(&self.id), code, why), true);
     }
 
     /// Ends it with this answer to its request.
-    pub fn end(&self, text: String, failed: bool) {
+    pub(crate) fn end(&self, text: String, failed: bool) {
         self.ended.store(true, SeqCst);
         self.reply.push(Out::reply(text, failed));
     }

@@ -10,7 +10,7 @@ use crate::model::text::printable;
 use crate::sys::spawn::find_program;
 
 /// Why a command is not run.
-pub enum Refused {
+pub(crate) enum Refused {
     NotAllowed(String),
     Invalid(String),
 }
@@ -18,7 +18,7 @@ pub enum Refused {
 /// The arguments of the tool `execute`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     pub command: String,
     #[serde(default)]
     pub args: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 /// How long a command may run, where a client asks for so many seconds.
-pub fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String> {
+pub(crate) fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String> {
     match asked {
         None => Ok(config.timeout),
         Some(seconds) if seconds > 0.0 => {
@@ -39,7 +39,7 @@ pub fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String>
 }
 
 /// The program and the arguments that a request stands for, if it is allowed.
-pub fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), Refused> {
+pub(crate) fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<String>), Refused> {
     let command = asked.command.as_str();
     if command.trim().is_empty() {
         return Err(Refused::NotAllowed("'command' is empty".to_owned()));

@@ -23,7 +23,7 @@ const PIPE_GRACE: Duration = Duration::from_millis(300);
 const PIPE_SIZE: u64 = 1 << 20;
 
 /// How a command came to its end.
-pub enum Outcome {
+pub(crate) enum Outcome {
     Ended(Ended),
     TimedOut(Duration),
     /// The answer is not wanted any more.
@@ -31,7 +31,7 @@ pub enum Outcome {
 }
 
 /// A command that runs.
-pub struct Work {
+pub(crate) struct Work {
     pub pid: Pid,
     pub mark: String,
     pub handle: Async<PidFd>,
@@ -44,7 +44,13 @@ pub struct Work {
 
 impl Work {
     /// Begins to read what a process writes, of which so much is `kept` of each stream.
-    pub fn new(process: Started, mark: String, kept: usize, sink: Sink, limit: Duration) -> std::io::Result<Work> {
+    pub(crate) fn new(
+        process: Started,
+        mark: String,
+        kept: usize,
+        sink: Sink,
+        limit: Duration,
+    ) -> std::io::Result<Work> {
         let started = Instant::now();
         Ok(Work {
             pid: process.pid,
@@ -60,7 +66,7 @@ impl Work {
 
     /// Waits for the command's end, for its time limit, or until it is not wanted any more (`end`); then ends it, without
     /// grace once `cut` is set, else within `grace`. It is not reaped by that.
-    pub async fn run(&self, grace: Duration, end: &Flag, cut: &Flag) -> Outcome {
+    pub(crate) async fn run(&self, grace: Duration, end: &Flag, cut: &Flag) -> Outcome {
         let (handle, out, err) = (&self.handle, &self.out, &self.err);
         let (left, limit) = (self.until.saturating_duration_since(Instant::now()), self.limit);
         let finished = async {
@@ -124,7 +130,7 @@ impl Work {
 }
 
 /// The result of a tool call that ran, of about `limit` bytes at most.
-pub fn report(outcome: Outcome, out: &Output, err: &Output, took: Duration, limit: usize) -> String {
+pub(crate) fn report(outcome: Outcome, out: &Output, err: &Output, took: Duration, limit: usize) -> String {
     // Each stream stands in the result whole, and its beginning a second time.
     let ((stdout, stdout_json), (stderr, stderr_json)) = (out.quoted(limit / 2), err.quoted(limit / 2));
     let (code, signal) = match outcome {

@@ -43,7 +43,7 @@ struct Control {
 }
 
 /// What the server says first to a client of this protocol.
-pub fn connected() -> String {
+pub(crate) fn connected() -> String {
     let params = format!(
         r#"{{"session_id":"{}","version":"{}","capabilities":["execute","control","stream"]}}"#,
         uuid(),
@@ -54,7 +54,13 @@ pub fn connected() -> String {
 
 impl Executor {
     /// Answers a request of this protocol. `place` takes one of the server's places for the session.
-    pub fn answer_beside(&self, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>, place: &TakePlace<'_>) {
+    pub(crate) fn answer_beside(
+        &self,
+        session: &Arc<Session>,
+        e: &Envelope<'_>,
+        reply: &Arc<Outbox>,
+        place: &TakePlace<'_>,
+    ) {
         session.touch();
         session.note_use();
         let (method, id) = (Method::of(&e.method), e.get(&e.id).unwrap_or("null"));
@@ -111,7 +117,7 @@ impl Executor {
     }
 
     /// Whether it runs a command that this session has for itself.
-    pub fn runs_for(&self, session: &Session) -> bool {
+    pub(crate) fn runs_for(&self, session: &Session) -> bool {
         self.running().values().any(|r| r.owner.is_direct_of(session))
     }
 
@@ -153,7 +159,7 @@ impl Executor {
     }
 
     /// A session is over: what runs for it ends, and it is not told.
-    pub fn end_commands_of(&self, session: &Session) {
+    pub(crate) fn end_commands_of(&self, session: &Session) {
         for running in self.running().values_mut().filter(|r| r.owner.is_direct_of(session)) {
             running.owner = Owner::Nobody;
             running.end.set();

@@ -39,7 +39,7 @@ use crate::sys::spawn::{Spec, end_unwatched};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The executor of one server.
-pub struct Executor {
+pub(crate) struct Executor {
     /// The name of the server.
     name: Arc<str>,
     pub(super) ctx: Arc<Context>,
@@ -57,7 +57,7 @@ pub struct Executor {
 }
 
 /// A command that is to be run.
-pub struct Order {
+pub(crate) struct Order {
     pub owner: Owner,
     pub sink: Sink,
     pub config: Arc<Exec>,
@@ -74,7 +74,7 @@ struct CallParams {
 }
 
 impl Executor {
-    pub fn new(core: &Core, config: Exec) -> Arc<Executor> {
+    pub(crate) fn new(core: &Core, config: Exec) -> Arc<Executor> {
         let executor = Arc::new_cyclic(|me: &Weak<Executor>| Executor {
             name: core.name.clone(),
             ctx: core.ctx.clone(),
@@ -93,7 +93,7 @@ impl Executor {
     }
 
     /// Says so where it does what anybody asks.
-    pub fn warn(&self) {
+    pub(crate) fn warn(&self) {
         let (name, config) = (&self.name, self.config());
         match (&config.allow, &config.shell) {
             (Allow::All, Some(shell)) => {
@@ -105,15 +105,15 @@ impl Executor {
     }
 
     /// Takes over new settings; they count from the next command on.
-    pub fn set_config(&self, config: Exec) {
+    pub(crate) fn set_config(&self, config: Exec) {
         self.config.set(Arc::new(config));
     }
 
-    pub fn config(&self) -> Arc<Exec> {
+    pub(crate) fn config(&self) -> Arc<Exec> {
         self.config.get()
     }
 
-    pub fn next_number(&self) -> u64 {
+    pub(crate) fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, SeqCst) + 1
     }
 
@@ -121,12 +121,12 @@ impl Executor {
         self.running.lock()
     }
 
-    pub fn command_pids(&self) -> Vec<i32> {
+    pub(crate) fn command_pids(&self) -> Vec<i32> {
         self.running().values().filter_map(|r| r.pid).collect()
     }
 
     /// What a child would say of itself in its handshake.
-    pub fn server_info(&self) -> ServerInfo {
+    pub(crate) fn server_info(&self) -> ServerInfo {
         let config = self.config();
         let what = match (&config.allow, &config.shell) {
             (_, Some(_)) => "command is a line for the shell".to_owned(),
@@ -148,7 +148,7 @@ impl Executor {
     }
 
     /// Its tools, as the result of `tools/list`.
-    pub fn tools(&self) -> String {
+    pub(crate) fn tools(&self) -> String {
         let config = self.config();
         let (mut command, limit) = (serde_json::json!({"type": "string"}), duration(config.timeout));
         let about = match (&config.allow, &config.shell) {
@@ -193,7 +193,7 @@ impl Executor {
     }
 
     /// Answers a request of a client.
-    pub fn answer(&self, call: Call, e: &Envelope<'_>) {
+    pub(crate) fn answer(&self, call: Call, e: &Envelope<'_>) {
         match e.method.as_ref() {
             method::TOOLS_LIST => call.result(&self.tools()),
             method::TOOLS_CALL => self.call(call, e.get(&e.params).unwrap_or("{}")),
@@ -233,7 +233,7 @@ impl Executor {
     }
 
     /// Begins to run a command.
-    pub fn start(&self, order: Order) {
+    pub(crate) fn start(&self, order: Order) {
         let Some(me) = self.me.upgrade() else { return };
         let number = self.next_number();
         let end = Arc::new(Flag::default());
@@ -374,7 +374,7 @@ impl Executor {
     }
 
     /// Ends the commands that fit; what their clients hear is the caller's affair.
-    pub fn cancel_where(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+    pub(crate) fn cancel_where(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
         let mut taken = Vec::new();
         for running in self.running().values_mut() {
             if let Some(call) = running.owner.take_call(&wanted) {
@@ -386,7 +386,7 @@ impl Executor {
     }
 
     /// Ends all commands; those that wait are told.
-    pub fn stop_all(&self) {
+    pub(crate) fn stop_all(&self) {
         self.stopped.set();
         let why = format!("the command was ended: server '{}' stops", self.name);
         let (mut calls, mut own) = (Vec::new(), Vec::new());
@@ -404,21 +404,21 @@ impl Executor {
     }
 
     /// Whether a call that is to be answered there has a command running.
-    pub fn answers_to(&self, reply: &Arc<Outbox>) -> bool {
+    pub(crate) fn answers_to(&self, reply: &Arc<Outbox>) -> bool {
         self.running().values().any(|r| matches!(&r.owner, Owner::Call(call) if Arc::ptr_eq(&call.reply, reply)))
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.running().is_empty()
     }
 
     /// How long a command may take to end after SIGTERM.
-    pub fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         self.config().stop_after
     }
 
     /// Waits until no command runs; once all were ended, for a limited time.
-    pub async fn idle(&self) {
+    pub(crate) async fn idle(&self) {
         let idle = until(&self.finished, || self.is_idle().then_some(()));
         let late = async {
             self.stopped.wait().await;
@@ -428,7 +428,7 @@ impl Executor {
     }
 
     /// Lets its commands finish within the drain time, then ends them.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.retired.set();
         let Some(me) = self.me.upgrade() else { return };
         let limit = self.ctx.config().drain_timeout;

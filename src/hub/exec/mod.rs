@@ -2,11 +2,11 @@
 //!
 //! It must not know the other kinds, nor what a child is.
 
-pub mod allowed;
-pub mod backend;
-pub mod command;
-pub mod direct;
-pub mod executor;
-pub mod output;
-pub mod owner;
-pub mod upgrade;
+pub(super) mod allowed;
+pub(super) mod backend;
+pub(super) mod command;
+pub(super) mod direct;
+pub(super) mod executor;
+pub(super) mod output;
+pub(super) mod owner;
+pub(super) mod upgrade;

@@ -29,7 +29,7 @@ const BEHIND: usize = 1 << 20;
 
 /// Where output is reported while the command runs.
 #[derive(Clone)]
-pub struct Progress {
+pub(crate) struct Progress {
     pub token: Box<str>,
     pub reply: Arc<Outbox>,
     /// Of both streams: progress must increase with each notification (2025-11-25 basic/utilities/progress).
@@ -38,7 +38,7 @@ pub struct Progress {
 
 impl Progress {
     /// The way for a request that asked for it; so many bytes were reported already.
-    pub fn of(call: &Call, bytes: u64) -> Option<Progress> {
+    pub(crate) fn of(call: &Call, bytes: u64) -> Option<Progress> {
         let bytes = Arc::new(AtomicU64::new(bytes));
         call.token.clone().map(|token| Progress { token, reply: call.reply.clone(), bytes })
     }
@@ -46,7 +46,7 @@ impl Progress {
 
 /// What becomes of the output.
 #[derive(Clone)]
-pub enum Sink {
+pub(crate) enum Sink {
     /// It is kept for the result; meanwhile it is told as progress to a client that asked for that.
     Kept(Option<Progress>),
     /// Each line is a notification to this client.
@@ -54,7 +54,7 @@ pub enum Sink {
 }
 
 /// One output stream of a command.
-pub struct Output {
+pub(crate) struct Output {
     /// `stdout` or `stderr`.
     name: &'static str,
     pipe: Async<File>,
@@ -85,7 +85,12 @@ struct Kept {
 }
 
 impl Output {
-    pub fn new(name: &'static str, fd: std::os::fd::OwnedFd, limit: usize, sink: Sink) -> std::io::Result<Output> {
+    pub(crate) fn new(
+        name: &'static str,
+        fd: std::os::fd::OwnedFd,
+        limit: usize,
+        sink: Sink,
+    ) -> std::io::Result<Output> {
         Ok(Output::with(name, Async::new(File::from(fd))?, limit, sink, Kept::default()))
     }
 
@@ -99,7 +104,7 @@ impl Output {
     }
 
     /// Everything of it, for the next program.
-    pub fn save(&self) -> handover::Output {
+    pub(crate) fn save(&self) -> handover::Output {
         let kept = self.kept();
         handover::Output {
             fd: self.pipe.as_fd().as_raw_fd(),
@@ -114,7 +119,7 @@ impl Output {
     }
 
     /// Goes on with it; None if its descriptor is not there.
-    pub fn restore(name: &'static str, saved: handover::Output, limit: usize, sink: Sink) -> Option<Output> {
+    pub(crate) fn restore(name: &'static str, saved: handover::Output, limit: usize, sink: Sink) -> Option<Output> {
         let pipe = Async::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
         let handover::Output { kept: Bytes(bytes), cut, sent, at_end, last, piece, pieces, .. } = saved;
         let kept = Kept { bytes, cut, sent, at_end, last, ..Kept::default() }.at_piece(piece, pieces);
@@ -122,7 +127,7 @@ impl Output {
     }
 
     /// How much of it and of others was reported as progress.
-    pub fn reported(&self) -> u64 {
+    pub(crate) fn reported(&self) -> u64 {
         match &self.sink {
             Sink::Kept(Some(progress)) => progress.bytes.load(SeqCst),
             _ => 0,
@@ -130,17 +135,17 @@ impl Output {
     }
 
     /// It waits for its client to read what has come.
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.waits.load(SeqCst)
     }
 
     /// How much this program has read of it, in bytes.
-    pub fn so_far(&self) -> u64 {
+    pub(crate) fn so_far(&self) -> u64 {
         self.read.load(SeqCst)
     }
 
     /// Reads to the end, and passes on what is to be passed on.
-    pub async fn read(&self) {
+    pub(crate) async fn read(&self) {
         let mut buffer = vec![0; 64 << 10];
         let mut slice = Instant::now();
         loop {
@@ -170,7 +175,7 @@ impl Output {
     }
 
     /// No more will be read; what is there is passed on.
-    pub async fn finish(&self) {
+    pub(crate) async fn finish(&self) {
         if !self.kept().at_end {
             self.take_in(&[]);
         }
@@ -234,7 +239,7 @@ impl Output {
     }
 
     /// What was kept, as a JSON string of at most `limit` bytes: control characters can make it six times as long.
-    pub fn quoted(&self, limit: usize) -> (String, String) {
+    pub(crate) fn quoted(&self, limit: usize) -> (String, String) {
         let kept = self.kept();
         let mut text = String::from_utf8_lossy(&kept.bytes).into_owned();
         let mut quoted = quote(&text);

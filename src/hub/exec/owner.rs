@@ -14,10 +14,10 @@ use crate::model::out::Out;
 use crate::rt::wait::Flag;
 
 /// There is no command to control (the number is cc_executor's).
-pub const NO_PROCESS: i32 = -32002;
+pub(crate) const NO_PROCESS: i32 = -32002;
 
 /// One command on its way.
-pub struct Running {
+pub(crate) struct Running {
     pub pid: Option<i32>,
     pub owner: Owner,
     pub end: Arc<Flag>,
@@ -26,7 +26,7 @@ pub struct Running {
 }
 
 /// Whose command it is.
-pub enum Owner {
+pub(crate) enum Owner {
     /// It is not to be told any more.
     Nobody,
     /// A call of the tool; taken by the one who answers it.
@@ -36,11 +36,11 @@ pub enum Owner {
 }
 
 impl Owner {
-    pub fn is_direct_of(&self, session: &Session) -> bool {
+    pub(crate) fn is_direct_of(&self, session: &Session) -> bool {
         matches!(self, Owner::Direct(direct) if direct.session.number == session.number)
     }
 
-    pub fn take_call(&mut self, wanted: impl Fn(&Call) -> bool) -> Option<Call> {
+    pub(crate) fn take_call(&mut self, wanted: impl Fn(&Call) -> bool) -> Option<Call> {
         match std::mem::replace(self, Owner::Nobody) {
             Owner::Call(call) if wanted(&call) => Some(call),
             other => {
@@ -52,7 +52,7 @@ impl Owner {
 }
 
 /// A command of a session, for as long as it runs.
-pub struct Direct {
+pub(crate) struct Direct {
     pub session: Arc<Session>,
     pub reply: Arc<Outbox>,
     /// The request that started it, until it has.
@@ -67,7 +67,7 @@ pub struct Direct {
 }
 
 impl Direct {
-    pub fn new(session: &Arc<Session>, reply: &Arc<Outbox>) -> Direct {
+    pub(crate) fn new(session: &Arc<Session>, reply: &Arc<Outbox>) -> Direct {
         Direct {
             session: session.clone(),
             reply: reply.clone(),
@@ -80,7 +80,7 @@ impl Direct {
     }
 
     /// The last that is heard of it.
-    pub fn complete(&self, pid: Option<i32>, code: Option<i32>, trouble: Option<&str>, took: Duration) {
+    pub(crate) fn complete(&self, pid: Option<i32>, code: Option<i32>, trouble: Option<&str>, took: Duration) {
         let number = |n: Option<i32>| n.map_or("null".to_owned(), |n| n.to_string());
         let params = format!(
             concat!(
@@ -99,7 +99,7 @@ impl Direct {
 }
 
 /// Sends a client a notification of the executor's own protocol.
-pub fn notify_client(reply: &Outbox, what: &str, params: &str) {
+pub(crate) fn notify_client(reply: &Outbox, what: &str, params: &str) {
     let text = jsonrpc::notification(&format!("process.{what}"), Some(params));
     reply.push(Out::notice(text));
 }
@@ -114,7 +114,7 @@ impl Drop for Direct {
 
 impl Running {
     /// Takes a command away from the session that has it for itself; what that hears is [`Direct::give_up`].
-    pub fn take_direct(&mut self) -> Option<(Direct, Option<i32>)> {
+    pub(crate) fn take_direct(&mut self) -> Option<(Direct, Option<i32>)> {
         match std::mem::replace(&mut self.owner, Owner::Nobody) {
             Owner::Direct(direct) => Some((direct, self.pid)),
             other => {
@@ -127,7 +127,7 @@ impl Running {
 
 impl Direct {
     /// The server stops: the session is told that its command is over, which it is about to be.
-    pub fn fail(mut self, pid: Option<i32>, why: &str) {
+    pub(crate) fn fail(mut self, pid: Option<i32>, why: &str) {
         match self.opening.take() {
             Some(call) => call.error(jsonrpc::INTERNAL_ERROR, why),
             None => self.complete(pid, None, Some(why), self.since.elapsed()),

@@ -36,7 +36,7 @@ impl Quiesce for Executor {
 
 impl Executor {
     /// The commands that are at rest.
-    pub fn save_commands(&self, saver: &mut Saver) -> Vec<handover::Command> {
+    pub(crate) fn save_commands(&self, saver: &mut Saver) -> Vec<handover::Command> {
         let now = Instant::now();
         let mut commands = Vec::new();
         for running in self.running().values() {
@@ -66,7 +66,7 @@ impl Executor {
     }
 
     /// Goes on with the commands of the program before, once [`Quiesce::resume`] is called.
-    pub fn restore_commands(&self, saved: Vec<handover::Command>, restored: &Restored) {
+    pub(crate) fn restore_commands(&self, saved: Vec<handover::Command>, restored: &Restored) {
         let kept = self.config().max_line.bytes();
         for one in saved {
             let pid = Pid::from_raw(one.pid);

@@ -33,14 +33,14 @@ use crate::model::transport::SessionKind;
 use crate::rt::wait::timeout;
 
 /// A server with a child for each session.
-pub struct PerSession {
+pub(crate) struct PerSession {
     core: Arc<Core>,
     shared: Arc<dyn Backend>,
     spares: Arc<Spares>,
 }
 
 impl PerSession {
-    pub fn new(core: &Arc<Core>, stdio: &Stdio, limits: Limits, shared: Arc<dyn Backend>) -> Arc<PerSession> {
+    pub(crate) fn new(core: &Arc<Core>, stdio: &Stdio, limits: Limits, shared: Arc<dyn Backend>) -> Arc<PerSession> {
         let spares = Spares::new(core, own_settings(stdio), limits);
         Arc::new(PerSession { core: core.clone(), shared, spares })
     }

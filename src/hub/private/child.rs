@@ -35,7 +35,7 @@ use crate::rt::wait::{timeout, until};
 use crate::sys::lock::{Guard, Lock};
 
 /// A session's own child, through all its lives.
-pub struct PrivateChild {
+pub(crate) struct PrivateChild {
     pub(super) me: Weak<PrivateChild>,
     /// Who answers what is not for a child of its own.
     server: Arc<dyn Endpoint>,
@@ -53,7 +53,7 @@ pub struct PrivateChild {
 
 /// What its session has told it, and it has asked.
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// Why there is no child, and will be none.
     pub failed: Option<Error>,
     /// The params of the client's `initialize`.
@@ -71,13 +71,13 @@ pub struct State {
 
 impl State {
     /// Of a part of a session of the bridge: the handshake of its client is repeated.
-    pub fn after(params: Option<&str>) -> State {
+    pub(crate) fn after(params: Option<&str>) -> State {
         let params = params.map_or_else(|| mcp::initialize_params(env!("CARGO_PKG_VERSION")), str::to_owned);
         State { initialize_params: Some(params), begins: true, initialized: true, again: true, ..State::default() }
     }
 
     /// Of a session of the program before.
-    pub fn restore(saved: &handover::Own, with_child: bool) -> State {
+    pub(crate) fn restore(saved: &handover::Own, with_child: bool) -> State {
         State {
             failed: None,
             again: saved.initialize_params.is_some(),
@@ -92,7 +92,7 @@ impl State {
 
 impl PrivateChild {
     /// The place of a session's child; run by a supervisor from then on.
-    pub fn new(
+    pub(crate) fn new(
         session: &Arc<Session>,
         server: Arc<dyn Endpoint>,
         spares: &Arc<Spares>,
@@ -117,7 +117,7 @@ impl PrivateChild {
         })
     }
 
-    pub fn state(&self) -> Guard<'_, State> {
+    pub(crate) fn state(&self) -> Guard<'_, State> {
         self.state.lock()
     }
 
@@ -144,12 +144,12 @@ impl PrivateChild {
     }
 
     /// The child asks its client something.
-    pub fn note_asked(&self, id: &str) {
+    pub(crate) fn note_asked(&self, id: &str) {
         self.state().asked.insert(ids::canonical(id));
     }
 
     /// Whether the child has asked this, and has had no answer.
-    pub fn take_asked(&self, id: &str) -> bool {
+    pub(crate) fn take_asked(&self, id: &str) -> bool {
         self.state().asked.remove(&ids::canonical(id))
     }
 
@@ -184,7 +184,7 @@ impl PrivateChild {
     }
 
     /// A child, brought to where the session's last one was.
-    pub async fn raise(&self) -> Result<Arc<Child>, StartFailure> {
+    pub(crate) async fn raise(&self) -> Result<Arc<Child>, StartFailure> {
         // A spare was started for the command that the spares have.
         let child = match self.spares.take(&self.config.get()) {
             Some(spare) => spare,
@@ -400,6 +400,6 @@ impl Endpoint for PrivateChild {
 }
 
 /// The settings of a session's own child: it is there as long as its session.
-pub fn own_settings(stdio: &Stdio) -> Stdio {
+pub(crate) fn own_settings(stdio: &Stdio) -> Stdio {
     Stdio { on_demand: None, ..stdio.clone() }
 }

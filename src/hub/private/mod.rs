@@ -4,7 +4,7 @@
 //! roots) have an owner, and so have its log messages. It must not know the other kinds: what it shares with other
 //! sessions (the modern era, what the server says of itself) is a backend that it is given.
 
-pub mod backend;
-pub mod child;
-pub mod observer;
-pub mod spares;
+pub(super) mod backend;
+pub(super) mod child;
+pub(super) mod observer;
+pub(super) mod spares;

@@ -19,7 +19,7 @@ use crate::sys::lock::Lock;
 
 /// The limits of `sharing: PerSession`.
 #[derive(Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Sessions at a time.
     pub max: u32,
     /// How long a session may be idle.
@@ -29,7 +29,7 @@ pub struct Limits {
 }
 
 /// Children that wait for a session.
-pub struct Spares {
+pub(crate) struct Spares {
     pub core: Arc<Core>,
     me: Weak<Spares>,
     pub config: Arc<Live<Stdio>>,
@@ -56,7 +56,7 @@ impl Observer for Spares {
 }
 
 /// A child of a session that lives, for as long as this does.
-pub struct Living(Arc<Spares>);
+pub(crate) struct Living(Arc<Spares>);
 
 impl Drop for Living {
     fn drop(&mut self) {
@@ -65,7 +65,7 @@ impl Drop for Living {
 }
 
 impl Spares {
-    pub fn new(core: &Arc<Core>, stdio: Stdio, limits: Limits) -> Arc<Spares> {
+    pub(crate) fn new(core: &Arc<Core>, stdio: Stdio, limits: Limits) -> Arc<Spares> {
         Arc::new_cyclic(|me| Spares {
             core: core.clone(),
             me: me.clone(),
@@ -79,36 +79,36 @@ impl Spares {
     }
 
     /// What a child is started with under these settings.
-    pub fn starter(&self, config: Arc<Live<Stdio>>) -> Starter {
+    pub(crate) fn starter(&self, config: Arc<Live<Stdio>>) -> Starter {
         let observer: Weak<dyn Observer> = self.me.clone();
         Starter { ctx: self.core.ctx.clone(), server: self.core.name.clone(), config, observer }
     }
 
     /// Counts a child of a session.
-    pub fn live(self: &Arc<Self>) -> Living {
+    pub(crate) fn live(self: &Arc<Self>) -> Living {
         self.living.fetch_add(1, SeqCst);
         Living(self.clone())
     }
 
     /// Whether a session more is too many: those that are going down still cost what they cost, so there is an end to
     /// opening and closing.
-    pub fn is_full(&self, sessions: usize) -> bool {
+    pub(crate) fn is_full(&self, sessions: usize) -> bool {
         let max = self.limits.max as usize;
         sessions >= max || self.living.load(SeqCst) >= 2 * max
     }
 
     /// The children that wait for a session.
-    pub fn children(&self) -> Vec<Arc<Child>> {
+    pub(crate) fn children(&self) -> Vec<Arc<Child>> {
         self.state.lock().children.clone()
     }
 
     /// Takes over children that are there already.
-    pub fn adopt(&self, children: Vec<Arc<Child>>) {
+    pub(crate) fn adopt(&self, children: Vec<Arc<Child>>) {
         self.state.lock().children.extend(children);
     }
 
     /// A child for a session under these settings, if one waits that was started under them.
-    pub fn take(&self, config: &Arc<Stdio>) -> Option<Arc<Child>> {
+    pub(crate) fn take(&self, config: &Arc<Stdio>) -> Option<Arc<Child>> {
         if !Arc::ptr_eq(config, &self.config.get()) {
             return None;
         }
@@ -123,7 +123,7 @@ impl Spares {
 
     /// Begins to keep spares: those that are there are looked after, and more are started whenever a child of the server
     /// shows that it can be started.
-    pub fn run(&self) {
+    pub(crate) fn run(&self) {
         let Some(me) = self.me.upgrade() else { return };
         for spare in me.children() {
             async_std::task::spawn(me.clone().replace(spare));

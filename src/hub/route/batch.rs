@@ -11,7 +11,7 @@ use crate::model::{jsonrpc, method, modern};
 
 /// Takes the messages of a batch. The outbox is for their answers; None if there will be none. An error is the answer to
 /// the batch as a whole.
-pub fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, String> {
+pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, String> {
     let invalid = |why: &str| Err(jsonrpc::error(None, jsonrpc::INVALID_REQUEST, why));
     let Some(messages) = envelope::batch(text) else { return invalid("a batch is an array of messages") };
     let most = client.session.ctx.config().limits.in_flight as usize;
@@ -50,7 +50,7 @@ pub fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, String>
 }
 
 /// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.
-pub fn batch_on(client: &Client, text: &str, reply: &Arc<Outbox>) {
+pub(super) fn batch_on(client: &Client, text: &str, reply: &Arc<Outbox>) {
     match batch(client, text) {
         Ok(Some(answers)) => collect(client, answers, reply, true),
         Ok(None) => {}
@@ -60,7 +60,7 @@ pub fn batch_on(client: &Client, text: &str, reply: &Arc<Outbox>) {
 
 /// Collects the answers of a batch as one array for `reply`. What is no answer passes as it comes where the reply is
 /// `shared`, and is dropped elsewhere. Answers beyond `limits.reply` in all become errors.
-pub fn collect(client: &Client, answers: Arc<Outbox>, reply: &Arc<Outbox>, shared: bool) {
+pub(crate) fn collect(client: &Client, answers: Arc<Outbox>, reply: &Arc<Outbox>, shared: bool) {
     let limit = client.session.ctx.config().limits.reply.bytes();
     client.session.batches.collect(answers, reply, shared, limit);
 }

@@ -13,10 +13,10 @@ use crate::model::out::Out;
 use crate::model::{jsonrpc, method};
 
 /// The one revision that has batches.
-pub const BATCHES: &str = "2025-03-26";
+pub(crate) const BATCHES: &str = "2025-03-26";
 
 /// The error that answers a text that is no message.
-pub fn fault_text(fault: &Fault<'_>) -> String {
+pub(crate) fn fault_text(fault: &Fault<'_>) -> String {
     match fault {
         Fault::Json(at, what) => jsonrpc::error(None, jsonrpc::PARSE_ERROR, &format!("not JSON at byte {at}: {what}")),
         Fault::Batch => {
@@ -28,7 +28,7 @@ pub fn fault_text(fault: &Fault<'_>) -> String {
 }
 
 /// Takes a message of the legacy era from a client. Its answer, if it is a request, goes to `reply`.
-pub fn message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+pub(crate) fn message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     let Client { session, endpoint } = client;
     session.touch();
     if e.method != method::INITIALIZE {
@@ -52,7 +52,7 @@ pub fn message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option
 }
 
 /// Whether a request of the modern era may pass, apart from its headers.
-pub fn check_modern(e: &Envelope<'_>) -> Result<(), Refusal> {
+pub(crate) fn check_modern(e: &Envelope<'_>) -> Result<(), Refusal> {
     modern::check_meta(e)?;
     modern::check_version(e)?;
     modern::check_method(e)
@@ -62,7 +62,7 @@ pub fn check_modern(e: &Envelope<'_>) -> Result<(), Refusal> {
 ///
 /// There are no sessions in this era. Over HTTP each request brings one of its own that ends with it, so that what it
 /// holds is given up when its client leaves; over a WebSocket it is the connection's.
-pub fn modern_message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
+pub(crate) fn modern_message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Later> {
     let session = &client.session;
     session.touch();
     match (e.kind, e.method.as_ref()) {
@@ -106,13 +106,13 @@ fn subscribe(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<L
 }
 
 /// Whether the headers of a call repeat the arguments of its tool as they are.
-pub async fn check_headers(client: &Client, e: &Envelope<'_>, headers: &dyn Headers) -> Result<(), Refusal> {
+pub(crate) async fn check_headers(client: &Client, e: &Envelope<'_>, headers: &dyn Headers) -> Result<(), Refusal> {
     let tool = e.get(&e.name).map(decode).unwrap_or_default();
     client.endpoint.check_headers(&client.session, e, &tool, headers).await
 }
 
 /// Takes up what waited for a child in the program before: subscriptions of the modern era.
-pub fn resume_subscriptions(client: &Client) {
+pub(crate) fn resume_subscriptions(client: &Client) {
     let Client { session, endpoint } = client;
     for subscription in session.subscriptions().iter().filter(|s| !s.is_acknowledged()) {
         if endpoint.keeps(subscription) {

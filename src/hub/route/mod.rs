@@ -6,6 +6,6 @@ mod batch;
 pub(super) mod message;
 mod receive;
 
-pub use batch::{batch, collect};
-pub use message::{BATCHES, check_headers, check_modern, fault_text, message, modern_message};
-pub use receive::receive;
+pub(crate) use batch::{batch, collect};
+pub(crate) use message::{BATCHES, check_headers, fault_text, message, modern_message};
+pub(crate) use receive::receive;

@@ -12,7 +12,7 @@ use crate::model::transport::{SessionKind, Transport};
 use crate::model::{method, modern};
 
 /// Takes any text from a client. Answers go to `reply`.
-pub fn receive(client: &Client, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
+pub(crate) fn receive(client: &Client, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
     match envelope::scan(text) {
         Ok(e) if modern::claimed(&e) => {
             if e.kind == Kind::Request

@@ -14,12 +14,17 @@ use crate::model::out::Out;
 use crate::model::text::printable;
 
 /// Why nothing new is taken during a drain.
-pub const SHUTTING_DOWN: &str = "the daemon is shutting down";
+pub(crate) const SHUTTING_DOWN: &str = "the daemon is shutting down";
 /// Why a request about a task is refused.
-pub const NO_TASKS: &str = "tasks are not possible here: this child is shared by several clients";
+pub(crate) const NO_TASKS: &str = "tasks are not possible here: this child is shared by several clients";
 
 /// Counts a request as open; None if it was refused.
-pub fn admit(endpoint: &dyn Endpoint, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
+pub(crate) fn admit(
+    endpoint: &dyn Endpoint,
+    session: &Arc<Session>,
+    e: &Envelope<'_>,
+    reply: &Arc<Outbox>,
+) -> Option<Call> {
     if !session.ctx.draining.is_set()
         && e.method == method::TOOLS_CALL
         && let Some(name) = e.get(&e.name).map(envelope::decode)
@@ -37,7 +42,7 @@ pub fn admit(endpoint: &dyn Endpoint, session: &Arc<Session>, e: &Envelope<'_>, 
 }
 
 /// Counts a request as open, whatever it names; None if it was refused.
-pub fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
+pub(crate) fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<Call> {
     if session.ctx.draining.is_set() {
         refuse(e, reply, jsonrpc::REFUSED, SHUTTING_DOWN);
         return None;
@@ -54,17 +59,17 @@ pub fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Op
 }
 
 /// Answers a request, which is not counted, with an error.
-pub fn refuse(e: &Envelope<'_>, reply: &Outbox, code: i32, why: &str) {
+pub(crate) fn refuse(e: &Envelope<'_>, reply: &Outbox, code: i32, why: &str) {
     reply.push(Out::error(jsonrpc::error(Some(e.get(&e.id).unwrap_or("null")), code, why)));
 }
 
 /// Whether a request is about a task, or is to become one.
-pub fn is_task(e: &Envelope<'_>) -> bool {
+pub(crate) fn is_task(e: &Envelope<'_>) -> bool {
     method::is_of_tasks(&e.method) || e.task.is_some()
 }
 
 /// Answers a request with the method of a notification. A child that tells messages apart by their names alone would act
 /// on it, with ids that are not its sender's.
-pub fn refuse_notification(call: Call, method: &str) {
+pub(crate) fn refuse_notification(call: Call, method: &str) {
     call.error(jsonrpc::INVALID_REQUEST, &format!("'{}' is a notification: it has no id", printable(method, 100)));
 }

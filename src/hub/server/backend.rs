@@ -24,14 +24,14 @@ use crate::model::modern::{Era, Filter, Refusal};
 use crate::model::status::{self, ServerState};
 
 /// The limit of sessions that is reached.
-pub struct Full {
+pub(crate) struct Full {
     pub limit: u32,
     /// A session that was never used may be ended for another one.
     pub makes_room: bool,
 }
 
 /// A session that is to be given what is its own.
-pub struct Opened<'o> {
+pub(crate) struct Opened<'o> {
     pub session: &'o Arc<Session>,
     /// Who answers it otherwise.
     pub server: Arc<dyn Endpoint>,
@@ -40,10 +40,10 @@ pub struct Opened<'o> {
 }
 
 /// Takes a place for a session; the error says that there is none.
-pub type TakePlace<'p> = dyn Fn() -> Result<(), Error> + 'p;
+pub(crate) type TakePlace<'p> = dyn Fn() -> Result<(), Error> + 'p;
 
 /// What a server is made of.
-pub trait Backend: Leaving {
+pub(crate) trait Backend: Leaving {
     // --- its life ----------------------------------------------------------------------------------------------------
 
     /// Starts what has to be there before it is put in place of another. The error says what failed.

@@ -21,10 +21,10 @@ use crate::sys::lock::Lock;
 const RESTARTS: usize = 100;
 
 /// Hears that a server, named, can be asked again.
-pub type HeardOf = Arc<dyn Fn(&str) + Send + Sync>;
+pub(crate) type HeardOf = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// What a server is, whatever it is made of.
-pub struct Core {
+pub(crate) struct Core {
     pub name: Arc<str>,
     pub ctx: Arc<Context>,
     pub meters: Arc<Meters>,
@@ -43,7 +43,7 @@ pub struct Core {
 
 /// How often its children were started again.
 #[derive(Clone, Default)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     pub count: u64,
     /// When the last ones were, in seconds since the start.
     pub at: VecDeque<u64>,
@@ -51,7 +51,7 @@ pub struct Restarts {
 }
 
 impl Core {
-    pub fn new(ctx: &Arc<Context>, name: &str, heard_of: HeardOf) -> Arc<Core> {
+    pub(crate) fn new(ctx: &Arc<Context>, name: &str, heard_of: HeardOf) -> Arc<Core> {
         let (name, meters) = (Arc::<str>::from(name), Arc::<Meters>::default());
         Arc::new(Core {
             load: Load::measured(meters.clone(), []),
@@ -69,53 +69,53 @@ impl Core {
     }
 
     /// What is known of the server without waiting.
-    pub fn info(&self) -> Option<ServerInfo> {
+    pub(crate) fn info(&self) -> Option<ServerInfo> {
         self.info.get()
     }
 
-    pub fn set_info(&self, info: ServerInfo) {
+    pub(crate) fn set_info(&self, info: ServerInfo) {
         self.info.replace(Some(info));
     }
 
     /// It speaks revision 2026-07-28 and no other.
-    pub fn is_modern_only(&self) -> bool {
+    pub(crate) fn is_modern_only(&self) -> bool {
         self.info.lock().as_ref().is_some_and(|i| i.revision == modern::VERSION)
     }
 
     /// Whether the server has tools, prompts or resources, as far as it is known.
-    pub fn has_list(&self, list: &str) -> bool {
+    pub(crate) fn has_list(&self, list: &str) -> bool {
         self.info.lock().as_ref().is_some_and(|i| i.has(list))
     }
 
     /// Tells those who wait for a state, and the status document.
-    pub fn announce(&self) {
+    pub(crate) fn announce(&self) {
         self.wake();
         self.ctx.changed();
     }
 
     /// Lets those who wait for something of the server look again.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.changed.notify(usize::MAX);
     }
 
     /// Waits until `check` gives something; asked again after each change of the server.
-    pub async fn until<T>(&self, check: impl FnMut() -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, check: impl FnMut() -> Option<T>) -> T {
         until(&self.changed, check).await
     }
 
     /// A child is there, and can be asked.
-    pub fn note_child(&self) {
+    pub(crate) fn note_child(&self) {
         (self.heard_of)(&self.name);
         self.children.fetch_add(1, SeqCst);
         self.wake();
     }
 
     /// Waits until a child was put in place after the `seen`th, or it is `over`; gives the count now.
-    pub async fn child_after(&self, seen: u64, over: impl Fn() -> bool) -> u64 {
+    pub(crate) async fn child_after(&self, seen: u64, over: impl Fn() -> bool) -> u64 {
         self.until(|| Some(self.children.load(SeqCst)).filter(|n| *n > seen || over())).await
     }
 
-    pub fn count_restart(&self, last_exit: String) {
+    pub(crate) fn count_restart(&self, last_exit: String) {
         let second = self.ctx.seconds();
         let mut restarts = self.restarts.lock();
         restarts.count += 1;
@@ -126,12 +126,12 @@ impl Core {
         restarts.last_exit = Some(last_exit);
     }
 
-    pub fn restarts(&self) -> Restarts {
+    pub(crate) fn restarts(&self) -> Restarts {
         self.restarts.get()
     }
 
     /// What a server has apart from its children, for the next program.
-    pub fn save(&self) -> handover::Server {
+    pub(crate) fn save(&self) -> handover::Server {
         let restarts = self.restarts();
         handover::Server {
             name: self.name.to_string(),
@@ -149,7 +149,7 @@ impl Core {
     }
 
     /// Goes on with what the program before had.
-    pub fn restore(&self, saved: &mut handover::Server) {
+    pub(crate) fn restore(&self, saved: &mut handover::Server) {
         self.meters.load(&saved.methods, &saved.meter);
         let restarts = Restarts {
             count: saved.restarts,

@@ -9,11 +9,11 @@ use crate::sys::lock::Lock;
 
 /// The sessions of a server.
 #[derive(Default)]
-pub struct Members(Lock<Vec<WeakClient>>);
+pub(crate) struct Members(Lock<Vec<WeakClient>>);
 
 impl Members {
     /// Adds a session, unless it is here.
-    pub fn join(&self, client: &Client) {
+    pub(crate) fn join(&self, client: &Client) {
         let mut all = self.0.lock();
         all.retain(|c| !c.is_gone());
         if !all.iter().any(|c| c.is(&client.session)) {
@@ -22,40 +22,40 @@ impl Members {
     }
 
     /// Notes another one who answers a session.
-    pub fn replace(&self, client: &Client) {
+    pub(crate) fn replace(&self, client: &Client) {
         self.0.lock().retain(|c| !c.is(&client.session));
         self.join(client);
     }
 
     /// All that are served, a request of the modern era with a subscription included.
-    pub fn clients(&self) -> Vec<Client> {
+    pub(crate) fn clients(&self) -> Vec<Client> {
         let mut all = self.0.lock();
         all.retain(|c| !c.is_gone());
         all.iter().filter_map(WeakClient::upgrade).filter(|c| !c.session.is_ended()).collect()
     }
 
     /// Those that have no child of their own.
-    pub fn sharing(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn sharing(&self) -> Vec<Arc<Session>> {
         self.clients().into_iter().filter(|c| !c.endpoint.is_private()).map(|c| c.session).collect()
     }
 
-    pub fn sessions(&self) -> Vec<Arc<Session>> {
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         self.clients().into_iter().map(|c| c.session).collect()
     }
 
     /// How many watch a resource, among those that share a child of `places` with this one.
-    pub fn watching(&self, uri: &str, with: &Session, places: usize) -> usize {
+    pub(crate) fn watching(&self, uri: &str, with: &Session, places: usize) -> usize {
         let near = |s: &Arc<Session>| s.place % places == with.place % places && s.is_watching(uri);
         self.sessions().into_iter().filter(near).count()
     }
 
     /// Each subscription of the modern era has its last message.
-    pub fn end_subscriptions(&self) {
+    pub(crate) fn end_subscriptions(&self) {
         self.sessions().iter().for_each(|s| s.end_subscriptions());
     }
 
     /// Subscriptions that a child of the modern era kept, and keeps no more: their clients may open them anew.
-    pub fn end_forwarded_subscriptions(&self) {
+    pub(crate) fn end_forwarded_subscriptions(&self) {
         for subscription in self.sessions().iter().flat_map(|s| s.subscriptions()).filter(|s| s.request.is_some()) {
             subscription.finish();
         }
@@ -63,6 +63,6 @@ impl Members {
 }
 
 /// Tells sessions of a change.
-pub fn notify_clients(sessions: &[Arc<Session>], change: &Change<'_>) {
+pub(crate) fn notify_clients(sessions: &[Arc<Session>], change: &Change<'_>) {
     sessions.iter().for_each(|s| s.notify_client(change));
 }

@@ -3,11 +3,11 @@
 //! Knows clients, and children as far as it is told of them. It must not know of what kind the server is: that is a
 //! [`backend::Backend`].
 
-pub mod admit;
-pub mod backend;
-pub mod core;
-pub mod members;
+pub(super) mod admit;
+pub(super) mod backend;
+pub(super) mod core;
+pub(super) mod members;
 #[expect(clippy::module_inception, reason = "the server itself, beside what it is made of")]
-pub mod server;
-pub mod servers;
-pub mod waiting;
+pub(super) mod server;
+pub(super) mod servers;
+pub(super) mod waiting;

@@ -23,7 +23,7 @@ use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::load::Load;
 use crate::model::bridge::{Item, List};
-use crate::model::config::{self, Kind, Tools};
+use crate::model::config::{self, Tools};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::ServerInfo;
 use crate::model::meter::RECENT;
@@ -36,7 +36,7 @@ use crate::sys::lock::Lock;
 use crate::sys::process;
 
 /// A server of the instance. It lives as long as its name is in the configuration, whatever its children do.
-pub struct Server {
+pub(crate) struct Server {
     pub core: Arc<Core>,
     me: Weak<Server>,
     config: Lock<config::Server>,
@@ -48,7 +48,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(core: Arc<Core>, config: config::Server) -> Arc<Server> {
+    pub(crate) fn new(core: Arc<Core>, config: config::Server) -> Arc<Server> {
         Arc::new_cyclic(|me| Server {
             core,
             me: me.clone(),
@@ -59,7 +59,7 @@ impl Server {
         })
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.core.name
     }
 
@@ -72,26 +72,22 @@ impl Server {
         Some(me)
     }
 
-    pub fn config(&self) -> config::Server {
+    pub(crate) fn config(&self) -> config::Server {
         self.config.get()
     }
 
-    pub fn required(&self) -> bool {
+    pub(crate) fn required(&self) -> bool {
         self.config.lock().required
     }
 
-    pub fn is_on_demand(&self) -> bool {
-        matches!(&self.config.lock().kind, Kind::Stdio(stdio) if stdio.on_demand.is_some())
-    }
-
     /// Which of its tools may be used.
-    pub fn tools(&self) -> Tools {
+    pub(crate) fn tools(&self) -> Tools {
         self.config.lock().kind.tools().cloned().unwrap_or_default()
     }
 
     // --- its backend -------------------------------------------------------------------------------------------------
 
-    pub fn backend(&self) -> Option<Arc<dyn Backend>> {
+    pub(crate) fn backend(&self) -> Option<Arc<dyn Backend>> {
         self.backend.get()
     }
 
@@ -103,7 +99,7 @@ impl Server {
     }
 
     /// Puts a backend in place under a configuration; the one before finishes what it has.
-    pub fn install(&self, config: config::Server, backend: Arc<dyn Backend>) {
+    pub(crate) fn install(&self, config: config::Server, backend: Arc<dyn Backend>) {
         if let Some(info) = backend.info() {
             self.core.set_info(info);
         }
@@ -132,7 +128,7 @@ impl Server {
     }
 
     /// Takes over settings that leave the processes as they are.
-    pub fn adjust(&self, config: config::Server) {
+    pub(crate) fn adjust(&self, config: config::Server) {
         let Some(backend) = self.backend() else { return };
         backend.adjust(&config);
         for client in self.core.members.clients() {
@@ -150,7 +146,7 @@ impl Server {
     }
 
     /// The server is removed: it finishes what it has, and ends its sessions. `end` ends one.
-    pub async fn retire(&self, end: impl Fn(&Client, &str)) {
+    pub(crate) async fn retire(&self, end: impl Fn(&Client, &str)) {
         self.core.members.end_subscriptions();
         if let Some(backend) = self.backend() {
             self.ctx().leaving.note(backend.clone());
@@ -166,17 +162,17 @@ impl Server {
     // --- its state ---------------------------------------------------------------------------------------------------
 
     /// Its state and the reason for it.
-    pub fn condition(&self) -> (ServerState, Option<String>) {
+    pub(crate) fn condition(&self) -> (ServerState, Option<String>) {
         let of_backend = self.backend().and_then(|b| b.condition());
         of_backend.unwrap_or_else(|| (self.phase.get(), None))
     }
 
-    pub fn phase(&self) -> ServerState {
+    pub(crate) fn phase(&self) -> ServerState {
         self.condition().0
     }
 
     /// Enters a state, where the backend has none of its own.
-    pub fn enter(&self, phase: ServerState) {
+    pub(crate) fn enter(&self, phase: ServerState) {
         if self.phase.replace(phase) != phase {
             info!("server '{}' is {phase}", self.name());
             self.core.announce();
@@ -184,7 +180,7 @@ impl Server {
     }
 
     /// Waits until the server is ready, or is not going to be.
-    pub async fn settled(&self) -> Result<(), String> {
+    pub(crate) async fn settled(&self) -> Result<(), String> {
         let check = || match self.condition() {
             (ServerState::Ready | ServerState::Unhealthy | ServerState::Idle, _) => Some(Ok(())),
             (ServerState::Failed | ServerState::Backoff | ServerState::Stopped, why) => {
@@ -195,7 +191,7 @@ impl Server {
         self.core.until(check).await
     }
 
-    pub fn status(&self, second: u64) -> status::Server {
+    pub(crate) fn status(&self, second: u64) -> status::Server {
         let in_flight = self.core.load.in_flight();
         let ((phase, reason), backend, config) = (self.condition(), self.backend(), self.config());
         let (restarts, known) = (self.core.restarts(), self.core.info());
@@ -228,7 +224,7 @@ impl Server {
     // --- sessions ----------------------------------------------------------------------------------------------------
 
     /// How many sessions take a place here.
-    pub fn session_count(&self) -> usize {
+    pub(crate) fn session_count(&self) -> usize {
         let parts = self.backend().is_some_and(|b| b.counts_parts());
         let counts = |c: &&Client| match c.session.kind {
             SessionKind::Request => false,
@@ -240,38 +236,44 @@ impl Server {
     }
 
     /// The limit of sessions that leaves no place for one more.
-    pub fn full(&self) -> Option<Full> {
+    pub(crate) fn full(&self) -> Option<Full> {
         self.backend()?.full(self.session_count(), true)
     }
 
     /// How long a session may be idle, where that is less than for others.
-    pub fn idle_limit(&self) -> Option<Duration> {
+    pub(crate) fn idle_limit(&self) -> Option<Duration> {
         self.backend()?.idle_limit()
     }
 
     /// To open a session costs something here: each gets a child of its own.
-    pub fn is_private(&self) -> bool {
+    pub(crate) fn is_private(&self) -> bool {
         self.backend().is_some_and(|b| b.is_private())
     }
 
     /// What a session here begins with. Its requests count for what is `above` as well.
-    pub fn beginning(&self, kind: SessionKind, id: String, owner: Option<Arc<str>>, above: &[Arc<Load>]) -> Beginning {
+    pub(crate) fn beginning(
+        &self,
+        kind: SessionKind,
+        id: String,
+        owner: Option<Arc<str>>,
+        above: &[Arc<Load>],
+    ) -> Beginning {
         let place = self.backend().map_or(0, |b| b.place());
         Beginning { kind, id, owner, server: self.core.name.clone(), place, above: self.loads(above) }
     }
 
     /// What a request of a session here counts for, beside the session and what is `above` it.
-    pub fn loads(&self, above: &[Arc<Load>]) -> Vec<Arc<Load>> {
+    pub(crate) fn loads(&self, above: &[Arc<Load>]) -> Vec<Arc<Load>> {
         above.iter().chain([&self.core.load, &self.ctx().load]).cloned().collect()
     }
 
     /// A new session that lasts.
-    pub fn open(self: &Arc<Self>, session: Arc<Session>) -> Client {
+    pub(crate) fn open(self: &Arc<Self>, session: Arc<Session>) -> Client {
         self.open_with(session, None)
     }
 
     /// What one request of the modern era is served by in place of a session.
-    pub fn open_request(self: &Arc<Self>, owner: Option<Arc<str>>) -> Client {
+    pub(crate) fn open_request(self: &Arc<Self>, owner: Option<Arc<str>>) -> Client {
         let beginning = self.beginning(SessionKind::Request, String::new(), owner, &[]);
         let session = Session::new(self.ctx(), self.ctx().next_session(), beginning);
         session.note_era(Era::Modern);
@@ -281,7 +283,7 @@ impl Server {
 
     /// A part of a session of the bridge, whose client has shaken hands with these params. It gets a child of its own only
     /// if it is `private`. The error says which limit is reached.
-    pub fn open_part(
+    pub(crate) fn open_part(
         self: &Arc<Self>,
         whole: &Arc<Session>,
         belong: impl FnOnce(&Session),
@@ -326,14 +328,19 @@ impl Server {
     }
 
     /// A session of the program before, which had a child of its own.
-    pub fn reopen(self: &Arc<Self>, session: &Arc<Session>, own: handover::Own, restored: &Restored) -> Option<Client> {
+    pub(crate) fn reopen(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        own: handover::Own,
+        restored: &Restored,
+    ) -> Option<Client> {
         let opened = Opened { session, server: self.clone(), part: session.is_part().then_some(None) };
         let endpoint = self.backend()?.reopen(opened, own, restored)?;
         Some(Client { session: session.clone(), endpoint })
     }
 
     /// Tells every client that lists may differ: a child was replaced, or other tools are shown.
-    pub fn lists_changed(&self) {
+    pub(crate) fn lists_changed(&self) {
         for session in self.core.members.sharing() {
             session.lists_changed(Era::Legacy, &|list| self.core.has_list(list));
         }
@@ -462,17 +469,17 @@ impl Server {
     // --- a protocol beside MCP ---------------------------------------------------------------------------------------
 
     /// A session is over that has no part here: what runs for it ends.
-    pub fn end_commands(&self, session: &Session) {
+    pub(crate) fn end_commands(&self, session: &Session) {
         self.backends().iter().for_each(|b| b.leave(session));
     }
 
     /// A session of the bridge takes a place here with its part.
-    pub fn counts_parts(&self) -> bool {
+    pub(crate) fn counts_parts(&self) -> bool {
         self.backend().is_some_and(|b| b.counts_parts())
     }
 
     /// Answers a request of a protocol beside MCP; false if it is not spoken here. `place` takes a place for the session.
-    pub fn serve_beside(
+    pub(crate) fn serve_beside(
         &self,
         session: &Arc<Session>,
         e: &Envelope<'_>,
@@ -490,7 +497,7 @@ impl Server {
     // --- the upgrade in place ----------------------------------------------------------------------------------------
 
     /// Everything of it for the next program; the sessions that it names are noted.
-    pub fn save(&self, saver: &mut Saver) -> handover::Server {
+    pub(crate) fn save(&self, saver: &mut Saver) -> handover::Server {
         let mut saved = self.core.save();
         self.core.waiting.save(saver);
         for client in self.core.members.clients() {
@@ -505,7 +512,7 @@ impl Server {
 }
 
 /// Notes a subscription of a session; false where it was refused.
-pub fn add_subscription(session: &Session, subscription: &Arc<Subscription>) -> bool {
+pub(crate) fn add_subscription(session: &Session, subscription: &Arc<Subscription>) -> bool {
     let added = session.add_subscription(subscription.clone());
     if !added {
         let why = "too many subscriptions, or one with this id is open already";
@@ -530,7 +537,12 @@ fn greet(call: Call, e: &Envelope<'_>, info: &ServerInfo) {
 /// Answers what a server of the legacy era is asked in the modern one and has no method for; else the request is given
 /// back, to be answered in the client's era. `info` is what the server says of itself, `named` what names it in answers
 /// that are no child's.
-pub fn translate(mut call: Call, e: &Envelope<'_>, info: Option<&ServerInfo>, named: Option<Arc<str>>) -> Option<Call> {
+pub(crate) fn translate(
+    mut call: Call,
+    e: &Envelope<'_>,
+    info: Option<&ServerInfo>,
+    named: Option<Arc<str>>,
+) -> Option<Call> {
     if e.method == method::DISCOVER
         && let Some(info) = info
     {

@@ -8,27 +8,27 @@ use crate::sys::lock::Lock;
 
 /// The servers of the instance, by name.
 #[derive(Default)]
-pub struct Servers(Lock<BTreeMap<String, Arc<Server>>>);
+pub(crate) struct Servers(Lock<BTreeMap<String, Arc<Server>>>);
 
 impl Servers {
-    pub fn get(&self, name: &str) -> Option<Arc<Server>> {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Server>> {
         self.0.lock().get(name).cloned()
     }
 
     /// All of them, in the order of their names.
-    pub fn all(&self) -> Vec<Arc<Server>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Server>> {
         self.0.lock().values().cloned().collect()
     }
 
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.0.lock().keys().cloned().collect()
     }
 
-    pub fn insert(&self, server: Arc<Server>) {
+    pub(crate) fn insert(&self, server: Arc<Server>) {
         self.0.lock().insert(server.name().to_owned(), server);
     }
 
-    pub fn remove(&self, name: &str) -> Option<Arc<Server>> {
+    pub(crate) fn remove(&self, name: &str) -> Option<Arc<Server>> {
         self.0.lock().remove(name)
     }
 }

@@ -21,7 +21,7 @@ use crate::sys::lock::Lock;
 const LIMIT: usize = 32 << 20;
 
 /// The requests that wait for a child of one server.
-pub struct WaitingRoom {
+pub(crate) struct WaitingRoom {
     /// The name of the server.
     server: Arc<str>,
     bytes: AtomicUsize,
@@ -46,7 +46,7 @@ impl WaitingRequest {
 }
 
 /// Bytes that are counted in a waiting room for as long as this lives.
-pub struct Place {
+pub(crate) struct Place {
     room: Arc<WaitingRoom>,
     size: usize,
 }
@@ -58,12 +58,12 @@ impl Drop for Place {
 }
 
 impl WaitingRoom {
-    pub fn new(server: Arc<str>) -> Arc<WaitingRoom> {
+    pub(crate) fn new(server: Arc<str>) -> Arc<WaitingRoom> {
         Arc::new(WaitingRoom { server, bytes: AtomicUsize::new(0), requests: Lock::default() })
     }
 
     /// Counts the bytes of a request that waits, for as long as the guard lives. None if too many wait.
-    pub fn place(self: &Arc<Self>, size: usize) -> Option<Place> {
+    pub(crate) fn place(self: &Arc<Self>, size: usize) -> Option<Place> {
         let place = Place { room: self.clone(), size };
         (self.bytes.fetch_add(size, SeqCst) <= LIMIT).then_some(place)
     }
@@ -89,14 +89,14 @@ impl WaitingRoom {
     }
 
     /// Takes the requests that fit.
-    pub fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+    pub(crate) fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
         let requests = self.requests.get();
         let fits = |r: &&Arc<WaitingRequest>| r.call.lock().as_ref().is_some_and(&wanted);
         requests.iter().filter(fits).filter_map(|r| r.take()).collect()
     }
 
     /// Everything that waits, for the next program.
-    pub fn save(&self, saver: &mut Saver) {
+    pub(crate) fn save(&self, saver: &mut Saver) {
         for request in self.requests.get() {
             if let Some(call) = &*request.call.lock() {
                 saver.waiting(call, &request.text);
@@ -106,7 +106,7 @@ impl WaitingRoom {
 
     /// Keeps a request with its text until what it needs is `ready`, in reach of a cancellation; then it is sent on, again
     /// if need be.
-    pub fn wait<T, F>(
+    pub(crate) fn wait<T, F>(
         self: &Arc<Self>,
         call: Call,
         text: &str,

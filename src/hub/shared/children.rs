@@ -17,7 +17,7 @@ use crate::sys::lock::Lock;
 
 /// Whether a server speaks the modern era besides the legacy one.
 #[derive(Default)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     #[default]
     Unknown,
     /// It does: the slot of the child for it.
@@ -27,7 +27,7 @@ pub enum Verdict {
 }
 
 /// The shared children of a server under one configuration.
-pub struct Shared {
+pub(crate) struct Shared {
     pub core: Arc<Core>,
     pub me: Weak<Shared>,
     pub config: Arc<Live<Stdio>>,
@@ -46,7 +46,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(core: &Arc<Core>, stdio: &Stdio) -> Arc<Shared> {
+    pub(crate) fn new(core: &Arc<Core>, stdio: &Stdio) -> Arc<Shared> {
         let config = Live::new(Arc::new(stdio.clone()));
         let size = match stdio.sharing {
             Sharing::Pool(n) => n,
@@ -71,12 +71,12 @@ impl Shared {
     }
 
     /// What its children are started with.
-    pub fn starter(&self) -> Starter {
+    pub(crate) fn starter(&self) -> Starter {
         let observer: Weak<dyn Observer> = self.me.clone();
         Starter { ctx: self.core.ctx.clone(), server: self.core.name.clone(), config: self.config.clone(), observer }
     }
 
-    pub fn modern_slot(&self) -> Option<Arc<Slot>> {
+    pub(crate) fn modern_slot(&self) -> Option<Arc<Slot>> {
         match &*self.modern.lock() {
             Verdict::Modern(slot) => Some(slot.clone()),
             _ => None,
@@ -84,32 +84,32 @@ impl Shared {
     }
 
     /// All slots there are.
-    pub fn all_slots(&self) -> Vec<Arc<Slot>> {
+    pub(crate) fn all_slots(&self) -> Vec<Arc<Slot>> {
         self.slots.iter().cloned().chain(self.modern_slot()).collect()
     }
 
     /// All children there are.
-    pub fn children(&self) -> Vec<Arc<Child>> {
+    pub(crate) fn children(&self) -> Vec<Arc<Child>> {
         self.all_slots().iter().filter_map(|s| s.any_child()).collect()
     }
 
     /// The slot that a session of this place belongs to.
-    pub fn slot(&self, place: usize) -> &Arc<Slot> {
+    pub(crate) fn slot(&self, place: usize) -> &Arc<Slot> {
         &self.slots[place % self.slots.len()]
     }
 
     /// A slot speaks for the server: it is one of its own, and no other backend has taken this one's place.
-    pub fn has(&self, slot: &Slot) -> bool {
+    pub(crate) fn has(&self, slot: &Slot) -> bool {
         !self.replaced.is_set() && self.all_slots().iter().any(|s| std::ptr::eq(&raw const **s, slot))
     }
 
     /// Whether a slot is the one for the modern era.
-    pub fn is_for_modern(&self, slot: &Slot) -> bool {
+    pub(crate) fn is_for_modern(&self, slot: &Slot) -> bool {
         !self.slots.iter().any(|s| std::ptr::eq(&raw const **s, slot))
     }
 
     /// The place of a child that speaks the modern era.
-    pub fn run_modern(&self, child: &Arc<Child>) -> Arc<Slot> {
+    pub(crate) fn run_modern(&self, child: &Arc<Child>) -> Arc<Slot> {
         let owner: Weak<dyn Owner> = self.me.clone();
         let slot = Slot::new(format!("server '{}' (modern era)", self.core.name), self.config.clone(), owner);
         slot.place(Some(child));
@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// The place of a new session among several children: where the least is to do.
-    pub fn least_loaded(&self) -> usize {
+    pub(crate) fn least_loaded(&self) -> usize {
         if self.slots.len() < 2 {
             return 0;
         }
@@ -134,7 +134,7 @@ impl Shared {
 
     /// Waits until the child of a slot is ready, or another backend has taken this one's place. The error says what the
     /// trouble is. A child that rests is called.
-    pub async fn ready_slot(&self, slot: &Slot) -> Result<(), Error> {
+    pub(crate) async fn ready_slot(&self, slot: &Slot) -> Result<(), Error> {
         let check = || if self.replaced.is_set() { Some(Ok(())) } else { ready(slot) };
         let limit = self.config.get().start_timeout;
         let outcome = timeout(limit, self.core.until(check)).await;

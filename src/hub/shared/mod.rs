@@ -2,7 +2,7 @@
 //!
 //! It must not know the other kinds, nor how a client is connected.
 
-pub mod backend;
-pub mod children;
-pub mod modern;
-pub mod observer;
+pub(super) mod backend;
+pub(super) mod children;
+pub(super) mod modern;
+pub(super) mod observer;

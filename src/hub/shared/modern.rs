@@ -26,7 +26,7 @@ use crate::rt::wait::Flag;
 const VERDICT: Duration = Duration::from_secs(3600);
 
 /// Which child answers a request.
-pub enum Target {
+pub(crate) enum Target {
     /// One of the modern era: nothing is changed but ids.
     Modern(Arc<Child>),
     /// One of the legacy era.
@@ -35,7 +35,7 @@ pub enum Target {
 
 impl Shared {
     /// Sends a request on to the child that answers it; given back if there is none now, or it is gone meanwhile.
-    pub fn forward_modern(&self, call: Call, e: &Envelope<'_>) -> Option<Call> {
+    pub(crate) fn forward_modern(&self, call: Call, e: &Envelope<'_>) -> Option<Call> {
         let Some(target) = self.target(call.session.place) else { return Some(call) };
         // What one client has started is not for another to see, where there is more than one.
         let one = call.session.owner.is_none();
@@ -50,7 +50,7 @@ impl Shared {
     }
 
     /// A subscription as the child that is to keep it honours it; None if it is not known which that is.
-    pub fn honour_modern(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>> {
+    pub(crate) fn honour_modern(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>> {
         Some(match self.target(session.place)? {
             Target::Modern(_) => Subscription::forwarded(session.number, wanted),
             Target::Legacy(child) => Subscription::kept(session.number, wanted, honoured(&wanted.filter, child.info())),
@@ -58,7 +58,7 @@ impl Shared {
     }
 
     /// Which child answers, if that is known and the child is there.
-    pub fn target(&self, place: usize) -> Option<Target> {
+    pub(crate) fn target(&self, place: usize) -> Option<Target> {
         if let Some(child) = self.slot(place).child().filter(|c| c.is_modern()) {
             return Some(Target::Modern(child));
         }
@@ -101,7 +101,7 @@ impl Shared {
 
     /// Waits until it is known which child answers a request of the modern era, and that child is there, or until another
     /// backend has taken this one's place.
-    pub async fn ready_modern(&self, place: usize) -> Result<(), Error> {
+    pub(crate) async fn ready_modern(&self, place: usize) -> Result<(), Error> {
         while self.target(place).is_none() && !self.replaced.is_set() {
             match self.speaks_modern() {
                 Some(true) => {
@@ -196,7 +196,7 @@ fn honoured(asked: &Filter, info: Option<&ServerInfo>) -> Filter {
 }
 
 /// Whether a legacy server tells of changes of its resources.
-pub fn can_watch(info: Option<&ServerInfo>) -> bool {
+pub(crate) fn can_watch(info: Option<&ServerInfo>) -> bool {
     let resources = info.and_then(|i| i.capabilities.get("resources"));
     resources.and_then(|r| member(r, "subscribe")) == Some("true")
 }

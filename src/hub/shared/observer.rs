@@ -29,7 +29,7 @@ const RESTORE: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// The sessions that a child serves.
-    pub fn sessions_of(&self, child: &Child) -> Vec<Arc<Session>> {
+    pub(crate) fn sessions_of(&self, child: &Child) -> Vec<Arc<Session>> {
         // Those with a child of their own hear of that one.
         let mut sessions = self.core.members.sharing();
         let is = |c: &Arc<Child>| std::ptr::eq(&raw const **c, child);
@@ -176,7 +176,7 @@ impl Shared {
 }
 
 /// Tells every session of the legacy era that lists may differ.
-pub fn lists_changed(core: &Core) {
+pub(crate) fn lists_changed(core: &Core) {
     for session in core.members.sharing() {
         session.lists_changed(Era::Legacy, &|list| core.has_list(list));
     }

@@ -57,7 +57,7 @@ impl Setting for Share {
     }
 }
 
-pub fn alerts(s: &mut Section<'_, '_>) -> Alerts {
+pub(super) fn alerts(s: &mut Section<'_, '_>) -> Alerts {
     let default = Alerts::default();
     let mut share = |key, default| s.get(key, Share(default)).0;
     let (error_rate, error_rate_unhealthy) =

@@ -60,7 +60,7 @@ impl Auth {
 }
 
 /// Reads `Bearer("file")` or `Peer(uids: [...], gids: [...])`.
-pub fn read(s: &mut Section<'_, '_>, listen: &[Listen]) -> Option<Auth> {
+pub(super) fn read(s: &mut Section<'_, '_>, listen: &[Listen]) -> Option<Auth> {
     let Some(node) = s.optional("auth") else {
         s.show("auth", "None".to_owned(), Origin::Default);
         return None;

@@ -23,7 +23,7 @@ impl Tools {
 }
 
 /// Reads `tools: (allow: [...], deny: [...])`.
-pub fn tools(s: &mut Section<'_, '_>) -> Tools {
+pub(super) fn tools(s: &mut Section<'_, '_>) -> Tools {
     s.nested("tools", |s| Tools { allow: s.opt("allow"), deny: s.get("deny", Vec::new()) })
 }
 
@@ -62,7 +62,7 @@ impl Setting for Option<Naming> {
 }
 
 /// Reads `bridge`; who comes first must be there.
-pub fn bridge<'a>(s: &mut Section<'_, 'a>, there: &dyn Fn(&str) -> bool) -> Option<Naming> {
+pub(super) fn bridge<'a>(s: &mut Section<'_, 'a>, there: &dyn Fn(&str) -> bool) -> Option<Naming> {
     let Some(node) = s.node("bridge") else {
         s.show("bridge", Some(Naming::default()).show(), Origin::Default);
         return Some(Naming::default());

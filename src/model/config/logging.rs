@@ -36,7 +36,7 @@ const LEAST: Size = Size(4 << 10);
 const MOST_KEPT: u32 = 1000;
 
 /// Reads the section. `file` is the default path; a flag or the environment may set the level.
-pub fn log(s: &mut Section<'_, '_>, file: PathBuf, level: Option<(log::LevelFilter, Origin)>) -> Log {
+pub(super) fn log(s: &mut Section<'_, '_>, file: PathBuf, level: Option<(log::LevelFilter, Origin)>) -> Log {
     Log {
         file: s.get("file", file),
         level: s.get_or("level", level, log::LevelFilter::Info),

@@ -11,7 +11,7 @@ use super::words::{bytes, number, time};
 use crate::model::history::{MINUTES, Point};
 
 /// The hour of a server or of the instance; a place for each minute, the running one last.
-pub type Hour = [Option<Point>];
+pub(super) type Hour = [Option<Point>];
 
 const COLUMN: usize = 10;
 const HEIGHT: f64 = 100.0;
@@ -19,7 +19,7 @@ const HEIGHT: f64 = 100.0;
 const TOP: f64 = 97.0;
 
 /// The three plots of something; each minute has a title where it is to have `words`, which take their room.
-pub fn plots(of: &str, hour: &Hour, words: bool) -> Markup {
+pub(super) fn plots(of: &str, hour: &Hour, words: bool) -> Markup {
     let now = hour.last().copied().flatten().unwrap_or_default();
     let most = |read: fn(&Point) -> u64| hour.iter().flatten().map(read).max().unwrap_or(0);
     let (requests, errors) = (most(|p| p.requests), hour.iter().flatten().map(|p| p.errors).sum::<u64>());

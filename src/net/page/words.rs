@@ -1,7 +1,7 @@
 //! Numbers as people read them.
 
 /// `12 345`.
-pub fn number(n: u64) -> String {
+pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + 8);
     for (i, digit) in digits.chars().enumerate() {
@@ -15,7 +15,7 @@ pub fn number(n: u64) -> String {
 }
 
 /// `3.5 MiB`.
-pub fn bytes(n: u64) -> String {
+pub(super) fn bytes(n: u64) -> String {
     let (mut value, mut unit) = (n as f64, "B");
     for next in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 {
@@ -27,7 +27,7 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// A time in microseconds: `0.4 ms`, `2.0 s`.
-pub fn time(micros: u64) -> String {
+pub(super) fn time(micros: u64) -> String {
     match micros {
         0..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
         1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
@@ -36,12 +36,12 @@ pub fn time(micros: u64) -> String {
 }
 
 /// A number of milliseconds.
-pub fn millis(ms: f64) -> String {
+pub(super) fn millis(ms: f64) -> String {
     time((ms * 1000.0) as u64)
 }
 
 /// How long something runs, the two largest units of it.
-pub fn uptime(seconds: u64) -> String {
+pub(super) fn uptime(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -52,7 +52,7 @@ pub fn uptime(seconds: u64) -> String {
 }
 
 /// A time of day with its date, from RFC 3339.
-pub fn clock(at: &str) -> String {
+pub(super) fn clock(at: &str) -> String {
     at.get(..19).unwrap_or(at).replacen('T', " ", 1)
 }
 
