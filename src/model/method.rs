@@ -18,6 +18,11 @@ pub const RESOURCES_SUBSCRIBE: &str = "resources/subscribe";
 pub const RESOURCES_UNSUBSCRIBE: &str = "resources/unsubscribe";
 pub const COMPLETE: &str = "completion/complete";
 pub const SET_LEVEL: &str = "logging/setLevel";
+pub const TASKS_LIST: &str = "tasks/list";
+pub const TASKS_GET: &str = "tasks/get";
+pub const TASKS_RESULT: &str = "tasks/result";
+pub const TASKS_UPDATE: &str = "tasks/update";
+pub const TASKS_CANCEL: &str = "tasks/cancel";
 /// Since 2026-07-28.
 pub const DISCOVER: &str = "server/discover";
 /// Since 2026-07-28.

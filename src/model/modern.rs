@@ -126,11 +126,11 @@ pub fn check_method(e: &Envelope<'_>) -> Result<(), Refusal> {
     const REMOVED: [&str; 7] = [
         method::INITIALIZE,
         method::PING,
-        "logging/setLevel",
+        method::SET_LEVEL,
         method::RESOURCES_SUBSCRIBE,
         method::RESOURCES_UNSUBSCRIBE,
-        "tasks/list",
-        "tasks/result",
+        method::TASKS_LIST,
+        method::TASKS_RESULT,
     ];
     // A request named like a notification: a child that tells messages apart by their names would act on it.
     match REMOVED.contains(&e.method.as_ref()) || method::is_notification(&e.method) {
@@ -148,7 +148,7 @@ pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]
     let name = match e.method.as_ref() {
         method::TOOLS_CALL | method::PROMPTS_GET => &e.name,
         method::RESOURCES_READ => &e.uri,
-        "tasks/get" | "tasks/update" | "tasks/cancel" => &e.task_id,
+        method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => &e.task_id,
         _ => return Ok(()),
     };
     match e.get(name).filter(|n| n.starts_with('"')) {

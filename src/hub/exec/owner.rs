@@ -113,7 +113,7 @@ impl Drop for Direct {
 }
 
 impl Running {
-    /// Takes a command away from the session that has it for itself; what that hears is [`Direct::give_up`].
+    /// Takes a command away from the session that has it for itself; what that hears is [`Direct::fail`].
     pub(crate) fn take_direct(&mut self) -> Option<(Direct, Option<i32>)> {
         match std::mem::replace(&mut self.owner, Owner::Nobody) {
             Owner::Direct(direct) => Some((direct, self.pid)),
