@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
             note(line);
         }
     }
-    while let Some(line) = lines.rest() {
+    while let Some(line) = lines.last() {
         note(line);
     }
     let mut expected: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
