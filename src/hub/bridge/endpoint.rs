@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::session::BridgeSession;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Client, Endpoint, Headers, Later};
+use crate::hub::client::endpoint::{Answer, Client, Endpoint, Later, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -67,17 +67,11 @@ impl Endpoint for BridgeSession {
         }
     }
 
-    fn check_headers<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
+    fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         Box::pin(async move {
             // A call that cannot be passed to a server has no headers that could be wrong.
-            let Some((part, own)) = self.tool_part(tool) else { return Ok(()) };
-            part.endpoint.check_headers(&part.session, e, &own, headers).await
+            let Some((part, own)) = self.tool_part(call.tool) else { return Ok(()) };
+            part.endpoint.check_headers(ToolCall { session: &part.session, tool: &own, ..call }).await
         })
     }
 

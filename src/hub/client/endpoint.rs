@@ -35,6 +35,16 @@ pub(crate) trait Headers: Sync {
     fn values(&self, name: &str) -> Vec<&[u8]>;
 }
 
+/// A call of a tool whose arguments are repeated in headers.
+#[derive(Clone, Copy)]
+pub(crate) struct ToolCall<'a> {
+    pub session: &'a Arc<Session>,
+    pub e: &'a Envelope<'a>,
+    /// The name of the tool, as the endpoint knows it.
+    pub tool: &'a str,
+    pub headers: &'a dyn Headers,
+}
+
 /// Who answers a session.
 pub(crate) trait Endpoint: Send + Sync {
     // --- messages of the client --------------------------------------------------------------------------------------
@@ -63,13 +73,7 @@ pub(crate) trait Endpoint: Send + Sync {
     fn response(&self, session: &Arc<Session>, e: &Envelope<'_>);
 
     /// Whether the arguments that are repeated in headers are right (2026-07-28 basic/transports/streamable-http).
-    fn check_headers<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>>;
+    fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>>;
 
     // --- what it keeps for the client --------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ use super::spares::{Limits, Spares};
 use crate::hub::child::child::Child;
 use crate::hub::child::supervisor;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, Headers};
+use crate::hub::client::endpoint::{Answer, Endpoint, ToolCall};
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -199,14 +199,8 @@ impl Backend for PerSession {
         self.shared.notification(session, e);
     }
 
-    fn check_headers<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
-        self.shared.check_headers(session, e, tool, headers)
+    fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
+        self.shared.check_headers(call)
     }
 
     fn honour(&self, session: &Session, wanted: &Wanted) -> Option<Arc<Subscription>> {

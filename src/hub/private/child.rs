@@ -16,7 +16,7 @@ use crate::hub::child::child::Child;
 use crate::hub::child::slot::{Owner, Slot};
 use crate::hub::child::start::StartFailure;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, Headers, Later};
+use crate::hub::client::endpoint::{Answer, Endpoint, Later, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -300,14 +300,8 @@ impl Endpoint for PrivateChild {
         }
     }
 
-    fn check_headers<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
-        self.server.check_headers(session, e, tool, headers)
+    fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
+        self.server.check_headers(call)
     }
 
     fn subscribe(&self, session: &Arc<Session>, wanted: Wanted) -> Option<Later> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::hub::client::endpoint::{Client, Headers, Later};
+use crate::hub::client::endpoint::{Client, Headers, Later, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::subscription::Wanted;
 use crate::hub::counters::Dropped;
@@ -108,7 +108,7 @@ fn subscribe(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) -> Option<L
 /// Whether the headers of a call repeat the arguments of its tool as they are.
 pub(crate) async fn check_headers(client: &Client, e: &Envelope<'_>, headers: &dyn Headers) -> Result<(), Refusal> {
     let tool = e.get(&e.name).map(decode).unwrap_or_default();
-    client.endpoint.check_headers(&client.session, e, &tool, headers).await
+    client.endpoint.check_headers(ToolCall { session: &client.session, e, tool: &tool, headers }).await
 }
 
 /// Takes up what waited for a child in the program before: subscriptions of the modern era.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, Headers};
+use crate::hub::client::endpoint::{Answer, Endpoint, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
@@ -158,13 +158,7 @@ pub(crate) trait Backend: Leaving {
     }
 
     /// Whether the arguments that are repeated in headers are right.
-    fn check_headers<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        _e: &'a Envelope<'a>,
-        _tool: &'a str,
-        _headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
+    fn check_headers<'a>(&'a self, _call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })
     }
 

@@ -6,6 +6,7 @@
 pub(super) mod admit;
 pub(super) mod backend;
 pub(super) mod core;
+mod endpoint;
 pub(super) mod members;
 #[expect(clippy::module_inception, reason = "the server itself, beside what it is made of")]
 pub(super) mod server;

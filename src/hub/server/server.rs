@@ -1,6 +1,6 @@
 //! One named server: what of it does not depend on its kind.
 //!
-//! It answers its sessions itself, or lets its [`Backend`] do so; one that a reload has replaced finishes what it has.
+//! What it answers its sessions is in [`super::endpoint`]; a [`Backend`] that a reload has replaced finishes what it has.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Weak};
@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use log::info;
 
-use super::admit::{self, NO_TASKS, is_task};
 use super::backend::{Backend, Full, Opened, TakePlace};
 use super::core::Core;
 use crate::hub::client::call::{Call, Translation};
-use crate::hub::client::endpoint::{Answer, Client, Endpoint, Headers, Later};
+use crate::hub::client::endpoint::{Client, Endpoint, Later};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
@@ -22,12 +21,11 @@ use crate::hub::context::Context;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::load::Load;
-use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Tools};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::ServerInfo;
 use crate::model::meter::RECENT;
-use crate::model::modern::{self, Era, Refusal};
+use crate::model::modern::{self, Era};
 use crate::model::out::Out;
 use crate::model::status::{self, ServerState};
 use crate::model::transport::SessionKind;
@@ -38,8 +36,8 @@ use crate::sys::process;
 /// A server of the instance. It lives as long as its name is in the configuration, whatever its children do.
 pub(crate) struct Server {
     pub core: Arc<Core>,
-    me: Weak<Server>,
-    config: Lock<config::Server>,
+    pub(super) me: Weak<Server>,
+    pub(super) config: Lock<config::Server>,
     backend: Lock<Option<Arc<dyn Backend>>>,
     /// Backends that a reload has replaced, and that still have something to finish.
     leaving: Lock<Vec<Arc<dyn Backend>>>,
@@ -63,7 +61,7 @@ impl Server {
         &self.core.name
     }
 
-    fn ctx(&self) -> &Arc<Context> {
+    pub(super) fn ctx(&self) -> &Arc<Context> {
         &self.core.ctx
     }
 
@@ -92,7 +90,7 @@ impl Server {
     }
 
     /// The backend, and those before it that still have something to finish.
-    fn backends(&self) -> Vec<Arc<dyn Backend>> {
+    pub(super) fn backends(&self) -> Vec<Arc<dyn Backend>> {
         let mut leaving = self.leaving.lock();
         leaving.retain(|b| !b.is_done());
         self.backend().into_iter().chain(leaving.iter().cloned()).collect()
@@ -349,7 +347,7 @@ impl Server {
     // --- requests ----------------------------------------------------------------------------------------------------
 
     /// Passes a request to the backend, waiting until it is ready for it.
-    fn forward(&self, call: Call, e: &Envelope<'_>, era: Era) -> Option<Later> {
+    pub(super) fn forward(&self, call: Call, e: &Envelope<'_>, era: Era) -> Option<Later> {
         let call = match self.backend() {
             Some(backend) => backend.request(call, e, era)?,
             None => call,
@@ -358,7 +356,7 @@ impl Server {
     }
 
     /// Keeps a request until the backend is ready for it.
-    fn wait(&self, call: Call, text: &str, era: Era) -> Later {
+    pub(super) fn wait(&self, call: Call, text: &str, era: Era) -> Later {
         let (me, then) = (self.me.clone(), self.me.clone());
         let ready = move |session: Arc<Session>| {
             let me = me.clone();
@@ -378,7 +376,7 @@ impl Server {
     }
 
     /// Waits until the backend is ready for a request of a session.
-    async fn ready(&self, session: &Arc<Session>, era: Era) -> Result<(), Error> {
+    pub(super) async fn ready(&self, session: &Arc<Session>, era: Era) -> Result<(), Error> {
         match self.backend() {
             Some(backend) => backend.ready(session, era).await,
             None => Err(Error::NoChild { server: self.core.name.clone() }),
@@ -386,7 +384,7 @@ impl Server {
     }
 
     /// Answers the handshake from what the child said in its own.
-    fn initialize(&self, call: Call, e: &Envelope<'_>) -> Option<Later> {
+    pub(super) fn initialize(&self, call: Call, e: &Envelope<'_>) -> Option<Later> {
         if let Some(info) = self.core.info() {
             greet(call, e, &info);
             return None;
@@ -407,7 +405,7 @@ impl Server {
     }
 
     /// Subscriptions to resources are counted: the child hears of the first subscriber and of the last one's leave.
-    fn subscription(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
+    pub(super) fn subscription(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
         let uri = e.get(&e.uri).map(envelope::decode).unwrap_or(Cow::Borrowed("")).into_owned();
         let session = call.session.clone();
         let wanted = e.method == method::RESOURCES_SUBSCRIBE;
@@ -429,13 +427,13 @@ impl Server {
     }
 
     /// How many sessions watch a resource at the child of this one.
-    fn watching(&self, uri: &str, session: &Session) -> usize {
+    pub(super) fn watching(&self, uri: &str, session: &Session) -> usize {
         let places = self.backend().map_or(1, |b| b.places());
         self.core.members.watching(uri, session, places)
     }
 
     /// Watches a resource for a session, and lets the child know of the first that does.
-    fn begin_watch(&self, session: &Session, uri: &str) {
+    pub(super) fn begin_watch(&self, session: &Session, uri: &str) {
         if self.watching(uri, session) == 0
             && let Some(backend) = self.backend()
         {
@@ -445,7 +443,7 @@ impl Server {
     }
 
     /// Opens a subscription, as far as it can be honoured; false if that is not known yet.
-    fn open_subscription(&self, session: &Arc<Session>, wanted: &Wanted) -> bool {
+    pub(super) fn open_subscription(&self, session: &Arc<Session>, wanted: &Wanted) -> bool {
         let (Some(backend), Some(endpoint)) = (self.backend(), self.endpoint()) else { return true };
         let Some(subscription) = backend.honour(session, wanted) else { return false };
         if session.is_ended() || !add_subscription(session, &subscription) {
@@ -552,201 +550,4 @@ pub(crate) fn translate(
     }
     call.translated = Some(Box::new(Translation { method: e.method.as_ref().into(), server: named }));
     Some(call)
-}
-
-impl Endpoint for Server {
-    fn admits(&self, tool: &str) -> bool {
-        self.config.lock().kind.tools().is_none_or(|tools| tools.admits(tool))
-    }
-
-    fn shown(&self) -> Option<Arc<Tools>> {
-        Some(self.tools()).filter(|tools| !tools.is_open()).map(Arc::new)
-    }
-
-    fn request(&self, call: Call, e: &Envelope<'_>) -> Option<Later> {
-        match e.method.as_ref() {
-            method::INITIALIZE => {
-                call.session.note_era(Era::Legacy);
-                return self.initialize(call, e);
-            }
-            method::PING => call.result("{}"),
-            method::SET_LEVEL => {
-                let text = "log messages of a shared server belong to nobody in particular, so it sends none";
-                call.error(jsonrpc::METHOD_NOT_FOUND, text);
-            }
-            // Tasks outlive their request and are listed for each client that asks: on a shared child, one client could read what
-            // another started.
-            _ if is_task(e) => call.error(jsonrpc::METHOD_NOT_FOUND, NO_TASKS),
-            method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE if e.uri.is_some() => {
-                return self.subscription(call, e);
-            }
-            method if method::is_notification(method) => admit::refuse_notification(call, method),
-            _ => return self.forward(call, e, Era::Legacy),
-        }
-        None
-    }
-
-    fn modern_request(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
-        call.translated = None;
-        self.forward(call, e, Era::Modern)
-    }
-
-    fn resume(&self, call: Call, e: &Envelope<'_>) -> Option<Later> {
-        match e.method.as_ref() {
-            _ if modern::claimed(e) => Some(self.wait(call, e.text(), Era::Modern)),
-            method::INITIALIZE => self.initialize(call, e),
-            _ => self.forward(call, e, Era::Legacy),
-        }
-    }
-
-    fn notification(&self, session: &Arc<Session>, e: &Envelope<'_>) {
-        match e.method.as_ref() {
-            // The daemon has had its own handshake with the child.
-            method::INITIALIZED | method::ROOTS_CHANGED => {}
-            // Progress of a client on a request of the server: a shared server has none.
-            method::PROGRESS => self.ctx().counters.count(Dropped::UnownedNotifications),
-            _ => match self.backend() {
-                Some(backend) => backend.notification(session, e),
-                None => self.ctx().counters.count(Dropped::UnownedNotifications),
-            },
-        }
-    }
-
-    fn response(&self, _session: &Arc<Session>, _e: &Envelope<'_>) {
-        // Shared children ask clients nothing, so no client can have anything to answer.
-        self.ctx().counters.count(Dropped::UnownedReplies);
-    }
-
-    fn check_headers<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
-        Box::pin(async move {
-            match self.backend() {
-                Some(backend) => backend.check_headers(session, e, tool, headers).await,
-                None => Ok(()),
-            }
-        })
-    }
-
-    fn subscribe(&self, session: &Arc<Session>, wanted: Wanted) -> Option<Later> {
-        if self.open_subscription(session, &wanted) {
-            return None;
-        }
-        // Known from now on, so that it can be cancelled.
-        let waiting = Subscription::forwarded(session.number, &wanted);
-        if !add_subscription(session, &waiting) {
-            return None;
-        }
-        let (me, session) = (self.me.clone(), session.clone());
-        Some(Box::pin(async move {
-            loop {
-                let Some(server) = me.upgrade() else { return };
-                let found = server.ready(&session, Era::Modern).await;
-                let taken = session.take_subscription(&waiting.id);
-                if !taken.is_some_and(|s| Arc::ptr_eq(&s, &waiting)) {
-                    return;
-                }
-                match found {
-                    Err(why) => return waiting.fail(jsonrpc::INTERNAL_ERROR, &why.to_string()),
-                    Ok(()) if server.open_subscription(&session, &wanted) => return,
-                    Ok(()) if add_subscription(&session, &waiting) => {}
-                    Ok(()) => return,
-                }
-            }
-        }))
-    }
-
-    fn unsubscribe(&self, session: &Arc<Session>, subscription: &Arc<Subscription>) {
-        self.backends().iter().for_each(|b| b.unsubscribe(subscription));
-        // The resources of it that the session watches for nothing else are given up at a legacy child as well.
-        let kept: Vec<String> = session.subscriptions().iter().flat_map(|s| s.filter.uris.clone()).collect();
-        let kept_here = subscription.request.is_none();
-        for uri in subscription.filter.uris.iter().filter(|uri| kept_here && !kept.contains(uri)) {
-            if session.unwatch(uri) {
-                self.unwatch(session, uri);
-            }
-        }
-    }
-
-    fn keeps(&self, subscription: &Arc<Subscription>) -> bool {
-        self.backends().iter().any(|b| b.keeps(subscription))
-    }
-
-    fn watch(&self, session: &Arc<Session>, uri: &str) -> bool {
-        if !self.backend().is_some_and(|b| b.can_watch(session)) || !session.may_watch(uri) {
-            return false;
-        }
-        self.begin_watch(session, uri);
-        true
-    }
-
-    fn unwatch(&self, session: &Session, uri: &str) {
-        if self.watching(uri, session) == 0
-            && let Some(backend) = self.backend()
-        {
-            backend.send_watch(session, method::RESOURCES_UNSUBSCRIBE, uri);
-        }
-    }
-
-    fn cancel(&self, session: &Session, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call> {
-        let own = |call: &Call| call.session.number == session.number && wanted(call);
-        let mut taken = self.core.waiting.cancel(own);
-        for backend in self.backends() {
-            taken.extend(backend.cancel(&own, why));
-        }
-        taken
-    }
-
-    fn abandon(&self, reply: &Arc<Outbox>) {
-        self.backends().iter().for_each(|b| b.abandon(reply));
-    }
-
-    fn leave(&self, session: &Arc<Session>, _why: &str) {
-        let backends = self.backends();
-        backends.iter().for_each(|b| b.leave(session));
-        for subscription in session.subscriptions() {
-            backends.iter().for_each(|b| b.unsubscribe(&subscription));
-        }
-        for uri in session.take_watched() {
-            self.unwatch(session, &uri);
-        }
-    }
-
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
-        Box::pin(async move {
-            match self.backend() {
-                Some(backend) => backend.list(session, list, patient).await,
-                None => Err(Error::NoChild { server: self.core.name.clone() }),
-            }
-        })
-    }
-
-    fn read<'a>(&'a self, session: &'a Arc<Session>, uri: &'a str) -> Answer<'a, Option<String>> {
-        Box::pin(async move { self.backend()?.read(session, uri).await })
-    }
-
-    fn greeting(&self) -> Option<String> {
-        self.backend()?.greeting()
-    }
-
-    fn runs_for(&self, session: &Session) -> bool {
-        self.backends().iter().any(|b| b.runs_for(session))
-    }
-
-    fn beside(&self, session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>) -> bool {
-        self.serve_beside(session, e, reply, &|| Ok(()))
-    }
-
-    fn answers_to(&self, reply: &Arc<Outbox>) -> bool {
-        self.backends().iter().any(|b| b.answers_to(reply))
-    }
 }

@@ -9,7 +9,7 @@ use crate::hub::child::child::Child;
 use crate::hub::child::start::Opening;
 use crate::hub::child::supervisor;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Headers};
+use crate::hub::client::endpoint::{Answer, ToolCall};
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -158,27 +158,22 @@ impl Backend for Shared {
         }
     }
 
-    fn check_headers<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        e: &'a Envelope<'a>,
-        tool: &'a str,
-        headers: &'a dyn Headers,
-    ) -> Answer<'a, Result<(), Refusal>> {
+    fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         Box::pin(async move {
-            let found = match self.target(session.place) {
+            let place = call.session.place;
+            let found = match self.target(place) {
                 Some(target) => Some(target),
                 None => {
                     // While it waits it counts like all that do; where they are too many already, it will be refused.
-                    let Some(_place) = self.core.waiting.place(e.text().len()) else { return Ok(()) };
-                    let _ = self.ready_modern(session.place).await;
-                    self.target(session.place)
+                    let Some(_place) = self.core.waiting.place(call.e.text().len()) else { return Ok(()) };
+                    let _ = self.ready_modern(place).await;
+                    self.target(place)
                 }
             };
             // Where the child cannot be asked, the call itself will show why.
             let Some(Target::Modern(child)) = found else { return Ok(()) };
             match child.param_headers().await {
-                Some(known) => modern::check_params(e, tool, &known, &|name| headers.values(name)),
+                Some(known) => modern::check_params(call.e, call.tool, &known, &|name| call.headers.values(name)),
                 None => Ok(()),
             }
         })
