@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -51,6 +51,14 @@ fn range(what: Inherited, from: u32, to: u32) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many bytes a pipe or socket holds that were not read (FIONREAD of ioctl_tty(2)).
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the length of the call, and the kernel writes one int.
+    let done = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(bytes).unwrap_or(0)) }
 }
 
 /// Puts /dev/null on 0, 1 and 2.

@@ -11,7 +11,7 @@ use super::output::{Output, Sink};
 use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
-use crate::rt::wait::{Flag, sleep, timeout};
+use crate::rt::wait::{Flag, sleep};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
 
@@ -19,8 +19,6 @@ use crate::sys::spawn::{Started, signal_group};
 const SHOWN: usize = 1 << 20;
 /// After the command's end, how long its pipes may be held open by others before they are given up.
 const PIPE_GRACE: Duration = Duration::from_millis(300);
-/// The most that a pipe can hold, in bytes (pipe(7), /proc/sys/fs/pipe-max-size by default).
-const PIPE_SIZE: u64 = 1 << 20;
 
 /// How a command came to its end.
 pub(crate) enum Outcome {
@@ -75,16 +73,7 @@ impl Work {
             };
             let exit = async {
                 let _ = handle.readable().await;
-                // A grandchild that holds a pipe open does not hold us. A client that reads slowly does, until all that the
-                // pipes can have held at that moment was read.
-                let then = (out.so_far(), err.so_far());
-                loop {
-                    sleep(PIPE_GRACE).await;
-                    let since = (out.so_far() - then.0).max(err.so_far() - then.1);
-                    if !(out.waits() || err.waits()) || since > PIPE_SIZE {
-                        break;
-                    }
-                }
+                self.held_is_read(true).await;
             };
             reading.or(exit).await;
             let _ = handle.readable().await;
@@ -119,13 +108,27 @@ impl Work {
                 signal_group(self.pid, Signal::SIGKILL);
                 let _ = handle.readable().await;
             }
-            timeout(PIPE_GRACE, async {
-                out.read().await;
-                err.read().await;
-            })
-            .await;
+            let reading = async {
+                futures_lite::future::zip(out.read(), err.read()).await;
+            };
+            reading.or(self.held_is_read(false)).await;
         }
         outcome
+    }
+
+    /// Waits, from the command's end on, until all was read that its pipes hold now, however slowly this machine reads. A
+    /// grandchild that keeps a pipe open is given no more than the grace. A client that is behind with reading is waited
+    /// for if it is `patient` to do so.
+    async fn held_is_read(&self, patient: bool) {
+        let (out, err) = (&self.out, &self.err);
+        let written = (out.written(), err.written());
+        loop {
+            sleep(PIPE_GRACE).await;
+            let all = out.is_read_to(written.0) && err.is_read_to(written.1);
+            if all || (!patient && (out.waits() || err.waits())) {
+                return;
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::model::text::head;
 use crate::model::{jsonrpc, method};
 use crate::rt::wait::timeout;
 use crate::sys::lock::{Guard, Lock};
-use crate::sys::passed;
+use crate::sys::{fds, passed};
 
 /// The most of the output that one progress notification carries, in bytes.
 const PROGRESS_CHUNK: usize = 64 << 10;
@@ -139,9 +139,14 @@ impl Output {
         self.waits.load(SeqCst)
     }
 
-    /// How much this program has read of it, in bytes.
-    pub(crate) fn so_far(&self) -> u64 {
-        self.read.load(SeqCst)
+    /// How much has been written of it, in bytes: what was read, and what lies in its pipe.
+    pub(crate) fn written(&self) -> u64 {
+        self.read.load(SeqCst) + fds::unread(self.pipe.as_fd()).unwrap_or(0)
+    }
+
+    /// Whether so many bytes of it were read, or all that will ever come.
+    pub(crate) fn is_read_to(&self, bytes: u64) -> bool {
+        self.read.load(SeqCst) >= bytes || self.kept().at_end
     }
 
     /// Reads to the end, and passes on what is to be passed on.
@@ -169,7 +174,7 @@ impl Output {
                     slice = Instant::now();
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+                Err(_) => self.take_in(&[]),
             }
         }
     }
