@@ -35,7 +35,7 @@ use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::reexec::{self, Program};
-use crate::sys::{fds, paths, signals};
+use crate::sys::{fds, memory, paths, signals};
 
 /// How long the end waits for a log that cannot be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ fn say(text: &str) {
 
 /// Steps that need nothing but the caller's terminal.
 fn begin(args: Vec<String>) -> Result<Exit, Failure> {
+    memory::one_heap();
     // Before anything else is opened.
     let passed = Passed::take();
     let args = match cli::daemon(args)? {

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,8 +30,8 @@ pub(crate) use file::Opened;
 
 /// The longest line, in bytes.
 const LINE: usize = 8 << 10;
-/// The most lines that wait to be written.
-const WAITING: usize = 4096;
+/// The most that waits to be written, in bytes.
+const WAITING: usize = 4 << 20;
 /// So many lines are remembered, of what is worth a look, each up to this length.
 const REMEMBERED: usize = 100;
 const SHORT: usize = 500;
@@ -49,7 +49,9 @@ struct Shared {
     /// Standard error is a stream of the journal, which notes the time of a line by itself, and takes its priority.
     journal: bool,
     /// The way to the thread that writes; until there is one, lines are written where they arise.
-    writer: OnceLock<SyncSender<Job>>,
+    writer: OnceLock<Sender<Job>>,
+    /// How much waits for that thread, in bytes.
+    waiting: AtomicUsize,
     lost: AtomicU64,
     /// The last lines, the newest last.
     last: Lock<VecDeque<logline::Line>>,
@@ -109,7 +111,10 @@ impl Shared {
         match self.writer.get() {
             None => self.write(&line),
             Some(writer) => {
-                if writer.try_send(Job::Line(line)).is_err() {
+                let length = line.len();
+                let fits = self.waiting.fetch_add(length, Relaxed) + length <= WAITING;
+                if !fits || writer.send(Job::Line(line)).is_err() {
+                    self.waiting.fetch_sub(length, Relaxed);
                     self.lost.fetch_add(1, Relaxed);
                 }
             }
@@ -139,6 +144,7 @@ impl Shared {
         for job in jobs {
             match job {
                 Job::Line(line) => {
+                    self.waiting.fetch_sub(line.len(), Relaxed);
                     if failed.is_none_or(|at| at.elapsed() > AGAIN) {
                         let known = failed.is_some();
                         failed = self.make_room(line.len()).err().map(|e| {
@@ -178,6 +184,7 @@ impl LogFile {
             way: Lock::new(way),
             journal,
             writer: OnceLock::new(),
+            waiting: AtomicUsize::new(0),
             lost: AtomicU64::new(0),
             last: Lock::default(),
         };
@@ -204,7 +211,7 @@ impl LogFile {
 
     /// Lets a thread do the writing from now on. To be called once the process needs no further fork(2) of itself.
     pub(crate) fn detach(&self) -> io::Result<()> {
-        let (sender, jobs) = mpsc::sync_channel(WAITING);
+        let (sender, jobs) = mpsc::channel();
         let shared = self.shared.clone();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || shared.serve(jobs))?;
         let _ = self.shared.writer.set(sender);
@@ -215,15 +222,8 @@ impl LogFile {
     pub(crate) fn flush(&self, limit: Duration) {
         let Some(writer) = self.shared.writer.get() else { return };
         let (done, written) = mpsc::sync_channel(1);
-        let (start, mut job) = (Instant::now(), Job::Flush(done));
-        loop {
-            match writer.try_send(job) {
-                Err(TrySendError::Full(back)) if start.elapsed() < limit => job = back,
-                _ => break,
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = written.recv_timeout(limit.saturating_sub(start.elapsed()));
+        let _ = writer.send(Job::Flush(done));
+        let _ = written.recv_timeout(limit);
     }
 
     /// Opens the file anew, from which it may have been moved away. The old one is kept if that fails.

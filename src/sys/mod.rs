@@ -8,6 +8,7 @@ pub(crate) mod fds;
 pub(crate) mod guard;
 pub(crate) mod listen;
 pub(crate) mod lock;
+pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod passed;
 pub(crate) mod paths;
