@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::envelope::{Envelope, batch, decode, member, members, quote, spliced};
+use super::envelope::{Envelope, batch, decode, member, members, plain_text, quote, spliced};
 use super::method;
 
 /// The longest name on the bridge.
@@ -324,7 +324,7 @@ pub fn fits_template(template: &str, uri: &str) -> bool {
 pub fn filtered(e: &Envelope<'_>, admits: &dyn Fn(&str) -> bool) -> Option<String> {
     let tools = member(e.get(&e.result)?, "tools")?;
     let all = batch(tools)?;
-    let named = |text: &&str| member(text, "name").is_none_or(|n| admits(&decode(n)));
+    let named = |text: &&str| member(text, "name").and_then(plain_text).is_some_and(|n| admits(&n));
     let kept: Vec<&str> = all.iter().copied().filter(named).collect();
     if kept.len() == all.len() {
         return None;
@@ -340,8 +340,13 @@ pub fn template_weight(template: &str) -> usize {
 
 /// Whether a name is wanted: `*` in a pattern stands for any text. Without patterns to allow, everything is.
 pub fn admits(allow: Option<&[String]>, deny: &[String], name: &str) -> bool {
-    let any = |patterns: &[String]| patterns.iter().any(|p| matches(p, name));
-    allow.is_none_or(any) && !any(deny)
+    let allowed = |patterns: &[String]| patterns.iter().any(|p| matches(p, name));
+    // A server may find its tools without regard to case: what is denied is so in any.
+    let denied = || {
+        let name = name.to_lowercase();
+        deny.iter().any(|p| matches(&p.to_lowercase(), &name))
+    };
+    allow.is_none_or(allowed) && (deny.is_empty() || !denied())
 }
 
 fn matches(pattern: &str, name: &str) -> bool {

@@ -9,11 +9,49 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::method;
+use super::spelling::respelled;
+
 /// Arrays and objects may nest this deep; deeper text is refused before any stack could overflow.
 pub const MAX_DEPTH: usize = 512;
 
+/// The longest id or progress token of a client, in bytes as written: ids are kept and compared.
+pub const LONGEST_ID: usize = 1024;
+
 /// What the names of `_meta` members that the specification defines begin with.
 const MODERN: &str = "io.modelcontextprotocol/";
+
+/// The members that every message is routed by.
+const WHOLE: [&str; 5] = ["id", "method", "params", "result", "error"];
+/// Those of `params` that some messages are routed by (see [`routes`]).
+const PARAMS: [&str; 10] =
+    ["_meta", "task", "name", "arguments", "uri", "ref", "taskId", "requestId", "progressToken", "protocolVersion"];
+/// Those of `params._meta`.
+const META: [&str; 5] = [
+    "progressToken",
+    "io.modelcontextprotocol/protocolVersion",
+    "io.modelcontextprotocol/clientCapabilities",
+    "io.modelcontextprotocol/logLevel",
+    "io.modelcontextprotocol/subscriptionId",
+];
+/// Those of `params.ref`.
+const REFERENCE: [&str; 3] = ["type", "name", "uri"];
+
+/// Whether a message with this method is routed by this member of its `params`.
+fn routes(method: &str, key: &str) -> bool {
+    match key {
+        "_meta" | "task" => true,
+        "name" => matches!(method, method::TOOLS_CALL | method::PROMPTS_GET),
+        "arguments" => method == method::TOOLS_CALL,
+        "uri" => matches!(method, method::RESOURCES_READ | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE),
+        "ref" => method == method::COMPLETE,
+        "taskId" => method::is_of_tasks(method),
+        "requestId" => method == method::CANCELLED,
+        "progressToken" => method == method::PROGRESS,
+        "protocolVersion" => method == method::INITIALIZE,
+        _ => false,
+    }
+}
 
 /// A place in the scanned text, in bytes.
 pub type Span = Range<usize>;
@@ -54,6 +92,8 @@ pub struct Envelope<'a> {
     pub name: Option<Span>,
     /// `params.arguments`.
     pub arguments: Option<Span>,
+    /// What `params.ref` of a completion names.
+    pub reference: Reference,
     /// `params.taskId`.
     pub task_id: Option<Span>,
     /// `params._meta`, an object.
@@ -64,6 +104,18 @@ pub struct Envelope<'a> {
     pub task: Option<Span>,
     /// There is a line break between tokens: the text must be put on one line before it goes down a pipe.
     pub multiline: bool,
+    /// A member that this message is routed by stands there in another spelling, as well or instead: the right one.
+    respelled: Option<&'static str>,
+    /// The method is written with what programs read in several ways ([`plain_text`]).
+    unclear_method: bool,
+}
+
+/// The members of `params.ref` (server/utilities/completion).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reference {
+    pub kind: Option<Span>,
+    pub name: Option<Span>,
+    pub uri: Option<Span>,
 }
 
 /// The members of `params._meta` that the modern era defines, each below `io.modelcontextprotocol/`.
@@ -84,6 +136,8 @@ pub enum Fault<'a> {
     Batch,
     /// JSON, but not a message; with the id, if there is one that can be answered.
     Message(Option<&'a str>, &'static str),
+    /// Programs could read two messages in it: the member whose name is spelled in another way; with the id.
+    Respelled(Option<&'a str>, &'static str),
 }
 
 impl<'a> Envelope<'a> {
@@ -132,9 +186,33 @@ pub fn on_one_line(json: &mut [u8]) {
     }
 }
 
-/// Scans one message.
+/// Scans one message of a client: one that all programs which may read it take for the same.
+pub fn scan_client(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
+    let e = scan(text)?;
+    let long = |span: &Option<Span>| span.as_ref().is_some_and(|s| s.len() > LONGEST_ID);
+    if long(&e.id) {
+        return Err(Fault::Message(None, "the id is longer than 1 KiB"));
+    }
+    let id = e.get(&e.id);
+    if long(&e.progress_token) {
+        return Err(Fault::Message(id, "the progress token is longer than 1 KiB"));
+    }
+    if long(&e.request_id) {
+        return Err(Fault::Message(id, "params.requestId is longer than 1 KiB"));
+    }
+    if let Some(key) = e.respelled {
+        return Err(Fault::Respelled(id, key));
+    }
+    if e.unclear_method || method::is_respelled(&e.method) {
+        return Err(Fault::Message(id, "\"method\" is not spelled as a method is: mind its case"));
+    }
+    Ok(e)
+}
+
+/// Scans one message, of a server or of the daemon itself.
 pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
-    let mut s = Scanner { text, bytes: text.as_bytes(), at: 0, multiline: false, doubled: false };
+    let mut s =
+        Scanner { text, bytes: text.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
     s.space();
     match s.peek() {
         Some(b'{') => {}
@@ -169,11 +247,11 @@ pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
             found.params = Some(start..s.at);
             Ok(())
         }
-        _ => s.value(),
+        _ => s.other(key, Place::Whole),
     })?;
     s.end()?;
-    let (multiline, doubled) = (s.multiline, s.doubled);
-    found.judge(text, multiline, doubled)
+    let (multiline, doubled, respelled) = (s.multiline, s.doubled, s.respelled);
+    found.judge(text, multiline, doubled, &respelled)
 }
 
 #[derive(Default)]
@@ -191,6 +269,9 @@ struct Found {
     task: Option<Span>,
     name: Option<Span>,
     arguments: Option<Span>,
+    /// `params.ref` stands there.
+    referred: bool,
+    reference: Reference,
     task_id: Option<Span>,
     modern: ModernMeta,
     protocol_version: Option<Span>,
@@ -198,7 +279,13 @@ struct Found {
 }
 
 impl Found {
-    fn judge(self, text: &str, multiline: bool, doubled: bool) -> Result<Envelope<'_>, Fault<'_>> {
+    fn judge<'t>(
+        self,
+        text: &'t str,
+        multiline: bool,
+        doubled: bool,
+        respelled: &[(Place, &'static str)],
+    ) -> Result<Envelope<'t>, Fault<'t>> {
         let get = |span: &Option<Span>| span.clone().map(|s| &text[s]);
         let id = get(&self.id);
         let usable = id.filter(|id| id.starts_with(['"', '-']) || id.starts_with(|c: char| c.is_ascii_digit()));
@@ -240,6 +327,13 @@ impl Found {
         // Only a string or a number can be a token; anything else is left where it is, for the server to judge.
         let plain = |span: Option<Span>| span.filter(|s| !text[s.clone()].starts_with(['{', '[', 't', 'f', 'n']));
         let token = if kind == Kind::Request { self.meta_token } else { self.token };
+        let matters = |(place, key): &&(Place, &str)| match place {
+            Place::Whole | Place::Meta => true,
+            Place::Params => routes(&method, key),
+            Place::Reference => routes(&method, "ref"),
+        };
+        let respelled = respelled.iter().find(matters).map(|(_, key)| *key);
+        let unclear_method = get(&self.method).is_some_and(|raw| plain_text(raw).is_none());
         Ok(Envelope {
             text,
             kind,
@@ -253,19 +347,23 @@ impl Found {
             uri: plain(self.uri),
             name: plain(self.name),
             arguments: self.arguments,
+            reference: self.reference,
             task_id: plain(self.task_id),
             meta: self.meta.filter(|s| text[s.clone()].starts_with('{')),
             modern: self.modern,
             task: self.task,
             protocol_version: plain(self.protocol_version),
             multiline,
+            respelled,
+            unclear_method,
         })
     }
 }
 
 /// The members of a JSON object, in order: key and the place of each value in `json`. Empty for anything else.
 pub fn members(json: &str) -> Vec<(String, Span)> {
-    let mut s = Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false };
+    let mut s =
+        Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
     let mut found = Vec::new();
     s.space();
     if s.peek() == Some(b'{') {
@@ -289,7 +387,8 @@ pub fn member<'j>(json: &'j str, key: &str) -> Option<&'j str> {
 
 /// The messages of a batch (JSON-RPC 2.0 section 6), as JSON texts.
 pub fn batch(json: &str) -> Option<Vec<&str>> {
-    let mut s = Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false };
+    let mut s =
+        Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
     let mut found = Vec::new();
     s.space();
     if s.peek() != Some(b'[') {
@@ -328,6 +427,17 @@ pub fn decode(raw: &str) -> Cow<'_, str> {
     }
 }
 
+/// A JSON string literal as text, if all programs read the same in it: there is no half of a surrogate pair, which some
+/// drop and some replace, and no control character, at which some end. `raw` must have been scanned.
+pub fn plain_text(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    let text = match inner.contains('\\') {
+        true => Cow::Owned(serde_json::from_str::<String>(raw).ok()?),
+        false => Cow::Borrowed(inner),
+    };
+    Some(text).filter(|t| !t.chars().any(char::is_control))
+}
+
 /// A text as a JSON string literal.
 pub fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -339,6 +449,17 @@ struct Scanner<'a> {
     at: usize,
     multiline: bool,
     doubled: bool,
+    /// The members that were found in another spelling.
+    respelled: Vec<(Place, &'static str)>,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Whole,
+    Params,
+    Meta,
+    Reference,
 }
 
 type Scan<'a> = Result<(), Fault<'a>>;
@@ -377,6 +498,20 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// Passes over a member that nothing is routed by, unless it is one of those in another spelling.
+    fn other(&mut self, key: &str, place: Place) -> Scan<'a> {
+        let known: &[&str] = match place {
+            Place::Whole => &WHOLE,
+            Place::Params => &PARAMS,
+            Place::Meta => &META,
+            Place::Reference => &REFERENCE,
+        };
+        if let Some(right) = respelled(key, known) {
+            self.respelled.push((place, right));
+        }
+        self.value()
+    }
+
     fn params(&mut self, found: &mut Found) -> Scan<'a> {
         self.object(|s, key| match key {
             "requestId" => s.note(&mut found.request_id),
@@ -397,7 +532,7 @@ impl<'a> Scanner<'a> {
                         Some("clientCapabilities") => s.note(&mut found.modern.capabilities),
                         Some("logLevel") => s.note(&mut found.modern.log_level),
                         Some("subscriptionId") => s.note(&mut found.modern.subscription),
-                        _ => s.value(),
+                        _ => s.other(key, Place::Meta),
                     })?;
                 } else {
                     s.value()?;
@@ -405,7 +540,19 @@ impl<'a> Scanner<'a> {
                 found.meta = Some(start..s.at);
                 Ok(())
             }
-            _ => s.value(),
+            "ref" => {
+                s.doubled |= std::mem::replace(&mut found.referred, true);
+                if s.peek() != Some(b'{') {
+                    return s.value();
+                }
+                s.object(|s, key| match key {
+                    "type" => s.note(&mut found.reference.kind),
+                    "name" => s.note(&mut found.reference.name),
+                    "uri" => s.note(&mut found.reference.uri),
+                    _ => s.other(key, Place::Reference),
+                })
+            }
+            _ => s.other(key, Place::Params),
         })
     }
 

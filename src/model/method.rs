@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::spelling;
+
 // Requests of clients.
 pub const INITIALIZE: &str = "initialize";
 pub const PING: &str = "ping";
@@ -66,6 +68,21 @@ pub fn changed_list(method: &str) -> Option<&'static str> {
 /// Whether a method is that of a notification.
 pub fn is_notification(method: &str) -> bool {
     method.starts_with("notifications/")
+}
+
+/// Whether a lenient program may take this for a method that it is not: one in another case, or otherwise spelled.
+pub fn is_respelled(method: &str) -> bool {
+    const PREFIXES: [&str; 2] = ["notifications/", "tasks/"];
+    if Method::of(method) != Method::Other || PREFIXES.iter().any(|p| method.starts_with(p)) {
+        return false;
+    }
+    let begins = |prefix: &str| {
+        let head: String = method.chars().take(prefix.len()).collect();
+        spelling::same_letters(&head, prefix)
+    };
+    let mcp = |m: &&Method| !matches!(m, Method::Execute | Method::Control | Method::Other);
+    let same = |m: &Method| spelling::same_letters(m.name(), method);
+    PREFIXES.into_iter().any(begins) || Method::ALL.iter().filter(mcp).any(same)
 }
 
 /// Whether a method is about tasks (2025-11-25 basic/utilities/tasks).

@@ -28,6 +28,7 @@ pub mod out;
 pub mod outage;
 pub mod plan;
 pub mod restart;
+pub mod spelling;
 pub mod status;
 pub mod text;
 pub mod transport;

@@ -210,6 +210,17 @@ fn walk(schema: &serde_json::Value, path: &mut Vec<String>, found: &mut Vec<(Str
     }
 }
 
+/// The one member of an object with this name. An error where programs could take two for it.
+fn single_member<'j>(json: &'j str, key: &str) -> Result<Option<&'j str>, ()> {
+    let wanted = key.to_lowercase();
+    let mut found = members(json).into_iter().filter(|(k, _)| k == key || k.to_lowercase() == wanted);
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some((name, span)), None) if name == key => Ok(Some(&json[span])),
+        _ => Err(()),
+    }
+}
+
 /// The `Mcp-Param-` headers of a call of this tool must agree with its arguments.
 pub fn check_params<'h>(
     e: &Envelope<'_>,
@@ -220,7 +231,14 @@ pub fn check_params<'h>(
     let Some(expected) = known.get(tool) else { return Ok(()) };
     for (suffix, path) in expected {
         let field = format!("Mcp-Param-{suffix}");
-        let argument = path.iter().try_fold(e.get(&e.arguments).unwrap_or("{}"), |at, key| member(at, key));
+        let mut argument = e.get(&e.arguments);
+        for key in path {
+            let Some(at) = argument else { break };
+            argument = single_member(at, key).map_err(|()| {
+                let text = format!("{field}: the argument '{key}' stands in the body twice, or in another case");
+                Refusal::new(HEADER_MISMATCH, text)
+            })?;
+        }
         match argument.filter(|a| *a != "null") {
             None if header(&field).is_empty() => {}
             None => return Err(Refusal::new(HEADER_MISMATCH, format!("{field}: the body has no such argument"))),

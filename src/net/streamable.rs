@@ -14,7 +14,7 @@ use super::request::{VERSION, accepts, body_of, check_version, text, wants_event
 use super::respond::{SESSION, answer, events_of, name_session, stream};
 use crate::hub::{Client, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
-use crate::model::envelope::{Envelope, Fault, Kind, scan};
+use crate::model::envelope::{Envelope, Fault, Kind, scan_client};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern};
 
@@ -83,7 +83,7 @@ async fn post(
         Err(response) => return *response,
     };
     let body = body.as_str();
-    let e = match scan(body) {
+    let e = match scan_client(body) {
         Ok(e) => e,
         Err(Fault::Batch) => return batch(front, server, connection, &head.headers, body, accepts).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),

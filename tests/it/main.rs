@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod files;
 mod floors;
+mod hostile_clients;
 mod http;
 mod import;
 mod life;

@@ -26,7 +26,7 @@ impl BridgeSession {
 
 impl Endpoint for BridgeSession {
     /// Which tools may be used is asked at each server.
-    fn admits(&self, _tool: &str) -> bool {
+    fn admits(&self, _tool: Option<&str>) -> bool {
         true
     }
 

@@ -104,7 +104,7 @@ impl BridgeSession {
         match outcome {
             Ok(mut items) => {
                 if list == List::Tools {
-                    items.retain(|item| server.admits(&item.name));
+                    items.retain(|item| server.admits(Some(&item.name)));
                 }
                 let news = known.learn(list, server.name(), items) || vain;
                 drop(known);

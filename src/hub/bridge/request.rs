@@ -11,7 +11,7 @@ use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::server::admit::{self, NO_TASKS, is_task};
 use crate::hub::server::server::{Server, add_subscription};
 use crate::model::bridge::List;
-use crate::model::envelope::{self, Envelope, Span, decode, member, quote, spliced};
+use crate::model::envelope::{self, Envelope, Span, decode, quote, spliced};
 use crate::model::mcp::{LATEST, ServerInfo};
 use crate::model::modern::{self, Era, Filter};
 use crate::model::text::printable;
@@ -44,17 +44,11 @@ impl What {
 
     /// Where its name stands in a request, and how the member is called.
     fn place(self, e: &Envelope<'_>) -> Result<Span, &'static str> {
-        let referred = |key: &str| {
-            let reference = e.get(&e.params).and_then(|p| member(p, "ref"))?;
-            let value = member(reference, key)?;
-            let at = value.as_ptr() as usize - e.text().as_ptr() as usize;
-            Some(at..at + value.len())
-        };
         let (place, name) = match self {
             What::Tool | What::Prompt => (e.name.clone(), "name"),
             What::Resource => (e.uri.clone(), "uri"),
-            What::PromptReference => (referred("name"), "ref.name"),
-            What::ResourceReference => (referred("uri"), "ref.uri"),
+            What::PromptReference => (e.reference.name.clone(), "ref.name"),
+            What::ResourceReference => (e.reference.uri.clone(), "ref.uri"),
         };
         place.filter(|span| e.text()[span.clone()].starts_with('"')).ok_or(name)
     }
@@ -118,7 +112,7 @@ impl BridgeSession {
                 return self.find(call, e, What::Resource);
             }
             method::COMPLETE => {
-                let kind = e.get(&e.params).and_then(|p| member(p, "ref")).and_then(|r| member(r, "type")).map(decode);
+                let kind = e.get(&e.reference.kind).map(decode);
                 match kind.as_deref() {
                     Some("ref/prompt") => return self.find(call, e, What::PromptReference),
                     Some("ref/resource") => return self.find(call, e, What::ResourceReference),
@@ -229,7 +223,7 @@ impl BridgeSession {
             call.error(jsonrpc::INVALID_PARAMS, &format!("server '{}' was removed", printable(server, 64)));
             return None;
         };
-        if what == What::Tool && !server.admits(own) {
+        if what == What::Tool && !server.admits(Some(own)) {
             let why = format!("the tool '{}' of server '{}' may not be used here", printable(own, 100), server.name());
             call.error(jsonrpc::INVALID_PARAMS, &why);
             return None;

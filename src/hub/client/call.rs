@@ -135,7 +135,7 @@ impl Call {
     /// `server` is the child that has answered.
     pub(crate) fn phrase(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
         if let Some(tools) = &self.shown
-            && let Some(text) = bridge::filtered(e, &|name| tools.admits(name))
+            && let Some(text) = bridge::filtered(e, &|name| tools.admits(Some(name)))
             && let Ok(e) = envelope::scan(&text)
         {
             return self.in_era(&e, server);

@@ -50,7 +50,7 @@ pub(crate) trait Endpoint: Send + Sync {
     // --- messages of the client --------------------------------------------------------------------------------------
 
     /// Whether its client may use a tool.
-    fn admits(&self, tool: &str) -> bool;
+    fn admits(&self, tool: Option<&str>) -> bool;
 
     /// Which tools may be shown; None where all may, or where the endpoint leaves out the others itself.
     fn shown(&self) -> Option<Arc<Tools>> {

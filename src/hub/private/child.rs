@@ -256,7 +256,7 @@ impl Leaving for PrivateChild {
 }
 
 impl Endpoint for PrivateChild {
-    fn admits(&self, tool: &str) -> bool {
+    fn admits(&self, tool: Option<&str>) -> bool {
         self.server.admits(tool)
     }
 

@@ -18,7 +18,7 @@ pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, 
     if messages.is_empty() || messages.len() > most {
         return invalid(&format!("a batch holds 1 to {most} messages (limits.in_flight)"));
     }
-    let scanned: Vec<_> = messages.iter().map(|text| envelope::scan(text)).collect();
+    let scanned: Vec<_> = messages.iter().map(|text| envelope::scan_client(text)).collect();
     let due = scanned.iter().filter(|s| s.as_ref().map_or(true, |e| e.kind == Kind::Request)).count();
     let limit = client.session.ctx.config().limits.reply.bytes();
     let outbox = Arc::new(Outbox::batch(limit.saturating_mul(2), due));

@@ -13,7 +13,7 @@ use crate::model::{method, modern};
 
 /// Takes any text from a client. Answers go to `reply`.
 pub(crate) fn receive(client: &Client, text: &str, reply: &Arc<Outbox>) -> Option<Later> {
-    match envelope::scan(text) {
+    match envelope::scan_client(text) {
         Ok(e) if modern::claimed(&e) => {
             if e.kind == Kind::Request
                 && let Err(refusal) = check_modern(&e)

@@ -27,10 +27,13 @@ pub(crate) fn admit(
 ) -> Option<Call> {
     if !session.ctx.draining.is_set()
         && e.method == method::TOOLS_CALL
-        && let Some(name) = e.get(&e.name).map(envelope::decode)
-        && !endpoint.admits(&name)
+        && let name = e.get(&e.name).and_then(envelope::plain_text)
+        && !endpoint.admits(name.as_deref())
     {
-        let why = format!("the tool '{}' may not be used here", printable(&name, 100));
+        let why = match name {
+            Some(name) => format!("the tool '{}' may not be used here", printable(&name, 100)),
+            None => "params.name must be the name of a tool that may be used here".to_owned(),
+        };
         refuse(e, reply, jsonrpc::INVALID_PARAMS, &why);
         return None;
     }

@@ -20,7 +20,7 @@ use crate::model::modern::{self, Era, Refusal};
 use crate::model::{jsonrpc, method};
 
 impl Endpoint for Server {
-    fn admits(&self, tool: &str) -> bool {
+    fn admits(&self, tool: Option<&str>) -> bool {
         self.config.lock().kind.tools().is_none_or(|tools| tools.admits(tool))
     }
 

@@ -12,8 +12,9 @@ pub struct Tools {
 }
 
 impl Tools {
-    pub fn admits(&self, name: &str) -> bool {
-        admits(self.allow.as_deref(), &self.deny, name)
+    /// Whether a tool may be used. None stands for a name that is no plain text: where a rule applies, it is refused.
+    pub fn admits(&self, name: Option<&str>) -> bool {
+        name.map_or(self.is_open(), |name| admits(self.allow.as_deref(), &self.deny, name))
     }
 
     /// Every tool may be used.

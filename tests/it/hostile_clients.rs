@@ -1,0 +1,146 @@
+//! Clients that mean harm: messages that two programs read in two ways, and messages that cost more than they should.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+/// The lenient server with this filter.
+fn filtered(tools: &str) -> String {
+    format!("\"lenient\": Stdio(command: [{:?}], health: None, tools: {tools})", example("lenient-server"))
+}
+
+/// Members of a call of a hidden tool, each in a way that some parser reads so.
+const CALLS: &[&str] = &[
+    r#""method":"tools/call","params":{"name":"safe","Name":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","NAME":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","n\u0061me":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","name\u0000x":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","na_me":"danger"}"#,
+    r#""method":"tools/call","params":{"Name":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe"},"Params":{"name":"danger"}"#,
+    "\"method\":\"tools/call\",\"params\":{\"name\":\"safe\"},\"param\u{17f}\":{\"name\":\"danger\"}",
+    "\"method\":\"prompts/get\",\"params\":{\"name\":\"danger\"},\"METHOD\":\"tools/call\"",
+    r#""method":"TOOLS/CALL","params":{"name":"danger"}"#,
+    r#""method":"tools/call\u0000","params":{"name":"danger"}"#,
+    r#""method":"tools/call\ud800","params":{"name":"danger"}"#,
+    r#""method":"tools_call","params":{"name":"danger"}"#,
+    r#""method":"tools/call","params":{"name":["danger"]}"#,
+    r#""method":"tools/call","params":["danger"]"#,
+    r#""method":"tools/call","params":{"name":"danger\u0000"}"#,
+    r#""method":"tools/call","params":{"name":"\u0064anger\ud800"}"#,
+];
+
+#[test]
+fn a_tool_filter_holds_for_a_server_that_folds_names() {
+    let scratch = Scratch::new();
+    for (name, tools) in [("a", r#"(allow: ["safe", "slow"])"#), ("d", r#"(deny: ["danger"])"#)] {
+        let daemon = scratch.start(&scratch.instance(name, &filtered(tools)));
+        // The trick works where nothing is in the way, and what is right passes.
+        let mut bridge = Http::open_at(daemon.address(), "/mcp");
+        let (mut http, mut ws) = (daemon.http("lenient"), daemon.ws("lenient"));
+        ws.ask(&initialize(json!(0)));
+        assert_eq!(said(&http.ask(&call(1, "safe", json!({})))), "safe");
+        let calls = CALLS.iter().map(|c| (*c).to_owned());
+        for call in calls.chain([r#""method":"tools/call","params":{"name":"DANGER"}"#.to_owned()]) {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":7,{call}}}"#);
+            let answer = http.post(&text);
+            assert!(answer.body.contains("\"error\"") && !answer.body.contains("DANGER\""), "{text}: {answer:?}");
+            ws.send(&text);
+            let answer = ws.next().unwrap();
+            assert!(answer["error"].is_object() && answer["id"] == 7, "{text}: {answer}");
+            let on_bridge = text.replace("\"safe\"", "\"lenient__safe\"").replace("\"danger", "\"lenient__danger");
+            for text in [&text, &on_bridge] {
+                let answer = bridge.post(text);
+                assert!(answer.body.contains("\"error\"") && !answer.body.contains("DANGER\""), "{text}: {answer:?}");
+            }
+        }
+        let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+        for params in [r#""name":"safe","Name":"danger""#, r#""name":"safe","meta":{},"NAME":"danger""#] {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{{params},{meta}}}}}"#);
+            let mut raw = Raw::open(daemon.address());
+            let head = format!(
+                "POST /servers/lenient/mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: safe\r\nContent-Length: {}\r\n\r\n",
+                daemon.address(),
+                body.len()
+            );
+            raw.send(format!("{head}{body}").as_bytes());
+            let answer = raw.response();
+            assert!(answer.status == 400 && !answer.body.contains("DANGER\""), "{body}: {answer:?}");
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
+fn no_client_answers_or_cancels_the_call_of_another_by_another_spelling() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &filtered("()")));
+    let mut victim = daemon.ws("lenient");
+    victim.ask(&initialize(json!(0)));
+    victim.send(&call(1, "slow", json!({})).to_string());
+    wait("the victim's call", || (daemon.status()["requests"]["in_flight"] == 1).then_some(()));
+    let (mut ws, mut http) = (daemon.ws("lenient"), daemon.http("lenient"));
+    ws.ask(&initialize(json!(0)));
+    for id in 1..20 {
+        for text in [
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/x","METHOD":"tools/call","ID":{id},"params":{{"name":"safe"}}}}"#
+            ),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/x","Id":{id},"Method":"ping"}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"Notifications/Cancelled","params":{{"requestId":{id}}}}}"#),
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":"none","request_id":{id}}}}}"#
+            ),
+            format!(r#"{{"jsonrpc":"2.0","id":5,"method":"NOTIFICATIONS/cancelled","params":{{"requestId":{id}}}}}"#),
+        ] {
+            ws.send(&text);
+            let refused = http.post(&text);
+            assert_eq!(refused.status, 400, "{text}: {refused:?}");
+        }
+    }
+    // Whatever got through would have been answered before this.
+    assert_eq!(said(&http.ask(&call(9, "safe", json!({})))), "safe");
+    assert_eq!(daemon.status()["requests"]["in_flight"], 1, "the victim still waits");
+    let forged: Vec<Value> = std::iter::from_fn(|| ws.next().filter(|m| m["id"] != "end")).take(95).collect();
+    assert!(forged.iter().all(|m| m["error"].is_object()), "{forged:?}");
+}
+
+#[test]
+fn what_means_one_thing_only_passes_with_members_that_nothing_is_routed_by() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &filtered("()")));
+    let mut http = daemon.http("lenient");
+    for text in [
+        // Names that no message of this method is routed by, and those of arguments.
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"safe","URI":"x","Title":"y"}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"safe","arguments":{"Name":"a","name":"b"}}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"vendor/Thing","params":{"Name":"a","TaskID":1,"request_id":2}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"safe","_meta":{"Vendor":1}},"trace":"x"}"#,
+    ] {
+        let answer = http.post(text);
+        assert!(answer.status == 200 && answer.body.contains("\"result\""), "{text}: {answer:?}");
+    }
+}
+
+#[test]
+fn ids_and_tokens_are_1_kib_at_most() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &filtered("()")));
+    let mut http = daemon.http("lenient");
+    let id = |n: usize| format!("\"{}\"", "i".repeat(n - 2));
+    let request = |id: &str, token: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"safe","_meta":{{"progressToken":{token}}}}}}}"#
+        )
+    };
+    let answer = http.post(&request(&id(1024), &id(1024)));
+    assert_eq!((answer.status, answer.json()["id"].as_str().map(str::len)), (200, Some(1022)));
+    for (text, has) in [(request(&id(1025), "1"), json!(null)), (request("3", &id(1025)), json!(3))] {
+        let answer = http.post(&text);
+        assert_eq!((answer.status, &answer.json()["id"]), (400, &has), "{answer:?}");
+        assert!(answer.body.contains("1 KiB"), "{answer:?}");
+    }
+    let text =
+        format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{}}}}}"#, id(1025));
+    assert_eq!(http.post(&text).status, 400);
+}
