@@ -112,7 +112,7 @@ impl Hub {
         let whole = saved.whole.and_then(|number| restored.client(number));
         let above = server.loads(whole.as_ref().map(|w| w.session.load.clone()).as_slice());
         let (params, aliases) = (saved.initialize_params.clone(), saved.aliases.clone());
-        let session = restored.open(&self.ctx, saved, server.core.name.clone(), above);
+        let session = restored.open(&self.ctx, saved, server.core.name.clone(), above, &server.core.watchers);
         if let Some(whole) = &whole {
             whole.endpoint.belong(&session);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::envelope::{Envelope, Span, decode, spliced};
+use super::envelope::{Envelope, Span, decode, quote, spliced};
 
 /// The requests that wait for an answer of one child, by our numbers.
 #[derive(Debug)]
@@ -84,9 +84,46 @@ pub fn canonical(id: &str) -> String {
     if id.starts_with('"') { format!("\"{}", decode(id)) } else { id.to_owned() }
 }
 
-/// Whether two ids are the same value: a string may be written in several ways.
-pub fn same(a: &str, b: &str) -> bool {
-    a == b || (a.starts_with('"') && b.starts_with('"') && decode(a) == decode(b))
+/// The id of a request, or a progress token, as its client has written it. Two are equal if they are the same value: a
+/// string may be written in several ways.
+#[derive(Clone, Debug)]
+pub struct Id {
+    written: Box<str>,
+    /// The one way of writing it, where it is written in another one.
+    canonical: Option<Box<Box<str>>>,
+}
+
+impl Id {
+    fn canonical(&self) -> &str {
+        self.canonical.as_ref().map_or(&self.written, |text| text)
+    }
+}
+
+impl From<&str> for Id {
+    fn from(written: &str) -> Id {
+        let canonical = written.contains('\\').then(|| Box::new(quote(&decode(written)).into()));
+        Id { written: written.into(), canonical }
+    }
+}
+
+impl std::ops::Deref for Id {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.written
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Id) -> bool {
+        self.canonical() == other.canonical()
+    }
 }
 
 /// What is written in place of a request's id and progress token on its way to a child. The token of a request is its
@@ -145,7 +182,7 @@ mod tests {
             ("\"a\"", "\"b\"", false),
             ("1.0", "1", false),
         ] {
-            assert_eq!(same(a, b), equal, "{a} {b}");
+            assert_eq!(Id::from(a) == Id::from(b), equal, "{a} {b}");
         }
     }
 

@@ -429,6 +429,7 @@ pub struct Filter {
     pub tools: bool,
     pub prompts: bool,
     pub resources: bool,
+    /// In order, none twice.
     pub uris: Vec<String>,
 }
 
@@ -450,11 +451,14 @@ impl Filter {
             let text = format!("a subscription is for {URIS} resources at most, with URIs of a usual length");
             return Err(Refusal::new(INVALID_PARAMS, text));
         }
+        let mut uris = wire.resource_subscriptions;
+        uris.sort_unstable();
+        uris.dedup();
         Ok(Filter {
             tools: wire.tools_list_changed,
             prompts: wire.prompts_list_changed,
             resources: wire.resources_list_changed,
-            uris: wire.resource_subscriptions,
+            uris,
         })
     }
 
@@ -480,6 +484,11 @@ impl Filter {
             honoured.join(",")
         );
         tagged(&text, subscription)
+    }
+
+    /// Whether it asks for changes of this resource.
+    pub fn has(&self, uri: &str) -> bool {
+        self.uris.binary_search_by(|u| u.as_str().cmp(uri)).is_ok()
     }
 
     /// Whether it asks for changes of this list.

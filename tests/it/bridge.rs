@@ -204,7 +204,8 @@ fn bridge_names_by_prefix_first_priority_and_error() {
         if bridge == "Error" {
             let why = answer["error"]["message"].as_str().unwrap();
             assert!(why.contains("several servers (a, b)"), "{why}");
-            assert!(daemon.log().contains("'both' is in the tools of several servers, and left out: a, b"));
+            let said = "'both' is in the tools of several servers, and left out: a, b";
+            wait("the log", || daemon.log().contains(said).then_some(()));
             assert_eq!(listed(&mut http, "prompts/list"), [""; 0]);
         }
         // A name that was not listed yet is found all the same.

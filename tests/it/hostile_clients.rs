@@ -1,5 +1,8 @@
 //! Clients that mean harm: messages that two programs read in two ways, and messages that cost more than they should.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -54,9 +57,9 @@ fn a_tool_filter_holds_for_a_server_that_folds_names() {
                 assert!(answer.body.contains("\"error\"") && !answer.body.contains("DANGER\""), "{text}: {answer:?}");
             }
         }
-        let meta = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
         for params in [r#""name":"safe","Name":"danger""#, r#""name":"safe","meta":{},"NAME":"danger""#] {
-            let body = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{{params},{meta}}}}}"#);
+            let body = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{{params},{META}}}}}"#);
             let mut raw = Raw::open(daemon.address());
             let head = format!(
                 "POST /servers/lenient/mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: safe\r\nContent-Length: {}\r\n\r\n",
@@ -143,4 +146,132 @@ fn ids_and_tokens_are_1_kib_at_most() {
     let text =
         format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{}}}}}"#, id(1025));
     assert_eq!(http.post(&text).status, 400);
+}
+
+struct Over<'o>(&'o AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// The longest that a stranger's question took while this went on.
+fn worst_of_others(daemon: &Daemon<'_>, attack: impl FnOnce() + Send) -> Duration {
+    let (address, over) = (daemon.address().to_owned(), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        let asking = s.spawn(|| {
+            let mut worst = Duration::ZERO;
+            // Once more after the end: what was sent may still be worked on.
+            let mut last = false;
+            while !last {
+                last = over.load(SeqCst);
+                let begin = Instant::now();
+                assert_eq!(get(&address, "/healthz").status, 200);
+                worst = worst.max(begin.elapsed());
+            }
+            worst
+        });
+        // Also if it fails.
+        let over = Over(&over);
+        attack();
+        drop(over);
+        asking.join().unwrap()
+    })
+}
+
+const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
+
+fn listen(id: usize, uris: &[String]) -> String {
+    let uris = json!(uris);
+    format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"subscriptions/listen","params":{{"notifications":{{"resourceSubscriptions":{uris}}},{META}}}}}"#
+    )
+}
+
+fn cancelled(id: &str) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id},{META}}}}}"#)
+}
+
+#[test]
+fn a_cancellation_of_many_subscriptions_stalls_nobody() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    for (count, each, length) in [(5, 1000, 8000), (60, 1000, 50), (100, 10, 900), (1, 1000, 1000)] {
+        for path in ["/servers/fake/ws", "/ws/mcp"] {
+            let mut ws = Ws::open(daemon.address(), path);
+            let worst = worst_of_others(&daemon, || {
+                let mut honoured = 0;
+                for id in 0..count {
+                    let uris: Vec<String> = (0..each).map(|n| format!("{:0>length$}", format!("{id}/{n}"))).collect();
+                    ws.send(&listen(id, &uris));
+                    let answer = ws.next().unwrap();
+                    match answer["error"].is_object() {
+                        true => assert!(answer["id"] == id, "{answer}"),
+                        false => honoured += 1,
+                    }
+                }
+                // A session listens to 1000 resources, with 1 MiB of URIs in all.
+                assert_eq!(honoured >= 1, length < 8000, "{count} {each} {length} {path}");
+                for id in 0..count {
+                    ws.send(&cancelled(&id.to_string()));
+                }
+                ws.send(&format!(r#"{{"jsonrpc":"2.0","id":"end","method":"server/discover","params":{{{META}}}}}"#));
+                while ws.next().is_some_and(|m| m["id"] != "end") {}
+            });
+            // It was 48 s.
+            assert!(worst < Duration::from_secs(3), "{count} {each} {length} {path}: {worst:?}");
+        }
+    }
+}
+
+#[test]
+fn sessions_that_watch_many_resources_and_leave_stall_nobody() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let worst = worst_of_others(&daemon, || {
+        let mut all: Vec<Ws> = (0..40).map(|_| daemon.ws("fake")).collect();
+        for (n, ws) in all.iter_mut().enumerate() {
+            ws.ask(&initialize(json!(0)));
+            for uri in 0..300 {
+                // A half is watched by all of them.
+                let own = if uri % 2 == 0 { n } else { 0 };
+                let uri = format!("file:///{own}/{uri:0>200}");
+                ws.send(
+                    &json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": uri}})
+                        .to_string(),
+                );
+                assert!(ws.next().unwrap()["result"].is_object());
+            }
+        }
+        drop(all);
+        wait("their end", || (daemon.status()["sessions"] == 0).then_some(()));
+    });
+    assert!(worst < Duration::from_secs(3), "{worst:?}");
+}
+
+#[test]
+fn a_cancellation_is_compared_with_many_ids_at_once() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &filtered("()")));
+    let mut ws = daemon.ws("lenient");
+    ws.ask(&initialize(json!(0)));
+    let id = |n: usize| format!("\"{}{n:03}\"", "\\u0061".repeat(169));
+    let worst = worst_of_others(&daemon, || {
+        for n in 0..255 {
+            let text =
+                format!(r#"{{"jsonrpc":"2.0","id":{},"method":"tools/call","params":{{"name":"slow"}}}}"#, id(n));
+            ws.send(&text);
+        }
+        wait("the calls", || (daemon.status()["requests"]["in_flight"] == 255).then_some(()));
+        for n in 0..255 {
+            // The same id in another way of writing it.
+            let id = id(n).replace("\\u0061", "a");
+            ws.send(&format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{id}}}}}"#
+            ));
+        }
+        wait("their end", || (daemon.status()["requests"]["in_flight"] == 0).then_some(()));
+    });
+    assert!(worst < Duration::from_secs(3), "{worst:?}");
 }

@@ -83,9 +83,7 @@ impl Endpoint for BridgeSession {
         if subscription.request.is_some() {
             return;
         }
-        let kept: Vec<String> = session.subscriptions().iter().flat_map(|s| s.filter.uris.clone()).collect();
-        let given_up: Vec<String> = subscription.filter.uris.iter().filter(|u| !kept.contains(u)).cloned().collect();
-        self.forget(&given_up);
+        self.forget(&session.given_up(&subscription.filter.uris).into_iter().collect());
     }
 
     /// Resources are watched by its parts.

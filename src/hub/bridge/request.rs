@@ -1,6 +1,9 @@
 //! Requests of a session of the bridge: answered here, or passed to the server that has what they name.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use futures_lite::future::yield_now;
 
 use super::known::Owner;
 use super::session::BridgeSession;
@@ -283,7 +286,11 @@ impl BridgeSession {
                 return;
             }
             let mut honoured = Filter { uris: Vec::new(), ..wanted.filter.clone() };
-            for uri in &wanted.filter.uris {
+            for (n, uri) in wanted.filter.uris.iter().enumerate() {
+                if n % 16 == 15 {
+                    // The others have their turn.
+                    yield_now().await;
+                }
                 if let Owner::Server(server, own) | Owner::Unsure(server, own) = me.owner(What::Resource, uri)
                     && let Some(server) = me.bridge.servers.get(&server)
                     && let Ok(part) = me.part(&server)
@@ -303,11 +310,11 @@ impl BridgeSession {
     }
 
     /// The session does not watch these resources any more, which are as the client calls them.
-    pub(crate) fn forget(&self, uris: &[String]) {
+    pub(crate) fn forget(&self, uris: &HashSet<&str>) {
         for Client { session, endpoint } in self.all_parts() {
             for own in session.watched() {
                 let public = self.public_uri(&session.server, &own);
-                if uris.contains(&public) && session.unwatch(&own) {
+                if uris.contains(public.as_str()) && session.unwatch(&own) {
                     endpoint.unwatch(&session, &own);
                 }
             }

@@ -233,7 +233,7 @@ impl PartObserver for BridgeSession {
                 let renamed = envelope::scan(text).ok().and_then(|e| e.uri).filter(|_| public != *uri);
                 let renamed = renamed.map(|span| spliced(text, &[(span, &quote(&public))]));
                 let text = renamed.as_deref().unwrap_or(text);
-                for subscription in session.subscriptions().iter().filter(|s| s.filter.uris.contains(&public)) {
+                for subscription in session.subscriptions().iter().filter(|s| s.filter.has(&public)) {
                     subscription.push(modern::tagged(text, &subscription.id));
                 }
                 if !session.is_modern() {

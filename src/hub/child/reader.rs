@@ -166,10 +166,10 @@ impl Child {
 
     /// Where the request with this token of its client waits, whose time begins anew.
     pub(crate) fn progress_owner(&self, token: &str) -> Option<Arc<Outbox>> {
-        let limit = self.config().request_timeout;
+        let (token, limit) = (ids::Id::from(token), self.config().request_timeout);
         let mut pending = self.pending();
         pending.waiting.values_mut().find_map(|w| match w {
-            Waiting::Client { call, deadline, .. } if call.token.as_deref().is_some_and(|t| ids::same(t, token)) => {
+            Waiting::Client { call, deadline, .. } if call.token.as_deref() == Some(&token) => {
                 *deadline = Instant::now() + limit;
                 Some(call.reply.clone())
             }

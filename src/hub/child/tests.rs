@@ -192,6 +192,7 @@ impl Line {
             owner: None,
             server: "s".into(),
             place: 0,
+            watchers: Arc::default(),
             above: vec![ctx.load.clone()],
         };
         let session = Arc::new(Session::new(&ctx, 1, beginning));

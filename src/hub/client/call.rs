@@ -11,6 +11,7 @@ use crate::hub::error::Error;
 use crate::hub::load::InFlight;
 use crate::model::config::Tools;
 use crate::model::envelope::{self, Envelope};
+use crate::model::ids::Id;
 use crate::model::mcp::ServerInfo;
 use crate::model::method::Method;
 use crate::model::out::Out;
@@ -29,8 +30,8 @@ pub(crate) struct Translation {
 pub(crate) struct Call {
     pub session: Arc<Session>,
     pub reply: Arc<Outbox>,
-    pub id: Box<str>,
-    pub token: Option<Box<str>>,
+    pub id: Id,
+    pub token: Option<Box<Id>>,
     /// What it is counted as.
     pub method: Method,
     pub opened: Instant,
@@ -86,7 +87,7 @@ impl Call {
             session: session.clone(),
             reply: reply.clone(),
             id: id.into(),
-            token: token.map(Into::into),
+            token: token.map(|token| Box::new(token.into())),
             method,
             opened: Instant::now(),
             failed: true,

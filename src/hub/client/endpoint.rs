@@ -19,9 +19,10 @@ use crate::hub::error::Error;
 use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Tools};
 use crate::model::envelope::Envelope;
+use crate::model::ids::Id;
+use crate::model::jsonrpc;
 use crate::model::modern::Refusal;
 use crate::model::transport::SessionKind;
-use crate::model::{ids, jsonrpc};
 
 /// Work that has to wait, for a child or for an answer; run it as a task.
 pub(crate) type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -220,10 +221,11 @@ impl Client {
 
     /// The client has cancelled a request or a subscription, and wants no answer.
     pub(crate) fn cancelled(&self, id: &str) {
-        if let Some(subscription) = self.session.take_subscription(id) {
+        let id = Id::from(id);
+        if let Some(subscription) = self.session.take_subscription(&id) {
             self.endpoint.unsubscribe(&self.session, &subscription);
         }
-        let wanted = |call: &Call| ids::same(&call.id, id) && !call.opening;
+        let wanted = |call: &Call| call.id == id && !call.opening;
         let taken = self.endpoint.cancel(&self.session, &wanted, "the client cancelled it");
         taken.into_iter().for_each(Call::withdraw);
     }

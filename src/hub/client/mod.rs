@@ -11,6 +11,7 @@ pub(super) mod restored;
 pub(super) mod saved;
 pub(super) mod session;
 pub(super) mod subscription;
+pub(super) mod watchers;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use super::outbox::Outbox;
 use super::replay::ResumableStreams;
 use super::session::{Beginning, Session};
 use super::subscription::Subscription;
+use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
 use crate::model::handover;
@@ -70,6 +71,7 @@ impl Restored {
         saved: handover::Session,
         server: Arc<str>,
         above: Vec<Arc<Load>>,
+        watchers: &Arc<Watchers>,
     ) -> Session {
         let beginning = Beginning {
             kind: saved.kind,
@@ -78,6 +80,7 @@ impl Restored {
             server,
             place: saved.slot,
             above,
+            watchers: watchers.clone(),
         };
         let session = Session::new(ctx, saved.number, beginning);
         if let Some(revision) = saved.revision {

@@ -13,12 +13,14 @@ use super::batch::Batches;
 use super::outbox::{Bounded, Outbox};
 use super::replay::{ResumableStreams, Stream};
 use super::subscription::{Change, LISTS, Subscription};
+use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
+use crate::model::ids::Id;
 use crate::model::modern::Era;
 use crate::model::out::Out;
 use crate::model::transport::SessionKind;
-use crate::model::{ids, jsonrpc, method, modern};
+use crate::model::{jsonrpc, method, modern};
 use crate::sys::lock::{Guard, Lock};
 
 /// The most subscriptions of each kind that a session may have.
@@ -26,6 +28,8 @@ const SUBSCRIPTIONS: usize = 100;
 const WATCHED: usize = 1000;
 /// The longest URI that may be subscribed to, in bytes.
 const URI: usize = 8 << 10;
+/// The most of all URIs that the subscriptions of a session are for, in bytes.
+const URIS: usize = 1 << 20;
 
 /// Hears of changes in place of the client of a part, and tells them in the words of the whole.
 pub(crate) trait PartObserver: Send + Sync {
@@ -46,6 +50,8 @@ pub(crate) struct Beginning {
     pub place: usize,
     /// What its requests count for beside itself.
     pub above: Vec<Arc<Load>>,
+    /// Where the resources that it watches are counted with those of others.
+    pub watchers: Arc<Watchers>,
 }
 
 /// One client's relation to one server.
@@ -70,6 +76,7 @@ pub(crate) struct Session {
     push: Lock<Option<Arc<Outbox>>>,
     /// The resources that it has subscribed to with `resources/subscribe`.
     watched: Lock<HashSet<String>>,
+    watchers: Arc<Watchers>,
     subscriptions: Lock<Vec<Arc<Subscription>>>,
     /// Its client has spoken the modern era here.
     modern: AtomicBool,
@@ -100,6 +107,7 @@ impl Session {
             revision: OnceLock::new(),
             push: Lock::new(None),
             watched: Lock::default(),
+            watchers: from.watchers,
             subscriptions: Lock::default(),
             modern: AtomicBool::new(false),
             whole: OnceLock::new(),
@@ -169,7 +177,7 @@ impl Session {
                 Change::List { list, text } if subscription.filter.wants_list(list) => {
                     subscription.push(modern::tagged(text, &subscription.id));
                 }
-                Change::Resource { uri, text } if subscription.filter.uris.iter().any(|u| u == uri) => {
+                Change::Resource { uri, text } if subscription.filter.has(uri) => {
                     subscription.push(modern::tagged(text, &subscription.id));
                 }
                 _ => {}
@@ -273,6 +281,12 @@ impl Session {
 
     // --- subscriptions -----------------------------------------------------------------------------------------------
 
+    /// Those of these resources that none of its subscriptions is for.
+    pub(crate) fn given_up<'u>(&self, uris: &'u [String]) -> Vec<&'u str> {
+        let all = self.subscriptions();
+        uris.iter().map(String::as_str).filter(|uri| !all.iter().any(|s| s.filter.has(uri))).collect()
+    }
+
     /// Its subscriptions of the modern era that have not ended.
     pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
         let mut all = self.subscriptions.lock();
@@ -280,21 +294,27 @@ impl Session {
         all.clone()
     }
 
-    /// Adds a subscription, up to a bound; false beyond it, or if its id is taken.
+    /// Adds a subscription; false beyond the bounds of their number and of what they are for, or if its id is taken.
     pub(crate) fn add_subscription(&self, one: Arc<Subscription>) -> bool {
         let mut all = self.subscriptions.lock();
         all.retain(|s| !s.is_ended());
-        let room = all.len() < SUBSCRIPTIONS && !all.iter().any(|s| ids::same(&s.id, &one.id));
-        if room {
+        let (mut uris, mut bytes) = (0, 0);
+        for filter in all.iter().map(|s| &s.filter).chain([&one.filter]) {
+            uris += filter.uris.len();
+            bytes += filter.uris.iter().map(String::len).sum::<usize>();
+        }
+        let room = all.len() < SUBSCRIPTIONS && uris <= WATCHED && bytes <= URIS;
+        let free = room && !all.iter().any(|s| s.id == one.id);
+        if free {
             all.push(one);
         }
-        room
+        free
     }
 
     /// Takes the subscription that was opened by the request with this id.
-    pub(crate) fn take_subscription(&self, id: &str) -> Option<Arc<Subscription>> {
+    pub(crate) fn take_subscription(&self, id: &Id) -> Option<Arc<Subscription>> {
         let mut all = self.subscriptions.lock();
-        let at = all.iter().position(|s| ids::same(&s.id, id))?;
+        let at = all.iter().position(|s| s.id == *id)?;
         Some(all.remove(at)).filter(|s| !s.is_ended())
     }
 
@@ -314,12 +334,18 @@ impl Session {
     }
 
     pub(crate) fn watch(&self, uri: &str) {
-        self.watched.lock().insert(uri.to_owned());
+        if self.watched.lock().insert(uri.to_owned()) {
+            self.watchers.add(uri, self.place);
+        }
     }
 
     /// True if it was subscribed to it.
     pub(crate) fn unwatch(&self, uri: &str) -> bool {
-        self.watched.lock().remove(uri)
+        let known = self.watched.lock().remove(uri);
+        if known {
+            self.watchers.remove(uri, self.place);
+        }
+        known
     }
 
     /// Every resource that it has subscribed to.
@@ -329,7 +355,9 @@ impl Session {
 
     /// Every resource that it has subscribed to, which it is no more.
     pub(crate) fn take_watched(&self) -> Vec<String> {
-        self.watched.take().into_iter().collect()
+        let all: Vec<String> = self.watched.take().into_iter().collect();
+        all.iter().for_each(|uri| self.watchers.remove(uri, self.place));
+        all
     }
 
     /// It waits to be told of something.
@@ -391,6 +419,12 @@ impl Session {
             push.end();
         }
         first
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.take_watched();
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use super::outbox::{Outbox, Places};
+use crate::model::ids::Id;
 use crate::model::modern::Filter;
 use crate::model::out::Out;
 use crate::model::{handover, jsonrpc, modern};
@@ -25,7 +26,7 @@ pub(crate) enum Change<'c> {
 #[derive(Clone)]
 pub(crate) struct Wanted {
     /// The id of the request, as the client wrote it.
-    pub id: Box<str>,
+    pub id: Id,
     pub filter: Filter,
     /// The whole request.
     pub text: Box<str>,
@@ -35,7 +36,7 @@ pub(crate) struct Wanted {
 /// A subscription that is open.
 pub(crate) struct Subscription {
     /// The id of its request, as the client wrote it.
-    pub id: Box<str>,
+    pub id: Id,
     /// The number of the session that it is of.
     pub session: u64,
     pub reply: Arc<Outbox>,
@@ -83,11 +84,14 @@ impl Subscription {
 
     /// The subscription of the program before.
     pub(crate) fn restore(session: u64, saved: handover::Subscription, reply: Arc<Outbox>) -> Arc<Subscription> {
+        let mut filter = saved.filter;
+        // Another version may have kept them as they came.
+        filter.uris.sort_unstable();
         Arc::new(Subscription {
-            id: saved.id.into(),
+            id: saved.id.as_str().into(),
             session,
             reply,
-            filter: saved.filter,
+            filter,
             request: saved.request.map(Into::into),
             acknowledged: AtomicBool::new(saved.acknowledged),
             ended: AtomicBool::new(false),

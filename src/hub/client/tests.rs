@@ -11,6 +11,7 @@ use super::subscription::{Change, Subscription, Wanted};
 use crate::hub::context::{Boot, Context};
 use crate::model::config::sample;
 use crate::model::envelope::scan;
+use crate::model::ids::Id;
 use crate::model::method::Method;
 use crate::model::modern::{Era, Filter};
 use crate::model::out::Out;
@@ -31,6 +32,7 @@ fn session() -> Arc<Session> {
         owner: None,
         server: "s".into(),
         place: 0,
+        watchers: Arc::default(),
         above: vec![ctx.load.clone()],
     };
     Arc::new(Session::new(&ctx, 1, beginning))
@@ -133,8 +135,8 @@ fn subscriptions_and_watched_resources_are_bounded_and_an_id_is_taken_once() {
     let kept = |id: &str| Subscription::kept(1, &wanted(id, Filter::default()), Filter::default());
     assert!(session.add_subscription(kept("\"a\"")));
     assert!(!session.add_subscription(kept("\"\\u0061\"")), "the id is taken, written in another way");
-    assert!(session.take_subscription("\"\\u0061\"").is_some());
-    assert!(session.take_subscription("\"a\"").is_none());
+    assert!(session.take_subscription(&Id::from("\"\\u0061\"")).is_some());
+    assert!(session.take_subscription(&Id::from("\"a\"")).is_none());
     for n in 0..100 {
         assert!(session.add_subscription(kept(&n.to_string())));
     }

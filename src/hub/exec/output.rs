@@ -13,6 +13,7 @@ use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::model::envelope::quote;
 use crate::model::handover::{self, Bytes};
+use crate::model::ids::Id;
 use crate::model::out::Out;
 use crate::model::text::head;
 use crate::model::{jsonrpc, method};
@@ -30,7 +31,7 @@ const BEHIND: usize = 1 << 20;
 /// Where output is reported while the command runs.
 #[derive(Clone)]
 pub(crate) struct Progress {
-    pub token: Box<str>,
+    pub token: Box<Id>,
     pub reply: Arc<Outbox>,
     /// Of both streams: progress must increase with each notification (2025-11-25 basic/utilities/progress).
     pub bytes: Arc<AtomicU64>,

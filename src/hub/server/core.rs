@@ -8,6 +8,7 @@ use event_listener::Event;
 
 use super::members::Members;
 use super::waiting::WaitingRoom;
+use crate::hub::client::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
 use crate::model::handover;
@@ -31,6 +32,8 @@ pub(crate) struct Core {
     /// Its open requests.
     pub load: Arc<Load>,
     pub members: Members,
+    /// Which resources they watch.
+    pub watchers: Arc<Watchers>,
     pub waiting: Arc<WaitingRoom>,
     /// What its last child said of itself: clients can be greeted while it is being replaced.
     info: Lock<Option<ServerInfo>>,
@@ -60,6 +63,7 @@ impl Core {
             ctx: ctx.clone(),
             meters,
             members: Members::default(),
+            watchers: Arc::default(),
             info: Lock::default(),
             restarts: Lock::default(),
             changed: Event::new(),

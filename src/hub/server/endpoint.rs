@@ -122,9 +122,10 @@ impl Endpoint for Server {
     fn unsubscribe(&self, session: &Arc<Session>, subscription: &Arc<Subscription>) {
         self.backends().iter().for_each(|b| b.unsubscribe(subscription));
         // The resources of it that the session watches for nothing else are given up at a legacy child as well.
-        let kept: Vec<String> = session.subscriptions().iter().flat_map(|s| s.filter.uris.clone()).collect();
-        let kept_here = subscription.request.is_none();
-        for uri in subscription.filter.uris.iter().filter(|uri| kept_here && !kept.contains(uri)) {
+        if subscription.request.is_some() {
+            return;
+        }
+        for uri in session.given_up(&subscription.filter.uris) {
             if session.unwatch(uri) {
                 self.unwatch(session, uri);
             }

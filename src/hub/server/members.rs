@@ -43,12 +43,6 @@ impl Members {
         self.clients().into_iter().map(|c| c.session).collect()
     }
 
-    /// How many watch a resource, among those that share a child of `places` with this one.
-    pub(crate) fn watching(&self, uri: &str, with: &Session, places: usize) -> usize {
-        let near = |s: &Arc<Session>| s.place % places == with.place % places && s.is_watching(uri);
-        self.sessions().into_iter().filter(near).count()
-    }
-
     /// Each subscription of the modern era has its last message.
     pub(crate) fn end_subscriptions(&self) {
         self.sessions().iter().for_each(|s| s.end_subscriptions());

@@ -257,7 +257,15 @@ impl Server {
         above: &[Arc<Load>],
     ) -> Beginning {
         let place = self.backend().map_or(0, |b| b.place());
-        Beginning { kind, id, owner, server: self.core.name.clone(), place, above: self.loads(above) }
+        Beginning {
+            kind,
+            id,
+            owner,
+            server: self.core.name.clone(),
+            place,
+            above: self.loads(above),
+            watchers: self.core.watchers.clone(),
+        }
     }
 
     /// What a request of a session here counts for, beside the session and what is `above` it.
@@ -429,7 +437,7 @@ impl Server {
     /// How many sessions watch a resource at the child of this one.
     pub(super) fn watching(&self, uri: &str, session: &Session) -> usize {
         let places = self.backend().map_or(1, |b| b.places());
-        self.core.members.watching(uri, session, places)
+        self.core.watchers.count(uri, session.place, places)
     }
 
     /// Watches a resource for a session, and lets the child know of the first that does.
