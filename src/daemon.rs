@@ -21,7 +21,7 @@ use crate::importing;
 use crate::instance::{self, Instance};
 use crate::logging::{LogFile, Opened};
 use crate::many;
-use crate::model::config::{self, Loaded};
+use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
 use crate::model::text::count;
@@ -35,7 +35,7 @@ use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::reexec::{self, Program};
-use crate::sys::{fds, memory, paths, signals};
+use crate::sys::{fds, files, memory, paths, process, signals};
 
 /// How long the end waits for a log that cannot be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ fn say(text: &str) {
 /// Steps that need nothing but the caller's terminal.
 fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     memory::one_heap();
+    process::hide();
     // Before anything else is opened.
     let passed = Passed::take();
     let args = match cli::daemon(args)? {
@@ -100,7 +101,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     let run_dir = args.run_dir.as_ref().map_or_else(paths::run_dir, |dir| cwd.join(dir));
     if args.cleanup {
-        return clean_up(&loaded.config.name, &run_dir);
+        return clean_up(&loaded.config, &run_dir);
     }
     let newline = args.notify_fd.map(|fd| {
         let missing = || Failure::new(Exit::Usage, format!("mcpdaemon: --notify-fd {fd}: this descriptor is not open"));
@@ -141,10 +142,11 @@ fn folder(args: &cli::Daemon, cwd: &Path) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// `--cleanup`: what a killed daemon left behind goes, processes and files.
-fn clean_up(name: &str, run_dir: &Path) -> Result<Exit, Failure> {
+fn clean_up(config: &Config, run_dir: &Path) -> Result<Exit, Failure> {
+    let name = &config.name;
     let (lock, run_dir) = lock(name, run_dir)?;
     let key = key(&run_dir, name);
-    no_living_owner(&key)?;
+    no_living_owner(&key, config)?;
     let (found, left) = end_predecessor(&key);
     let _ = std::fs::remove_file(run_dir.join(format!("{name}.status")));
     lock.remove();
@@ -209,24 +211,33 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
         failure.text.push_str(" (choose another by --run-dir or MCP_RUN_DIR)");
         failure
     })?;
-    if paths::world_writable(run_dir).map_err(|e| io("look at the run directory", run_dir, &e))? {
+    let looked = |e: std::io::Error| io("look at the run directory", run_dir, &e);
+    let real = run_dir.canonicalize().map_err(looked)?;
+    // Who may write here chooses whom the daemon signals and what it writes over. Root trusts no folder above either.
+    let own = nix::unistd::geteuid();
+    let unsafe_here = files::unsafe_folder(&real).map_err(looked)?.map(|why| format!("{} {why}", real.display()));
+    let unsafe_above = || files::untrusted(&real, &[]).filter(|_| own.is_root()).map(|u| u.to_string());
+    if let Some(what) = unsafe_here.or_else(unsafe_above) {
         let text = format!(
-            "{}: everybody may write here, so it is no place for a PID file; choose another --run-dir",
-            run_dir.display()
+            "{}: no place for the files of an instance: {what}; it must be a folder where nobody but {} may write \
+             (choose another by --run-dir or MCP_RUN_DIR)",
+            run_dir.display(),
+            if own.is_root() { "root" } else { "root and you" },
         );
         return Err(Failure::new(Exit::NoPermission, text));
     }
-    let real = run_dir.canonicalize().map_err(|e| io("look at the run directory", run_dir, &e))?;
     let path = real.join(format!("{name}.pid"));
     match PidFile::lock(&path) {
-        Ok(lock) => Ok((lock, real)),
-        Err(Refused::Running(Some(pid))) => {
-            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid})")))
+        Ok(lock) => {
+            files::remove_leftovers(&real.join(format!("{name}.status")));
+            Ok((lock, real))
         }
-        Err(Refused::Locked(by)) => {
-            let by = by.unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
-            let text = format!("{}: locked by {by}, which is no mcpdaemon: end it first", path.display());
-            Err(Failure::new(Exit::AlreadyRunning, text))
+        Err(Refused::Running(Some(pid))) => {
+            let removed = match path.exists() {
+                true => String::new(),
+                false => format!("; somebody removed its PID file: 'kill {pid}' ends it"),
+            };
+            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid}){removed}")))
         }
         Err(Refused::Running(None)) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (another start is under way)")))
@@ -239,7 +250,7 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
 fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readiness) -> Result<Exit, Failure> {
     let program =
         Program::this().map_err(|e| Failure::new(Exit::Os, format!("cannot find the program itself: {}", plain(&e))));
-    let prepared = program.and_then(|program| Ok((program, prepare(&loaded.config, &mut from)?)));
+    let prepared = program.and_then(|program| Ok((program, prepare(&loaded.config, &mut from, &lock)?)));
     match prepared {
         Ok((program, prepared)) => run(from, loaded, lock, readiness, program, prepared, None),
         Err(failure) => {
@@ -367,7 +378,8 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     become_daemon::adopt_orphans().map_err(|e| lost(&plain(&e)))?;
     let fd = |fd: i32, what: &str| passed::own_fd(fd).ok_or_else(|| lost(&format!("{what} is not open")));
     let path = before.run_dir.join(format!("{}.pid", before.name));
-    let lock = PidFile::adopt(&path, fd(before.lock, "the PID file")?).map_err(|e| lost(&plain(&e)))?;
+    let lock_file = before.lock_file.map(|n| fd(n, "the lock")).transpose()?;
+    let lock = PidFile::adopt(&path, fd(before.lock, "the PID file")?, lock_file).map_err(|e| lost(&plain(&e)))?;
     let guard = match Guard::adopt(Pid::from_raw(before.guard), fd(before.guard_pipe, "the guard's pipe")?) {
         Ok(guard) => guard,
         Err(e) => {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::cli;
 use crate::model::config::Text;
-use crate::model::config::{self, Given, Input, Loaded, Origin, Part, Problem, Surroundings};
+use crate::model::config::{self, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
-use crate::sys::{accounts, paths, spawn};
+use crate::sys::{accounts, files, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.
 #[derive(Clone)]
@@ -46,7 +46,41 @@ impl Source {
 
     /// Reads and validates: a whole configuration or every problem.
     pub(crate) fn load(&self) -> Result<Loaded, Vec<Problem>> {
-        self.load_from(self.texts()?)
+        let loaded = self.load_from(self.texts()?)?;
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        for untrusted in self.untrusted(&loaded.config) {
+            match nix::unistd::geteuid().is_root() {
+                true => problems.push(untrusted),
+                false => warnings.push(untrusted.to_string()),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        warnings.extend(unsafe_programs(&loaded.config));
+        warnings.extend(plain_tokens(&loaded.config));
+        warnings.extend(loaded.warnings);
+        Ok(Loaded { warnings, ..loaded })
+    }
+
+    /// The files of the configuration that others could have written. Root obeys none of them.
+    fn untrusted(&self, config: &Config) -> Vec<Problem> {
+        let Some(file) = &self.file else { return Vec::new() };
+        let mut paths = vec![file.clone()];
+        let dir = file.with_extension("d");
+        paths.extend(ron_files(&dir).unwrap_or_default());
+        paths.extend(Some(dir).filter(|dir| dir.is_dir()));
+        if let Some(Auth::Bearer { file, .. }) = &config.auth {
+            paths.push(file.clone());
+        }
+        let own = [nix::unistd::geteuid().as_raw()];
+        let found = paths.into_iter().filter_map(|path| Some((files::untrusted(&path, &own)?, path)));
+        let problem = |(why, path): (files::Untrusted, PathBuf)| Problem {
+            file: path.display().to_string(),
+            place: None,
+            what: format!("others may have written it: {why}; let it belong to root or you, and chmod go-w"),
+        };
+        found.map(problem).collect()
     }
 
     /// The files as they are now: the instance file first, then those that add a server. None for a command line.
@@ -148,6 +182,31 @@ impl Source {
             ws_max_size: env("WS_MAX_SIZE"),
         }
     }
+}
+
+/// Programs that others than root and those who run them could exchange.
+fn unsafe_programs(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, server) in &config.servers {
+        let mut users = vec![nix::unistd::geteuid().as_raw()];
+        users.extend([&server.kind.confine().account, &config.account].into_iter().flatten().map(|a| a.uid));
+        for program in server.kind.programs() {
+            if let Some(why) = files::untrusted(program, &users) {
+                found.push(format!("server '{name}': others could exchange {}: {why}", program.display()));
+            }
+        }
+    }
+    found
+}
+
+/// Tokens that pass where others can read them.
+fn plain_tokens(config: &Config) -> Vec<String> {
+    let asked = matches!(config.auth, Some(Auth::Bearer { .. }));
+    let open = config.listen.iter().filter(|at| asked && !at.is_local());
+    let warn = |at: &Listen| {
+        format!("listen \"{at}\": tokens pass unencrypted over the network: put a proxy with TLS in front of it")
+    };
+    open.map(warn).collect()
 }
 
 /// The instance files of a folder, and the drop-ins beside an instance file: what ends in `.ron` and is not hidden, in

@@ -13,7 +13,9 @@ _mcpctl_names() {
         fi
         dir=${MCP_RUN_DIR:-$dir}
     fi
-    for file in "$dir"/*.pid; do
+    # Root's mcpctl looks one folder deep.
+    for file in "$dir"/*.pid "$dir"/*/*.pid; do
+        [[ $EUID == 0 || ${file%/*} == "$dir" ]] || continue
         [[ ! -e $file ]] || basename "$file" .pid
     done
 }

@@ -25,7 +25,12 @@ function __mcpctl_names
             set dir ~/.local/state/mcp/run
         end
     end
-    for file in $dir/*.pid
+    set -l files $dir/*.pid
+    # Root's mcpctl looks one folder deep.
+    if test (id -u) = 0
+        set files $files $dir/*/*.pid
+    end
+    for file in $files
         basename $file .pid
     end
 end

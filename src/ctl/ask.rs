@@ -59,7 +59,7 @@ fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), 
     let verb = wish.verb;
     let mut found = place.find(name)?;
     running(&found)?;
-    place.refresh(&mut found);
+    found.refresh();
     let unreadable =
         || Failure::new(Exit::Failed, format!("{name}: its status file cannot be read, so the outcome cannot be seen"));
     let before = found.status.as_ref().ok_or_else(unreadable)?;
@@ -74,7 +74,7 @@ fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), 
             let text = format!("{name}: it ended during the {verb}; see 'mcpctl logs {name}'");
             return Err(Failure::new(Exit::Failed, text));
         }
-        let status = place.status(name).filter(|s| s.pid == process && (wish.count)(s) >= wanted);
+        let status = found.place.status(name).filter(|s| s.pid == process && (wish.count)(s) >= wanted);
         match status.and_then(wish.outcome) {
             Some((true, text)) => {
                 say(&format!("{name}: {} ({text})", wish.done));

@@ -62,7 +62,7 @@ pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
         return Ok(worst);
     }
     if rows.is_empty() {
-        say(&format!("no instances in {}", place.0.display()));
+        say(&format!("no instances in {}", place.dir.display()));
         return Ok(worst);
     }
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);

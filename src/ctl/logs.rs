@@ -15,8 +15,8 @@ use super::place::{Place, say};
 use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::logline;
-use crate::sys::paths;
 use crate::sys::watch::{Watch, Woken};
+use crate::sys::{files, paths};
 
 /// How far back the last lines are looked for at first, in bytes; then further.
 const STEP: u64 = 64 << 10;
@@ -29,10 +29,11 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
             format!("{}: it runs in front and logs to its standard error (under systemd: journalctl)", args.name);
         return Err(Failure::new(Exit::Failed, text));
     }
-    let path = found.status.and_then(|s| s.log).map(PathBuf::from);
+    let path = found.status.as_ref().and_then(|s| s.log.as_ref()).map(PathBuf::from);
     let path = path.unwrap_or_else(|| paths::log_dir().join(format!("{}.log", args.name)));
     let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
     let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
+    check_owner(&found.place, &args.name, &path, &file)?;
     for line in last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
         if !say(&line) {
             return Ok(Exit::Ok);
@@ -43,6 +44,20 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     }
     follow(&path, file, &wanted).map_err(|e| cannot_read(&path, &e))?;
     Ok(Exit::Ok)
+}
+
+/// Root shows what the instance has written, and not what its status file may name instead: the two have one owner.
+fn check_owner(place: &Place, name: &str, path: &Path, log: &File) -> Result<(), Failure> {
+    let owner = std::fs::symlink_metadata(place.status_file(name)).map_or(0, |m| m.uid());
+    let of_log = log.metadata().map_err(|e| cannot_read(path, &e))?.uid();
+    if nix::unistd::geteuid().is_root() && owner != 0 && owner != of_log {
+        let text = format!(
+            "{}: it belongs to uid {of_log}, and the status file that names it as the log of '{name}' to uid {owner}",
+            path.display()
+        );
+        return Err(Failure::new(Exit::CtlPermission, text));
+    }
+    Ok(())
 }
 
 fn cannot_read(path: &Path, e: &io::Error) -> Failure {
@@ -57,7 +72,7 @@ fn cannot_read(path: &Path, e: &io::Error) -> Failure {
 fn open(path: &Path) -> io::Result<File> {
     let mut tries = 0;
     loop {
-        match File::open(path) {
+        match files::open_through_links(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 5 => tries += 1,
             outcome => return outcome,
         }
@@ -101,7 +116,7 @@ fn neighbour(path: &Path, file: &File, numbers: impl Fn(u32) -> Vec<u32>, fits: 
         let Some(n) = number(path, &ours) else { return Ok(None) };
         let time = |m: &Metadata| (m.mtime(), m.mtime_nsec());
         let found = numbers(n).into_iter().find_map(|n| {
-            let file = File::open(numbered(path, n)).ok()?;
+            let file = files::open_through_links(&numbered(path, n)).ok()?;
             let order = time(&file.metadata().ok()?).cmp(&time(&ours));
             (order == fits || order.is_eq()).then_some(file)
         });
@@ -120,7 +135,7 @@ fn older(path: &Path, file: &File) -> io::Result<Option<File>> {
 fn newer(path: &Path, file: &File) -> io::Result<Option<File>> {
     if number(path, &file.metadata()?).is_none() {
         // It may not be there yet, or no more, and there the next time.
-        return Ok(File::open(path).ok());
+        return Ok(files::open_through_links(path).ok());
     }
     neighbour(path, file, |n| (0..n).rev().collect(), Ordering::Greater)
 }

@@ -47,7 +47,7 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
     }
     let dir = args.run_dir.unwrap_or_else(paths::run_dir);
     // By its one real name, which is part of the mark of all children.
-    let place = Place(dir.canonicalize().unwrap_or(dir));
+    let place = Place::new(dir.canonicalize().unwrap_or(dir));
     match args.verb {
         None => Err(Failure::new(
             Exit::CtlUsage,

@@ -12,8 +12,10 @@ use nix::unistd::{Pid, Uid, User};
 use crate::model::config::check_name;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::status::Status;
+use crate::sys::files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
+use crate::sys::process::STATUS;
 
 /// Standard output could not be written, for another reason than that it is not read.
 static UNSAID: AtomicBool = AtomicBool::new(false);
@@ -26,7 +28,7 @@ pub(super) fn is_unsaid() -> bool {
 /// Prints a text. False once there is no use in it: its reader has seen enough, which is no error, or it cannot be
 /// written. What a verb does for its instances goes on all the same.
 pub(super) fn say(text: &str) -> bool {
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+    match writeln!(std::io::stdout(), "{}", shown(text.trim_end())) {
         Ok(()) => true,
         Err(e) => {
             if e.kind() != std::io::ErrorKind::BrokenPipe && !UNSAID.swap(true, Relaxed) {
@@ -37,42 +39,101 @@ pub(super) fn say(text: &str) -> bool {
     }
 }
 
-pub(super) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+/// A text without what moves a terminal's cursor or has it do something, which an instance's files may hold. In JSON, where
+/// such characters stand escaped already up to U+001F, the others get the same form.
+fn shown(text: &str) -> String {
+    let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match moves(c) {
+            true => out.push_str(&format!("\\u{:04x}", c as u32)),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
-/// The run directory.
-pub(super) struct Place(pub(super) PathBuf);
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", shown(text.trim_end()));
+}
+
+/// The run directory, and for root the folders in it: services of other users have theirs there.
+pub(super) struct Place {
+    pub(super) dir: PathBuf,
+    deep: bool,
+}
 
 /// An instance as its files show it.
 pub(super) struct Found {
     pub(super) name: String,
+    /// Where its files are.
+    pub(super) place: Place,
     pub(super) probe: Probe,
     /// What the status file says; of a dead instance it is the last thing that it said.
     pub(super) status: Option<Status>,
 }
 
 impl Place {
+    pub(super) fn new(dir: PathBuf) -> Place {
+        Place { dir, deep: Uid::effective().is_root() }
+    }
+
+    /// The folders where instances may have their files.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        let mut all = vec![self.dir.clone()];
+        if self.deep {
+            let inner = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+            // No link: it may lead anywhere.
+            let folders = inner.filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            all.extend(folders.map(|e| e.path()));
+            all[1..].sort_unstable();
+        }
+        all
+    }
+
+    /// The one folder where an instance has its files.
+    fn folder_of(&self, name: &str) -> Result<Place, Failure> {
+        let here = |dir: &PathBuf| dir.join(format!("{name}.pid")).symlink_metadata().is_ok();
+        let mut found: Vec<PathBuf> = self.folders().into_iter().filter(here).collect();
+        if found.len() > 1 {
+            // A daemon that may not remove its PID file leaves it empty.
+            found.retain(|dir| !matches!(probe(&dir.join(format!("{name}.pid"))), Ok(Probe::Absent)));
+        }
+        if let [first, second, ..] = found.as_slice() {
+            let text = format!(
+                "{name}: there are two of this name, in {} and in {}: say which by --run-dir",
+                first.display(),
+                second.display()
+            );
+            return Err(Failure::new(Exit::CtlUsage, text));
+        }
+        Ok(Place { dir: found.pop().unwrap_or_else(|| self.dir.clone()), deep: false })
+    }
+
     pub(super) fn pid_file(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.pid"))
+        self.dir.join(format!("{name}.pid"))
     }
 
     pub(super) fn status_file(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.status"))
+        self.dir.join(format!("{name}.status"))
     }
 
     /// The names of all instances that have a PID file.
     pub(super) fn names(&self) -> Result<Vec<String>, Failure> {
-        let entries = match std::fs::read_dir(&self.0) {
-            Ok(entries) => entries,
+        let mut entries = match std::fs::read_dir(&self.dir) {
+            Ok(entries) => entries.flatten().collect::<Vec<_>>(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(self.unreadable(&self.0, &e)),
+            Err(e) => return Err(self.unreadable(&self.dir, &e)),
         };
+        for folder in self.folders().iter().skip(1) {
+            entries.extend(std::fs::read_dir(folder).into_iter().flatten().flatten());
+        }
         let name = |e: std::fs::DirEntry| e.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned);
         // What cannot be a name is another program's file.
         let ours = |name: &String| check_name(name).is_ok();
-        let mut names: Vec<String> = entries.flatten().filter_map(name).filter(ours).collect();
+        let mut names: Vec<String> = entries.into_iter().filter_map(name).filter(ours).collect();
         names.sort_unstable();
+        names.dedup();
         Ok(names)
     }
 
@@ -105,34 +166,37 @@ impl Place {
 
     pub(super) fn find(&self, name: &str) -> Result<Found, Failure> {
         check_name(name).map_err(|why| Failure::new(Exit::CtlUsage, format!("mcpctl: {why}")))?;
-        let path = self.pid_file(name);
-        let probe = probe(&path).map_err(|e| self.unreadable(&path, &e))?;
+        let place = self.folder_of(name)?;
+        let path = place.pid_file(name);
+        let probe = probe(&path).map_err(|e| place.unreadable(&path, &e))?;
         // What a predecessor wrote is not the status of this one.
-        let status = self.status(name).filter(|s| match &probe {
+        let status = place.status(name).filter(|s| match &probe {
             Probe::Running(pid, _) | Probe::Elsewhere(pid) => s.pid == pid.as_raw(),
             Probe::Starting => false,
             Probe::Absent | Probe::Stale => true,
         });
-        Ok(Found { name: name.to_owned(), probe, status })
+        Ok(Found { name: name.to_owned(), place, probe, status })
     }
 
     /// The status file, if it can be read and understood.
     pub(super) fn status(&self, name: &str) -> Option<Status> {
         // Where it cannot be replaced as a whole, it may be read while it is written.
         for _ in 0..5 {
-            let text = std::fs::read_to_string(self.status_file(name)).ok()?;
-            if let Ok(status) = serde_json::from_str(&text) {
+            let text = files::read(&self.status_file(name), STATUS).ok()?;
+            if let Ok(status) = serde_json::from_slice(&text) {
                 return Some(status);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         None
     }
+}
 
+impl Found {
     /// Asks the daemon to write its status and waits for it, up to a second.
-    pub(super) fn refresh(&self, found: &mut Found) {
-        let Probe::Running(_, handle) = &found.probe else { return };
-        let path = self.status_file(&found.name);
+    pub(super) fn refresh(&mut self) {
+        let Probe::Running(_, handle) = &self.probe else { return };
+        let path = self.place.status_file(&self.name);
         // Inode numbers are used again, so the time counts as well.
         let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
         let before = stamp();
@@ -143,7 +207,7 @@ impl Place {
         while stamp() == before && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
-        found.status = self.status(&found.name);
+        self.status = self.place.status(&self.name);
     }
 }
 

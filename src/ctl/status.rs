@@ -9,7 +9,7 @@ use crate::model::exit::{Exit, Failure};
 pub(super) fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     let names = if args.names.is_empty() { place.names()? } else { args.names.clone() };
     if names.is_empty() && !args.json {
-        say(&format!("no instances in {}", place.0.display()));
+        say(&format!("no instances in {}", place.dir.display()));
     }
     if args.watch && !names.is_empty() {
         return watch::run(place, args);
@@ -19,7 +19,7 @@ pub(super) fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
     for (i, name) in names.iter().enumerate() {
         let mut found = place.find(name);
         match &mut found {
-            Ok(found) => place.refresh(found),
+            Ok(found) => found.refresh(),
             Err(failure) if failure.exit == Exit::CtlUsage => return Err(failure.clone()),
             Err(failure) => complain(&failure.text),
         }

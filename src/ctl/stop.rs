@@ -24,7 +24,7 @@ pub(super) fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
         asked.insert(name, ask(place, name, args.force));
     }
     Ok(each(&names, |name| match asked.remove(name) {
-        Some(Ok(found)) => wait(place, found, args),
+        Some(Ok(found)) => wait(found, args),
         // With --all, one that ended meanwhile is as good as stopped.
         Some(Err(failure)) if args.all && failure.exit == Exit::CtlNotRunning => Ok(()),
         Some(Err(failure)) => Err(failure),
@@ -35,7 +35,7 @@ pub(super) fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
 /// The beginning of the marks of all that a daemon started, or any daemon of that name.
 fn mark_of(place: &Place, name: &str, pid: Option<Pid>) -> String {
     let pid = pid.map_or(String::new(), |pid| format!("{pid}:"));
-    format!("{}:{pid}", place.0.join(name).display())
+    format!("{}:{pid}", place.dir.join(name).display())
 }
 
 fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
@@ -45,15 +45,15 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
         Err(failure) if failure.exit == Exit::CtlNotRunning && force => {
             // Even then something may be left of a daemon that was killed. With the lock, so that none of that name
             // starts meanwhile and loses its children.
-            let lock = match PidFile::lock(&place.pid_file(name)) {
+            let lock = match PidFile::lock(&found.place.pid_file(name)) {
                 Ok(lock) => lock,
-                Err(Refused::Running(_) | Refused::Locked(_)) => {
+                Err(Refused::Running(_)) => {
                     return Err(Failure::new(Exit::Failed, format!("{name}: it is just starting; try again")));
                 }
                 Err(Refused::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => return Err(failure),
-                Err(Refused::Io(e)) => return Err(Place::cannot("lock", &place.pid_file(name), &e)),
+                Err(Refused::Io(e)) => return Err(Place::cannot("lock", &found.place.pid_file(name), &e)),
             };
-            let mark = mark_of(place, name, None);
+            let mark = mark_of(&found.place, name, None);
             let (ended, _) = process::end_marked(|m| m.starts_with(&mark), Duration::from_secs(1), AFTER_KILL);
             lock.remove();
             let more =
@@ -65,10 +65,10 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
     Ok(found)
 }
 
-fn wait(place: &Place, mut found: Found, args: &Stop) -> Result<(), Failure> {
+fn wait(mut found: Found, args: &Stop) -> Result<(), Failure> {
     let name = found.name.clone();
     let (pid, _) = running(&found)?;
-    let (name, mark) = (name.as_str(), mark_of(place, &name, Some(pid)));
+    let (name, mark) = (name.as_str(), mark_of(&found.place, &name, Some(pid)));
     let start = Instant::now();
     let mut shown = Vec::new();
     loop {
@@ -79,9 +79,9 @@ fn wait(place: &Place, mut found: Found, args: &Stop) -> Result<(), Failure> {
             break;
         }
         if left.is_zero() {
-            return overdue(place, name, args, &found, &mark);
+            return overdue(name, args, &found, &mark);
         }
-        place.refresh(&mut found);
+        found.refresh();
         let waiting = found.status.as_ref().map(|s| s.waiting_for.clone()).unwrap_or_default();
         if !waiting.is_empty() && waiting != shown {
             complain(&format!("{name}: waits for {}", waiting.join(", ")));
@@ -93,10 +93,10 @@ fn wait(place: &Place, mut found: Found, args: &Stop) -> Result<(), Failure> {
     Ok(())
 }
 
-fn overdue(place: &Place, name: &str, args: &Stop, found: &Found, mark: &str) -> Result<(), Failure> {
+fn overdue(name: &str, args: &Stop, found: &Found, mark: &str) -> Result<(), Failure> {
     let limit = duration(args.timeout);
     if !args.force {
-        let waiting = place.status(name).map(|s| s.waiting_for.join(", ")).filter(|w| !w.is_empty());
+        let waiting = found.place.status(name).map(|s| s.waiting_for.join(", ")).filter(|w| !w.is_empty());
         let waiting = waiting.map_or(String::new(), |w| format!(", waiting for {w}"));
         let text = format!("{name}: still running after {limit}{waiting} (--force kills it)");
         return Err(Failure::new(Exit::Failed, text));

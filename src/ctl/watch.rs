@@ -116,7 +116,7 @@ fn seen(found: &Result<Found, Failure>) -> Seen {
 
 /// A line for each change, or a document.
 fn lines(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure>> {
-    let watch = Watch::new(&place.0, &[])?;
+    let watch = Watch::new(&place.folders(), &[])?;
     let mut before: BTreeMap<String, Seen> = BTreeMap::new();
     loop {
         let look = match Look::take(place, args, before.keys()) {
@@ -148,7 +148,7 @@ fn lines(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure>>
 
 /// One picture on a terminal.
 fn picture(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure>> {
-    let watch = Watch::new(&place.0, &SIGNALS)?;
+    let watch = Watch::new(&place.folders(), &SIGNALS)?;
     let mut screen = Screen::enter()?;
     let mut look = Look(BTreeMap::new());
     let mut asked: Option<Instant> = None;

@@ -1,7 +1,6 @@
 //! What has to be there before the runtime, in the order in which privileges are given up: log, sockets, user, guard.
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,12 +12,14 @@ use crate::model::config::{Account, Auth, Config, Listen};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::count;
 use crate::net::listener;
+use crate::rt::random::uuid;
 use crate::source::Source;
 use crate::sys::become_daemon;
 use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
 use crate::sys::passed::{self, Passed};
-use crate::sys::{accounts, fds, process};
+use crate::sys::pidfile::PidFile;
+use crate::sys::{accounts, fds, files, process};
 
 /// What a start has from its caller.
 pub(super) struct Start {
@@ -43,7 +44,7 @@ pub(super) struct Prepared {
     pub mark: String,
 }
 
-pub(super) fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Failure> {
+pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Result<Prepared, Failure> {
     let os =
         |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
     become_daemon::settle(config.umask.0, from.foreground).map_err(os("change to /"))?;
@@ -56,11 +57,11 @@ pub(super) fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Fai
         1024
     });
     if let Some(account) = &config.account {
-        drop_privileges(config, account, &from.run_dir, from.foreground)?;
+        drop_privileges(config, account, &from.run_dir, from.foreground, lock)?;
     }
     become_daemon::adopt_orphans().map_err(os("become the parent of orphans"))?;
     let key = key(&from.run_dir, &config.name);
-    no_living_owner(&key)?;
+    no_living_owner(&key, config)?;
     let (found, left) = end_predecessor(&key);
     if found > 0 {
         warn!("ended {} that a killed predecessor had left behind", count(found, "process"));
@@ -69,7 +70,8 @@ pub(super) fn prepare(config: &Config, from: &mut Start) -> Result<Prepared, Fai
         error!("these processes of a predecessor cannot be ended: {left:?}");
     }
     let this = Pid::this();
-    let mark = format!("{key}{this}:{}:", process::start_time(this).unwrap_or(0));
+    // The nonce makes it a secret of the instance and its children: nobody else bears it by chance or by guessing.
+    let mark = format!("{key}{this}:{}:{}:", process::start_time(this).unwrap_or(0), uuid());
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
     Ok(Prepared { log, sockets, guard, nofile, mark })
 }
@@ -118,22 +120,26 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
 
 /// Becomes the user of the configuration, for good. What was made so far is handed over: the files that the daemon has to
 /// replace and remove.
-fn drop_privileges(config: &Config, account: &Account, run_dir: &Path, foreground: bool) -> Result<(), Failure> {
+fn drop_privileges(
+    config: &Config,
+    account: &Account,
+    run_dir: &Path,
+    foreground: bool,
+    lock: &PidFile,
+) -> Result<(), Failure> {
     // By no link, symbolic or hard: the folders may be of the one who is to get the files.
     let give = |path: &Path| {
-        let whole = std::fs::symlink_metadata(path).and_then(|meta| match meta.nlink() == 1 && !meta.is_symlink() {
-            true => std::os::unix::fs::lchown(path, Some(account.uid), Some(account.gid)),
-            false => Err(std::io::Error::other("it is a link")),
-        });
-        if let Err(e) = whole {
+        if let Err(e) = files::give(path, account.uid.into(), account.gid.into()) {
             warn!("{}: cannot be given to '{}': {}", path.display(), account.name, plain(&e));
         }
     };
     let status = run_dir.join(format!("{}.status", config.name));
     // Where it cannot be replaced, it is rewritten.
-    let _ = std::fs::OpenOptions::new().create(true).append(true).custom_flags(libc::O_NOFOLLOW).open(&status);
+    let _ = files::open_or_make(&status, 0o644);
     give(&status);
-    give(&run_dir.join(format!("{}.pid", config.name)));
+    if let Err(e) = lock.give(account.uid.into(), account.gid.into()) {
+        warn!("the PID file cannot be given to '{}': {}", account.name, plain(&e));
+    }
     if !foreground {
         give(&config.log.file);
     }
@@ -170,8 +176,10 @@ pub(super) fn key(run_dir: &Path, name: &str) -> String {
     format!("{}:", run_dir.join(name).display())
 }
 
-pub(super) fn no_living_owner(key: &str) -> Result<(), Failure> {
-    match process::living_owner(key) {
+pub(super) fn no_living_owner(key: &str, config: &Config) -> Result<(), Failure> {
+    let accounts = config.servers.values().filter_map(|s| s.kind.confine().account.as_ref()).chain(&config.account);
+    let users: Vec<u32> = accounts.map(|a| a.uid).chain([nix::unistd::geteuid().as_raw()]).collect();
+    match process::living_owner(key, &users) {
         Some(pid) => {
             let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
             Err(Failure::new(Exit::AlreadyRunning, text))

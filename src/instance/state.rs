@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +22,7 @@ use crate::model::handover::Handover;
 use crate::model::status::{InstanceState, Reload, Upgrade};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
+use crate::rt::random::uuid;
 use crate::source::Source;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::Notifier;
@@ -75,7 +76,8 @@ pub(crate) struct Instance {
     pub(super) wake: Event,
     /// The status file shall be written although nothing changed.
     pub(super) write_now: AtomicBool,
-    pub(super) written: AtomicU64,
+    /// What the status file has at the end of its name while it is written.
+    pub(super) tag: String,
     /// The instance is over: no status file is written any more.
     pub(super) files_closed: Lock<bool>,
     pub(super) notifier: Option<Notifier>,
@@ -148,7 +150,7 @@ impl Instance {
             wanted: AtomicBool::new(false),
             wake: Event::new(),
             write_now: AtomicBool::new(false),
-            written: AtomicU64::new(0),
+            tag: uuid(),
             files_closed: Lock::new(false),
             notifier: from.notifier,
             newline: Lock::new(from.newline),
@@ -191,14 +193,11 @@ impl Instance {
 
     fn mend_pid_file(&self) {
         let mut lock = self.lock.lock();
-        if lock.as_ref().is_some_and(PidFile::intact) {
-            return;
-        }
+        let Some(lock) = lock.as_mut().filter(|lock| !lock.intact()) else { return };
         error!("{}: the PID file was removed or replaced by somebody else", self.pid_path.display());
-        match PidFile::lock(&self.pid_path) {
-            Ok(again) => {
-                let _ = again.write(Pid::this());
-                *lock = Some(again);
+        match lock.mend() {
+            Ok(()) => {
+                let _ = lock.write(Pid::this());
                 info!("{}: the PID file is there again", self.pid_path.display());
             }
             Err(refused) => error!("{}: it cannot be made again: {refused:?}", self.pid_path.display()),

@@ -1,8 +1,7 @@
 //! What the instance says of itself: the status document, as a file and live.
 
-use std::fs::{OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -24,7 +23,7 @@ use crate::net::metrics::Measured;
 use crate::net::page::Shown;
 use crate::rt::blocking::blocking;
 use crate::rt::wait::{sleep, timeout};
-use crate::sys::process;
+use crate::sys::{files, process};
 
 /// Changes of state within this time become one write of the status file.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -232,25 +231,16 @@ impl Instance {
         }
         let status = self.status();
         let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)? + "\n";
-        let number = self.written.fetch_add(1, SeqCst);
-        let temporary = self.status_path.with_extension(format!("status.{number}"));
-        let written = std::fs::write(&temporary, &text)
-            .and_then(|()| std::fs::set_permissions(&temporary, Permissions::from_mode(0o644)))
-            .and_then(|()| std::fs::rename(&temporary, &self.status_path));
-        match written {
+        match files::replace(&self.status_path, &self.tag, 0o644, text.as_bytes()) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => self.rewrite(&text),
-            Err(e) => {
-                let _ = std::fs::remove_file(&temporary);
-                Err(e)
-            }
-            Ok(()) => Ok(()),
+            written => written,
         }
     }
 
     /// Where privileges were dropped, the folder may be another's, and only the file is ours: then it is written in place,
     /// in one piece. Readers try again if they come in between.
     fn rewrite(&self, text: &str) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&self.status_path)?;
+        let file = files::open_to_write(&self.status_path)?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)
     }
@@ -259,7 +249,7 @@ impl Instance {
     pub(crate) fn remove_files(&self) {
         *self.files_closed.lock() = true;
         if std::fs::remove_file(&self.status_path).is_err() {
-            let _ = OpenOptions::new().write(true).truncate(true).open(&self.status_path);
+            let _ = files::open_to_write(&self.status_path).and_then(|file| file.set_len(0));
         }
     }
 

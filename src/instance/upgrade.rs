@@ -95,7 +95,7 @@ impl Instance {
         let (sessions, outboxes) = saver.finish();
         let (sessions_so_far, marks_so_far) = self.hub.ctx.numbers();
         let lock = self.lock.lock();
-        let lock = lock.as_ref().ok_or("the PID file is not locked")?.fd();
+        let (lock, lock_file) = lock.as_ref().ok_or("the PID file is not locked")?.fds();
         let (guard, guard_pipe) = self.guard;
         // Before that of `life`, which each look at the instance wants as well.
         let observed = Observed { log: self.log.last(), ..self.monitor.save() };
@@ -113,6 +113,7 @@ impl Instance {
             log_fd: self.log.fd(),
             texts: self.texts.lock().clone(),
             lock,
+            lock_file,
             guard,
             guard_pipe,
             mark: self.hub.ctx.boot.mark.clone(),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::model::config::Rotate;
+use crate::sys::files;
 
 /// A log that is open.
 pub(crate) struct Opened {
@@ -32,8 +33,13 @@ impl Opened {
         // Root follows no link that another user may have made.
         let own = path.parent().and_then(|dir| dir.metadata().ok()).is_none_or(|dir| dir.uid() == 0);
         let strict = nix::unistd::Uid::effective().is_root() && !own;
-        let flags = if strict { libc::O_NOFOLLOW } else { 0 };
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path)?;
+        let flags = if strict { libc::O_NOFOLLOW } else { 0 } | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path);
+        // A FIFO that nobody reads would have made us wait (fifo(7)).
+        let file = files::block(file.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENXIO) => io::Error::other("it is a FIFO that no process reads, or a socket"),
+            _ => e,
+        })?)?;
         // Of a predecessor that was killed, or of a disk that was full.
         let torn = file.metadata()?.is_file() && last_byte(path).is_ok_and(|last| last != b'\n');
         Ok(Opened { path: path.to_owned(), file, torn: AtomicBool::new(torn) })

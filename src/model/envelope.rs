@@ -106,7 +106,7 @@ pub struct Envelope<'a> {
     pub multiline: bool,
     /// A member that this message is routed by stands there in another spelling, as well or instead: the right one.
     respelled: Option<&'static str>,
-    /// The method is written with what programs read in several ways ([`plain_text`]).
+    /// There is half of a surrogate pair in the method, which some programs drop and some replace.
     unclear_method: bool,
 }
 
@@ -333,7 +333,7 @@ impl Found {
             Place::Reference => routes(&method, "ref"),
         };
         let respelled = respelled.iter().find(matters).map(|(_, key)| *key);
-        let unclear_method = get(&self.method).is_some_and(|raw| plain_text(raw).is_none());
+        let unclear_method = get(&self.method).is_some_and(|raw| unescaped(raw).is_none());
         Ok(Envelope {
             text,
             kind,
@@ -430,12 +430,16 @@ pub fn decode(raw: &str) -> Cow<'_, str> {
 /// A JSON string literal as text, if all programs read the same in it: there is no half of a surrogate pair, which some
 /// drop and some replace, and no control character, at which some end. `raw` must have been scanned.
 pub fn plain_text(raw: &str) -> Option<Cow<'_, str>> {
+    unescaped(raw).filter(|t| !t.chars().any(char::is_control))
+}
+
+/// A JSON string literal as text; None if there is half of a surrogate pair.
+fn unescaped(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    let text = match inner.contains('\\') {
+    Some(match inner.contains('\\') {
         true => Cow::Owned(serde_json::from_str::<String>(raw).ok()?),
         false => Cow::Borrowed(inner),
-    };
-    Some(text).filter(|t| !t.chars().any(char::is_control))
+    })
 }
 
 /// A text as a JSON string literal.

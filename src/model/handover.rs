@@ -44,7 +44,11 @@ pub struct Handover {
     pub log_fd: Option<i32>,
     /// The configuration in force, as it was read: it may have been edited since.
     pub texts: Vec<Text>,
+    /// The PID file.
     pub lock: i32,
+    /// The lock beside it; a version of before had none.
+    #[serde(default)]
+    pub lock_file: Option<i32>,
     pub guard: i32,
     pub guard_pipe: i32,
     pub mark: String,
@@ -393,6 +397,7 @@ impl Handover {
         fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd]));
         fds.extend(self.children().filter_map(|c| c.stderr.as_ref()).map(|p| p.fd));
         fds.extend(self.log_fd);
+        fds.extend(self.lock_file);
         fds.extend(&self.inherited);
         fds.extend(self.commands().flat_map(|c| [c.stdout.fd, c.stderr.fd]));
         fds

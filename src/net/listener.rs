@@ -12,9 +12,9 @@ use log::warn;
 use super::conn::Conn;
 use crate::model::config::{Listen, Unix};
 use crate::model::exit::{Exit, Failure, plain};
-use crate::sys::accounts;
 use crate::sys::listen::{self, Socket, SocketFile};
 use crate::sys::lock::Lock;
+use crate::sys::{accounts, files};
 
 /// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
 /// our own, see [`listen::share_port`].
@@ -67,7 +67,7 @@ fn owner(unix: &Unix) -> io::Result<Option<(u32, u32)>> {
 
 /// Gives the file of a socket its mode and owner.
 pub(crate) fn touch(unix: &Unix) -> Result<(), String> {
-    let touched = owner(unix).and_then(|owner| listen::touch(&unix.path, unix.mode, owner));
+    let touched = owner(unix).and_then(|owner| files::touch_socket(&unix.path, unix.mode, owner));
     touched.map_err(|e| plain(&e))
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 
-use super::process;
+use super::{files, process};
 use crate::model::exit::plain;
 
 /// Connections that may wait for us, also while an upgrade is under way. The kernel's own limit is net.core.somaxconn.
@@ -99,19 +99,8 @@ pub(crate) fn unix(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Res
     let meta = std::fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), identity: (meta.dev(), meta.ino()) };
     listener.set_nonblocking(true)?;
-    touch(path, mode, owner)?;
+    files::touch_socket(path, mode, owner)?;
     Ok(Socket::Unix(listener, Some(file)))
-}
-
-/// Gives the file of a socket a mode, and an owner if one is given.
-pub(crate) fn touch(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::other("it is no socket any more"));
-    }
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 /// Who is at the other end of a Unix socket.

@@ -5,6 +5,7 @@
 pub(crate) mod accounts;
 pub(crate) mod become_daemon;
 pub(crate) mod fds;
+pub(crate) mod files;
 pub(crate) mod guard;
 pub(crate) mod listen;
 pub(crate) mod lock;

@@ -58,8 +58,3 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 pub(crate) fn readable_by_all(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|m| m.mode() & 0o004 != 0)
 }
-
-/// Whether anybody may write there: no place for a file that says which process to signal.
-pub(crate) fn world_writable(path: &Path) -> io::Result<bool> {
-    Ok(std::fs::metadata(path)?.mode() & 0o002 != 0)
-}

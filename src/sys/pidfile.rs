@@ -1,29 +1,36 @@
-//! The PID file: one number and a newline, locked with flock(2) for the daemon's whole life.
+//! The PID file, one number and a newline, and the lock beside it, held with flock(2) for the daemon's whole life.
 //!
-//! *Running* means that the lock is held, never that some process has the number. flock survives fork and exec, is
-//! released by the kernel when the daemon dies however it dies, and is understood by `pkill -L -F`. The file is never
-//! renamed over: the lock would stay on the old inode. (mcpdaemon(7), "Why flock"; flopen(3) of BSD has
-//! the same loop.)
+//! *Running* means that `NAME.lock` is held, never that some process has the number. Its mode is 0600, for whoever may read a
+//! file may lock it. flock survives fork and exec, and is released by the kernel when the daemon dies however it dies. The
+//! file is never renamed over: the lock would stay on the old inode (flopen(3) of BSD has the same loop).
+//!
+//! A daemon of before had its lock on `NAME.pid`, which is locked as well still, for `pkill -L -F`. That lock is believed only
+//! where the process with the number is of the file's owner, and started when the status file says.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, fchown};
 
 use super::pidfd::PidFd;
-use super::process;
+use super::{files, process};
+use crate::model::status::Status;
 
-/// A PID file whose lock this process holds. Dropping it releases the lock and leaves the file.
+/// A PID file whose lock this process holds. Dropping it releases the lock and leaves the files.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
-    file: Flock<File>,
+    file: File,
+    /// None where the program before had no such file, and none could be made.
+    lock: Option<Flock<File>>,
+    /// The lock on the PID file itself, which another process can be in the way of.
+    _own: Option<Flock<File>>,
 }
 
 /// Why the lock could not be had.
@@ -31,8 +38,6 @@ pub(crate) struct PidFile {
 pub(crate) enum Refused {
     /// A process holds it; with the number in the file, once there is one.
     Running(Option<Pid>),
-    /// The process with the number in the file is dead, and another process holds the lock: each that may read the file can.
-    Locked(Option<String>),
     Io(io::Error),
 }
 
@@ -42,80 +47,131 @@ impl From<io::Error> for Refused {
     }
 }
 
+fn lock_path(path: &Path) -> PathBuf {
+    path.with_extension("lock")
+}
+
 impl PidFile {
     /// Takes the lock and empties the file, which now reads as "starting".
     ///
     /// A contested lock is tried for 100 ms (mcpctl may be looking), then the holder's number is awaited for up to 2 s.
     pub(crate) fn lock(path: &Path) -> Result<PidFile, Refused> {
-        let until = Instant::now() + Duration::from_millis(100);
-        loop {
-            let file = open(path, OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644))?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) if same_file(&file, path) => {
-                    // Whatever the umask: the number is no secret, and tools of other users read it.
-                    file.set_permissions(Permissions::from_mode(0o644))?;
-                    file.set_len(0)?;
-                    return Ok(PidFile { path: path.to_owned(), file });
-                }
-                // It was removed or replaced between open and lock: we hold the lock of nothing.
-                Ok(_) => {}
-                Err((file, Errno::EWOULDBLOCK)) if Instant::now() >= until => {
-                    return Err(match holder(path) {
-                        Some(pid) if !process::lives(pid) => Refused::Locked(locker(&file)),
-                        pid => Refused::Running(pid),
-                    });
-                }
-                Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(Duration::from_millis(10)),
-                Err((_, e)) => return Err(Refused::Io(e.into())),
-            }
+        let lock = hold(&lock_path(path), 0o600).map_err(|e| match e {
+            Refused::Running(_) => Refused::Running(number_awaited(path)),
+            other => other,
+        })?;
+        let mut file = files::open_or_make(path, 0o644).map_err(foreign)?;
+        let mut own = Flock::lock(file.try_clone()?, FlockArg::LockExclusiveNonblock).ok();
+        if own.is_none()
+            && let Some(pid) = number(&file).filter(|pid| is_daemon_of(path, *pid, &file))
+        {
+            // It is of a version that had its lock there.
+            let _ = std::fs::remove_file(lock_path(path));
+            return Err(Refused::Running(Some(pid)));
         }
+        if file.metadata()?.uid() != Uid::effective().as_raw() {
+            std::fs::remove_file(path)?;
+            file = files::open_or_make(path, 0o644).map_err(foreign)?;
+            own = Flock::lock(file.try_clone()?, FlockArg::LockExclusiveNonblock).ok();
+        }
+        // Whatever the umask: the number is no secret, and tools of other users read it.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.set_len(0)?;
+        Ok(PidFile { path: path.to_owned(), file, lock: Some(lock), _own: own })
     }
 
-    /// The file and the lock that the program before held in this process: flock(2) survives exec(2).
-    pub(crate) fn adopt(path: &Path, fd: OwnedFd) -> io::Result<PidFile> {
-        let file = Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, e)| io::Error::from(e))?;
-        Ok(PidFile { path: path.to_owned(), file })
+    /// Makes what was removed or replaced by others again, still as the holder. The PID file is empty afterwards.
+    pub(crate) fn mend(&mut self) -> Result<(), Refused> {
+        let path = lock_path(&self.path);
+        if !self.lock.as_ref().is_some_and(|lock| same_file(lock, &path)) {
+            self.lock = Some(hold(&path, 0o600)?);
+        }
+        self.file = files::open_or_make(&self.path, 0o644).map_err(foreign)?;
+        self._own = Flock::lock(self.file.try_clone()?, FlockArg::LockExclusiveNonblock).ok().or(self._own.take());
+        self.file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(self.file.set_len(0)?)
     }
 
-    /// The descriptor that holds the lock.
-    pub(crate) fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+    /// The files and the lock that the program before held in this process: flock(2) survives exec(2). One of before had no
+    /// file for the lock alone: it is made.
+    pub(crate) fn adopt(path: &Path, fd: OwnedFd, lock: Option<OwnedFd>) -> io::Result<PidFile> {
+        let file = File::from(fd);
+        let own = Flock::lock(file.try_clone()?, FlockArg::LockExclusiveNonblock).ok();
+        let lock = match lock {
+            Some(fd) => Some(Flock::lock(File::from(fd), FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?),
+            None => hold(&lock_path(path), 0o600).ok(),
+        };
+        Ok(PidFile { path: path.to_owned(), file, lock, _own: own })
     }
 
-    /// Writes the number, in place.
+    /// The descriptors of the PID file and of the lock.
+    pub(crate) fn fds(&self) -> (RawFd, Option<RawFd>) {
+        (self.file.as_raw_fd(), self.lock.as_ref().map(|lock| lock.as_raw_fd()))
+    }
+
+    /// Writes the number into both files, in place.
     pub(crate) fn write(&self, pid: Pid) -> io::Result<()> {
         let text = format!("{pid}\n");
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)
+        for file in [self.lock.as_deref(), Some(&self.file)].into_iter().flatten() {
+            file.write_all_at(text.as_bytes(), 0)?;
+            file.set_len(text.len() as u64)?;
+        }
+        Ok(())
     }
 
-    /// Whether the path still leads to the file that we hold.
+    /// Whether the paths still lead to the files that we hold.
     pub(crate) fn intact(&self) -> bool {
-        same_file(&self.file, &self.path)
+        let locked = self.lock.as_ref().is_none_or(|lock| same_file(lock, &lock_path(&self.path)));
+        locked && same_file(&self.file, &self.path)
     }
 
-    /// Removes the file, while still holding the lock, if it is still ours. Where the directory forbids it, the file
+    /// Gives both files to a user, before this process becomes that one.
+    pub(crate) fn give(&self, uid: Uid, gid: Gid) -> io::Result<()> {
+        let all = [Some(&self.file), self.lock.as_deref()];
+        all.into_iter().flatten().try_for_each(|file| Ok(fchown(file, Some(uid), Some(gid))?))
+    }
+
+    /// Removes the files, while still holding the lock, if they are still ours. Where the directory forbids it, the PID file
     /// is emptied instead.
     pub(crate) fn remove(self) {
-        if self.intact() && std::fs::remove_file(&self.path).is_err() {
+        if same_file(&self.file, &self.path) && std::fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
+        }
+        let path = lock_path(&self.path);
+        if self.lock.as_ref().is_some_and(|lock| same_file(lock, &path)) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Opens a PID file, and nothing that stands in its place: what a link leads to is another's, and a folder can be
-/// opened and locked as well.
-fn open(path: &Path, how: &mut OpenOptions) -> io::Result<File> {
-    let other = || io::Error::other("no daemon has made it, for it is no regular file; remove it");
-    // Of a FIFO, a plain open would wait for a writer.
-    match how.custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK).open(path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(file),
-        Ok(_) => Err(other()),
-        Err(e) => Err(match e.raw_os_error() {
-            // A link; a socket; a folder that is opened for writing.
-            Some(libc::ELOOP | libc::ENXIO | libc::EISDIR) => other(),
-            _ => e,
-        }),
+/// Makes a file, or opens the one that is there, and locks it.
+fn hold(path: &Path, mode: u32) -> Result<Flock<File>, Refused> {
+    let until = Instant::now() + Duration::from_millis(100);
+    loop {
+        let file = files::open_or_make(path, mode).map_err(foreign)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Of a user who once had the instance, and who could still write it.
+            Ok(file) if same_file(&file, path) && file.metadata()?.uid() != Uid::effective().as_raw() => {
+                std::fs::remove_file(path)?;
+            }
+            Ok(file) if same_file(&file, path) => {
+                file.set_permissions(Permissions::from_mode(mode))?;
+                return Ok(file);
+            }
+            // It was removed or replaced between open and lock: we hold the lock of nothing.
+            Ok(_) => {}
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => return Err(Refused::Running(None)),
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => std::thread::sleep(Duration::from_millis(10)),
+            Err((_, e)) => return Err(Refused::Io(e.into())),
+        }
+    }
+}
+
+/// Says of what stands in the place of a PID file that it is none.
+fn foreign(e: io::Error) -> io::Error {
+    match e.kind() == io::ErrorKind::Other || e.raw_os_error() == Some(libc::EISDIR) {
+        true => io::Error::other("no daemon has made it, for it is no regular file; remove it"),
+        false => e,
     }
 }
 
@@ -126,22 +182,12 @@ fn same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Who has taken a lock on a file, as /proc/locks (proc(5)) shows it, for a message.
-fn locker(file: &File) -> Option<String> {
-    let inode = format!(":{}", file.metadata().ok()?.ino());
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let at = fields.iter().position(|f| *f == "FLOCK")?;
-        let pid = Pid::from_raw(fields.get(at + 3)?.parse().ok()?);
-        fields.get(at + 4)?.ends_with(&inode).then(|| Some(format!("pid {pid}, {}", process::command_line(pid)?)))?
-    })
-}
-
-fn holder(path: &Path) -> Option<Pid> {
+fn number_awaited(path: &Path) -> Option<Pid> {
     let until = Instant::now() + Duration::from_secs(2);
     loop {
-        let pid = File::open(path).ok().and_then(|f| number(&f));
+        // The PID file may have been removed; the lock has the number as well.
+        let named = |path: &Path| files::open(path).ok().and_then(|f| number(&f));
+        let pid = named(path).or_else(|| named(&lock_path(path)));
         if pid.is_some() || Instant::now() >= until {
             return pid;
         }
@@ -172,29 +218,44 @@ pub(crate) enum Probe {
     Elsewhere(Pid),
 }
 
-/// Looks at a PID file without changing anything. The order (open the process, see the lock held, read the number
+/// Looks at an instance's files without changing anything. The order (open the process, see the lock held, read the number
 /// again) makes sure that the handle is the holder's, not a stranger's with a reused number.
 pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
-    let file = match open(path, OpenOptions::new().read(true)) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Probe::Absent),
+    let file = match files::open(path).map_err(foreign) {
+        Ok(file) => Some(file),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         Err(e) => return Err(e),
     };
-    let pid = number(&file);
+    let pid = file.as_ref().and_then(number);
     let handle = pid.map(PidFd::open);
-    let file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        // Emptied by a daemon that could not remove it.
-        Ok(file) if file.metadata()?.len() == 0 => return Ok(Probe::Absent),
-        Ok(_) => return Ok(Probe::Stale),
-        Err((file, Errno::EWOULDBLOCK)) => file,
-        Err((_, e)) => return Err(e.into()),
+    let (held, locked) = match files::open(&lock_path(path)).map_err(foreign) {
+        Ok(lock) => (is_locked(lock.try_clone()?)?, Some(lock)),
+        // It is another user's, or of a version that had its lock on the PID file: the process itself has to tell.
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
+            let foreign = e.kind() == io::ErrorKind::PermissionDenied;
+            match (&file, pid) {
+                (Some(file), Some(pid)) => {
+                    (is_daemon_of(path, pid, file) && (foreign || is_locked(file.try_clone()?)?), None)
+                }
+                (Some(file), None) => (!foreign && is_locked(file.try_clone()?)?, None),
+                (None, _) => (foreign, None),
+            }
+        }
+        Err(e) => return Err(e),
     };
+    let Some(file) = file else { return Ok(if held { Probe::Starting } else { Probe::Absent }) };
+    if !held {
+        // Emptied by a daemon that could not remove it.
+        return Ok(if file.metadata()?.len() == 0 { Probe::Absent } else { Probe::Stale });
+    }
     let mut again = [0u8; 32];
     let n = file.read_at(&mut again, 0)?;
     let now = std::str::from_utf8(&again[..n]).ok().and_then(|t| t.trim().parse().ok()).map(Pid::from_raw);
     match (pid, handle) {
-        (Some(pid), Some(Ok(_))) if now == Some(pid) && !holds(pid, &file) => Ok(Probe::Elsewhere(pid)),
-        (Some(pid), Some(Ok(handle))) if now == Some(pid) => Ok(Probe::Running(pid, handle)),
+        (Some(pid), Some(Ok(handle))) if now == Some(pid) => {
+            let proven = locked.is_none_or(|lock| holds(pid, &lock)) && is_daemon_of(path, pid, &file);
+            Ok(if proven { Probe::Running(pid, handle) } else { Probe::Elsewhere(pid) })
+        }
         (Some(pid), Some(Err(e))) if now == Some(pid) && e.raw_os_error() == Some(libc::ESRCH) => {
             Ok(Probe::Elsewhere(pid))
         }
@@ -202,18 +263,37 @@ pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
     }
 }
 
-/// Whether a process has the PID file open. In another PID namespace (a container with a shared run directory) the
-/// number means another process, which must not be signalled. A process that we may not look into we may not signal
-/// either; only the first process is never believed unseen.
+/// Whether a process holds an exclusive lock on a file.
+fn is_locked(file: File) -> io::Result<bool> {
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(false),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, e)) => Err(e.into()),
+    }
+}
+
+/// Whether a process may be the daemon of a PID file, by what anybody can see of it: it runs as the file's owner, to whom the
+/// daemon has given it, and started when the status file beside it says, if that speaks of it. In another PID namespace (a
+/// container with a shared run directory) the number means another process, which must not be signalled.
+fn is_daemon_of(path: &Path, pid: Pid, file: &File) -> bool {
+    let Ok(owner) = file.metadata().map(|m| m.uid()) else { return false };
+    // Root's daemon could not give it away.
+    let fits = owner == 0 || process::user_of(pid) == Some(owner);
+    let said = files::read(&path.with_extension("status"), process::STATUS).ok();
+    let said = said.and_then(|text| serde_json::from_slice::<Status>(&text).ok()).filter(|s| s.pid == pid.as_raw());
+    fits && process::lives(pid) && said.is_none_or(|s| process::start_time(pid) == Some(s.start_time))
+}
+
+/// Whether a process has this file open and holds a lock by it, as proc(5) shows in fdinfo. Of a process that may not be
+/// looked into it is believed, but of the first one.
 fn holds(pid: Pid, file: &File) -> bool {
     let Ok(wanted) = file.metadata() else { return false };
-    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(mut fds) => fds.any(|fd| {
-            let meta = fd.and_then(|fd| std::fs::metadata(fd.path()));
-            meta.is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()))
-        }),
-        Err(_) => pid.as_raw() != 1,
-    }
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return pid.as_raw() != 1 };
+    fds.flatten().any(|fd| {
+        let same = std::fs::metadata(fd.path()).is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()));
+        let info = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy()));
+        same && info().is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
+    })
 }
 
 #[cfg(test)]

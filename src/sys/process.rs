@@ -11,9 +11,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::pidfd::PidFd;
+use crate::model::status::Status;
 
-/// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:SERIAL`.
+/// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:NONCE:SERIAL`.
 pub(crate) const MARK: &str = "MCPDAEMON_MARK";
+
+/// The longest status file that is read, in bytes.
+pub(crate) const STATUS: u64 = 64 << 20;
 
 /// So many processes of a family are looked at.
 const FAMILY: usize = 1000;
@@ -21,6 +25,21 @@ const FAMILY: usize = 1000;
 /// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
 pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
+}
+
+/// Closes this process to others of its user: no core is dumped, and nobody but root reads its memory, its environment or
+/// its descriptors, or traces it (prctl(2), PR_SET_DUMPABLE). A program that execve(2) has begun is open again.
+pub(crate) fn hide() {
+    // SAFETY: prctl with integers.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
+/// The user that a process runs as, by its effective user id; of one that is not dumpable as well, whose files in /proc are
+/// root's.
+pub(crate) fn user_of(pid: Pid) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let ids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    ids.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether a process is there and not just waiting to be reaped.
@@ -114,14 +133,38 @@ fn mark(pid: Pid) -> Option<String> {
     String::from_utf8(entry.to_vec()).ok()
 }
 
-/// A daemon that still lives, found by the marks of its children. `key` is what its marks begin with.
-pub(crate) fn living_owner(key: &str) -> Option<Pid> {
-    all().filter_map(mark).find_map(|mark| {
+/// The daemon of an instance that still lives, found by the marks of its children. `key` is what its marks begin with.
+///
+/// Anybody can mark a process of his own and name another in the mark. So a mark counts only where its bearer runs as one of
+/// `users`, whose processes could be children. What it names must be a process of one of them too, of the name of this
+/// program, and with the instance's lock open, as far as that can be seen (proc(5): root alone sees it).
+pub(crate) fn living_owner(key: &str, users: &[u32]) -> Option<Pid> {
+    let own = |pid: Pid| user_of(pid).is_some_and(|uid| users.contains(&uid));
+    all().filter(|pid| own(*pid)).filter_map(mark).find_map(|mark| {
         let mut parts = mark.strip_prefix(key)?.split(':');
         let (pid, start) = (parts.next()?.parse().ok().map(Pid::from_raw)?, parts.next()?.parse().ok()?);
         let lives = pid != Pid::this() && lives(pid) && start_time(pid) == Some(start);
-        lives.then_some(pid)
+        let daemon =
+            || name(pid).is_some_and(|n| Some(n) == name(Pid::this())) && may_hold(pid, key.trim_end_matches(':'));
+        (lives && own(pid) && daemon()).then_some(pid)
     })
+}
+
+/// Whether a process has a PID or lock file open whose path begins so, be it removed since; also where that cannot be seen.
+fn may_hold(pid: Pid, stem: &str) -> bool {
+    let is_lock = |link: &Path| {
+        let rest = link.to_str().and_then(|l| l.strip_prefix(stem));
+        rest.is_some_and(|r| matches!(r.trim_end_matches(" (deleted)"), ".pid" | ".lock"))
+    };
+    match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(mut fds) => fds.any(|fd| fd.and_then(|fd| std::fs::read_link(fd.path())).is_ok_and(|link| is_lock(&link))),
+        Err(_) => true,
+    }
+}
+
+/// The name of a process's program, as the kernel has it: up to 15 bytes.
+fn name(pid: Pid) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
 }
 
 /// Ends every process whose mark is wanted: SIGTERM, SIGKILL after `grace`, until none is left or `limit` is over. Gives
@@ -130,11 +173,13 @@ pub(crate) fn end_marked(wanted: impl Fn(&str) -> bool, grace: Duration, limit: 
     end_all(|pid| mark(pid).is_some_and(|m| wanted(&m)), grace, limit)
 }
 
-/// Ends what a child left behind: what bears its mark, and what is still in its process group with its environment
+/// Ends what a child left behind: what bears its mark, and what is still in its session with its environment
 /// cleared. Its leader must not have been reaped yet, so that no other process can have the group's number.
 pub(crate) fn end_family(leader: Pid, own: &str, grace: Duration, limit: Duration) -> (usize, Vec<Pid>) {
-    let in_group = |pid| stat(pid).is_some_and(|s| s[0] != "Z" && s.get(2) == Some(&leader.to_string()));
-    end_all(|pid| in_group(pid) || mark(pid).as_deref() == Some(own), grace, limit)
+    let leader = leader.to_string();
+    // Its group, and the groups that members of its session have made.
+    let in_session = |pid| stat(pid).is_some_and(|s| s[0] != "Z" && s.get(2..4).is_some_and(|s| s.contains(&leader)));
+    end_all(|pid| in_session(pid) || mark(pid).as_deref() == Some(own), grace, limit)
 }
 
 /// So many looks in a row must find nothing before what was found at first counts as gone.
@@ -183,7 +228,21 @@ pub(crate) fn port_holder(port: u16) -> Option<String> {
             listening.then(|| fields.get(9).map(|i| format!("socket:[{i}]")))?
         })
     })?;
-    socket_holder(&inode)
+    socket_holder(&inode).or_else(|| instance_on(port))
+}
+
+/// The instance of this user that says so in its status file: its descriptors are closed to all but root.
+fn instance_on(port: u16) -> Option<String> {
+    let ending = format!(":{port}");
+    std::fs::read_dir(super::paths::run_dir()).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        let name = path.file_name()?.to_str()?.strip_suffix(".status")?.to_owned();
+        let status: Status = serde_json::from_slice(&super::files::read(&path, STATUS).ok()?).ok()?;
+        let pid = Pid::from_raw(status.pid);
+        let there = lives(pid) && start_time(pid) == Some(status.start_time);
+        let listens = status.listen.iter().any(|url| url.ends_with(&ending));
+        (there && listens).then(|| format!("pid {pid}, the instance '{name}' of mcpdaemon"))
+    })
 }
 
 fn socket_holder(inode: &str) -> Option<String> {

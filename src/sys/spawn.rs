@@ -1,9 +1,9 @@
-//! Starting a child: its own process group, clean signals, no descriptor but 0 to 2, and an end when we end.
+//! Starting a child: its own session, clean signals, no descriptor but 0 to 2, and an end when we end.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -48,7 +48,7 @@ pub(crate) fn spawn(spec: &Spec) -> io::Result<Started> {
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
     command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.current_dir(spec.cwd.as_deref().unwrap_or(Path::new("/")));
     let inside = Inside::new(spec);
     let prepare = move || inside.prepare();
@@ -115,6 +115,8 @@ impl Inside {
     fn prepare(&self) -> io::Result<()> {
         // Rust hands on masks and SIG_IGN (measured): a child with SIGTERM blocked could only be killed.
         signals::reset(true)?;
+        // A session of its own: no terminal, and a group that it leads.
+        nix::unistd::setsid()?;
         for (resource, soft, hard) in &self.limits {
             // SAFETY: getrlimit and setrlimit with valid pointers.
             let done = unsafe {
@@ -147,6 +149,8 @@ impl Inside {
                 libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
             }
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            // What the service manager gave the daemon is not for its children. Kernels before 4.3 have no such set.
+            libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
         }
         // The daemon may have died before PDEATHSIG was set.
         if nix::unistd::getppid() != self.daemon {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,8 +29,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Watches the files of a folder. The signals are taken from now on, and do what they do only by [`die_of`].
-    pub(crate) fn new(folder: &Path, signals: &[Signal]) -> io::Result<Watch> {
+    /// Watches the files of folders. The signals are taken from now on, and do what they do only by [`die_of`].
+    pub(crate) fn new(folders: &[PathBuf], signals: &[Signal]) -> io::Result<Watch> {
         let signals = match signals {
             [] => None,
             list => {
@@ -41,7 +41,7 @@ impl Watch {
         };
         let flags = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE;
         let folder = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).and_then(|inotify| {
-            inotify.add_watch(folder, flags)?;
+            folders.iter().try_for_each(|folder| inotify.add_watch(folder, flags).map(drop))?;
             Ok(inotify)
         });
         Ok(Watch { folder: folder.ok(), signals })

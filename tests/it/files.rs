@@ -159,7 +159,7 @@ fn the_status_file_is_whole_at_every_moment_and_holds_no_secret() {
     let live = get(daemon.address(), "/status").json();
     assert_eq!((&live["pid"], &live["servers"][0]["pids"]), (&status["pid"], &server["pids"]));
     let leftovers: Vec<_> = std::fs::read_dir(scratch.path("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(leftovers.len(), 2, "{leftovers:?}");
+    assert_eq!(leftovers.len(), 3, "PID file, lock and status: {leftovers:?}");
 }
 
 #[test]
@@ -253,22 +253,6 @@ fn without_its_pid_file_an_instance_is_not_started_twice() {
     assert!(alive(child));
     kill(daemon.pid, libc::SIGTERM);
     wait("the end", || (!alive(daemon.pid)).then_some(()));
-}
-
-#[test]
-fn a_lock_that_is_not_a_daemons_is_told_apart() {
-    let scratch = Scratch::new();
-    let daemon = scratch.fake(&[]);
-    // Whoever may read the file can take a lock of it.
-    let file = std::fs::File::open(scratch.path("run/t.pid")).unwrap();
-    kill(daemon.pid, libc::SIGKILL);
-    let _lock = wait("the lock", || {
-        nix::fcntl::Flock::lock(file.try_clone().unwrap(), nix::fcntl::FlockArg::LockSharedNonblock).ok()
-    });
-    wait("the end", || (scratch.processes().is_empty()).then_some(()));
-    let out = scratch.run(mcpdaemon(), &["-c", scratch.path("t.ron").to_str().unwrap()]);
-    let wanted = format!("run/t.pid: locked by pid {}, ", std::process::id());
-    assert!(code(&out) == 75 && stderr(&out).contains(&wanted), "{}", stderr(&out));
 }
 
 #[test]

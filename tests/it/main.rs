@@ -17,6 +17,7 @@ mod exec;
 mod files;
 mod floors;
 mod hostile_clients;
+mod hostile_locals;
 mod http;
 mod import;
 mod life;

@@ -149,7 +149,11 @@ fn wrong_usage_and_wrong_places_have_their_own_exit_status() {
         (&["-c", &ok, "--listen", "8003"], 78, "--listen: '8003' is no address"),
         (&["-c", &log.display().to_string()], 73, "cannot open the log: "),
         (&["-c", &ok, "--run-dir", &blocked.display().to_string()], 73, "blocked: cannot make the run directory: "),
-        (&["-c", &ok, "--run-dir", "/tmp"], 77, "/tmp: everybody may write here"),
+        (
+            &["-c", &ok, "--run-dir", "/tmp"],
+            77,
+            "/tmp: no place for the files of an instance: /tmp can be written by others",
+        ),
     ] {
         let (code, text) = fails(&scratch, args);
         assert_eq!(code, exit, "{args:?}: {text}");

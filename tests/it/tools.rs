@@ -25,6 +25,10 @@ fn adapted(scratch: &Scratch, name: &str) -> String {
     let text = shipped(name)
         .replace("/usr/bin/mcpdaemon", mcpdaemon())
         .replace("/usr/bin/mcpctl", mcpctl())
+        // The folder of the service, and root's above it.
+        .replace("/run/mcp/mcp", &format!("{dir}/run"))
+        .replace("/run/mcp/$user", &format!("{dir}/run"))
+        .replace("/run/mcp/${command_user%%:*}", &format!("{dir}/run"))
         .replace("/run/mcp", &format!("{dir}/run"))
         .replace("/var/log/mcp", &format!("{dir}/logs"))
         .replace("/var/lib/mcp", &dir)
@@ -270,7 +274,7 @@ fn systemd_makes_the_user_and_its_folders() {
         run("systemd-sysusers", &["--dry-run"], "users", &users);
         run("systemd-tmpfiles", &["--create"], "folders", &folders.replace(" mcp mcp ", " - - "));
     }
-    for (folder, mode) in [("run/mcp", 0o755), ("var/log/mcp", 0o750), ("var/lib/mcp", 0o750)] {
+    for (folder, mode) in [("run/mcp", 0o755), ("run/mcp/mcp", 0o755), ("var/log/mcp", 0o750), ("var/lib/mcp", 0o750)] {
         let found = std::fs::metadata(scratch.path("root").join(folder)).unwrap().permissions().mode();
         assert_eq!(found & 0o7777, mode, "{folder}");
     }

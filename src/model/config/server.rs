@@ -49,6 +49,18 @@ impl Kind {
     }
 
     /// The user that its processes run as.
+    /// The programs that it is made of or may run, by their paths.
+    pub fn programs(&self) -> Vec<&Path> {
+        match self {
+            Kind::Stdio(stdio) => vec![&stdio.program],
+            Kind::Exec(exec) => match &exec.allow {
+                Allow::These(programs) => programs.values().map(PathBuf::as_path).collect(),
+                Allow::All => exec.shell.as_deref().into_iter().collect(),
+            },
+            Kind::Bridge(_) => Vec::new(),
+        }
+    }
+
     pub fn confine(&self) -> &Confine {
         match self {
             Kind::Stdio(stdio) => &stdio.confine,
