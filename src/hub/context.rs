@@ -78,6 +78,8 @@ pub(crate) struct Context {
     sessions: AtomicU64,
     /// The last number of a child's mark.
     marks: AtomicU64,
+    /// Counts the configurations.
+    revision: AtomicU64,
     quiescing: Lock<Vec<Weak<dyn Quiesce>>>,
     events: (async_channel::Sender<Event>, async_channel::Receiver<Event>),
     change: Bell,
@@ -108,6 +110,7 @@ impl Context {
             leaving: Leavers::default(),
             sessions: AtomicU64::new(0),
             marks: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
             quiescing: Lock::default(),
             events: async_channel::bounded(EVENTS),
             change: Bell::new(),
@@ -120,8 +123,16 @@ impl Context {
         self.config.get()
     }
 
+    /// Puts another one in force. Connections hear of it, for some may not go on.
     pub(crate) fn set_config(&self, config: Arc<Config>) {
         self.config.replace(config);
+        self.revision.fetch_add(1, SeqCst);
+        self.quiesce.look_again();
+    }
+
+    /// How many configurations were in force before this one.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(SeqCst)
     }
 
     /// Whole seconds since the start.

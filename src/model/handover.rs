@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
-use super::config::Text;
+use super::config::{Admitted, Text};
 use super::health;
 use super::history::History;
 use super::logline;
@@ -325,6 +325,9 @@ pub struct Outbox {
 pub struct Connection {
     pub fd: i32,
     pub is_unix: bool,
+    /// Who asked last; a version of before does not say.
+    #[serde(default)]
+    pub who: Option<Admitted>,
     /// Read already, and of the next request.
     pub early: Bytes,
     pub how: How,

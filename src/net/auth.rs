@@ -6,7 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::answer::{Answer, error};
-use crate::model::config::Auth;
+use crate::model::config::{Admitted, Auth, Credential};
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
 
@@ -15,7 +15,7 @@ pub(super) fn principal(
     auth: Option<&Auth>,
     headers: &HeaderMap,
     peer: Option<&Peer>,
-) -> Result<Option<Arc<str>>, &'static str> {
+) -> Result<Option<Arc<Admitted>>, &'static str> {
     let Some(auth) = auth else { return Ok(None) };
     match auth {
         Auth::Bearer { .. } => {
@@ -25,10 +25,13 @@ pub(super) fn principal(
             };
             let token = value.as_bytes().split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
             let owner = token.and_then(|(_, token)| auth.owner(token.trim_ascii()));
-            owner.map(|name| Some(name.into())).ok_or("this token is not known here")
+            owner.map(|who| Some(Arc::new(who))).ok_or("this token is not known here")
         }
         Auth::Peer { .. } => match peer {
-            Some(peer) if auth.admits(peer.uid, &peer.groups) => Ok(Some(format!("uid {}", peer.uid).into())),
+            Some(peer) if auth.admits(peer.uid, &peer.groups) => {
+                let by = Credential::Peer { uid: peer.uid, groups: peer.groups.clone() };
+                Ok(Some(Arc::new(Admitted { name: format!("uid {}", peer.uid).into(), by })))
+            }
             Some(_) => Err("this user may not connect to this instance"),
             None => Err("this instance is for processes of this machine, on a Unix socket"),
         },
@@ -58,7 +61,7 @@ mod tests {
             for one in headers {
                 map.append(header::AUTHORIZATION, one.parse().unwrap());
             }
-            principal(Some(&auth), &map, None).map(|p| p.unwrap().to_string())
+            principal(Some(&auth), &map, None).map(|p| p.unwrap().name.to_string())
         };
         assert_eq!(asks(&["Bearer s3cret"]).unwrap(), "ann");
         assert_eq!(asks(&["bearer  other "]).unwrap(), "bob");

@@ -17,6 +17,7 @@ use super::front::Front;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
 use crate::hub::Stream;
 use crate::model::asked::{Accepts, Asked};
+use crate::model::config::Admitted;
 use crate::model::out::Out;
 use crate::sys::fds;
 use crate::sys::lock::{Guard, Lock};
@@ -36,7 +37,7 @@ struct State {
     at: At,
     request: Asked,
     /// The principal who asks; None where there is no `auth`.
-    who: Option<Arc<str>>,
+    who: Option<Arc<Admitted>>,
     /// It is being brought to rest: what is dropped now is put here.
     parking: bool,
     left: Left,
@@ -91,12 +92,27 @@ impl Connection {
     }
 
     /// Who asks.
-    pub(crate) fn knows(&self, who: Option<Arc<str>>) {
+    pub(crate) fn knows(&self, who: Option<Arc<Admitted>>) {
         self.state().who = who;
     }
 
+    /// The principal who asks.
     pub(crate) fn who(&self) -> Option<Arc<str>> {
+        self.state().who.as_ref().map(|who| who.name.clone())
+    }
+
+    pub(crate) fn admitted(&self) -> Option<Arc<Admitted>> {
         self.state().who.clone()
+    }
+
+    /// Whether who asked last would still be admitted.
+    pub(crate) fn is_admitted(&self) -> bool {
+        let config = self.front.hub.ctx.config();
+        match (&config.auth, &self.state().who) {
+            (Some(auth), Some(who)) => auth.still_admits(who),
+            // Who came when nobody was asked loses his session, and his streams with it.
+            _ => true,
+        }
     }
 
     /// It opens a session.
@@ -149,7 +165,8 @@ impl Connection {
         self.begin_parking();
         let early = release();
         if let Some(left) = self.parked() {
-            self.front.parked.put(ParkedConnection { fd, is_unix, early, how: How::Http(left) });
+            let who = self.admitted();
+            self.front.parked.put(ParkedConnection { fd, is_unix, who, early, how: How::Http(left) });
         }
     }
 

@@ -15,6 +15,7 @@ use super::front::Front;
 use super::request::{is_preflight, named, preflight};
 use super::{admin, auth, origin, sse, streamable, ws};
 use crate::hub::{Dropped, Server};
+use crate::model::config::Admitted;
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
 
@@ -70,7 +71,7 @@ pub(super) async fn serve(
 async fn dispatch(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
-    who: Option<Arc<str>>,
+    who: Option<Arc<Admitted>>,
     request: Request<Incoming>,
 ) -> Answer {
     connection.knows(who);

@@ -23,7 +23,7 @@ use super::connection::Connection;
 use super::front::Front;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp};
 use super::respond::{answer, name_session};
-use super::serve::take;
+use super::serve::{take, take_again};
 use super::ws;
 use crate::model::asked::Asked;
 use crate::rt::wait::sleep;
@@ -35,18 +35,20 @@ pub(super) fn resume(front: &Arc<Front>, parked: ParkedConnection) {
         Err(e) => return debug!("a connection cannot go on: {e}"),
     };
     front.hub.ctx.connections.fetch_add(1, SeqCst);
+    let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
+    connection.knows(parked.who);
     match parked.how {
-        How::Http(ParkedHttp::Idle) => take(front, conn),
-        How::Http(ParkedHttp::Waiting(asked, left)) => take_late(front, conn, asked, left, false),
-        How::Http(ParkedHttp::Streaming(asked, left)) => take_late(front, conn, asked, left, true),
-        How::WebSocket { client, outbox, queue } => ws::resume(front, conn, client, outbox, queue),
+        How::Http(ParkedHttp::Idle) => take_again(front, conn, connection),
+        How::Http(ParkedHttp::Waiting(asked, left)) => take_late(connection, conn, asked, left, false),
+        How::Http(ParkedHttp::Streaming(asked, left)) => take_late(connection, conn, asked, left, true),
+        How::WebSocket { client, outbox, queue } => ws::resume(connection, conn, client, outbox, queue),
     }
 }
 
 /// Serves a connection whose request was taken before.
-fn take_late(front: &Arc<Front>, conn: Conn, asked: Asked, left: Left, begun: bool) {
+fn take_late(connection: Arc<Connection>, conn: Conn, asked: Asked, left: Left, begun: bool) {
     let Some(parts) = left.reply else { return };
-    let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
+    let front = connection.front.clone();
     connection.busy(asked.chunks, asked.keeps, asked.origin.clone());
     if asked.opens_session {
         connection.opens_session();
@@ -93,6 +95,7 @@ async fn see_through(
 ) {
     let mut work = work;
     let mut quiesce = front.hub.ctx.quiesce.watch();
+    let mut revision = front.hub.ctx.revision();
     let cut = async {
         front.hub.ctx.end_drain.wait().await;
         sleep(Duration::from_secs(1)).await;
@@ -102,8 +105,11 @@ async fn see_through(
         if work.as_mut().poll(cx).is_ready() || cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        match quiesce.poll(cx) && connection.is_quiescent() {
-            true => Poll::Ready(false),
+        if quiesce.poll(cx) && connection.is_quiescent() {
+            return Poll::Ready(false);
+        }
+        match std::mem::replace(&mut revision, front.hub.ctx.revision()) != revision && !connection.is_admitted() {
+            true => Poll::Ready(true),
             false => Poll::Pending,
         }
     })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::hub::{Client, Outbox, Stream};
 use crate::model::asked::Asked;
+use crate::model::config::Admitted;
 use crate::model::out::Out;
 use crate::sys::lock::Lock;
 
@@ -19,6 +20,8 @@ pub(crate) struct Parked(Lock<Vec<ParkedConnection>>);
 pub(crate) struct ParkedConnection {
     pub fd: OwnedFd,
     pub is_unix: bool,
+    /// Who asked last; None where there is no `auth`.
+    pub who: Option<Arc<Admitted>>,
     /// Read already, and of the next request.
     pub early: Vec<u8>,
     pub how: How,

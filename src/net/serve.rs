@@ -30,6 +30,11 @@ enum End {
 /// Serves a connection that is counted.
 pub(super) fn take(front: &Arc<Front>, conn: Conn) {
     let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
+    take_again(front, conn, connection);
+}
+
+/// Serves a connection that has its place already.
+pub(super) fn take_again(front: &Arc<Front>, conn: Conn, connection: Arc<Connection>) {
     async_std::task::spawn(serve(front.clone(), conn, connection));
 }
 
@@ -57,6 +62,7 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
     };
     let (mut drain, mut cut) = (std::pin::pin!(drain), std::pin::pin!(cut));
     let (mut draining, mut quiesce) = (false, front.hub.ctx.quiesce.watch());
+    let mut revision = front.hub.ctx.revision();
     let end = std::future::poll_fn(|cx| {
         if !draining && drain.as_mut().poll(cx).is_ready() {
             // What is in flight is finished, then the connection closes; an idle one closes at once.
@@ -71,6 +77,9 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         }
         if quiesce.poll(cx) && place.is_quiescent() {
             return Poll::Ready(End::AtRest);
+        }
+        if std::mem::replace(&mut revision, front.hub.ctx.revision()) != revision && !place.is_admitted() {
+            return Poll::Ready(End::Closed(Ok(())));
         }
         Poll::Pending
     })

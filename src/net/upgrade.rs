@@ -66,7 +66,10 @@ impl Net {
             }
             let Some(fd) = passed::own_fd(one.fd) else { continue };
             if let Some(how) = restore(one.how, restored) {
-                resume(&self.front, ParkedConnection { fd, is_unix: one.is_unix, early: one.early.0, how });
+                resume(
+                    &self.front,
+                    ParkedConnection { fd, is_unix: one.is_unix, who: one.who.map(Arc::new), early: one.early.0, how },
+                );
             }
         }
         for client in self.front.hub.all_clients() {
@@ -119,7 +122,8 @@ fn save(one: &ParkedConnection, saver: &mut Saver) -> Option<handover::Connectio
         },
     };
     let early = Bytes(one.early.clone());
-    Some(handover::Connection { fd: one.fd.as_raw_fd(), is_unix: one.is_unix, early, how })
+    let who = one.who.as_deref().cloned();
+    Some(handover::Connection { fd: one.fd.as_raw_fd(), is_unix: one.is_unix, who, early, how })
 }
 
 fn restore(how: handover::How, restored: &Restored) -> Option<How> {

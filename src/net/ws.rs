@@ -42,6 +42,7 @@ use crate::hub::{Client, Endpoint, SHUTTING_DOWN};
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
 use crate::model::out::Out;
+use crate::model::text::head;
 use crate::model::transport::Transport;
 use crate::rt::wait::timeout;
 use crate::sys::fds;
@@ -52,6 +53,8 @@ const READ_BUFFER: usize = 16 << 10;
 const IN_A_ROW: usize = 64;
 /// The longest frame that is sent, in bytes.
 const PIECE: usize = 1 << 20;
+/// The longest reason in a close frame, in bytes.
+const REASON: usize = 123;
 /// How long a peer may take to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -112,7 +115,7 @@ pub(super) fn upgrade(
                     outbox.push(Out::notice(greeting));
                 }
                 let early = parts.read_buf.to_vec();
-                serve(&front, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
+                serve(&connection, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
             }
             (Ok(client), None) => front.hub.end_session(&client, "its WebSocket did not open"),
             (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why.to_string()).await,
@@ -139,24 +142,29 @@ async fn refuse(conn: Conn, why: &str) {
 }
 
 /// Goes on with a WebSocket between two messages; it is counted already.
-pub(super) fn resume(front: &Arc<Front>, conn: Conn, client: Client, outbox: Arc<Outbox>, queue: VecDeque<Out>) {
-    let front = front.clone();
-    let connection = Connection::new(&front, conn.fd(), conn.heard(), conn.blocked());
+pub(super) fn resume(
+    connection: Arc<Connection>,
+    conn: Conn,
+    client: Client,
+    outbox: Arc<Outbox>,
+    queue: VecDeque<Out>,
+) {
     async_std::task::spawn(async move {
-        serve(&front, &client, conn, Vec::new(), outbox, queue).await;
+        serve(&connection, &client, conn, Vec::new(), outbox, queue).await;
         drop(connection);
     });
 }
 
 /// One WebSocket, to its end or until it is at rest.
 async fn serve(
-    front: &Arc<Front>,
+    connection: &Arc<Connection>,
     client: &Client,
     conn: Conn,
     early: Vec<u8>,
     outbox: Arc<Outbox>,
     queue: VecDeque<Out>,
 ) {
+    let front = &connection.front;
     let config = front.hub.ctx.config();
     let (fd, is_unix) = (conn.fd(), conn.is_unix());
     let limit = config.websocket.max_size.bytes();
@@ -188,6 +196,7 @@ async fn serve(
     };
     let mut draining = std::pin::pin!(draining);
     let (mut quiesce, mut stragglers) = (front.hub.ctx.quiesce.watch(), front.hub.ctx.close_stragglers.watch());
+    let mut revision = front.hub.ctx.revision();
     let why = loop {
         let end = std::future::poll_fn(|cx| {
             if !driver.draining && draining.as_mut().poll(cx).is_ready() {
@@ -198,6 +207,9 @@ async fn serve(
                 // Only what it sends is in our hands: a message of its client may be half here.
                 driver.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
             }
+            if std::mem::replace(&mut revision, front.hub.ctx.revision()) != revision && !connection.is_admitted() {
+                driver.close(CloseCode::Policy, "who opened it may not connect any more");
+            }
             driver.poll(cx, quiescing)
         })
         .await;
@@ -207,7 +219,8 @@ async fn serve(
                 Ok(fd) => {
                     let (client, queue) = (client.clone(), std::mem::take(&mut driver.queue));
                     let how = How::WebSocket { client, outbox, queue };
-                    return front.parked.put(ParkedConnection { fd, is_unix, early: Vec::new(), how });
+                    let who = connection.admitted();
+                    return front.parked.put(ParkedConnection { fd, is_unix, who, early: Vec::new(), how });
                 }
                 Err(_) => break "there is no descriptor to keep it",
             },
@@ -376,7 +389,10 @@ impl Driver {
                 Poll::Pending => {}
                 Poll::Ready(true) => {}
                 Poll::Ready(false) if self.outbox.overflowed() => return Err(self.too_slow()),
-                Poll::Ready(false) => self.close(CloseCode::Away, "the server was removed"),
+                Poll::Ready(false) => {
+                    let why = self.outbox.why();
+                    self.close(CloseCode::Away, why.as_deref().unwrap_or("the session has ended"));
+                }
             }
         }
         if !self.flushing && self.closing.is_none() && !self.queue.is_empty() {
@@ -435,11 +451,12 @@ impl Driver {
         "the client did not read what was sent to it"
     }
 
-    fn close(&mut self, code: CloseCode, reason: &'static str) {
+    fn close(&mut self, code: CloseCode, reason: &str) {
         if self.closing.is_some() {
             return;
         }
-        let frame = CloseFrame { code, reason: reason.into() };
+        // A close frame holds no more (RFC 6455 section 5.5).
+        let frame = CloseFrame { code, reason: head(reason, REASON).into() };
         let _ = Pin::new(&mut self.ws).start_send(Message::Close(Some(frame)));
         self.closing = Some(Instant::now() + CLOSING);
         self.flushing = true;

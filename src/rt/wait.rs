@@ -68,6 +68,11 @@ impl Switch {
         self.event.notify(usize::MAX);
     }
 
+    /// Lets all who follow it look again, though it did not turn.
+    pub(crate) fn look_again(&self) {
+        self.event.notify(usize::MAX);
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.on.load(Ordering::SeqCst)
     }

@@ -332,6 +332,9 @@ mod tests {
         let held = PidFile::lock(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         assert!(!held.intact());
+        // The lock is still held.
+        assert!(matches!(PidFile::lock(&path), Err(Refused::Running(None))));
+        std::fs::remove_file(lock_path(&path)).unwrap();
         let other = PidFile::lock(&path).unwrap();
         held.remove();
         assert!(other.intact());

@@ -192,3 +192,53 @@ fn a_file_with_secrets_that_everybody_can_read_draws_a_warning() {
     // What comes from elsewhere is no secret of the file, and not everything is one.
     assert_eq!(test(&file("\"API_KEY\": \"${K}\", \"LANG\": \"C\""), 0o644), "");
 }
+
+#[test]
+fn what_a_token_has_opened_ends_with_it_though_its_owner_stays() {
+    let scratch = Scratch::new();
+    let tokens = |all: &[(&str, &str)]| {
+        let lines: String = all.iter().map(|(name, token)| format!("{name} {}\n", digest(token))).collect();
+        scratch.write("tokens", &lines);
+    };
+    tokens(&[("ann", "old"), ("bob", "his")]);
+    let daemon = scratch.start(&scratch.instance_with("t", "auth: Bearer(\"tokens\"),", &stdio("fake", &[], "")));
+    let address = daemon.address().to_owned();
+    let open = |token: &str| {
+        Ws::try_open(&address, "/servers/fake/ws", &[("authorization", &format!("Bearer {token}"))]).unwrap()
+    };
+    let stream = |token: &str, session: &str, path: &str| {
+        let mut raw = Raw::open(&address);
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\nAuthorization: Bearer {token}\r\n{session}\r\n"
+        );
+        raw.send(head.as_bytes());
+        assert_eq!(raw.head().status, 200);
+        raw
+    };
+    let bearer = |token: &str| format!("Authorization: Bearer {token}\r\n{ACCEPT}");
+    let hello = ask(&address, "POST", "/servers/fake/mcp", &bearer("old"), &initialize(json!(0)).to_string());
+    let session = format!("Mcp-Session-Id: {}\r\n", hello.header("mcp-session-id").unwrap());
+    for upgraded in [false, true] {
+        tokens(&[("ann", "old"), ("bob", "his")]);
+        assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+        let (mut old, mut his) = (open("old"), open("his"));
+        let mut streams = [stream("old", &session, "/servers/fake/mcp"), stream("old", "", "/servers/fake/sse")];
+        his.ask(&initialize(json!(0)));
+        if upgraded {
+            assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+        }
+        // Under the same name, another token.
+        tokens(&[("ann", "new"), ("bob", "his")]);
+        assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+        assert_eq!(old.close_code(), Some(1008), "upgraded: {upgraded}");
+        for stream in &mut streams {
+            stream.rest();
+        }
+        assert!(!said(&his.ask(&call(1, "count", json!({})))).is_empty(), "another goes on");
+        let more = |token: &str| {
+            let headers = format!("{}{session}", bearer(token));
+            ask(&address, "POST", "/servers/fake/mcp", &headers, &call(1, "count", json!({})).to_string()).status
+        };
+        assert_eq!((more("old"), more("new")), (401, 200), "the session is ann's and goes on");
+    }
+}

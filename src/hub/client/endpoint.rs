@@ -196,7 +196,7 @@ impl Client {
     /// has ended before.
     pub(crate) fn end(&self, why: &str) -> bool {
         let session = &self.session;
-        if !session.end() {
+        if !session.end(why) {
             return false;
         }
         debug!("a session of server '{}' ended: {why}", session.server);

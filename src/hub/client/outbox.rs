@@ -70,6 +70,8 @@ struct Messages {
     due: Option<usize>,
     /// The producer said that no more will come.
     ended: bool,
+    /// Why, if that was said.
+    why: Option<Box<str>>,
     /// The consumer is gone, or was too slow.
     closed: bool,
     overflowed: bool,
@@ -115,6 +117,7 @@ impl Outbox {
                 queue,
                 due: saved.due,
                 ended: saved.ended,
+                why: None,
                 closed: saved.closed,
                 overflowed: saved.overflowed,
                 waker: None,
@@ -207,6 +210,11 @@ impl Outbox {
         inner.closed || inner.ended
     }
 
+    /// Why it has ended, if that was said.
+    pub fn why(&self) -> Option<Box<str>> {
+        self.lock().why.clone()
+    }
+
     /// Bytes that wait to be read.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
@@ -263,9 +271,17 @@ impl Outbox {
 
     /// No more will come.
     pub fn end(&self) {
+        self.end_because("");
+    }
+
+    /// As [`Outbox::end`], with the reason that a WebSocket is closed with.
+    pub fn end_because(&self, why: &str) {
         let waker = {
             let mut inner = self.lock();
             inner.ended = true;
+            if inner.why.is_none() && !why.is_empty() {
+                inner.why = Some(why.into());
+            }
             inner.waker.take()
         };
         if let Some(waker) = waker {

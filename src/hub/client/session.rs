@@ -413,10 +413,10 @@ impl Session {
     }
 
     /// Marks the end; true the first time.
-    pub(crate) fn end(&self) -> bool {
+    pub(crate) fn end(&self, why: &str) -> bool {
         let first = !self.ended.swap(true, SeqCst);
         if let Some(push) = self.push.take() {
-            push.end();
+            push.end_because(why);
         }
         first
     }

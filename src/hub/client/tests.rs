@@ -78,7 +78,7 @@ fn a_message_goes_to_the_newest_stream_alone_and_the_one_before_ends() {
         assert_eq!((texts(&first).await, texts(&second).await), (vec!["1".to_owned()], vec!["2".to_owned()]));
         let third = outbox();
         session.attach(third.clone());
-        assert!(session.end() && !session.end());
+        assert!(session.end("over") && !session.end("over"));
         assert!(third.is_ended());
     });
 }

@@ -1,7 +1,9 @@
 //! `auth`: who may connect.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::listen::Listen;
@@ -26,9 +28,26 @@ pub struct Token {
     pub digest: [u8; 32],
 }
 
+/// Who was admitted, and by what: asked again at each reload, because a token can be replaced under the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admitted {
+    /// The principal.
+    pub name: Arc<str>,
+    pub by: Credential,
+}
+
+/// What somebody was admitted by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Credential {
+    /// The SHA-256 of a token.
+    Token([u8; 32]),
+    /// A process of the host.
+    Peer { uid: u32, groups: Vec<u32> },
+}
+
 impl Auth {
     /// Whose token this is. Takes as long whichever it is, and if it is none.
-    pub fn owner(&self, token: &[u8]) -> Option<&str> {
+    pub fn owner(&self, token: &[u8]) -> Option<Admitted> {
         let Auth::Bearer { tokens, .. } = self else { return None };
         let digest: [u8; 32] = Sha256::digest(token).into();
         let mut found = None;
@@ -38,7 +57,7 @@ impl Auth {
                 found = Some(one.name.as_str());
             }
         }
-        found
+        found.map(|name| Admitted { name: name.into(), by: Credential::Token(digest) })
     }
 
     /// Whether a process with this user and these groups may connect.
@@ -49,12 +68,26 @@ impl Auth {
         }
     }
 
-    /// Whether this one, who was admitted before, still is.
+    /// Whether this one, who was admitted before, still would be, by the same token or as the same process.
+    pub fn still_admits(&self, who: &Admitted) -> bool {
+        match (self, &who.by) {
+            (Auth::Bearer { tokens, .. }, Credential::Token(digest)) => {
+                tokens.iter().any(|t| *t.name == *who.name && t.digest == *digest)
+            }
+            (Auth::Peer { .. }, Credential::Peer { uid, groups }) => self.admits(*uid, groups),
+            _ => false,
+        }
+    }
+
+    /// Whether this principal, who was admitted before, could come again by any token.
     pub fn knows(&self, principal: &str) -> bool {
         match self {
             Auth::Bearer { tokens, .. } => tokens.iter().any(|t| t.name == principal),
-            // That was settled when it connected.
-            Auth::Peer { .. } => true,
+            // Of a session it is not known which groups its client had.
+            Auth::Peer { uids, gids } => {
+                let uid = principal.strip_prefix("uid ").and_then(|uid| uid.parse().ok());
+                uid.is_some_and(|uid| uids.contains(&uid) || !gids.is_empty())
+            }
         }
     }
 }

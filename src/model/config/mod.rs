@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use account::Account;
 pub use alerts::Alerts;
-pub use auth::{Auth, Token};
+pub use auth::{Admitted, Auth, Credential, Token};
 pub use bridge::Tools;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
