@@ -6,7 +6,7 @@ use crate::cli;
 use crate::model::config::Text;
 use crate::model::config::{self, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
-use crate::sys::{accounts, files, paths, spawn};
+use crate::sys::{accounts, files, memory, paths, spawn};
 
 /// Everything needed to read the configuration, now and at each reload.
 #[derive(Clone)]
@@ -133,6 +133,7 @@ impl Source {
             read: &|path| std::fs::read_to_string(path).map_err(|e| plain(&e)),
             uid: nix::unistd::Uid::effective().as_raw(),
             gid: nix::unistd::Gid::effective().as_raw(),
+            memory: memory::available(),
         };
         let input =
             Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: self.log_dir.clone() };

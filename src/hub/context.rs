@@ -13,6 +13,7 @@ use futures_lite::FutureExt;
 use super::counters::{Counters, Dropped};
 use super::leaving::{Leavers, Pending};
 use super::load::Load;
+use super::memory::Memory;
 use crate::model::config::Config;
 use crate::model::event::Event;
 use crate::model::meter::Meters;
@@ -59,6 +60,8 @@ pub(crate) struct Context {
     /// The time that the care for children goes by.
     pub clock: Arc<dyn Clock>,
     pub counters: Counters,
+    /// What is kept for clients.
+    pub memory: Arc<Memory>,
     pub meters: Arc<Meters>,
     /// All open requests.
     pub load: Arc<Load>,
@@ -96,9 +99,9 @@ impl Context {
         let meters = Arc::<Meters>::default();
         Arc::new(Context {
             boot,
-            config: Lock::new(config),
             clock,
             counters: Counters::default(),
+            memory: Memory::new(config.limits.memory.0),
             load: Load::measured(meters.clone(), []),
             meters,
             connections: AtomicU64::new(0),
@@ -115,6 +118,7 @@ impl Context {
             events: async_channel::bounded(EVENTS),
             change: Bell::new(),
             changes: AtomicU64::new(0),
+            config: Lock::new(config),
         })
     }
 
@@ -125,6 +129,7 @@ impl Context {
 
     /// Puts another one in force. Connections hear of it, for some may not go on.
     pub(crate) fn set_config(&self, config: Arc<Config>) {
+        self.memory.set_limit(config.limits.memory.0);
         self.config.replace(config);
         self.revision.fetch_add(1, SeqCst);
         self.quiesce.look_again();

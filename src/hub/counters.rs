@@ -38,6 +38,10 @@ counters! {
     InFlight = "in_flight",
     /// Messages longer than `limits.message`.
     LongMessages = "long_messages",
+    /// Commands beyond what an executor may run at a time.
+    Commands = "commands",
+    /// What was refused or cut because there is no memory for it (`limits.memory`).
+    Memory = "memory",
     /// Requests of a client that is not known.
     Unauthorized = "unauthorized",
     /// Requests with a foreign `Origin` or `Host`.

@@ -26,6 +26,7 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
         read: &|_| Err(String::new()),
         uid: 1000,
         gid: 1000,
+        memory: 8 << 30,
     };
     let input = File {
         file: Some("x.ron".into()),

@@ -5,6 +5,7 @@
 
 pub mod asked;
 pub mod bridge;
+pub mod budget;
 pub mod changes;
 pub mod config;
 pub mod envelope;

@@ -118,6 +118,7 @@ mod tests {
             read: &|_| Err(String::new()),
             uid: 1000,
             gid: 1000,
+            memory: 8 << 30,
         };
         let input =
             Input { file: None, stem: "t".into(), dir: "/".into(), text, parts: Vec::new(), log_dir: "/log".into() };

@@ -65,6 +65,14 @@ impl Conn {
         }
     }
 
+    /// The address of the other end; None for this host, on which many share one.
+    pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
+        match &self.io {
+            Io::Tcp(s) => s.get_ref().peer_addr().ok().map(|a| a.ip().to_canonical()).filter(|ip| !ip.is_loopback()),
+            Io::Unix(_) => None,
+        }
+    }
+
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
     pub(crate) fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
         let conn = match is_unix {

@@ -4,6 +4,7 @@
 //! nothing of it is in the buffers of a library, and what is left to do can be said in a few words.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -15,8 +16,9 @@ use log::debug;
 
 use super::front::Front;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
-use crate::hub::Stream;
+use crate::hub::{Kept, Stream};
 use crate::model::asked::{Accepts, Asked};
+use crate::model::budget::Holder;
 use crate::model::config::Admitted;
 use crate::model::out::Out;
 use crate::sys::fds;
@@ -26,6 +28,8 @@ use crate::sys::lock::{Guard, Lock};
 pub(crate) struct Connection {
     pub(super) front: Arc<Front>,
     pub fd: RawFd,
+    /// Where it comes from; None for this host, where many share an address.
+    address: Option<IpAddr>,
     /// Counts reads that brought something.
     heard: Arc<AtomicU64>,
     /// Something could not be written yet.
@@ -68,12 +72,13 @@ impl Connection {
     pub(crate) fn new(
         front: &Arc<Front>,
         fd: RawFd,
+        address: Option<IpAddr>,
         heard: Arc<AtomicU64>,
         blocked: Arc<AtomicBool>,
     ) -> Arc<Connection> {
         let state =
             State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
-        Arc::new(Connection { front: front.clone(), fd, heard, blocked, state: Lock::new(state) })
+        Arc::new(Connection { front: front.clone(), fd, address, heard, blocked, state: Lock::new(state) })
     }
 
     fn state(&self) -> Guard<'_, State> {
@@ -103,6 +108,15 @@ impl Connection {
 
     pub(crate) fn admitted(&self) -> Option<Arc<Admitted>> {
         self.state().who.clone()
+    }
+
+    /// Counts something that is kept for it: for its principal, or its address, or itself where its address says nothing of
+    /// who is there.
+    pub(crate) fn keep(&self) -> Kept {
+        let who = self.state().who.as_ref().map(|who| Holder::Principal(who.name.clone()));
+        let holder = who.or_else(|| self.address.map(Holder::Address));
+        // The descriptor is its own as long as it lives.
+        self.front.hub.ctx.memory.begin(holder.unwrap_or(Holder::Connection(self.fd as u64)))
     }
 
     /// Whether who asked last would still be admitted.

@@ -12,6 +12,8 @@ pub struct Frames {
     /// Between the fragments of a message.
     fragmented: bool,
     longest: u64,
+    /// Payload so far of the message that has not ended.
+    unfinished: u64,
 }
 
 impl Frames {
@@ -22,6 +24,10 @@ impl Frames {
                 let n = self.left.min(bytes.len() as u64);
                 self.left -= n;
                 bytes = &bytes[n as usize..];
+                self.unfinished += n;
+                if self.between_messages() {
+                    self.unfinished = 0;
+                }
                 continue;
             }
             self.head.push(bytes[0]);
@@ -41,6 +47,11 @@ impl Frames {
     /// Every message that began has ended.
     pub fn between_messages(&self) -> bool {
         self.left == 0 && self.head.is_empty() && !self.fragmented
+    }
+
+    /// How much has come of a message that has not ended, in bytes.
+    pub fn unfinished(&self) -> u64 {
+        self.unfinished
     }
 
     /// The longest payload of a frame so far, in bytes.

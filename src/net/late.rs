@@ -35,7 +35,7 @@ pub(super) fn resume(front: &Arc<Front>, parked: ParkedConnection) {
         Err(e) => return debug!("a connection cannot go on: {e}"),
     };
     front.hub.ctx.connections.fetch_add(1, SeqCst);
-    let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
+    let connection = Connection::new(front, conn.fd(), conn.remote_ip(), conn.heard(), conn.blocked());
     connection.knows(parked.who);
     match parked.how {
         How::Http(ParkedHttp::Idle) => take_again(front, conn, connection),

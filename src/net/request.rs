@@ -1,6 +1,6 @@
 //! What a request says of itself and of the answer that it takes, and its body.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use hyper::body::{Body as _, Incoming};
@@ -8,8 +8,9 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, empty, error, unavailable};
+use super::connection::Connection;
 use super::front::Front;
-use crate::hub::{Dropped, SHUTTING_DOWN};
+use crate::hub::{Dropped, Kept, SHUTTING_DOWN};
 use crate::model::asked::Accepts;
 use crate::model::text::printable;
 use crate::model::{jsonrpc, mcp};
@@ -19,6 +20,9 @@ use crate::rt::wait::sleep;
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
 const SWALLOW: u64 = 64 << 20;
+/// A body has so much time, and a second more for each [`SLOWEST`] bytes that have come.
+const BODY: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 16 << 10;
 
 /// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
 /// what is named twice, or not in ASCII, cannot be checked.
@@ -111,6 +115,7 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
 /// The head and the body of a POST with a message.
 pub(crate) async fn body_of(
     front: &Front,
+    connection: &Connection,
     request: Request<Incoming>,
 ) -> Result<(hyper::http::request::Parts, String), Box<Answer>> {
     let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
@@ -121,7 +126,9 @@ pub(crate) async fn body_of(
     }
     let limit = front.hub.ctx.config().limits.message;
     let (head, body) = request.into_parts();
-    match read(body, limit.bytes(), head.headers.contains_key(header::EXPECT)).await.map(String::from_utf8) {
+    let mut kept = connection.keep();
+    let expects = head.headers.contains_key(header::EXPECT);
+    match read(body, limit.bytes(), expects, &mut kept).await.map(String::from_utf8) {
         Ok(Ok(body)) => Ok((head, body)),
         Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
         Err(Unread::TooLong) => {
@@ -129,12 +136,22 @@ pub(crate) async fn body_of(
             let why = format!("the message is longer than {limit} (limits.message)");
             refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
         }
+        Err(Unread::NoMemory) => {
+            front.hub.ctx.counters.count(Dropped::Memory);
+            Err(Box::new(unavailable(None, "as much is kept for clients as may be (limits.memory): try again later")))
+        }
+        Err(Unread::Slow) => {
+            let why = "the body took too long";
+            refuse(StatusCode::REQUEST_TIMEOUT, jsonrpc::INVALID_REQUEST, why)
+        }
         Err(Unread::Broken) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body ended too early"),
     }
 }
 
 enum Unread {
     TooLong,
+    NoMemory,
+    Slow,
     Broken,
 }
 
@@ -142,7 +159,7 @@ enum Unread {
 ///
 /// A longer one is refused at once if its sender waits for our word (RFC 9110 section 10.1.1); otherwise a bounded
 /// amount is thrown away first, because closing a connection with unread data would destroy the answer on its way.
-async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>, Unread> {
+async fn read(mut body: Incoming, limit: usize, expects: bool, kept: &mut Kept) -> Result<Vec<u8>, Unread> {
     let announced = body.size_hint().lower();
     let mut too_long = announced > limit as u64;
     if too_long && (expects || announced > SWALLOW) {
@@ -151,6 +168,7 @@ async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>
     // What a sender announces costs it nothing, so it reserves little.
     let mut read = Vec::with_capacity(if too_long { 0 } else { announced.min(64 << 10) as usize });
     let mut swallowed = 0;
+    let begin = Instant::now();
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
         let timeout = async {
@@ -164,6 +182,10 @@ async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>
             Some(Err(_)) => return Err(Unread::Broken),
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
+                let so_far = read.len() as u64 + swallowed;
+                if begin.elapsed() > BODY + Duration::from_secs(so_far / SLOWEST) {
+                    return Err(Unread::Slow);
+                }
                 too_long |= read.len() + data.len() > limit;
                 if too_long {
                     read = Vec::new();
@@ -171,6 +193,8 @@ async fn read(mut body: Incoming, limit: usize, expects: bool) -> Result<Vec<u8>
                     if swallowed > SWALLOW {
                         return Err(Unread::TooLong);
                     }
+                } else if !kept.reach(read.len() + data.len()) {
+                    return Err(Unread::NoMemory);
                 } else {
                     read.extend_from_slice(&data);
                 }

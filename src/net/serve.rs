@@ -29,7 +29,7 @@ enum End {
 
 /// Serves a connection that is counted.
 pub(super) fn take(front: &Arc<Front>, conn: Conn) {
-    let connection = Connection::new(front, conn.fd(), conn.heard(), conn.blocked());
+    let connection = Connection::new(front, conn.fd(), conn.remote_ip(), conn.heard(), conn.blocked());
     take_again(front, conn, connection);
 }
 

@@ -62,7 +62,7 @@ pub(super) async fn post(
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
     };
-    let (_, body) = match body_of(front, request).await {
+    let (_, body) = match body_of(front, connection, request).await {
         Ok(whole) => whole,
         Err(response) => return *response,
     };

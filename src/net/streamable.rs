@@ -78,7 +78,7 @@ async fn post(
         let why = "the client must accept application/json and text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
     }
-    let (head, body) = match body_of(front, request).await {
+    let (head, body) = match body_of(front, connection, request).await {
         Ok(whole) => whole,
         Err(response) => return *response,
     };

@@ -38,7 +38,7 @@ use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Server;
 use crate::hub::route;
-use crate::hub::{Client, Endpoint, SHUTTING_DOWN};
+use crate::hub::{Client, Endpoint, Kept, SHUTTING_DOWN};
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
 use crate::model::out::Out;
@@ -174,7 +174,7 @@ async fn serve(
         .max_frame_size(Some(limit));
     let mut frames = Frames::default();
     frames.feed(&early);
-    let watched = Watched { conn, frames };
+    let watched = Watched { conn, frames, kept: connection.keep(), full: false };
     let ws = WebSocketStream::from_partially_read(watched, early, Role::Server, Some(tuning)).await;
     let now = Instant::now();
     let mut driver = Driver {
@@ -228,7 +228,7 @@ async fn serve(
             // memory for ever.
             End::Bloated => {
                 let conn = driver.ws.into_inner().conn;
-                let watched = Watched { conn, frames: Frames::default() };
+                let watched = Watched { conn, frames: Frames::default(), kept: connection.keep(), full: false };
                 driver.ws = WebSocketStream::from_raw_socket(watched, Role::Server, Some(tuning)).await;
             }
         }
@@ -251,12 +251,23 @@ enum End {
 struct Watched {
     conn: Conn,
     frames: Frames,
+    /// What has come of a message that has not ended.
+    kept: Kept,
+    /// There is no memory for more of it: nothing is read any more.
+    full: bool,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.full {
+            return Poll::Pending;
+        }
         let n = ready!(Pin::new(&mut self.conn).poll_read(cx, buf))?;
         self.frames.feed(&buf[..n]);
+        match self.frames.unfinished() {
+            0 => self.kept.clear(),
+            length => self.full = !self.kept.reach(length as usize),
+        }
         Poll::Ready(Ok(n))
     }
 }
@@ -301,6 +312,10 @@ impl Driver {
                 Ok(busy) => busy,
                 Err(why) => return Poll::Ready(End::Closed(why)),
             };
+            if self.ws.get_ref().full && self.closing.is_none() {
+                self.client.session.ctx.counters.count(Dropped::Memory);
+                self.close(CloseCode::Again, "as much is kept for clients as may be (limits.memory)");
+            }
             let outgoing = match self.poll_outgoing(cx) {
                 Ok(busy) => busy,
                 Err(why) => return Poll::Ready(End::Closed(why)),

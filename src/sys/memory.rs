@@ -1,4 +1,4 @@
-//! The allocator: how much of what was freed it keeps.
+//! Memory: how much there is, and how much of what was freed the allocator keeps.
 
 /// One heap for all threads, where glibc gives each its own: nearly all work is done by one of them, and what another has
 /// freed can be used again. To be called before the second thread.
@@ -11,3 +11,38 @@ pub(crate) fn one_heap() {
 /// Other C libraries have one heap.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn one_heap() {}
+
+/// The memory that there is for this program, in bytes: the system's, or what its control groups allow (cgroups(7); version 2,
+/// and version 1 where that is mounted).
+pub(crate) fn available() -> u64 {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let total = text("/proc/meminfo").lines().find_map(|line| {
+        let kib = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+        kib.checked_mul(1024)
+    });
+    let mut least = total.unwrap_or(u64::MAX);
+    for line in text("/proc/self/cgroup").lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(kind), Some(group)) = (fields.next(), fields.next()) else { continue };
+        let (root, file) = match kind {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        // Each group above has a say. In a container the path may be that of the host, where only the root is seen.
+        let groups = std::path::Path::new(group).ancestors().filter_map(|g| g.to_str());
+        let limits =
+            groups.filter_map(|g| text(&format!("{root}{}/{file}", g.trim_end_matches('/'))).trim().parse().ok());
+        least = limits.fold(least, u64::min);
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn there_is_some_memory_and_not_more_than_the_system_has() {
+        let found = super::available();
+        assert!(found > 64 << 20 && found < 1 << 50, "{found}");
+    }
+}

@@ -255,7 +255,7 @@ fn subscriptions_listen_is_acknowledged_filtered_and_outlives_a_child() {
         assert_eq!((changed["method"].as_str(), tag(&changed)), (Some("notifications/tools/list_changed"), json!("t")));
         wait("the update", || {
             let _ = ask(&daemon, &tool(1, "updated", json!({"uri": "test://a"})));
-            daemon.log().matches("updated test://a").count().checked_sub(2)
+            daemon.log().matches("updated test://a").count().checked_sub(8)
         });
         assert_eq!(tag(&resources.event().unwrap()), 7);
         // A drain ends them with their result, at once.

@@ -112,7 +112,10 @@ fn exec_output_is_progress_and_whole_in_the_result() {
     assert_eq!(out(&long).len(), 10_000_000);
     let cut = run(&mut ws, "head -c 20000000 /dev/zero | tr '\\0' x", &[]);
     assert!(out(&cut).starts_with(&"x".repeat(16 << 20)));
-    assert_eq!(&out(&cut)[16 << 20..], "\n[3222784 more bytes were cut: max_line or limits.reply is reached]");
+    assert_eq!(
+        &out(&cut)[16 << 20..],
+        "\n[3222784 more bytes were cut: max_line, limits.reply or limits.memory is reached]"
+    );
     // The arguments are the shell's $1, $2; nothing of them is evaluated.
     assert_eq!(out(&run(&mut ws, "echo \"$2-$1\"", &["a;b", "$(c)"])), "$(c)-a;b\n");
 }

@@ -14,7 +14,15 @@ const FLOORS: &[&[&str]] = &[
     // Tools of the runtime.
     &["rt"],
     // The hub: between clients and servers.
-    &["hub/counters.rs", "hub/error.rs", "hub/load.rs", "hub/leaving.rs", "hub/context.rs", "hub/on_event.rs"],
+    &[
+        "hub/counters.rs",
+        "hub/error.rs",
+        "hub/load.rs",
+        "hub/memory.rs",
+        "hub/leaving.rs",
+        "hub/context.rs",
+        "hub/on_event.rs",
+    ],
     &["hub/client"],
     &["hub/child"],
     &["hub/server"],

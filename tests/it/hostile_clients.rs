@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::harness::*;
 
@@ -274,4 +276,87 @@ fn a_cancellation_is_compared_with_many_ids_at_once() {
         wait("their end", || (daemon.status()["requests"]["in_flight"] == 0).then_some(()));
     });
     assert!(worst < Duration::from_secs(3), "{worst:?}");
+}
+
+#[test]
+fn what_is_not_complete_counts_against_the_memory_and_the_health_path_answers() {
+    let scratch = Scratch::new();
+    let more = "limits: (memory: \"16MiB\", reply: \"1MiB\", message: \"4MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &filtered("()")));
+    let address = daemon.address().to_owned();
+    let length = 3 << 20;
+    let begin = |address: &str| {
+        let mut raw = Raw::open(address);
+        let head = format!(
+            "POST /servers/lenient/mcp HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}Content-Length: {}\r\n\r\n",
+            length + 1
+        );
+        raw.send(head.as_bytes());
+        raw.send(&vec![b' '; length]);
+        raw
+    };
+    // None of them is complete. Four fit into 12 MiB, three quarters of the whole.
+    let mut all: Vec<Raw> = (0..4).map(|_| begin(&address)).collect();
+    wait("the refusal", || {
+        all.push(begin(&address));
+        (daemon.dropped("memory") > 0).then_some(())
+    });
+    assert_eq!(get(&address, "/healthz").status, 200);
+    // So do messages of a WebSocket: closed with 1013.
+    let mut ws = daemon.ws("lenient");
+    for opcode in [Data::Text, Data::Continue, Data::Continue] {
+        let piece = Frame::message(vec![b' '; 1 << 20], OpCode::Data(opcode), false);
+        let _ = ws.socket.send(tungstenite::Message::Frame(piece));
+    }
+    assert_eq!(ws.close_code(), Some(1013));
+    // What is given up is there for others.
+    drop(all);
+    let mut http = wait("memory", || {
+        let mut http = Http::open_at(&address, "/servers/lenient/mcp");
+        let padded = format!("{}{}", call(1, "safe", json!({})), " ".repeat(2 << 20));
+        (http.post(&padded).status == 200).then_some(http)
+    });
+    assert_eq!(said(&http.ask(&call(2, "safe", json!({})))), "safe");
+}
+
+#[test]
+fn commands_are_bounded_at_a_time_and_their_output_in_memory() {
+    let scratch = Scratch::new();
+    let exec = "\"run\": Exec(allow: [\"*\"], shell: \"/bin/sh\", commands: 3, session_commands: 2)";
+    let more = "limits: (memory: \"16MiB\", reply: \"4MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, exec));
+    let run = |id: i32, command: &str| call(id, "execute", json!({"command": command})).to_string();
+    let (mut one, mut two) = (daemon.ws("run"), daemon.ws("run"));
+    one.ask(&initialize(json!(0)));
+    two.ask(&initialize(json!(0)));
+    let go = scratch.path("go").display().to_string();
+    let waits = format!("until [ -e {go} ]; do sleep 0.05; done; echo done");
+    for id in 1..=3 {
+        one.send(&run(id, &waits));
+    }
+    let refused = one.next().unwrap();
+    assert!(
+        refused["id"] == 3 && refused["error"]["message"].as_str().unwrap().contains("session_commands"),
+        "{refused}"
+    );
+    for id in 1..=2 {
+        two.send(&run(id, &waits));
+    }
+    let refused = two.next().unwrap();
+    assert!(refused["id"] == 2 && refused["error"]["message"].as_str().unwrap().contains("(commands)"), "{refused}");
+    assert_eq!(daemon.dropped("commands"), 2);
+    std::fs::write(scratch.path("go"), "").unwrap();
+    for ws in [&mut one, &mut two] {
+        assert_eq!(said(&ws.next().unwrap()), "done\n");
+    }
+    assert_eq!(said(&one.next().unwrap()), "done\n");
+    // Control characters are six times as long in the answer, which has its bound all the same.
+    let flood = "head -c 50000000 /dev/zero | tr '\\0' '\\001'; yes | head -c 50000000 >&2";
+    let answer = one.ask(&serde_json::from_str(&run(9, flood)).unwrap());
+    let text = answer.to_string();
+    assert!(text.len() < 10 << 20 && text.contains("more bytes were cut"), "{}", text.len());
+    let peak = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid)).unwrap();
+    let peak = peak.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 100 << 10, "{kib} KiB");
 }

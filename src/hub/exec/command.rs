@@ -7,7 +7,7 @@ use futures_lite::FutureExt;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::output::{Output, Sink};
+use super::output::{Keep, Output, Sink};
 use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
@@ -41,11 +41,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Begins to read what a process writes, of which so much is `kept` of each stream.
+    /// Begins to read what a process writes, and keeps of each stream what it may.
     pub(crate) fn new(
         process: Started,
         mark: String,
-        kept: usize,
+        keep: &Keep<'_>,
         sink: Sink,
         limit: Duration,
     ) -> std::io::Result<Work> {
@@ -54,8 +54,8 @@ impl Work {
             pid: process.pid,
             mark,
             handle: Async::new(process.handle)?,
-            out: Output::new("stdout", process.stdout, kept, sink.clone())?,
-            err: Output::new("stderr", process.stderr, kept, sink)?,
+            out: Output::new("stdout", process.stdout, keep, sink.clone())?,
+            err: Output::new("stderr", process.stderr, keep, sink)?,
             started,
             until: started + limit,
             limit,

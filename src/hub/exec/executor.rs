@@ -16,12 +16,14 @@ use serde::Deserialize;
 
 use super::allowed::{Arguments, Refused, resolve, time_limit};
 use super::command::{Outcome, Work, report};
-use super::output::{Progress, Sink};
+use super::output::{Keep, Progress, Sink};
 use super::owner::{Owner, Running, notify_client};
 use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::{Context, Quiesce};
+use crate::hub::counters::Dropped;
 use crate::hub::server::core::Core;
+use crate::model::budget::Holder;
 use crate::model::config::server::{Allow, Exec};
 use crate::model::envelope::{Envelope, quote};
 use crate::model::mcp::{LATEST, ServerInfo};
@@ -232,11 +234,43 @@ impl Executor {
         }
     }
 
+    /// Why there is no place for one command more; None if there is one.
+    fn no_place(&self, order: &Order) -> Option<String> {
+        let running = self.running();
+        let (all, own) = (order.config.commands as usize, order.config.session_commands as usize);
+        let session = order.owner.session();
+        let of_session = || running.values().filter(|r| session.is_some() && r.owner.session() == session).count();
+        match running.len() {
+            n if n >= all => {
+                Some(format!("{n} commands run at the moment, and no more may (commands): try again later"))
+            }
+            _ if of_session() >= own => Some(format!(
+                "{own} commands of this session run at the moment, and no more may (session_commands): try again later"
+            )),
+            _ => None,
+        }
+    }
+
+    /// What is kept of a command's output. A result has room for no more than `limits.reply`.
+    pub(super) fn keep(&self, holder: Holder, sink: &Sink) -> Keep<'_> {
+        let most = self.config().max_line.bytes();
+        let most = match sink {
+            Sink::Kept(_) => most.min(self.ctx.config().limits.reply.bytes() / 2),
+            Sink::Lines(_) => most,
+        };
+        Keep { memory: &self.ctx.memory, holder, most }
+    }
+
     /// Begins to run a command.
     pub(crate) fn start(&self, order: Order) {
         let Some(me) = self.me.upgrade() else { return };
+        if let Some(why) = self.no_place(&order) {
+            self.ctx.counters.count(Dropped::Commands);
+            return order.owner.refuse(&why);
+        }
         let number = self.next_number();
         let end = Arc::new(Flag::default());
+        let holder = order.owner.holder();
         let running = Running { pid: None, owner: order.owner, end: end.clone(), quiesced: None };
         self.running().insert(number, running);
         let Order { sink, config, program, args, limit, .. } = Order { owner: Owner::Nobody, ..order };
@@ -269,7 +303,7 @@ impl Executor {
                 }
             };
             let pid = process.pid;
-            match Work::new(process, mark, config.max_line.bytes(), sink, limit) {
+            match Work::new(process, mark, &me.keep(holder, &sink), sink, limit) {
                 Ok(work) => {
                     me.begun(number, pid.as_raw());
                     me.see_to(number, work, end).await;

@@ -11,11 +11,12 @@ use async_io::Async;
 
 use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
+use crate::hub::memory::{self, Memory};
+use crate::model::budget::Holder;
 use crate::model::envelope::quote;
 use crate::model::handover::{self, Bytes};
 use crate::model::ids::Id;
 use crate::model::out::Out;
-use crate::model::text::head;
 use crate::model::{jsonrpc, method};
 use crate::rt::wait::timeout;
 use crate::sys::lock::{Guard, Lock};
@@ -54,6 +55,14 @@ pub(crate) enum Sink {
     Lines(Arc<Outbox>),
 }
 
+/// How much of a command's output is kept, and for whom.
+pub(crate) struct Keep<'m> {
+    pub memory: &'m Arc<Memory>,
+    pub holder: Holder,
+    /// The most of each stream, or its longest line, in bytes.
+    pub most: usize,
+}
+
 /// One output stream of a command.
 pub(crate) struct Output {
     /// `stdout` or `stderr`.
@@ -63,6 +72,8 @@ pub(crate) struct Output {
     limit: usize,
     sink: Sink,
     kept: Lock<Kept>,
+    /// What it has of the memory for clients.
+    memory: Lock<memory::Kept>,
     /// Its client is behind, and it waits for that.
     waits: AtomicBool,
     /// How much was read, in bytes.
@@ -89,15 +100,17 @@ impl Output {
     pub(crate) fn new(
         name: &'static str,
         fd: std::os::fd::OwnedFd,
-        limit: usize,
+        keep: &Keep<'_>,
         sink: Sink,
     ) -> std::io::Result<Output> {
-        Ok(Output::with(name, Async::new(File::from(fd))?, limit, sink, Kept::default()))
+        Ok(Output::with(name, Async::new(File::from(fd))?, keep, sink, Kept::default()))
     }
 
-    fn with(name: &'static str, pipe: Async<File>, limit: usize, sink: Sink, kept: Kept) -> Output {
+    fn with(name: &'static str, pipe: Async<File>, keep: &Keep<'_>, sink: Sink, kept: Kept) -> Output {
         let (waits, read) = (AtomicBool::new(false), AtomicU64::new(0));
-        Output { name, pipe, limit, sink, kept: Lock::new(kept), waits, read }
+        let mut memory = keep.memory.begin(keep.holder.clone());
+        memory.reach(kept.bytes.len());
+        Output { name, pipe, limit: keep.most, sink, kept: Lock::new(kept), memory: Lock::new(memory), waits, read }
     }
 
     fn kept(&self) -> Guard<'_, Kept> {
@@ -120,11 +133,11 @@ impl Output {
     }
 
     /// Goes on with it; None if its descriptor is not there.
-    pub(crate) fn restore(name: &'static str, saved: handover::Output, limit: usize, sink: Sink) -> Option<Output> {
+    pub(crate) fn restore(name: &'static str, saved: handover::Output, keep: &Keep<'_>, sink: Sink) -> Option<Output> {
         let pipe = Async::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
         let handover::Output { kept: Bytes(bytes), cut, sent, at_end, last, piece, pieces, .. } = saved;
         let kept = Kept { bytes, cut, sent, at_end, last, ..Kept::default() }.at_piece(piece, pieces);
-        Some(Output::with(name, pipe, limit, sink, kept))
+        Some(Output::with(name, pipe, keep, sink, kept))
     }
 
     /// How much of it and of others was reported as progress.
@@ -189,15 +202,16 @@ impl Output {
     }
 
     fn take_in(&self, bytes: &[u8]) {
-        let mut kept = self.kept();
+        let (mut kept, mut memory) = (self.kept(), self.memory.lock());
+        let room = &mut |length: usize| memory.reach(length);
         match &self.sink {
             Sink::Kept(progress) => {
-                kept.keep(bytes, self.limit);
+                kept.keep(bytes, self.limit, room);
                 if let Some(progress) = progress {
                     kept.report(progress);
                 }
             }
-            Sink::Lines(_) => kept.take_lines(bytes, self.limit),
+            Sink::Lines(_) => kept.take_lines(bytes, self.limit, room),
         }
     }
 
@@ -248,28 +262,26 @@ impl Output {
     pub(crate) fn quoted(&self, limit: usize) -> (String, String) {
         let kept = self.kept();
         let mut text = String::from_utf8_lossy(&kept.bytes).into_owned();
-        let mut quoted = quote(&text);
-        let mut cut = kept.cut;
-        while quoted.len() > limit && !text.is_empty() {
-            let share = (text.len() as u128 * limit as u128 / quoted.len() as u128) as usize;
-            let keep = head(&text, share.min(text.len() - 1)).len();
-            cut += (text.len() - keep) as u64;
-            text.truncate(keep);
-            quoted = quote(&text);
-        }
+        // What is beyond it is never quoted: it could be six times as long.
+        let fits = quotable(&text, limit);
+        let cut = kept.cut + (text.len() - fits) as u64;
+        text.truncate(fits);
         if cut > 0 {
-            text.push_str(&format!("\n[{cut} more bytes were cut: max_line or limits.reply is reached]"));
-            quoted = quote(&text);
+            text.push_str(&format!(
+                "\n[{cut} more bytes were cut: max_line, limits.reply or limits.memory is reached]"
+            ));
         }
+        let quoted = quote(&text);
         (text, quoted)
     }
 }
 
 impl Kept {
-    /// Keeps up to `limit` bytes in all.
-    fn keep(&mut self, bytes: &[u8], limit: usize) {
+    /// Keeps up to `limit` bytes in all, as far as there is `room` for so many.
+    fn keep(&mut self, bytes: &[u8], limit: usize, room: &mut dyn FnMut(usize) -> bool) {
         self.at_end = bytes.is_empty();
-        let room = limit.saturating_sub(self.bytes.len()).min(bytes.len());
+        let wanted = limit.saturating_sub(self.bytes.len()).min(bytes.len());
+        let room = if room(self.bytes.len() + wanted) { wanted } else { 0 };
         self.bytes.extend_from_slice(&bytes[..room]);
         self.cut += (bytes.len() - room) as u64;
     }
@@ -303,8 +315,8 @@ impl Kept {
         self.sent = to;
     }
 
-    /// Takes what was read, each line up to `limit` bytes; what is cut of one is said behind it.
-    fn take_lines(&mut self, bytes: &[u8], limit: usize) {
+    /// Takes what was read, each line up to `limit` bytes, as far as there is `room`; what is cut of one is said behind it.
+    fn take_lines(&mut self, bytes: &[u8], limit: usize, room: &mut dyn FnMut(usize) -> bool) {
         self.at_end = bytes.is_empty();
         if self.sent > 0 {
             // What was sent makes room; of the line that is coming nothing was.
@@ -317,7 +329,8 @@ impl Kept {
         while !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest);
             let (line, after) = rest.split_at(end.unwrap_or(rest.len()));
-            let room = limit.saturating_sub(self.bytes.len() - self.last).min(line.len());
+            let wanted = limit.saturating_sub(self.bytes.len() - self.last).min(line.len());
+            let room = if room(self.bytes.len() + wanted) { wanted } else { 0 };
             self.bytes.extend_from_slice(&line[..room]);
             self.cut += (line.len() - room) as u64;
             rest = after;
@@ -382,6 +395,22 @@ impl Kept {
     }
 }
 
+/// How many bytes of a text make a JSON string of `limit` bytes at most.
+fn quotable(text: &str, limit: usize) -> usize {
+    let mut length = 2;
+    for (at, c) in text.char_indices() {
+        length += match c {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            c if c < ' ' => 6,
+            c => c.len_utf8(),
+        };
+        if length > limit {
+            return at;
+        }
+    }
+    text.len()
+}
+
 /// The number of characters.
 fn count(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
@@ -421,7 +450,7 @@ mod tests {
         let mut kept = Kept::default();
         let mut all = Vec::new();
         for bytes in reads.iter().copied().chain([&b""[..]]) {
-            kept.take_lines(bytes, limit);
+            kept.take_lines(bytes, limit, &mut |_| true);
             all.extend(std::iter::from_fn(|| kept.next_piece()));
         }
         assert_eq!(kept.sent, kept.bytes.len());
@@ -434,6 +463,18 @@ mod tests {
         assert_eq!(pieces(&[b"a\nb", b"c\n\nd"], 100), [one("a\n"), one("bc\n"), one("\n"), one("d")]);
         assert_eq!(pieces(&[b"\xff\xc3", b"\xa9\n"], 100), [one("\u{fffd}é\n")]);
         assert_eq!(pieces(&[], 100), []);
+    }
+
+    #[test]
+    fn a_text_is_cut_where_its_quotation_would_be_too_long() {
+        for text in ["plain", "\u{1}\u{2}\u{3}", "a\"b\\c\n\td", "é€😀", "\u{7f}\u{8}\u{c}"] {
+            let whole = quote(text).len();
+            assert_eq!(quotable(text, whole), text.len(), "{text:?}");
+            for limit in 2..whole {
+                let fits = quotable(text, limit);
+                assert!(quote(&text[..fits]).len() <= limit && fits < text.len(), "{text:?} {limit}");
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::session::Session;
 use crate::hub::load::InFlight;
+use crate::model::budget::Holder;
 use crate::model::envelope::quote;
 use crate::model::jsonrpc;
 use crate::model::out::Out;
@@ -36,6 +37,43 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
+    fn whose(&self) -> Option<&Arc<Session>> {
+        match self {
+            Owner::Nobody => None,
+            Owner::Call(call) => Some(&call.session),
+            Owner::Direct(direct) => Some(&direct.session),
+        }
+    }
+
+    /// The number of the session that it is of.
+    pub(crate) fn session(&self) -> Option<u64> {
+        self.whose().map(|session| session.number)
+    }
+
+    /// For whom its output is kept.
+    pub(crate) fn holder(&self) -> Holder {
+        match self.whose() {
+            Some(session) => match &session.owner {
+                Some(principal) => Holder::Principal(principal.clone()),
+                None => Holder::Session(session.number),
+            },
+            None => Holder::Session(0),
+        }
+    }
+
+    /// The command is not begun.
+    pub(crate) fn refuse(self, why: &str) {
+        match self {
+            Owner::Nobody => {}
+            Owner::Call(call) => call.error(jsonrpc::REFUSED, why),
+            Owner::Direct(mut direct) => {
+                if let Some(call) = direct.opening.take() {
+                    call.error(jsonrpc::REFUSED, why);
+                }
+            }
+        }
+    }
+
     pub(crate) fn is_direct_of(&self, session: &Session) -> bool {
         matches!(self, Owner::Direct(direct) if direct.session.number == session.number)
     }

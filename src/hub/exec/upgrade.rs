@@ -67,7 +67,6 @@ impl Executor {
 
     /// Goes on with the commands of the program before, once [`Quiesce::resume`] is called.
     pub(crate) fn restore_commands(&self, saved: Vec<handover::Command>, restored: &Restored) {
-        let kept = self.config().max_line.bytes();
         for one in saved {
             let pid = Pid::from_raw(one.pid);
             reap::know(pid);
@@ -91,13 +90,14 @@ impl Executor {
                 };
             let (age, left) = (Duration::from_millis(one.age), Duration::from_millis(one.left));
             let now = Instant::now();
+            let keep = self.keep(owner.holder(), &sink);
             let work = (|| {
                 Some(Work {
                     pid,
                     mark: one.mark,
                     handle: PidFd::open(pid).and_then(Async::new).ok()?,
-                    out: Output::restore("stdout", one.stdout, kept, sink.clone())?,
-                    err: Output::restore("stderr", one.stderr, kept, sink)?,
+                    out: Output::restore("stdout", one.stdout, &keep, sink.clone())?,
+                    err: Output::restore("stderr", one.stderr, &keep, sink)?,
                     started: now.checked_sub(age).unwrap_or(now),
                     until: now + left,
                     limit: age + left,

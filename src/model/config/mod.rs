@@ -93,6 +93,8 @@ pub struct Limits {
     pub idle_session: Duration,
     /// Requests of one session that may be unanswered at a time.
     pub in_flight: u32,
+    /// What is kept in memory for clients, all in all.
+    pub memory: Size,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -440,9 +442,23 @@ fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], 
 }
 
 fn limits(s: &mut Section<'_, '_>) -> Limits {
+    // A quarter of what there is, and what is not set shrinks with it.
+    let most = Size((s.reader.around().memory / 4).min(512 << 20));
+    let memory = s.get("memory", most);
+    let part = |of: u64, usual: Size| Size((memory.0 / of).min(usual.0));
+    let reply = s.get("reply", part(4, Size::mib(64)));
+    if reply.0 > memory.0 / 4
+        && let Some(node) = s.node("reply").or_else(|| s.node("memory"))
+    {
+        let what = format!(
+            "limits.reply ({reply}) is more than a quarter of limits.memory ({memory}): one answer must leave room for others"
+        );
+        s.reader.problem(node, what);
+    }
     Limits {
-        message: s.get("message", Size::mib(10)),
-        reply: s.get("reply", Size::mib(64)),
+        memory,
+        message: s.get("message", part(16, Size::mib(10))),
+        reply,
         sessions: s.get("sessions", 1000),
         connections: s.get("connections", 4096),
         header: s.get("header", Size(16 << 10)),

@@ -76,6 +76,8 @@ pub struct Surroundings<'e> {
     /// The effective user and group ID of the daemon.
     pub uid: u32,
     pub gid: u32,
+    /// The memory that there is for this program, in bytes.
+    pub memory: u64,
 }
 
 /// One file being read.

@@ -32,6 +32,7 @@ pub fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         read: &|_| Err(String::new()),
         uid: 1000,
         gid: 1000,
+        memory: 8 << 30,
     };
     let input = Input {
         file: Some("prod.ron".into()),

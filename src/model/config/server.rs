@@ -190,6 +190,9 @@ pub struct Exec {
     pub max_line: Size,
     /// Sessions at a time.
     pub sessions: u32,
+    /// Commands at a time, of all sessions and of one.
+    pub commands: u32,
+    pub session_commands: u32,
     /// Time for a command to end after SIGTERM, before SIGKILL.
     pub stop_after: Duration,
     pub confine: Confine,
@@ -450,6 +453,8 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
     let timeout = s.time("timeout", Duration::from_secs(10 * 60));
     let max_line = s.get("max_line", Size::mib(64));
     let sessions = s.get("sessions", 100);
+    let commands = s.get("commands", 64);
+    let session_commands = s.get("session_commands", 16);
     let stop_after = s.nested("stop", |s| s.get("term", Duration::from_secs(5)));
     let confine = confine(s);
     let Some(at) = allow else {
@@ -475,7 +480,20 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         let found: Vec<_> = found.collect();
         Allow::These(found.into_iter().collect::<Option<_>>()?)
     };
-    Some(Exec { allow, shell: shell_program, cwd, env, pass_env, timeout, max_line, sessions, stop_after, confine })
+    Some(Exec {
+        allow,
+        shell: shell_program,
+        cwd,
+        env,
+        pass_env,
+        timeout,
+        max_line,
+        sessions,
+        commands,
+        session_commands,
+        stop_after,
+        confine,
+    })
 }
 
 fn folder(s: &mut Section<'_, '_>) -> Option<PathBuf> {

@@ -214,6 +214,7 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
             read: &|_| Err(String::new()),
             uid,
             gid: uid,
+            memory: 8 << 30,
         };
         let input = Input {
             file: Some("t.ron".into()),
