@@ -3,9 +3,9 @@
 //! The ground that everything stands on. It must not know servers, children, sessions or messages.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use event_listener::Event as Bell;
 use futures_lite::FutureExt;
@@ -19,12 +19,16 @@ use crate::model::event::Event;
 use crate::model::meter::Meters;
 use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
+use crate::rt::blocking::blocking;
 use crate::rt::main_thread::Spawner;
-use crate::rt::wait::{self, Clock, Flag, Switch, SystemClock};
+use crate::rt::wait::{self, Clock, Flag, Switch, SystemClock, sleep};
 use crate::sys::lock::Lock;
+use crate::sys::memory;
 
 /// Events that wait for the command of `on_event`; more are dropped and counted.
 const EVENTS: usize = 64;
+/// Freed memory goes back to the system after this.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// What is fixed at the start of the process.
 pub(crate) struct Boot {
@@ -83,6 +87,8 @@ pub(crate) struct Context {
     marks: AtomicU64,
     /// Counts the configurations.
     revision: AtomicU64,
+    /// Freed memory is about to be given back.
+    settling: AtomicBool,
     quiescing: Lock<Vec<Weak<dyn Quiesce>>>,
     events: (async_channel::Sender<Event>, async_channel::Receiver<Event>),
     change: Bell,
@@ -114,6 +120,7 @@ impl Context {
             sessions: AtomicU64::new(0),
             marks: AtomicU64::new(0),
             revision: AtomicU64::new(0),
+            settling: AtomicBool::new(false),
             quiescing: Lock::default(),
             events: async_channel::bounded(EVENTS),
             change: Bell::new(),
@@ -133,6 +140,20 @@ impl Context {
         self.config.replace(config);
         self.revision.fetch_add(1, SeqCst);
         self.quiesce.look_again();
+    }
+
+    /// Something that took memory is gone: what was freed goes back to the system a little later, once for all that goes
+    /// meanwhile.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        if self.settling.swap(true, SeqCst) {
+            return;
+        }
+        let me = self.clone();
+        async_std::task::spawn(async move {
+            sleep(SETTLE).await;
+            me.settling.store(false, SeqCst);
+            blocking(memory::give_back).await;
+        });
     }
 
     /// How many configurations were in force before this one.

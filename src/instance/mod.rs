@@ -22,7 +22,7 @@ use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
 use crate::sys::pidfd::PidFd;
-use crate::sys::{fds, reap};
+use crate::sys::{fds, memory, reap};
 
 mod monitor;
 mod observe;
@@ -156,6 +156,7 @@ impl Instance {
         info!("{}: upgraded in place, {text}", config.name);
         self.note_upgrade(true, text);
         self.enter(InstanceState::Ready);
+        memory::note_start();
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
         }
@@ -202,6 +203,7 @@ impl Instance {
     /// Tells everybody that the instance serves: status file first, then the caller.
     fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
         self.enter(InstanceState::Ready);
+        memory::note_start();
         let config = self.hub.ctx.config();
         let text = format!(
             "{}: ready on {} (pid {}, {})",

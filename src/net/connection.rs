@@ -64,6 +64,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.front.hub.ctx.connections.fetch_sub(1, SeqCst);
         self.front.closed.notify(usize::MAX);
+        self.front.hub.ctx.settle();
     }
 }
 

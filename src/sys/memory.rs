@@ -1,5 +1,7 @@
 //! Memory: how much there is, and how much of what was freed the allocator keeps.
 
+use std::sync::OnceLock;
+
 /// One heap for all threads, where glibc gives each its own: nearly all work is done by one of them, and what another has
 /// freed can be used again. To be called before the second thread.
 #[cfg(target_env = "gnu")]
@@ -11,6 +13,41 @@ pub(crate) fn one_heap() {
 /// Other C libraries have one heap.
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn one_heap() {}
+
+/// What was resident when the instance was ready, in bytes.
+static START: OnceLock<u64> = OnceLock::new();
+
+/// Notes what an instance takes that has done nothing yet.
+pub(crate) fn note_start() {
+    let _ = START.set(resident());
+}
+
+/// What of the program is in memory, in bytes (proc(5), statm).
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    // SAFETY: sysconf(3) only reads.
+    pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0)
+}
+
+/// Gives what was freed back to the system, if much more is resident than at the start. Takes milliseconds where there is
+/// much of it.
+pub(crate) fn give_back() {
+    let start = START.get().copied().unwrap_or(0);
+    if resident() > start + start / 2 + (1 << 20) {
+        trim();
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: malloc_trim(3) may be called at any time.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries give it back by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 /// The memory that there is for this program, in bytes: the system's, or what its control groups allow (cgroups(7); version 2,
 /// and version 1 where that is mounted).

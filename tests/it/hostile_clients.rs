@@ -360,3 +360,31 @@ fn commands_are_bounded_at_a_time_and_their_output_in_memory() {
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kib < 100 << 10, "{kib} KiB");
 }
+
+fn resident(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn after_a_peak_the_memory_goes_back_to_the_system() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let start = resident(daemon.pid);
+    let mut all: Vec<Ws> = (0..900).map(|_| daemon.ws("fake")).collect();
+    let long = call(2, "echo", json!({"text": "x".repeat(20 << 10)})).to_string();
+    for ws in &mut all {
+        ws.ask(&initialize(json!(1)));
+        ws.send(&long);
+    }
+    for ws in &mut all {
+        assert!(ws.next().unwrap()["result"].is_object());
+    }
+    let peak = resident(daemon.pid);
+    assert!(peak > 2 * start + (2 << 20), "that was no peak: {start} {peak}");
+    // One that stays keeps the heap from shrinking at its end.
+    let _last = all.pop();
+    drop(all);
+    wait("the memory", || (resident(daemon.pid) <= 2 * start + (2 << 20)).then_some(()));
+}
