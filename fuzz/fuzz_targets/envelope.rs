@@ -3,13 +3,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use mcpdaemon::model::bridge::{self, List, Names, Naming};
-use mcpdaemon::model::envelope::{Fault, Kind, batch, decode, member, scan, spliced};
+use mcpdaemon::model::envelope::{Fault, Kind, batch, decode, member, scan, scan_client, spliced};
 use mcpdaemon::model::{modern, words};
 use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = words::split(text);
+    let _ = scan_client(text);
     // The parser nests less deeply, and takes no lone surrogates, which are no text.
     let parsed = serde_json::from_str::<Value>(text);
     match scan(text) {
@@ -71,7 +72,7 @@ fuzz_target!(|data: &[u8]| {
                 let _ = scan(one);
             }
         }
-        Err(Fault::Message(id, _)) => assert!(id.is_none_or(|id| text.contains(id))),
+        Err(Fault::Message(id, _) | Fault::Respelled(id, _)) => assert!(id.is_none_or(|id| text.contains(id))),
     }
 });
 
