@@ -60,6 +60,11 @@ fn check_owner(place: &Place, name: &str, path: &Path, log: &File) -> Result<(),
     Ok(())
 }
 
+/// Whether root may show a file as another part of a log: who writes the log could have put a link in its place.
+fn is_of(part: &Metadata, log: &Metadata) -> bool {
+    !nix::unistd::geteuid().is_root() || log.uid() == 0 || part.uid() == log.uid()
+}
+
 fn cannot_read(path: &Path, e: &io::Error) -> Failure {
     let exit = match e.kind() {
         io::ErrorKind::PermissionDenied => Exit::CtlPermission,
@@ -117,7 +122,8 @@ fn neighbour(path: &Path, file: &File, numbers: impl Fn(u32) -> Vec<u32>, fits: 
         let time = |m: &Metadata| (m.mtime(), m.mtime_nsec());
         let found = numbers(n).into_iter().find_map(|n| {
             let file = files::open_through_links(&numbered(path, n)).ok()?;
-            let order = time(&file.metadata().ok()?).cmp(&time(&ours));
+            let meta = file.metadata().ok().filter(|meta| is_of(meta, &ours))?;
+            let order = time(&meta).cmp(&time(&ours));
             (order == fits || order.is_eq()).then_some(file)
         });
         if number(path, &ours) == Some(n) {
@@ -133,9 +139,11 @@ fn older(path: &Path, file: &File) -> io::Result<Option<File>> {
 
 /// The log after this one, once there is one.
 fn newer(path: &Path, file: &File) -> io::Result<Option<File>> {
-    if number(path, &file.metadata()?).is_none() {
+    let ours = file.metadata()?;
+    if number(path, &ours).is_none() {
         // It may not be there yet, or no more, and there the next time.
-        return Ok(files::open_through_links(path).ok());
+        let next = files::open_through_links(path).ok();
+        return Ok(next.filter(|next| next.metadata().is_ok_and(|meta| is_of(&meta, &ours))));
     }
     neighbour(path, file, |n| (0..n).rev().collect(), Ordering::Greater)
 }

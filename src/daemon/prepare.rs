@@ -70,7 +70,7 @@ pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Resu
         error!("these processes of a predecessor cannot be ended: {left:?}");
     }
     let this = Pid::this();
-    // The nonce makes it a secret of the instance and its children: nobody else bears it by chance or by guessing.
+    // The nonce makes it a secret of the instance and its children: no other process bears it by chance or by guessing.
     let mark = format!("{key}{this}:{}:{}:", process::start_time(this).unwrap_or(0), uuid());
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
     Ok(Prepared { log, sockets, guard, nofile, mark })

@@ -35,7 +35,7 @@ impl Opened {
         let strict = nix::unistd::Uid::effective().is_root() && !own;
         let flags = if strict { libc::O_NOFOLLOW } else { 0 } | libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path);
-        // A FIFO that nobody reads would have made us wait (fifo(7)).
+        // Without O_NONBLOCK, the open of a FIFO without a reader would wait for one (fifo(7)).
         let file = files::block(file.map_err(|e| match e.raw_os_error() {
             Some(libc::ENXIO) => io::Error::other("it is a FIFO that no process reads, or a socket"),
             _ => e,

@@ -125,7 +125,7 @@ impl Connection {
         let config = self.front.hub.ctx.config();
         match (&config.auth, &self.state().who) {
             (Some(auth), Some(who)) => auth.still_admits(who),
-            // Who came when nobody was asked loses his session, and his streams with it.
+            // A client from before there was `auth` has no principal: its session ends, and its streams with it.
             _ => true,
         }
     }

@@ -1,8 +1,8 @@
 //! Files by name: read, made, replaced, given away, and judged by who could have written them.
 //!
-//! Whoever may write in a folder chooses what a name in it leads to: a link, a FIFO, a device, another's file. So what was
+//! A user who may write in a folder chooses what a name in it leads to: a link, a FIFO, a device, another's file. So what was
 //! opened is looked at, and not the name (fstat(2)); a name is followed only where that is wanted; and what root is to obey
-//! must be nobody else's to write, with every folder above it, as sshd(8) asks it of keys (StrictModes).
+//! must be for root alone to write, with every folder above it, as sshd(8) asks it of keys (StrictModes).
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -47,7 +47,7 @@ fn open_as(path: &Path, how: &mut OpenOptions, no_link: bool) -> io::Result<File
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY | if no_link { libc::O_NOFOLLOW } else { 0 };
     how.custom_flags(flags).open(path).map_err(|e| match e.raw_os_error() {
         Some(libc::ELOOP) if no_link => io::Error::other("it is a symbolic link"),
-        // A socket, or a FIFO that nobody reads.
+        // A socket, or a FIFO without a reader.
         Some(libc::ENXIO) => io::Error::other("it is no regular file"),
         _ => e,
     })
@@ -164,7 +164,7 @@ fn objection(path: &Path, users: &[u32], is_folder: bool) -> Option<Untrusted> {
     Some(Untrusted { path: path.to_owned(), why })
 }
 
-/// What is wrong with owner and mode; None if nobody but root and `users` may write.
+/// What is wrong with owner and mode; None if only root and `users` may write.
 fn unsafe_mode(meta: &Metadata, users: &[u32], is_folder: bool, strict: bool) -> Option<String> {
     let mode = meta.mode() & 0o7777;
     if meta.uid() != 0 && !users.contains(&meta.uid()) {

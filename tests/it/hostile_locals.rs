@@ -302,6 +302,14 @@ fn mcpctl_reads_regular_files_alone_and_shows_no_control_characters() {
         chown(&status, Some(STRANGER), None).unwrap();
         let out = scratch.ctl(&["logs", "t"]);
         assert!(code(&out) != 0 && !stdout(&out).contains("root's"), "{}", stdout(&out));
+        // Or a log of its own, with a link to them in the place of an older part.
+        let log = scratch.write("service/x.log", "new\n");
+        chown(&log, Some(STRANGER), None).unwrap();
+        symlink(&secret, scratch.path("service/x.log.1")).unwrap();
+        let forged = before.replace(&scratch.path("t.log").display().to_string(), &log.display().to_string());
+        std::fs::write(&status, forged).unwrap();
+        let out = scratch.ctl(&["logs", "t", "-n", "100"]);
+        assert!(stdout(&out).contains("new") && !stdout(&out).contains("root's"), "{}", stdout(&out));
     }
     std::fs::remove_file(&status).unwrap();
     std::fs::write(&status, before).unwrap();

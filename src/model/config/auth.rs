@@ -36,7 +36,7 @@ pub struct Admitted {
     pub by: Credential,
 }
 
-/// What somebody was admitted by.
+/// What a client was admitted by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Credential {
     /// The SHA-256 of a token.
