@@ -238,7 +238,8 @@ pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
                     (is_daemon_of(path, pid, file) && (foreign || is_locked(file.try_clone()?)?), None)
                 }
                 (Some(file), None) => (!foreign && is_locked(file.try_clone()?)?, None),
-                (None, _) => (foreign, None),
+                // A lock alone may be left by a daemon that could not remove it.
+                (None, _) => (false, None),
             }
         }
         Err(e) => return Err(e),
