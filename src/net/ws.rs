@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::error::ProtocolError;
 use async_tungstenite::tungstenite::handshake::server::create_response;
 use async_tungstenite::tungstenite::protocol::frame::Frame;
 use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -174,7 +175,7 @@ async fn serve(
         .max_frame_size(Some(limit));
     let mut frames = Frames::default();
     frames.feed(&early);
-    let watched = Watched { conn, frames, kept: connection.keep(), full: false };
+    let watched = Watched::new(conn, frames, connection);
     let ws = WebSocketStream::from_partially_read(watched, early, Role::Server, Some(tuning)).await;
     let now = Instant::now();
     let mut driver = Driver {
@@ -228,7 +229,7 @@ async fn serve(
             // memory for ever.
             End::Bloated => {
                 let conn = driver.ws.into_inner().conn;
-                let watched = Watched { conn, frames: Frames::default(), kept: connection.keep(), full: false };
+                let watched = Watched::new(conn, Frames::default(), connection);
                 driver.ws = WebSocketStream::from_raw_socket(watched, Role::Server, Some(tuning)).await;
             }
         }
@@ -253,8 +254,30 @@ struct Watched {
     frames: Frames,
     /// What has come of a message that has not ended.
     kept: Kept,
-    /// There is no memory for more of it: nothing is read any more.
+    /// There is no memory for more of it: none of it is read any more.
     full: bool,
+    /// The connection has failed: what still comes is thrown away. A socket that is closed with something unread is reset,
+    /// and its peer would never see the close frame.
+    failed: bool,
+}
+
+impl Watched {
+    fn new(conn: Conn, frames: Frames, connection: &Connection) -> Watched {
+        Watched { conn, frames, kept: connection.keep(), full: false, failed: false }
+    }
+
+    /// Throws away what has come; true if there may be more.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let mut buffer = [0; READ_BUFFER];
+        for _ in 0..IN_A_ROW {
+            match Pin::new(&mut self.conn).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(read) => drop(read?),
+            }
+        }
+        Ok(true)
+    }
 }
 
 impl AsyncRead for Watched {
@@ -314,7 +337,9 @@ impl Driver {
             };
             if self.ws.get_ref().full && self.closing.is_none() {
                 self.client.session.ctx.counters.count(Dropped::Memory);
-                self.close(CloseCode::Again, "as much is kept for clients as may be (limits.memory)");
+                self.fail(CloseCode::Again, "as much is kept for clients as may be (limits.memory)");
+                // Nothing has asked to be woken by what still comes.
+                cx.waker().wake_by_ref();
             }
             let outgoing = match self.poll_outgoing(cx) {
                 Ok(busy) => busy,
@@ -353,6 +378,9 @@ impl Driver {
 
     /// Takes what has come; true if there may be more.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Result<bool, &'static str> {
+        if self.ws.get_ref().failed {
+            return self.ws.get_mut().poll_discard(cx).map_err(|_| "the connection was failed");
+        }
         for _ in 0..IN_A_ROW {
             let message = match Pin::new(&mut self.ws).poll_next(cx) {
                 Poll::Pending => return Ok(false),
@@ -387,13 +415,15 @@ impl Driver {
         match error {
             Error::Capacity(_) => {
                 self.client.session.ctx.counters.count(Dropped::LongMessages);
-                self.close(CloseCode::Size, "the message is longer than websocket.max_size");
+                self.fail(CloseCode::Size, "the message is longer than websocket.max_size");
             }
-            Error::Utf8(_) => self.close(CloseCode::Invalid, "text is UTF-8"),
-            Error::Protocol(_) => self.close(CloseCode::Protocol, "not the WebSocket protocol"),
+            Error::Utf8(_) => self.fail(CloseCode::Invalid, "text is UTF-8"),
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return Err("the connection ended"),
+            Error::Protocol(_) => self.fail(CloseCode::Protocol, "not the WebSocket protocol"),
             _ => return Err("the connection broke"),
         }
-        Ok(false)
+        // What comes behind it is looked at next.
+        Ok(true)
     }
 
     /// Sends what is queued, in as few writes as possible; true if something was moved.
@@ -423,6 +453,10 @@ impl Driver {
                     // What was queued meanwhile has not woken this task: ask the outbox again.
                     self.flushing = false;
                     moved = true;
+                    if self.ws.get_ref().failed {
+                        // Its peer need not wait for anything more than the close frame.
+                        let _ = Pin::new(&mut self.ws.get_mut().conn).poll_close(cx);
+                    }
                 }
                 Poll::Ready(Err(Error::ConnectionClosed)) => return Err("closed"),
                 Poll::Ready(Err(_)) => return Err("the connection broke while writing"),
@@ -464,6 +498,12 @@ impl Driver {
     fn too_slow(&self) -> &'static str {
         self.client.session.ctx.counters.count(Dropped::SlowClients);
         "the client did not read what was sent to it"
+    }
+
+    /// Closes it after something that cannot be read on from (RFC 6455 section 7.1.7).
+    fn fail(&mut self, code: CloseCode, reason: &str) {
+        self.close(code, reason);
+        self.ws.get_mut().failed = true;
     }
 
     fn close(&mut self, code: CloseCode, reason: &str) {

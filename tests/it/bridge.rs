@@ -662,6 +662,7 @@ fn session_that_ends_during_a_bridge_list_leaves_no_child() {
         rush(&daemon, &[initialize(json!(0)), ask("tools/list", json!({})), call(1, "own__count", json!({}))]);
     }
     wait("the end of all children", || (scratch.processes().len() == before).then_some(()));
+    wait("the end of all sessions", || (daemon.server("own")["sessions"] == 0).then_some(()));
     let mut own = daemon.http("own");
     assert_eq!(said(&own.ask(&call(1, "count", json!({})))), "1");
 }

@@ -42,14 +42,28 @@ pub fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The longest that a test may take; chaos may be told to take ten minutes.
+const LONGEST: Duration = Duration::from_secs(900);
+
 /// A folder of its own for one test, with a run directory; at its end nothing of it may still run.
 pub struct Scratch {
     pub dir: tempfile::TempDir,
+    /// Dropped at the end of the test, which the watch over its time waits for.
+    _over: std::sync::mpsc::Sender<()>,
 }
 
 impl Scratch {
     pub fn new() -> Scratch {
-        Scratch { dir: tempfile::tempdir().unwrap() }
+        let (over, end) = std::sync::mpsc::channel();
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // A test that hangs would hang the whole run, and nobody would learn which it was.
+        std::thread::spawn(move || {
+            if end.recv_timeout(LONGEST) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} has not ended within {LONGEST:?}; all tests are given up");
+                std::process::exit(101);
+            }
+        });
+        Scratch { dir: tempfile::tempdir().unwrap(), _over: over }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -293,6 +307,7 @@ impl Raw {
     pub fn open(address: &str) -> Raw {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
         stream.set_nodelay(true).unwrap();
         Raw { reader: BufReader::new(stream), events: Default::default() }
     }
@@ -491,6 +506,7 @@ impl Ws {
         }
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut config = tungstenite::protocol::WebSocketConfig::default();
         (config.max_message_size, config.max_frame_size) = (None, None);
@@ -518,7 +534,10 @@ impl Ws {
 
     /// The next text message; None once the connection is closed.
     pub fn next(&mut self) -> Option<Value> {
+        // Pings keep the read from timing out.
+        let until = Instant::now() + LONG;
         loop {
+            assert!(Instant::now() < until, "no message within {LONG:?}");
             match self.read() {
                 Ok(tungstenite::Message::Text(text)) => return Some(serde_json::from_str(text.as_str()).unwrap()),
                 Ok(_) => {}
@@ -534,7 +553,9 @@ impl Ws {
 
     /// The code of the close frame that ends the connection.
     pub fn close_code(&mut self) -> Option<u16> {
+        let until = Instant::now() + LONG;
         loop {
+            assert!(Instant::now() < until, "not closed within {LONG:?}");
             match self.read() {
                 Ok(tungstenite::Message::Close(frame)) => return frame.map(|f| f.code.into()),
                 Ok(_) => {}
