@@ -262,7 +262,7 @@ impl LogFile {
         self.shared.path()
     }
 
-    /// The last lines of level `Info` and above, the newest last.
+    /// The last lines of level `Info` and above, the newest last, without what children have said.
     pub(crate) fn last(&self) -> Vec<logline::Line> {
         self.shared.last().iter().cloned().collect()
     }
@@ -319,7 +319,7 @@ impl Log for OneLine {
             return;
         }
         let text = printable(&record.args().to_string(), LINE);
-        if record.level() <= Level::Info {
+        if record.level() <= Level::Info && record.target() != logline::SAID {
             self.shared.note(record.level(), &text);
         }
         let format = self.shared.way().format;

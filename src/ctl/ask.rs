@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::place::{Place, each, running, say, signal};
+use super::logs;
+use super::place::{Found, Place, each, running, say, signal};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
+use crate::model::logline;
 use crate::model::status::{InstanceState, Status};
 use crate::model::text::duration;
 
@@ -55,6 +57,15 @@ fn run(place: &Place, wish: &Wish, names: &[String], all: bool, timeout: Duratio
     }))
 }
 
+/// A reason of a refusal, with what the child of the server that it names said last, where the log may be read.
+fn with_words(found: &Found, why: &str) -> String {
+    let words = logline::server(why).0.and_then(|server| {
+        let log = logs::recent(found)?;
+        logline::last_words(log.lines(), server)
+    });
+    words.map_or_else(|| why.to_owned(), |words| format!("{why}; {}{words}", logline::LAST_WORDS))
+}
+
 fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), Failure> {
     let verb = wish.verb;
     let mut found = place.find(name)?;
@@ -81,7 +92,8 @@ fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), 
                 return Ok(());
             }
             Some((false, text)) => {
-                let text = format!("{name}: {}: {}", wish.refused, text.replace('\n', "\n    "));
+                let why: Vec<String> = text.lines().map(|line| with_words(&found, line)).collect();
+                let text = format!("{name}: {}: {}", wish.refused, why.join("\n    "));
                 return Err(Failure::new(Exit::Failed, text));
             }
             None if start.elapsed() > timeout => {

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::place::{Place, say};
+use super::place::{Found, Place, say};
 use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::logline;
@@ -20,6 +20,8 @@ use crate::sys::{files, paths};
 
 /// How far back the last lines are looked for at first, in bytes; then further.
 const STEP: u64 = 64 << 10;
+/// Of a log that is looked through for one thing, so much is read, in bytes.
+const RECENT: u64 = 1 << 20;
 
 pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let found = place.find(&args.name)?;
@@ -44,6 +46,18 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     }
     follow(&path, file, &wanted).map_err(|e| cannot_read(&path, &e))?;
     Ok(Exit::Ok)
+}
+
+/// The end of an instance's log; None where it is not to be read.
+pub(super) fn recent(found: &Found) -> Option<String> {
+    let path = PathBuf::from(found.status.as_ref()?.log.as_ref()?);
+    let mut file = open(&path).ok()?;
+    check_owner(&found.place, &found.name, &path, &file).ok()?;
+    let end = file.seek(SeekFrom::End(0)).ok()?;
+    file.seek(SeekFrom::Start(end.saturating_sub(RECENT))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(RECENT).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Root shows what the instance has written, and not what its status file may name instead: the two have one owner.

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::logs;
 use super::place::Found;
 use crate::model::exit::{Exit, Failure};
+use crate::model::logline;
 use crate::model::status::Status;
 use crate::model::text::{count, duration};
 use crate::sys::pidfile::Probe;
@@ -40,14 +42,19 @@ pub(super) fn describe(found: &Found) -> String {
         (Probe::Running(pid, _) | Probe::Elsewhere(pid), None) => {
             format!("{name}: running (pid {pid}), but its status file cannot be read")
         }
-        (_, Some(status)) => text(status),
+        (_, Some(status)) => {
+            let troubled = status.servers.iter().any(|v| v.reason.is_some());
+            let log = troubled.then(|| logs::recent(found)).flatten();
+            text(status, log.as_deref().unwrap_or_default())
+        }
     }
 }
 
 /// So many alerts are shown.
 const SHOWN: usize = 3;
 
-fn text(s: &Status) -> String {
+/// `log` is the end of its log, as far as it may be read.
+fn text(s: &Status, log: &str) -> String {
     let mut out = String::new();
     let up = duration(Duration::from_secs(s.uptime_seconds));
     let _ = writeln!(out, "{}: {} (pid {}, up {up})", s.name, s.state, s.pid);
@@ -121,6 +128,9 @@ fn text(s: &Status) -> String {
         );
         if let Some(reason) = &v.reason {
             let _ = writeln!(out, "  {:width$}  {}", "", reason.replace('\n', "\n      "));
+            if let Some(words) = logline::last_words(log.lines(), &v.name) {
+                let _ = writeln!(out, "  {:width$}  {}{words}", "", logline::LAST_WORDS);
+            }
         } else if let Some(last) = v.last_exit.as_ref().filter(|_| v.restarts > 0) {
             let _ = writeln!(out, "  {:width$}  its last child {last}", "");
         }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::model::last_words::LastWords;
 use crate::model::text::count;
 
 /// Something went wrong.
@@ -50,7 +51,7 @@ pub(crate) enum Error {
     /// A child answered its handshake with what is none: why not.
     NoHandshake(String),
     /// A child was started, and did not become ready.
-    Start { trouble: String },
+    Start { trouble: String, words: LastWords },
     /// Servers were started for a reload, and required ones of them did not become ready.
     Reload(Vec<(String, String)>),
     /// A session was to be opened beyond a limit: how many there may be, and of what.
@@ -87,7 +88,7 @@ impl fmt::Display for Error {
             Error::NotModern => f.write_str("it does not speak the modern era"),
             Error::Unwanted => f.write_str("it is not wanted any more"),
             Error::NoHandshake(why) => f.write_str(why),
-            Error::Start { trouble } => f.write_str(trouble),
+            Error::Start { trouble, .. } => f.write_str(trouble),
             Error::Reload(servers) => {
                 let one = |(server, why): &(String, String)| format!("required server '{server}' cannot start: {why}");
                 f.write_str(&servers.iter().map(one).collect::<Vec<_>>().join("\n"))

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::hub::Hub;
 use super::server::backend::Backend;
 use super::server::server::Server;
+use crate::hub::child::stderr::log_words;
 use crate::model::config::{self, Config};
 use crate::model::plan::Plan;
 
@@ -44,10 +45,18 @@ pub(crate) async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result
         match outcome {
             Ok(()) => {}
             Err(why) if one.config.required => {
+                if let Error::Start { words, .. } = &why {
+                    log_words(one.server.name(), words);
+                }
                 refused.push((one.server.name().to_owned(), why.to_string()));
                 continue;
             }
-            Err(why) => warn!("server '{}' cannot start yet: {why}", one.server.name()),
+            Err(why) => {
+                warn!("server '{}' cannot start yet: {why}", one.server.name());
+                if let Error::Start { words, .. } = &why {
+                    log_words(one.server.name(), words);
+                }
+            }
         }
         prepared.ready.push(one);
     }

@@ -6,6 +6,12 @@
 use log::Level;
 use serde::{Deserialize, Serialize};
 
+/// The target of records with a child's own words. They stand in the log, and are not among the lines that the page shows.
+pub const SAID: &str = "mcpdaemon::said";
+
+/// What a record begins with, behind the tag of its server, that says what a child said last before its end.
+pub const LAST_WORDS: &str = "its last words: ";
+
 /// A line of the log, for the page that shows the last ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -76,6 +82,35 @@ pub fn mentions(line: &str, name: &str) -> bool {
     }
 }
 
+/// The message of a line of the log, in either format, with the server whose matter it is.
+fn parts(line: &str) -> (Option<String>, String) {
+    match serde_json::from_str::<Json<'_>>(line) {
+        Ok(json) => (json.server.map(str::to_owned), json.message.into_owned()),
+        Err(_) => {
+            let message = line.split_once("] ").map_or(line, |(_, message)| message);
+            let (server, message) = server(message);
+            (server.map(str::to_owned), message.to_owned())
+        }
+    }
+}
+
+/// What the child of a server said last before it came into the state that it is in, as far as these lines of the log say it.
+pub fn last_words<'l>(lines: impl Iterator<Item = &'l str>, name: &str) -> Option<String> {
+    let mut found = None;
+    for (server, message) in lines.map(parts) {
+        if server.as_deref() != Some(name) {
+            continue;
+        }
+        if let Some(words) = message.strip_prefix(LAST_WORDS) {
+            found = Some(words.to_owned());
+        } else if message.strip_prefix(&format!("server '{name}' is ")).is_some_and(|state| state.starts_with("ready"))
+        {
+            found = None;
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +143,28 @@ mod tests {
             r#"{"time":"2026-11-20T10:00:00.000Z","level":"info","server":"a","target":"mcpdaemon::hub","message":"\"x\" \\ \u001b\n"}"#
         );
         assert_eq!(json(None, Level::Warn, "m", "x"), r#"{"level":"warn","target":"m","message":"x"}"#);
+    }
+
+    #[test]
+    fn last_words_are_those_since_the_server_was_ready() {
+        let log = |messages: &[&str], name: &str| {
+            let text = messages.iter().map(|m| format!("2026-11-20T10:00:00.000Z [INFO] {m}"));
+            let json = messages.iter().map(|m| json(Some("2026-11-20T10:00:00.000Z"), Level::Warn, "m", m));
+            let (text, json): (Vec<_>, Vec<_>) = (text.collect(), json.collect());
+            let found = last_words(text.iter().map(String::as_str), name);
+            assert_eq!(last_words(json.iter().map(String::as_str), name), found);
+            found
+        };
+        let messages = [
+            "[a] its last words: one",
+            "[b] its last words: of b",
+            "server 'a' is failed: x",
+            "[a] its last words: two | 2",
+        ];
+        assert_eq!(log(&messages, "a").as_deref(), Some("two | 2"));
+        assert_eq!(log(&messages, "b").as_deref(), Some("of b"));
+        assert_eq!(log(&messages, "c"), None);
+        assert_eq!(log(&["[a] its last words: one", "server 'a' is ready"], "a"), None);
     }
 
     #[test]

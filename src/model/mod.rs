@@ -18,6 +18,7 @@ pub mod ids;
 pub mod import;
 pub mod jsonc;
 pub mod jsonrpc;
+pub mod last_words;
 pub mod life;
 pub mod logline;
 pub mod lost_reply;

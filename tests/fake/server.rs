@@ -170,7 +170,7 @@ fn answer(message: &Value, line: &str) {
                 "protocolVersion": version,
                 "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true, "listChanged": true},
                     "logging": {}, "tasks": {}},
-                "serverInfo": {"name": "fake", "version": "1"},
+                "serverInfo": {"name": flag("--name").unwrap_or("fake".into()), "version": "1"},
                 "instructions": "be nice",
             }})
             .to_string());

@@ -18,6 +18,7 @@ mod files;
 mod floors;
 mod hostile_clients;
 mod hostile_locals;
+mod hostile_servers;
 mod http;
 mod import;
 mod life;

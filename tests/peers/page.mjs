@@ -262,7 +262,7 @@ try {
         check(await see(labels), "a plot says nothing");
     });
     await step("what a server says is text", async () => {
-        check((await text()).includes("<img src=x onerror=alert(1)><script>alert(2)</script>"), "the line is not in the log");
+        check((await text()).includes("<img src=x onerror=alert(1)><script>alert(2)</script>"), "its name is not there");
         check(await see("document.querySelectorAll('img').length === 0 && document.scripts.length === 1"), "it is no text");
     });
     await step("a server opens by its name, and stays open", async () => {

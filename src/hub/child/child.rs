@@ -16,12 +16,12 @@ use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
 use super::pending::{Pending, Waiting};
-use super::stderr::Tail;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
 use crate::model::config::server::Stdio;
 use crate::model::envelope::Envelope;
+use crate::model::last_words::{LastWords, Tail};
 use crate::model::mcp::ServerInfo;
 use crate::model::modern::{self, ParamHeaders};
 use crate::model::restart::Ended;
@@ -250,8 +250,8 @@ impl Child {
         self.stderr.lock().last()
     }
 
-    /// The last lines of standard error, a line each.
-    pub(crate) fn tail(&self) -> Vec<String> {
-        self.stderr.lock().all()
+    /// What it has said last beside its messages.
+    pub(crate) fn words(&self) -> LastWords {
+        self.stderr.lock().words()
     }
 }

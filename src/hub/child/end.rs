@@ -75,10 +75,12 @@ impl Child {
             self.stderr_eof.wait().await;
         };
         timeout(PIPE_GRACE, drained).await;
-        let why = format!("server '{}' {}{}", self.server, self.exit_text(), self.last_words());
+        let why = format!("server '{}' {}", self.server, self.exit_text());
         if !self.stopping.load(SeqCst) {
             warn!("{why}");
         }
+        // What a child of his own says is a client's; what a shared one says may be another client's.
+        let why = if self.is_private() { why + &self.last_words() } else { why };
         self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
     }
 

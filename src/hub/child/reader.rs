@@ -17,6 +17,7 @@ use crate::hub::client::outbox::Outbox;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
 use crate::model::text::printable;
@@ -64,9 +65,9 @@ pub(crate) async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut inp
             match budget.take(Instant::now()) {
                 stderr::Take::Log { skipped } => {
                     if skipped > 0 {
-                        warn!("[{}] ... {skipped} lines of standard error were not logged", child.server);
+                        warn!(target: logline::SAID, "[{}] ... {skipped} lines of standard error were not logged", child.server);
                     }
-                    info!("[{}] {text}", child.server);
+                    info!(target: logline::SAID, "[{}] {text}", child.server);
                 }
                 stderr::Take::Skip => child.ctx.counters.count(Dropped::StderrLines),
             }
@@ -92,6 +93,8 @@ impl Child {
             self.ctx.counters.count(Dropped::Garbage);
             let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
             debug!("[{}] not a message on its standard output: {text}", self.server);
+            // Some say there what they die of.
+            self.stderr.lock().push(&text);
             // A reply for all that: who waits for it is told now and not at the timeout.
             if let Some(number) = id_in_pieces(bytes, bytes) {
                 self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));

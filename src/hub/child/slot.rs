@@ -14,6 +14,7 @@ use event_listener::Event as Bell;
 use super::child::Child;
 use super::start::StartFailure;
 use crate::model::config::server::Stdio;
+use crate::model::last_words::LastWords;
 use crate::model::life::Event;
 use crate::model::outage::Outage;
 use crate::model::restart::Ended;
@@ -53,6 +54,9 @@ pub(crate) trait Owner: Send + Sync {
     /// The slot has entered a state.
     fn entered(&self, slot: &Slot, how: &Condition<'_>);
 
+    /// What a child has said before it ended, or became of no use.
+    fn said(&self, slot: &Slot, words: &LastWords);
+
     /// A child ended that was not asked to.
     fn ended(&self, slot: &Slot, how: Ended);
 
@@ -91,6 +95,8 @@ struct State {
     child: Option<Arc<Child>>,
     phase: ServerState,
     reason: Option<String>,
+    /// What its last child said before its end.
+    words: LastWords,
 }
 
 impl Slot {
@@ -99,7 +105,12 @@ impl Slot {
             label,
             config,
             owner,
-            state: Lock::new(State { child: None, phase: ServerState::Starting, reason: None }),
+            state: Lock::new(State {
+                child: None,
+                phase: ServerState::Starting,
+                reason: None,
+                words: LastWords::default(),
+            }),
             outage: Lock::default(),
             retired: Flag::default(),
             done: Flag::default(),
@@ -134,6 +145,19 @@ impl Slot {
         (state.phase, state.reason.clone())
     }
 
+    /// Its child has ended, or is of no use, and this is what it said last.
+    pub(crate) fn note_words(&self, words: LastWords) {
+        if let Some(owner) = self.owner.upgrade().filter(|_| !words.is_empty()) {
+            owner.said(self, &words);
+        }
+        self.state().words = words;
+    }
+
+    /// What its last child said before its end; nothing while there is one.
+    pub(crate) fn words(&self) -> LastWords {
+        self.state().words.clone()
+    }
+
     /// What is wrong with it, for an error message.
     pub(crate) fn trouble(&self) -> String {
         let (phase, reason) = self.phase();
@@ -157,6 +181,9 @@ impl Slot {
             }
             state.phase = how.state;
             state.reason.clone_from(&how.reason);
+            if how.state == ServerState::Ready {
+                state.words = LastWords::default();
+            }
         }
         if let Some(owner) = self.owner.upgrade() {
             owner.entered(self, how);

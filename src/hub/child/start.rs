@@ -19,6 +19,7 @@ use crate::hub::error::Error;
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
+use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
 use crate::model::{jsonrpc, mcp, method};
@@ -47,21 +48,24 @@ pub(crate) enum Opening {
 #[derive(Debug)]
 pub(crate) struct StartFailure {
     pub how: Ended,
+    /// For everybody.
     pub text: String,
+    /// What it said, for the log and who starts it.
+    pub words: LastWords,
     /// It answered the handshake, with an error.
     pub refused: bool,
 }
 
 impl From<StartFailure> for Error {
     fn from(failure: StartFailure) -> Error {
-        Error::Start { trouble: failure.text }
+        Error::Start { trouble: failure.text, words: failure.words }
     }
 }
 
 impl StartFailure {
     /// A child that did not even begin to serve.
     pub(crate) fn not_ready(text: String) -> StartFailure {
-        StartFailure { how: Ended::NotReady, text, refused: false }
+        StartFailure { how: Ended::NotReady, text, words: LastWords::default(), refused: false }
     }
 }
 
@@ -165,9 +169,11 @@ impl Starter {
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
         let config = self.config.get();
-        let tail = |child: &Child| match child.tail().as_slice() {
-            [] => "; it wrote nothing to standard error".to_owned(),
-            lines => format!("; its last words:\n    {}", lines.join("\n    ")),
+        let said = |mut text: String, words: LastWords| {
+            if words.is_empty() {
+                text.push_str("; it wrote nothing to standard error");
+            }
+            StartFailure { words, ..StartFailure::not_ready(text) }
         };
         let unwanted_now = || unwanted.is_some_and(Flag::is_set);
         let unwanted = async {
@@ -198,19 +204,26 @@ impl Starter {
                 // An end shows in the error of the open request, a moment before the status is known to all.
                 if timeout(STATUS, child.exited()).await.is_some() {
                     let how = child.reaped().await;
-                    let text = format!("{} before it answered '{method}'{}", child.exit_text(), tail(&child));
-                    return Err(StartFailure { how, text, refused: false });
+                    let text = format!("{} before it answered '{method}'", child.exit_text());
+                    return Err(StartFailure { how, ..said(text, child.words()) });
                 }
-                let text = format!("its handshake failed: {why}{}", tail(&child));
+                let failure = match why {
+                    Error::Answered(error) => {
+                        let words = child.words().behind(format!("its answer: {error}"));
+                        said(format!("its handshake failed: it answered '{method}' with an error"), words)
+                    }
+                    why => said(format!("its handshake failed: {why}"), child.words()),
+                };
                 child.stop(&config.stop).await;
                 let refused = !self.ctx.end_drain.is_set() && !unwanted_now();
-                Err(StartFailure { refused, ..StartFailure::not_ready(text) })
+                Err(StartFailure { refused, ..failure })
             }
             None => {
                 let key = if limit == config.start_timeout { " (start_timeout)" } else { "" };
-                let text = format!("it did not answer '{method}' within {}{key}{}", duration(limit), tail(&child));
+                let text = format!("it did not answer '{method}' within {}{key}", duration(limit));
+                let failure = said(text, child.words());
                 child.stop(&config.stop).await;
-                Err(StartFailure::not_ready(text))
+                Err(failure)
             }
         }
     }

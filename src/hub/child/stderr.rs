@@ -1,34 +1,18 @@
-//! What a child writes to standard error: the last lines are kept, and so much of it is logged.
+//! What a child says beside its messages: so much of it is logged.
 //!
-//! Pure: it must not know whose standard error it is.
+//! It must not know which child that is.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-/// The last lines of standard error.
-#[derive(Default)]
-pub(crate) struct Tail(VecDeque<String>);
+use log::warn;
 
-impl Tail {
-    const LINES: usize = 10;
+use crate::model::last_words::LastWords;
+use crate::model::logline;
 
-    pub(crate) fn push(&mut self, line: &str) {
-        if line.trim().is_empty() {
-            return;
-        }
-        if self.0.len() == Self::LINES {
-            self.0.pop_front();
-        }
-        self.0.push_back(line.chars().take(500).collect());
-    }
-
-    /// `: last line`, or nothing.
-    pub(crate) fn last(&self) -> String {
-        self.0.back().map_or(String::new(), |line| format!(": {line}"))
-    }
-
-    pub(crate) fn all(&self) -> Vec<String> {
-        self.0.iter().cloned().collect()
+/// Writes what a child has said last to the log, and nowhere that the log is shown to clients.
+pub(crate) fn log_words(server: &str, words: &LastWords) {
+    if !words.is_empty() {
+        warn!(target: logline::SAID, "[{server}] {}{}", logline::LAST_WORDS, words.in_a_line());
     }
 }
 

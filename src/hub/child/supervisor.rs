@@ -30,13 +30,6 @@ pub(crate) fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool, cloc
     async_std::task::spawn(supervisor.run());
 }
 
-/// What was wrong with the last child.
-struct Trouble {
-    what: String,
-    /// Its last words on standard error.
-    words: String,
-}
-
 /// Carries out the steps of a [`Life`].
 struct Supervisor {
     slot: Arc<Slot>,
@@ -46,7 +39,8 @@ struct Supervisor {
     child: Option<Arc<Child>>,
     /// A child was ready before.
     replaces: bool,
-    trouble: Option<Trouble>,
+    /// What was wrong with the last child.
+    trouble: Option<String>,
 }
 
 impl Supervisor {
@@ -122,7 +116,8 @@ impl Supervisor {
             }
             Err(_) if self.slot.is_retired() => Event::Retire,
             Err(failure) => {
-                self.trouble = Some(Trouble { what: failure.text, words: String::new() });
+                self.slot.note_words(failure.words);
+                self.trouble = Some(failure.text);
                 Event::Ended(failure.how)
             }
         }
@@ -180,7 +175,8 @@ impl Supervisor {
                 }
                 let how = child.reaped().await;
                 self.child = None;
-                self.trouble = Some(Trouble { what: child.exit_text(), words: child.last_words() });
+                self.slot.note_words(child.words());
+                self.trouble = Some(child.exit_text());
                 Some(Event::Ended(how))
             }
         }
@@ -215,7 +211,8 @@ impl Supervisor {
             // It reads nothing, so the end of its input would tell it nothing.
             ladder.stdin = Duration::ZERO;
             child.fail_all(jsonrpc::INTERNAL_ERROR, &format!("{} did not answer pings and is replaced", slot.label()));
-            self.trouble = Some(Trouble { what: "it did not answer pings".to_owned(), words: String::new() });
+            slot.note_words(child.words());
+            self.trouble = Some("it did not answer pings".to_owned());
         }
         child.stop(&ladder).await;
         slot.place(None);
@@ -225,10 +222,7 @@ impl Supervisor {
 
     /// Tells everybody in which state it is now, and why.
     fn show(&mut self, life: &Life, step: Step) {
-        let trouble = || match &self.trouble {
-            Some(trouble) => format!("{}{}", trouble.what, trouble.words),
-            None => "it ended".to_owned(),
-        };
+        let trouble = || self.trouble.clone().unwrap_or_else(|| "it ended".to_owned());
         let next_start = match step {
             Step::Wait(delay) => Some(delay),
             _ => None,
@@ -254,7 +248,7 @@ impl Supervisor {
         self.slot.enter(&Condition {
             state: life.state(),
             reason,
-            trouble: self.trouble.as_ref().map(|t| t.what.as_str()),
+            trouble: self.trouble.as_deref(),
             next_start,
             verdict: life.verdict(),
         });

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use crate::hub::counters::Dropped;
 use crate::model::config::server::Stdio;
 use crate::model::config::{Kind, sample};
 use crate::model::envelope::{Envelope, scan};
+use crate::model::last_words::LastWords;
 use crate::model::method::Method;
 use crate::model::out::Out;
 use crate::model::restart::Ended;
@@ -290,9 +291,18 @@ fn an_endless_line_and_garbage_fail_the_request_that_they_answer() {
 }
 
 #[test]
-fn a_child_that_dies_in_the_middle_fails_what_waits_with_its_last_words() {
+fn a_child_that_dies_in_the_middle_fails_what_waits_and_repeats_its_words_to_their_owner_alone() {
+    for private in [false, true] {
+        dies_in_the_middle(private);
+    }
+}
+
+fn dies_in_the_middle(private: bool) {
     run(async {
         let line = Line::new();
+        if private {
+            line.child.give_to(line.child.observer().map(|o| Arc::downgrade(&o)).unwrap());
+        }
         let answered = line.ask(r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#);
         let half = line.ask(r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"y"}}"#);
         let open = line.ask(r#"{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"z"}}"#);
@@ -305,7 +315,9 @@ fn a_child_that_dies_in_the_middle_fails_what_waits_with_its_last_words() {
         let out = answer(&half).await;
         assert!(out.failed && out.text.contains("is not valid"), "{out:?}");
         let out = answer(&open).await;
-        assert!(out.failed && out.text.contains("server 's' exited with status 3: no memory left"), "{out:?}");
+        assert!(out.failed && out.text.contains("server 's' exited with status 3"), "{out:?}");
+        // A shared child may have said it of another client's request.
+        assert_eq!(out.text.contains(": no memory left"), private, "{out:?}");
         // It takes no more: the request can wait for the next child.
         let e = scan(r#"{"jsonrpc":"2.0","id":4,"method":"tools/list"}"#).unwrap();
         let call = Call::open(&line.session, Method::ToolsList, "4", None, &open).unwrap();
@@ -376,6 +388,8 @@ fn progress_finds_its_request_and_puts_its_timeout_off() {
 struct TestClock {
     now: Lock<Instant>,
     moved: Arc<Event>,
+    /// How often somebody has begun to wait by it.
+    waits: AtomicUsize,
 }
 
 impl TestClock {
@@ -395,6 +409,7 @@ impl Clock for Shared {
 
     fn sleep(&self, time: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let (clock, due) = (self.0.clone(), self.now() + time);
+        clock.waits.fetch_add(1, SeqCst);
         Box::pin(async move {
             let moved = clock.moved.clone();
             until(&moved, || (*clock.now.lock() >= due).then_some(())).await;
@@ -410,6 +425,7 @@ struct Place {
     next_start: Lock<Option<Duration>>,
     starts: Lock<usize>,
     ended: Lock<Vec<Ended>>,
+    words: Lock<Vec<String>>,
     changed: Event,
     lines: Lock<Vec<Line>>,
 }
@@ -453,6 +469,10 @@ impl Owner for Place {
         self.ended.lock().push(how);
     }
 
+    fn said(&self, _slot: &Slot, words: &LastWords) {
+        self.words.lock().push(words.in_a_line());
+    }
+
     fn needs(&self, _child: &Child) -> bool {
         false
     }
@@ -461,7 +481,8 @@ impl Owner for Place {
 #[test]
 fn a_supervisor_backs_off_serves_starts_again_and_retires_by_the_clock_that_it_is_given() {
     run(async {
-        let clock = Arc::new(TestClock { now: Lock::new(Instant::now()), moved: Arc::default() });
+        let clock =
+            Arc::new(TestClock { now: Lock::new(Instant::now()), moved: Arc::default(), waits: AtomicUsize::new(0) });
         let place = Arc::new_cyclic(|me| Place {
             me: me.clone(),
             good: Lock::new(false),
@@ -469,6 +490,7 @@ fn a_supervisor_backs_off_serves_starts_again_and_retires_by_the_clock_that_it_i
             next_start: Lock::default(),
             starts: Lock::default(),
             ended: Lock::default(),
+            words: Lock::default(),
             changed: Event::new(),
             lines: Lock::default(),
         });
@@ -484,6 +506,7 @@ fn a_supervisor_backs_off_serves_starts_again_and_retires_by_the_clock_that_it_i
         assert!(delay <= Duration::from_secs(3600) && delay >= Duration::from_secs(1800), "{delay:?}");
         assert_eq!(*place.starts.lock(), 1);
         *place.good.lock() = true;
+        wait(|| clock.waits.load(SeqCst) > 0).await;
         clock.advance(delay);
         place.state(ServerState::Ready).await;
         assert_eq!(*place.starts.lock(), 2);
@@ -491,15 +514,19 @@ fn a_supervisor_backs_off_serves_starts_again_and_retires_by_the_clock_that_it_i
         let child = slot.child().expect("a child");
 
         // It dies, and the slot has none until the time is over.
+        child.stderr.lock().push("no memory left");
         child.note_end(Ended::Signaled(9)).await;
         assert!(slot.child().is_none());
         child.reaped.set();
         place.state(ServerState::Backoff).await;
         wait(|| place.ended.lock().last() == Some(&Ended::Signaled(9))).await;
+        assert_eq!(*place.words.lock(), ["no memory left"]);
+        assert_eq!(slot.words().lines(), ["no memory left"]);
         // A reload tries at once.
         slot.retry();
         place.state(ServerState::Ready).await;
         assert_eq!(*place.starts.lock(), 3);
+        assert!(slot.words().is_empty(), "there is another child");
 
         // Other settings: the child goes once nothing is open, and another comes.
         let old = slot.child().expect("a child");
@@ -515,8 +542,8 @@ fn a_supervisor_backs_off_serves_starts_again_and_retires_by_the_clock_that_it_i
         place.state(ServerState::Ready).await;
         assert_eq!(*place.starts.lock(), 4);
 
-        slot.retire();
         let last = slot.child().expect("a child");
+        slot.retire();
         wait(|| last.stopping.load(SeqCst)).await;
         last.note_end(Ended::Exited(0)).await;
         last.reaped.set();

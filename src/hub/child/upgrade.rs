@@ -14,7 +14,6 @@ use super::byte_queue::ByteQueue;
 use super::child::{Child, Identity, PIPE_GRACE, Parked, STDERR_LINE, STDIN_LIMIT};
 use super::pending::{Pending, Waiting};
 use super::start::{Starter, note, work};
-use super::stderr::Tail;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::context::Quiesce;
@@ -23,6 +22,7 @@ use crate::hub::load::Load;
 use crate::model::handover::{self, Bytes};
 use crate::model::ids::Table;
 use crate::model::jsonrpc;
+use crate::model::last_words::Tail;
 use crate::rt::lines::Lines;
 use crate::rt::pipe::{Input, Output};
 use crate::rt::wait::{millis, sleep, until};
@@ -107,7 +107,7 @@ impl Child {
             stdout: read(stdout)?,
             stderr: stderr.as_ref().and_then(read),
             queue: Bytes(self.stdin.queued()),
-            tail: self.tail(),
+            tail: self.words().lines().to_vec(),
             requests_so_far: pending.waiting.last(),
             waiting,
             unused: unused.as_millis() as u64,

@@ -27,6 +27,7 @@ use crate::model::config::server::Stdio;
 use crate::model::config::{self, Kind, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::handover;
+use crate::model::last_words::LastWords;
 use crate::model::modern::{Era, Refusal};
 use crate::model::status::{self, ServerState};
 use crate::model::transport::SessionKind;
@@ -127,6 +128,10 @@ impl Backend for PerSession {
 
     fn condition(&self) -> Option<(ServerState, Option<String>)> {
         self.shared.condition()
+    }
+
+    fn words(&self) -> LastWords {
+        self.shared.words()
     }
 
     fn children(&self) -> status::Children {

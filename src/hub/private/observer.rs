@@ -7,6 +7,7 @@ use log::{info, warn};
 use super::child::PrivateChild;
 use crate::hub::child::child::{Child, Observer};
 use crate::hub::child::slot::{Condition, Owner, Slot, Starting, Task};
+use crate::hub::child::stderr::log_words;
 use crate::hub::child::supervisor::round;
 use crate::hub::child::wire::one_line;
 use crate::hub::client::session::Session;
@@ -15,6 +16,7 @@ use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::model::bridge::client_id;
 use crate::model::envelope::{Envelope, decode, spliced};
+use crate::model::last_words::LastWords;
 use crate::model::modern::Era;
 use crate::model::out::Out;
 use crate::model::restart::Ended;
@@ -148,6 +150,10 @@ impl Owner for PrivateChild {
             (ServerState::Stopped, ..) => drop(self.living.take()),
             _ => {}
         }
+    }
+
+    fn said(&self, _slot: &Slot, words: &LastWords) {
+        log_words(&self.spares.core.name, words);
     }
 
     fn ended(&self, _slot: &Slot, how: Ended) {

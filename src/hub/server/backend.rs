@@ -19,6 +19,7 @@ use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::handover;
+use crate::model::last_words::LastWords;
 use crate::model::mcp::ServerInfo;
 use crate::model::modern::{Era, Filter, Refusal};
 use crate::model::status::{self, ServerState};
@@ -81,6 +82,11 @@ pub(crate) trait Backend: Leaving {
     /// Its state and the reason for it; None where it has no state of its own.
     fn condition(&self) -> Option<(ServerState, Option<String>)> {
         None
+    }
+
+    /// What a child of it that has ended said last.
+    fn words(&self) -> LastWords {
+        LastWords::default()
     }
 
     /// What it says of itself, where that is known without a child.

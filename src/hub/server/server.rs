@@ -177,12 +177,13 @@ impl Server {
         }
     }
 
-    /// Waits until the server is ready, or is not going to be.
+    /// Waits until the server is ready, or is not going to be; the error is for who starts it.
     pub(crate) async fn settled(&self) -> Result<(), String> {
         let check = || match self.condition() {
             (ServerState::Ready | ServerState::Unhealthy | ServerState::Idle, _) => Some(Ok(())),
             (ServerState::Failed | ServerState::Backoff | ServerState::Stopped, why) => {
-                Some(Err(why.unwrap_or_default()))
+                let words = self.backend().map(|b| b.words()).unwrap_or_default();
+                Some(Err(format!("{}{words}", why.unwrap_or_default())))
             }
             _ => None,
         };

@@ -21,6 +21,7 @@ use crate::hub::server::backend::Backend;
 use crate::model::bridge::{Item, List};
 use crate::model::config::{self, Kind, Mode};
 use crate::model::envelope::Envelope;
+use crate::model::last_words::LastWords;
 use crate::model::modern::{self, Era, Refusal};
 use crate::model::status::{self, ServerState};
 use crate::model::{handover, jsonrpc, mcp};
@@ -107,6 +108,10 @@ impl Backend for Shared {
         let all: Vec<_> = self.slots.iter().map(|s| s.phase()).collect();
         let ready = all.iter().find(|(phase, _)| *phase == ServerState::Ready);
         ready.or(all.first()).cloned()
+    }
+
+    fn words(&self) -> LastWords {
+        self.slots.iter().map(|s| s.words()).find(|words| !words.is_empty()).unwrap_or_default()
     }
 
     fn children(&self) -> status::Children {

@@ -9,6 +9,7 @@ use super::children::Shared;
 use crate::hub::child::child::{Child, Observer};
 use crate::hub::child::slot::{Condition, Owner, Slot, Starting, Task};
 use crate::hub::child::start::Opening;
+use crate::hub::child::stderr::log_words;
 use crate::hub::child::wire::one_line;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::Change;
@@ -16,6 +17,7 @@ use crate::hub::counters::Dropped;
 use crate::hub::server::core::Core;
 use crate::hub::server::members::notify_clients;
 use crate::model::envelope::{Envelope, decode};
+use crate::model::last_words::LastWords;
 use crate::model::modern::Era;
 use crate::model::restart::Ended;
 use crate::model::status::ServerState;
@@ -143,6 +145,12 @@ impl Owner for Shared {
             (_, None) => info!("{} is {state}", slot.label()),
         }
         self.core.announce();
+    }
+
+    fn said(&self, slot: &Slot, words: &LastWords) {
+        if self.has(slot) {
+            log_words(&self.core.name, words);
+        }
     }
 
     fn ended(&self, _slot: &Slot, how: Ended) {
