@@ -93,11 +93,13 @@ impl Child {
             self.ctx.counters.count(Dropped::Garbage);
             let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
             debug!("[{}] not a message on its standard output: {text}", self.server);
-            // Some say there what they die of.
-            self.stderr.lock().push(&text);
-            // A reply for all that: who waits for it is told now and not at the timeout.
-            if let Some(number) = id_in_pieces(bytes, bytes) {
-                self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
+            match id_in_pieces(bytes, bytes) {
+                // A reply for all that: who waits for it is told now and not at the timeout.
+                Some(number) => {
+                    self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
+                }
+                // Some say there what they die of.
+                None => self.stderr.lock().push(&text),
             }
             return;
         };
