@@ -83,6 +83,8 @@ pub(crate) struct Context {
     pub leaving: Leavers,
     /// The last number of a session.
     sessions: AtomicU64,
+    /// Connections so far.
+    connection_numbers: AtomicU64,
     /// The last number of a child's mark.
     marks: AtomicU64,
     /// Counts the configurations.
@@ -118,6 +120,7 @@ impl Context {
             kill_now: Flag::default(),
             leaving: Leavers::default(),
             sessions: AtomicU64::new(0),
+            connection_numbers: AtomicU64::new(0),
             marks: AtomicU64::new(0),
             revision: AtomicU64::new(0),
             settling: AtomicBool::new(false),
@@ -169,6 +172,11 @@ impl Context {
     /// A number for one session.
     pub(crate) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, SeqCst) + 1
+    }
+
+    /// A number for one connection.
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.connection_numbers.fetch_add(1, SeqCst) + 1
     }
 
     /// A mark for one child and all that it starts.

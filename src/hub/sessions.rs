@@ -11,12 +11,11 @@ use super::counters::Dropped;
 use super::error::Error;
 use super::hub::Hub;
 use super::server::server::Server;
+use crate::model::budget::Holder;
+use crate::model::places::{self, Place};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::wait::sleep;
-
-/// A session that is opened and not used gets this many seconds before it has to make room.
-const UNUSED: u64 = 10;
 
 impl Hub {
     /// Opens a session; the error says which limit is reached.
@@ -24,24 +23,25 @@ impl Hub {
         self: &Arc<Self>,
         server: &Arc<Server>,
         transport: Transport,
-        owner: Option<Arc<str>>,
+        holder: Holder,
     ) -> Result<Client, Error> {
         let refused = |limit: u32, of: String| {
             self.ctx.counters.count(Dropped::Sessions);
             Err(Error::Full { limit, of })
         };
         let limit = self.ctx.config().limits.sessions;
-        if self.session_count.load(SeqCst) >= u64::from(limit) && !self.make_room(None) {
+        if !self.has_place(limit, self.session_count.load(SeqCst), None, &holder) {
             return refused(limit, " (limits.sessions)".to_owned());
         }
-        if let Some(full) = server.full()
-            && !(full.makes_room && self.make_room(Some(server)))
-        {
-            return refused(full.limit, format!(" of server '{}'", server.name()));
+        if let Some((limit, free)) = server.places() {
+            let taken = if free { server.session_count() as u64 } else { limit.into() };
+            if !self.has_place(limit, taken, Some(server), &holder) {
+                return refused(limit, format!(" of server '{}'", server.name()));
+            }
         }
         let kind = SessionKind::Lasting(transport);
         let id = if kind.has_id() { random::id().map_err(Error::NoId)? } else { String::new() };
-        let beginning = server.beginning(kind, id.clone(), owner, &[]);
+        let beginning = server.beginning(kind, id.clone(), holder, &[]);
         let session = Arc::new(Session::new(&self.ctx, self.ctx.next_session(), beginning));
         let client = server.open(session);
         self.session_count.fetch_add(1, SeqCst);
@@ -52,16 +52,33 @@ impl Hub {
         Ok(client)
     }
 
-    /// Ends the session (of a server, or of any) that was opened longest ago and never used. False if there is none: a
-    /// session that is used is kept.
-    fn make_room(&self, of: Option<&Arc<Server>>) -> bool {
-        let oldest = {
-            let clients = self.clients.lock();
-            let fits = |c: &&Client| of.is_none_or(|server| Arc::ptr_eq(&server.core.name, &c.session.server));
-            let unused = |c: &&Client| c.session.is_unused() && c.session.idle() >= UNUSED;
-            clients.values().filter(fits).filter(unused).min_by_key(|c| c.session.number).cloned()
+    /// Whether there is a place for one session more (of a server, or of any); for a newcomer with little, a session that is
+    /// not used any more may have to make room.
+    fn has_place(&self, limit: u32, taken: u64, of: Option<&Arc<Server>>, newcomer: &Holder) -> bool {
+        let limit = u64::from(limit);
+        if taken < limit - places::reserve(limit) {
+            return true;
+        }
+        let all = match of {
+            Some(server) => server.core.members.clients(),
+            None => self.all_clients(),
         };
-        oldest.inspect(|client| self.end_session(client, "it was never used, and another needs its place")).is_some()
+        let lasting: Vec<Client> = all.into_iter().filter(|c| c.session.kind.is_lasting()).collect();
+        let held = places::count(lasting.iter().map(|c| &c.session.holder));
+        let own = held.get(newcomer).copied().unwrap_or(0);
+        if places::is_left(limit, taken, own, held.len() as u64 - u64::from(own > 0)) {
+            return true;
+        }
+        let place = |c: &Client| Place {
+            holder: c.session.holder.clone(),
+            unused: c.session.is_unused(),
+            // Where the connection is the session, it is used as long as that is there.
+            idle: if c.session.kind.has_id() { c.session.idle() } else { 0 },
+        };
+        let taken: Vec<Place> = lasting.iter().map(place).collect();
+        let Some(one) = places::given_up(&taken, newcomer).and_then(|n| lasting.get(n)) else { return false };
+        self.end_session(one, "it is not used, and another needs its place");
+        true
     }
 
     /// The session that has this id.

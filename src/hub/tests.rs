@@ -17,6 +17,7 @@ use super::route::receive;
 use super::server::backend::Backend;
 use super::server::core::Core;
 use crate::model::bridge::{Item, List, read_page};
+use crate::model::budget::Holder;
 use crate::model::config::{Kind, sample};
 use crate::model::envelope::{Envelope, decode};
 use crate::model::mcp::{self, ServerInfo};
@@ -118,17 +119,17 @@ fn a_kind_of_server_made_of_a_table_is_served_bridged_reloaded_counted_and_told(
         let hub = hub(r#""a": Exec(allow: ["echo"]), "b": Exec(allow: ["date"])"#);
         let server = hub.server("a").unwrap();
         assert_eq!(server.phase(), ServerState::Ready);
-        let client = hub.open_session(&server, Transport::Http, None).unwrap();
+        let client = hub.open_session(&server, Transport::Http, Holder::Connection(1)).unwrap();
         assert!(ask(&client, INITIALIZE).await.contains(r#""serverInfo":{"name":"table","version":"1"}"#));
         let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
         let said = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"said":"/usr/bin/echo"}}"#;
         assert_eq!(ask(&client, call).await, said);
         let modern = r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}"#;
-        let one = server.open_request(None);
+        let one = server.open_request(Holder::Connection(1));
         assert!(ask(&one, modern).await.contains(r#""name":"echo""#));
 
         // The bridge knows nothing of tables.
-        let whole = hub.open_session(&hub.bridge().unwrap(), Transport::Http, None).unwrap();
+        let whole = hub.open_session(&hub.bridge().unwrap(), Transport::Http, Holder::Connection(1)).unwrap();
         ask(&whole, INITIALIZE).await;
         let listed = ask(&whole, r#"{"jsonrpc":"2.0","id":3,"method":"tools/list"}"#).await;
         assert!(listed.contains("a__echo") && listed.contains("b__date"), "{listed}");

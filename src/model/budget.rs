@@ -19,6 +19,24 @@ pub enum Holder {
     Session(u64),
 }
 
+impl Holder {
+    /// The principal, where it is one.
+    pub fn principal(&self) -> Option<&Arc<str>> {
+        match self {
+            Holder::Principal(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The address, where all that come from it are one.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Holder::Address(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
 /// The sum, and who has how much of it; in bytes.
 #[derive(Debug)]
 pub struct Budget {

@@ -240,6 +240,9 @@ pub struct Session {
     #[serde(rename = "transport")]
     pub kind: SessionKind,
     pub owner: Option<String>,
+    /// Where it was opened from, unless many share that.
+    #[serde(default)]
+    pub address: Option<std::net::IpAddr>,
     pub server: String,
     pub slot: usize,
     pub revision: Option<String>,

@@ -28,6 +28,7 @@ pub mod method;
 pub mod modern;
 pub mod out;
 pub mod outage;
+pub mod places;
 pub mod plan;
 pub mod restart;
 pub mod spelling;

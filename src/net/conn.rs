@@ -128,7 +128,12 @@ impl Conn {
         self.heard.clone()
     }
 
-    /// A failure that the client cannot act on is told in a few bytes, without waiting for the client.
+    /// Waits until something has come, or nothing more will.
+    pub(crate) async fn readable(&self) {
+        let _ = std::future::poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    /// What cannot be served is told in a few bytes, without waiting for the client.
     pub(crate) fn refuse(&self, response: &str) {
         let _ = match &self.io {
             Io::Tcp(s) => s.get_ref().write(response.as_bytes()),

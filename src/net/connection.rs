@@ -11,9 +11,12 @@ use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
+use std::time::Instant;
 
 use log::debug;
 
+use super::conn::Conn;
+use super::door::Occupant;
 use super::front::Front;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
 use crate::hub::{Kept, Stream};
@@ -28,8 +31,12 @@ use crate::sys::lock::{Guard, Lock};
 pub(crate) struct Connection {
     pub(super) front: Arc<Front>,
     pub fd: RawFd,
+    /// Unique for the life of the process.
+    number: u64,
     /// Where it comes from; None for this host, where many share an address.
     address: Option<IpAddr>,
+    /// It has one of the places of `limits.connections`.
+    counted: bool,
     /// Counts reads that brought something.
     heard: Arc<AtomicU64>,
     /// Something could not be written yet.
@@ -39,6 +46,8 @@ pub(crate) struct Connection {
 
 struct State {
     at: At,
+    /// That it waits for a request since then, if it was looked for that.
+    seen_idle: Option<(u64, Instant)>,
     request: Asked,
     /// The principal who asks; None where there is no `auth`.
     who: Option<Arc<Admitted>>,
@@ -58,13 +67,50 @@ enum At {
     Waiting(u64),
     /// An event stream.
     Streaming(u64),
+    /// It is a WebSocket, or about to be closed: nothing of HTTP will come of it.
+    Over,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        if !self.counted {
+            return;
+        }
+        self.front.door.leave(self.number, self.address);
         self.front.hub.ctx.connections.fetch_sub(1, SeqCst);
         self.front.closed.notify(usize::MAX);
         self.front.hub.ctx.settle();
+    }
+}
+
+impl Occupant for Connection {
+    fn comes_from(&self) -> Holder {
+        self.address.map_or(Holder::Connection(self.number), Holder::Address)
+    }
+
+    fn idle(&self, now: Instant) -> u64 {
+        let heard = self.heard();
+        let mut state = self.state();
+        if state.at != At::Idle(heard) {
+            state.seen_idle = None;
+            return 0;
+        }
+        match state.seen_idle {
+            Some((at, since)) if at == heard => now.duration_since(since).as_secs(),
+            _ => {
+                state.seen_idle = Some((heard, now));
+                0
+            }
+        }
+    }
+
+    fn shut(&self) {
+        let mut state = self.state();
+        if matches!(state.at, At::Idle(_)) {
+            state.at = At::Over;
+            // The descriptor is its own until it is over.
+            let _ = nix::sys::socket::shutdown(self.fd, nix::sys::socket::Shutdown::Both);
+        }
     }
 }
 
@@ -77,9 +123,40 @@ impl Connection {
         heard: Arc<AtomicU64>,
         blocked: Arc<AtomicBool>,
     ) -> Arc<Connection> {
-        let state =
-            State { at: At::Idle(0), request: Asked::default(), who: None, parking: false, left: Left::default() };
-        Arc::new(Connection { front: front.clone(), fd, address, heard, blocked, state: Lock::new(state) })
+        let connection = Connection::make(front, fd, address, (heard, blocked), true);
+        let occupant: Arc<dyn Occupant> = connection.clone();
+        front.door.enter(connection.number, address, Arc::downgrade(&occupant));
+        connection
+    }
+
+    /// One that has no place, and is only told so.
+    pub(crate) fn extra(front: &Arc<Front>, conn: &Conn) -> Arc<Connection> {
+        Connection::make(front, conn.fd(), conn.remote_ip(), (conn.heard(), conn.blocked()), false)
+    }
+
+    fn make(
+        front: &Arc<Front>,
+        fd: RawFd,
+        address: Option<IpAddr>,
+        (heard, blocked): (Arc<AtomicU64>, Arc<AtomicBool>),
+        counted: bool,
+    ) -> Arc<Connection> {
+        let state = State {
+            at: At::Idle(0),
+            seen_idle: None,
+            request: Asked::default(),
+            who: None,
+            parking: false,
+            left: Left::default(),
+        };
+        let number = front.hub.ctx.next_connection();
+        let state = Lock::new(state);
+        Arc::new(Connection { front: front.clone(), fd, number, address, counted, heard, blocked, state })
+    }
+
+    /// Nothing of HTTP will come of it any more.
+    pub(super) fn is_over(&self) {
+        self.state().at = At::Over;
     }
 
     fn state(&self) -> Guard<'_, State> {
@@ -111,13 +188,17 @@ impl Connection {
         self.state().who.clone()
     }
 
-    /// Counts something that is kept for it: for its principal, or its address, or itself where its address says nothing of
-    /// who is there.
-    pub(crate) fn keep(&self) -> Kept {
+    /// For whom it has places and memory: its principal, or its address, or itself where its address says nothing of who is
+    /// there.
+    pub(crate) fn holder(&self) -> Holder {
         let who = self.state().who.as_ref().map(|who| Holder::Principal(who.name.clone()));
         let holder = who.or_else(|| self.address.map(Holder::Address));
-        // The descriptor is its own as long as it lives.
-        self.front.hub.ctx.memory.begin(holder.unwrap_or(Holder::Connection(self.fd as u64)))
+        holder.unwrap_or(Holder::Connection(self.number))
+    }
+
+    /// Counts something that is kept for it.
+    pub(crate) fn keep(&self) -> Kept {
+        self.front.hub.ctx.memory.begin(self.holder())
     }
 
     /// Whether who asked last would still be admitted.
@@ -149,7 +230,10 @@ impl Connection {
 
     /// Its answer was given.
     pub(crate) fn idles(&self) {
-        self.state().at = At::Idle(self.heard());
+        let mut state = self.state();
+        if state.at != At::Over {
+            state.at = At::Idle(self.heard());
+        }
     }
 
     /// Nothing of it is anywhere but in our own hands. True only between two polls of the connection.
@@ -157,7 +241,7 @@ impl Connection {
         let at = self.state().at;
         let calm = match at {
             At::Idle(heard) | At::Waiting(heard) | At::Streaming(heard) => heard == self.heard(),
-            At::Busy => false,
+            At::Busy | At::Over => false,
         };
         calm && !self.blocked.load(Relaxed)
     }

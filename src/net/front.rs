@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use event_listener::Event;
 
+use super::door::Door;
 use super::pages::App;
 use super::parked::Parked;
 use crate::hub::Hub;
@@ -14,6 +15,8 @@ use crate::hub::Hub;
 pub(crate) struct Front {
     pub hub: Arc<Hub>,
     pub app: App,
+    /// The connections that have a place.
+    pub door: Door,
     /// A connection was closed.
     pub closed: Event,
     /// Connections at rest.

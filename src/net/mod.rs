@@ -3,11 +3,13 @@
 //! Knows sessions and outboxes of the hub. It must not know children.
 
 mod admin;
+mod admit;
 mod answer;
 mod auth;
 mod body;
 mod conn;
 mod connection;
+mod door;
 pub mod frames;
 mod front;
 mod http;

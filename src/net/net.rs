@@ -10,12 +10,12 @@ use futures_lite::FutureExt;
 use log::{info, warn};
 
 use super::admin;
-use super::conn::Conn;
+use super::admit::admit;
+use super::door::Door;
 use super::front::Front;
 use super::listener::{self, Listener};
 use super::pages::Admin;
 use super::parked::Parked;
-use super::serve::take;
 use crate::hub::{Dropped, Hub};
 use crate::model::config::Listen;
 use crate::model::exit::{Failure, plain};
@@ -48,7 +48,13 @@ impl Listening {
 
 impl Net {
     pub(crate) fn new(hub: Arc<Hub>, admin: Admin) -> Arc<Net> {
-        let front = Front { hub, app: admin::app(admin), closed: Event::new(), parked: Parked::default() };
+        let front = Front {
+            hub,
+            app: admin::app(admin),
+            closed: Event::new(),
+            door: Door::default(),
+            parked: Parked::default(),
+        };
         Arc::new(Net { front: Arc::new(front), listeners: Lock::default() })
     }
 
@@ -136,14 +142,14 @@ impl Net {
                 }
                 // A client that is connected as the kernel sees it would get a reset: it is heard first.
                 while let Some(conn) = listener.waiting() {
-                    self.admit(conn);
+                    admit(&self.front, conn);
                 }
                 return;
             };
             match accepted {
                 Ok(conn) => {
                     failing = None;
-                    self.admit(conn);
+                    admit(&self.front, conn);
                 }
                 // The peer gave up before we came to it, accept(2).
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected) => {}
@@ -158,20 +164,6 @@ impl Net {
                 }
             }
         }
-    }
-
-    fn admit(self: &Arc<Self>, conn: Conn) {
-        let limit = u64::from(self.front.hub.ctx.config().limits.connections);
-        if self.front.hub.ctx.connections.fetch_add(1, SeqCst) >= limit {
-            self.front.hub.ctx.connections.fetch_sub(1, SeqCst);
-            self.front.hub.ctx.counters.count(Dropped::Connections);
-            conn.refuse(
-                "HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 52\r\n\r\n\
-                 too many connections (limits.connections), try later",
-            );
-            return;
-        }
-        take(&self.front, conn);
     }
 
     /// Stops accepting everywhere.

@@ -84,6 +84,9 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         Poll::Pending
     })
     .await;
+    if matches!(end, End::Closed(_)) {
+        place.is_over();
+    }
     match end {
         End::Closed(Err(e)) => debug!("a connection ended: {e}"),
         End::Closed(Ok(())) => {}

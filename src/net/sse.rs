@@ -30,7 +30,7 @@ pub(super) fn open(
     if let Err(response) = wants_events(front, headers) {
         return *response;
     }
-    let client = match front.hub.open_session(server, Transport::Sse, connection.who()) {
+    let client = match front.hub.open_session(server, Transport::Sse, connection.holder()) {
         Ok(client) => client,
         Err(why) => return unavailable(None, &why.to_string()),
     };

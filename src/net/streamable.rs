@@ -129,7 +129,7 @@ async fn stateless(
         let why = "a subscription is an event stream: the client must accept text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
-    let client = server.open_request(connection.who());
+    let client = server.open_request(connection.holder());
     let outbox = Arc::new(Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
     let mut reply = Reply {
         client: client.clone(),
@@ -167,7 +167,7 @@ async fn initialize(
     e: &Envelope<'_>,
     accepts: Accepts,
 ) -> Answer {
-    let client = match front.hub.open_session(server, Transport::Http, connection.who()) {
+    let client = match front.hub.open_session(server, Transport::Http, connection.holder()) {
         Ok(client) => client,
         Err(why) => return unavailable(e.get(&e.id), &why.to_string()),
     };

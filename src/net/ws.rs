@@ -86,7 +86,7 @@ pub(super) fn upgrade(
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
-    let client = match front.hub.open_session(server, Transport::WebSocket, connection.who()) {
+    let client = match front.hub.open_session(server, Transport::WebSocket, connection.holder()) {
         Ok(client) => Ok(client),
         // A client of the executor's own protocol learns it there.
         Err(why) if !mcp && server.greeting().is_some() => Err(why),
@@ -104,6 +104,7 @@ pub(super) fn upgrade(
     if mcp {
         answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mcp"));
     }
+    connection.is_over();
     let coming = hyper::upgrade::on(&mut request);
     let (front, connection) = (front.clone(), connection.clone());
     async_std::task::spawn(async move {

@@ -389,3 +389,91 @@ fn after_a_peak_the_memory_goes_back_to_the_system() {
     drop(all);
     wait("the memory", || (resident(daemon.pid) <= 2 * start + (2 << 20)).then_some(()));
 }
+
+#[test]
+fn who_takes_all_sessions_leaves_some_for_others() {
+    let scratch = Scratch::new();
+    let more = "bridge: Prefix, limits: (sessions: 40),";
+    let own = stdio("own", &[], "sharing: PerSession(max: 8, spare: 0)");
+    let daemon = scratch.start(&scratch.instance_with("t", more, &(stdio("fake", &[], "") + &own)));
+    let address = daemon.address();
+    // One connection opens as many as it gets, and uses each.
+    let greedy = |server: &str| {
+        let mut http = Http::open(address, server);
+        let mut count = 1;
+        loop {
+            http.session.clear();
+            let answer = http.post(&initialize(json!(0)).to_string());
+            if answer.status != 200 {
+                let why = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+                return (http, count, why);
+            }
+            http.session = answer.header("mcp-session-id").unwrap();
+            assert_eq!(http.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).status, 200);
+            count += 1;
+        }
+    };
+    let (_one, count, why) = greedy("own");
+    assert_eq!((count, why.as_str()), (7, "8 sessions at a time is the limit of server 'own'; try again later"));
+    daemon.http("own");
+    let (_two, count, why) = greedy("fake");
+    assert_eq!((count, why.as_str()), (27, "40 sessions at a time is the limit (limits.sessions); try again later"));
+    // Others get in by each way, until the last place is taken.
+    let others = [daemon.http("fake"), Http::open_at(address, "/mcp")];
+    let mut ws = daemon.ws("fake");
+    ws.ask(&initialize(json!(0)));
+    let (a, b) = (daemon.http("fake"), daemon.http("fake"));
+    let mut full = a.again();
+    full.session.clear();
+    let full = full.post(&initialize(json!(0)).to_string());
+    assert_eq!(full.status, 503, "{full:?}");
+    assert!(daemon.dropped("sessions") >= 3);
+    drop((others, a, b));
+}
+
+#[test]
+fn idle_connections_make_room_and_the_health_paths_always_have_it() {
+    let scratch = Scratch::new();
+    let more = "limits: (connections: 9),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
+    let address = daemon.address();
+    let mut ws = daemon.ws("fake");
+    ws.ask(&initialize(json!(0)));
+    let mut used = daemon.http("fake");
+    let call_and_wait = call(1, "sleep", json!({"n": 60_000})).to_string();
+    used.send(&call_and_wait);
+    let stream = used.stream();
+    // Bodies that never end take all the rest.
+    let dawdle = || {
+        let mut raw = Raw::open(address);
+        let head = format!("POST /servers/fake/mcp HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}Content-Length: 9\r\n\r\n[");
+        raw.send(head.as_bytes());
+        raw
+    };
+    let mut held: Vec<Raw> = (0..5).map(|_| dawdle()).collect();
+    wait("all places", || {
+        let answer = get(address, "/status");
+        if answer.status == 200 {
+            held.push(dawdle());
+        }
+        (answer.status == 503).then_some(())
+    });
+    for path in ["/healthz", "/readyz"] {
+        let answer = get(address, path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let silent = Raw::open(address).rest();
+    assert!(silent.starts_with("HTTP/1.1 503 ") && silent.ends_with("try later"), "{silent}");
+    // Silent ones do not keep the health paths from anybody.
+    let crowd: Vec<Raw> = (0..200).map(|_| Raw::open(address)).collect();
+    assert_eq!(get(address, "/healthz").status, 200);
+    drop(crowd);
+    // One that waits for its next request gives way after ten seconds; what is in use does not.
+    let mut idle = held.pop().unwrap();
+    idle.send(b"]       ");
+    assert_eq!(idle.response().status, 400);
+    wait("a place", || (get(address, "/status").status == 200).then_some(()));
+    assert_eq!(idle.rest(), "");
+    assert_eq!(said(&ws.ask(&call(2, "echo", json!({"text": "here"})))), "here");
+    drop((held, stream, used, ws));
+}

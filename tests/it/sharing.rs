@@ -92,7 +92,9 @@ fn dead_child_of_a_session_is_replaced_and_restored() {
         next = ws.next().unwrap();
     }
     assert_eq!(said(&next), "again");
-    wait("the subscription", || (daemon.log().matches("[fake] resources/subscribe test://mine").count() == 2).then_some(()));
+    wait("the subscription", || {
+        (daemon.log().matches("[fake] resources/subscribe test://mine").count() == 2).then_some(())
+    });
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::hub::client::outbox::Outbox;
 use crate::hub::client::session::{Beginning, Session};
 use crate::hub::context::{Boot, Context};
 use crate::hub::counters::Dropped;
+use crate::model::budget::Holder;
 use crate::model::config::server::Stdio;
 use crate::model::config::{Kind, sample};
 use crate::model::envelope::{Envelope, scan};
@@ -190,7 +191,7 @@ impl Line {
         let beginning = Beginning {
             kind: SessionKind::Lasting(Transport::Http),
             id: String::new(),
-            owner: None,
+            holder: Holder::Session(1),
             server: "s".into(),
             place: 0,
             watchers: Arc::default(),

@@ -13,6 +13,7 @@ use super::subscription::Subscription;
 use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
+use crate::model::budget::Holder;
 use crate::model::handover;
 use crate::model::method::Method;
 use crate::model::modern::Era;
@@ -76,7 +77,11 @@ impl Restored {
         let beginning = Beginning {
             kind: saved.kind,
             id: saved.id,
-            owner: saved.owner.map(Into::into),
+            holder: match (saved.owner, saved.address) {
+                (Some(principal), _) => Holder::Principal(principal.into()),
+                (None, Some(address)) => Holder::Address(address),
+                (None, None) => Holder::Session(saved.number),
+            },
             server,
             place: saved.slot,
             above,

@@ -96,6 +96,7 @@ impl Saver {
             id: session.id.clone(),
             kind: session.kind,
             owner: session.owner.as_ref().map(ToString::to_string),
+            address: session.holder.address(),
             server: session.server.to_string(),
             slot: session.place,
             revision: session.revision().map(str::to_owned),

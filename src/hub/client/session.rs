@@ -16,6 +16,7 @@ use super::subscription::{Change, LISTS, Subscription};
 use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
+use crate::model::budget::Holder;
 use crate::model::ids::Id;
 use crate::model::modern::Era;
 use crate::model::out::Out;
@@ -42,8 +43,8 @@ pub(crate) struct Beginning {
     pub kind: SessionKind,
     /// The `Mcp-Session-Id`: 128 random bits. Empty where the connection is the session.
     pub id: String,
-    /// The principal whose it is; None where there is no `auth`.
-    pub owner: Option<Arc<str>>,
+    /// Whose it is.
+    pub holder: Holder,
     /// The name of the server that it is at.
     pub server: Arc<str>,
     /// Which of several children it is for.
@@ -63,6 +64,8 @@ pub(crate) struct Session {
     pub kind: SessionKind,
     /// The principal whose it is; None where there is no `auth`.
     pub owner: Option<Arc<str>>,
+    /// For whom it has its place and its memory: the principal, or where it was opened from.
+    pub holder: Holder,
     /// The name of the server that it is at.
     pub server: Arc<str>,
     pub ctx: Arc<Context>,
@@ -99,7 +102,8 @@ impl Session {
             number,
             id: from.id,
             kind: from.kind,
-            owner: from.owner,
+            owner: from.holder.principal().cloned(),
+            holder: from.holder,
             server: from.server,
             ctx: ctx.clone(),
             place: from.place,

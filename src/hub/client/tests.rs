@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::session::{Beginning, Session};
 use super::subscription::{Change, Subscription, Wanted};
 use crate::hub::context::{Boot, Context};
+use crate::model::budget::Holder;
 use crate::model::config::sample;
 use crate::model::envelope::scan;
 use crate::model::ids::Id;
@@ -29,7 +30,7 @@ fn session() -> Arc<Session> {
     let beginning = Beginning {
         kind: SessionKind::Lasting(Transport::Http),
         id: "the-id".to_owned(),
-        owner: None,
+        holder: Holder::Session(1),
         server: "s".into(),
         place: 0,
         watchers: Arc::default(),

@@ -13,7 +13,7 @@ use crate::hub::client::session::Session;
 use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::admit::{NO_TASKS, is_task};
-use crate::hub::server::backend::{Backend, Full, TakePlace};
+use crate::hub::server::backend::{Backend, TakePlace};
 use crate::hub::server::server::translate;
 use crate::model::bridge::{Item, List, read_page};
 use crate::model::config::{self, Kind};
@@ -70,9 +70,12 @@ impl Backend for Executor {
         self.command_pids()
     }
 
-    fn full(&self, sessions: usize, _private: bool) -> Option<Full> {
-        let limit = self.config().sessions;
-        (sessions >= limit as usize).then_some(Full { limit, makes_room: false })
+    fn session_limit(&self) -> Option<u32> {
+        Some(self.config().sessions)
+    }
+
+    fn full(&self, sessions: usize, _private: bool) -> Option<u32> {
+        self.session_limit().filter(|limit| sessions >= *limit as usize)
     }
 
     fn counts_parts(&self) -> bool {

@@ -53,10 +53,7 @@ impl Owner {
     /// For whom its output is kept.
     pub(crate) fn holder(&self) -> Holder {
         match self.whose() {
-            Some(session) => match &session.owner {
-                Some(principal) => Holder::Principal(principal.clone()),
-                None => Holder::Session(session.number),
-            },
+            Some(session) => session.holder.clone(),
             None => Holder::Session(0),
         }
     }

@@ -20,7 +20,7 @@ use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
-use crate::hub::server::backend::{Backend, Full, Opened};
+use crate::hub::server::backend::{Backend, Opened};
 use crate::hub::server::core::Core;
 use crate::model::bridge::{Item, List};
 use crate::model::config::server::Stdio;
@@ -143,9 +143,13 @@ impl Backend for PerSession {
         self.shared.pids().into_iter().chain(spares.iter().map(|c| c.pid.as_raw())).collect()
     }
 
-    fn full(&self, sessions: usize, private: bool) -> Option<Full> {
+    fn session_limit(&self) -> Option<u32> {
+        Some(self.spares.limits.max)
+    }
+
+    fn full(&self, sessions: usize, private: bool) -> Option<u32> {
         let full = private && self.spares.is_full(sessions);
-        full.then_some(Full { limit: self.spares.limits.max, makes_room: true })
+        full.then_some(self.spares.limits.max)
     }
 
     fn is_private(&self) -> bool {

@@ -24,13 +24,6 @@ use crate::model::mcp::ServerInfo;
 use crate::model::modern::{Era, Filter, Refusal};
 use crate::model::status::{self, ServerState};
 
-/// The limit of sessions that is reached.
-pub(crate) struct Full {
-    pub limit: u32,
-    /// A session that was never used may be ended for another one.
-    pub makes_room: bool,
-}
-
 /// A session that is to be given what is its own.
 pub(crate) struct Opened<'o> {
     pub session: &'o Arc<Session>,
@@ -108,7 +101,12 @@ pub(crate) trait Backend: Leaving {
 
     /// The limit, if this many sessions leave no place for one more. `private` says whether that one would get a child of
     /// its own.
-    fn full(&self, _sessions: usize, _private: bool) -> Option<Full> {
+    fn full(&self, _sessions: usize, _private: bool) -> Option<u32> {
+        None
+    }
+
+    /// How many sessions there may be, where that is less than in the whole instance.
+    fn session_limit(&self) -> Option<u32> {
         None
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::info;
 
-use super::backend::{Backend, Full, Opened, TakePlace};
+use super::backend::{Backend, Opened, TakePlace};
 use super::core::Core;
 use crate::hub::client::call::{Call, Translation};
 use crate::hub::client::endpoint::{Client, Endpoint, Later};
@@ -21,6 +21,7 @@ use crate::hub::context::Context;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::load::Load;
+use crate::model::budget::Holder;
 use crate::model::config::{self, Tools};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::ServerInfo;
@@ -234,9 +235,11 @@ impl Server {
         self.core.members.clients().iter().filter(counts).count()
     }
 
-    /// The limit of sessions that leaves no place for one more.
-    pub(crate) fn full(&self) -> Option<Full> {
-        self.backend()?.full(self.session_count(), true)
+    /// How many sessions may be here, and whether there is a place for one more at all; None without a limit.
+    pub(crate) fn places(&self) -> Option<(u32, bool)> {
+        let backend = self.backend()?;
+        let full = backend.full(self.session_count(), true);
+        full.or(backend.session_limit()).map(|limit| (limit, full.is_none()))
     }
 
     /// How long a session may be idle, where that is less than for others.
@@ -250,18 +253,12 @@ impl Server {
     }
 
     /// What a session here begins with. Its requests count for what is `above` as well.
-    pub(crate) fn beginning(
-        &self,
-        kind: SessionKind,
-        id: String,
-        owner: Option<Arc<str>>,
-        above: &[Arc<Load>],
-    ) -> Beginning {
+    pub(crate) fn beginning(&self, kind: SessionKind, id: String, holder: Holder, above: &[Arc<Load>]) -> Beginning {
         let place = self.backend().map_or(0, |b| b.place());
         Beginning {
             kind,
             id,
-            owner,
+            holder,
             server: self.core.name.clone(),
             place,
             above: self.loads(above),
@@ -280,8 +277,8 @@ impl Server {
     }
 
     /// What one request of the modern era is served by in place of a session.
-    pub(crate) fn open_request(self: &Arc<Self>, owner: Option<Arc<str>>) -> Client {
-        let beginning = self.beginning(SessionKind::Request, String::new(), owner, &[]);
+    pub(crate) fn open_request(self: &Arc<Self>, holder: Holder) -> Client {
+        let beginning = self.beginning(SessionKind::Request, String::new(), holder, &[]);
         let session = Session::new(self.ctx(), self.ctx().next_session(), beginning);
         session.note_era(Era::Modern);
         let session = Arc::new(session);
@@ -300,10 +297,10 @@ impl Server {
         let full = self.backend().and_then(|b| b.full(self.session_count(), private));
         if let Some(full) = full.filter(|_| private || whole.kind != SessionKind::Request) {
             self.ctx().counters.count(Dropped::Sessions);
-            return Err(Error::Full { limit: full.limit, of: format!(" of server '{}'", self.name()) });
+            return Err(Error::Full { limit: full, of: format!(" of server '{}'", self.name()) });
         }
         let kind = if whole.kind == SessionKind::Request { whole.kind } else { SessionKind::Part };
-        let beginning = self.beginning(kind, String::new(), whole.owner.clone(), std::slice::from_ref(&whole.load));
+        let beginning = self.beginning(kind, String::new(), whole.holder.clone(), std::slice::from_ref(&whole.load));
         let part = Session::new(self.ctx(), self.ctx().next_session(), beginning);
         part.note_era(if whole.is_modern() { Era::Modern } else { Era::Legacy });
         belong(&part);
