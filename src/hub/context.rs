@@ -63,7 +63,7 @@ pub(crate) struct Context {
     config: Lock<Arc<Config>>,
     /// The time that the care for children goes by.
     pub clock: Arc<dyn Clock>,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     /// What is kept for clients.
     pub memory: Arc<Memory>,
     pub meters: Arc<Meters>,
@@ -105,11 +105,12 @@ impl Context {
     /// A context whose children are cared for by another clock.
     pub(crate) fn with(boot: Boot, config: Arc<Config>, clock: Arc<dyn Clock>) -> Arc<Context> {
         let meters = Arc::<Meters>::default();
+        let counters = Arc::<Counters>::default();
         Arc::new(Context {
             boot,
             clock,
-            counters: Counters::default(),
-            memory: Memory::new(config.limits.memory.0),
+            memory: Memory::new(config.limits.memory.0, counters.clone()),
+            counters,
             load: Load::measured(meters.clone(), []),
             meters,
             connections: AtomicU64::new(0),

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::counters::{Counters, Dropped};
 use crate::model::budget::{Budget, Holder};
 use crate::sys::lock::Lock;
 
@@ -13,26 +14,29 @@ const FREE: u64 = 16 << 10;
 const STEP: u64 = 64 << 10;
 
 /// The memory of the instance.
-pub(crate) struct Memory(Lock<Budget>);
+pub(crate) struct Memory {
+    budget: Lock<Budget>,
+    counters: Arc<Counters>,
+}
 
 impl Memory {
-    pub(crate) fn new(limit: u64) -> Arc<Memory> {
-        Arc::new(Memory(Lock::new(Budget::new(limit))))
+    pub(crate) fn new(limit: u64, counters: Arc<Counters>) -> Arc<Memory> {
+        Arc::new(Memory { budget: Lock::new(Budget::new(limit)), counters })
     }
 
     pub(crate) fn set_limit(&self, limit: u64) {
-        self.0.lock().set_limit(limit);
+        self.budget.lock().set_limit(limit);
     }
 
     /// How much is counted now, in bytes.
     #[cfg(test)]
     fn used(&self) -> u64 {
-        self.0.lock().used()
+        self.budget.lock().used()
     }
 
     /// Begins to count something for a holder.
     pub(crate) fn begin(self: &Arc<Self>, holder: Holder) -> Kept {
-        Kept { memory: self.clone(), holder, counted: 0 }
+        Kept { memory: self.clone(), holder, counted: 0, refused: false }
     }
 }
 
@@ -41,6 +45,8 @@ pub(crate) struct Kept {
     memory: Arc<Memory>,
     holder: Holder,
     counted: u64,
+    /// The last time that it was to be more, there was no memory.
+    refused: bool,
 }
 
 impl Kept {
@@ -50,17 +56,35 @@ impl Kept {
         if wanted <= self.counted {
             return true;
         }
-        let fits = self.memory.0.lock().take(&self.holder, wanted - self.counted);
+        let fits = self.memory.budget.lock().take(&self.holder, wanted - self.counted);
         if fits {
             self.counted = wanted;
+        } else if !self.refused {
+            self.memory.counters.count(Dropped::Memory);
         }
+        self.refused = !fits;
         fits
+    }
+
+    /// It is so long now, in bytes: as [`Kept::reach`], and what it has not any more is given back.
+    pub(crate) fn set(&mut self, length: usize) -> bool {
+        let wanted = (length as u64).saturating_sub(FREE).div_ceil(STEP) * STEP;
+        if wanted < self.counted {
+            self.memory.budget.lock().give(&self.holder, self.counted - wanted);
+            self.counted = wanted;
+        }
+        self.reach(length)
+    }
+
+    /// Half of the memory is taken: what may never be needed is not kept any more.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.memory.budget.lock().is_scarce()
     }
 
     /// Nothing of it is kept any more.
     pub(crate) fn clear(&mut self) {
         if self.counted > 0 {
-            self.memory.0.lock().give(&self.holder, std::mem::take(&mut self.counted));
+            self.memory.budget.lock().give(&self.holder, std::mem::take(&mut self.counted));
         }
     }
 }
@@ -77,12 +101,13 @@ mod tests {
 
     #[test]
     fn what_is_large_is_counted_until_it_is_dropped() {
-        let memory = Memory::new(1 << 20);
+        let memory = Memory::new(1 << 20, Arc::default());
         let mut one = memory.begin(Holder::Session(1));
         assert!(one.reach(1000) && memory.used() == 0);
         assert!(one.reach(17 << 10) && memory.used() == STEP);
         assert!(one.reach(700 << 10) && memory.used() == 704 << 10);
         assert!(!one.reach(2 << 20) && memory.used() == 704 << 10);
+        assert!(one.set(100 << 10) && memory.used() == 128 << 10);
         one.clear();
         assert!(one.reach(100 << 10));
         drop(one);

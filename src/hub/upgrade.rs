@@ -67,7 +67,7 @@ impl Hub {
             self.servers.insert(self.make_server(name, server));
         }
         self.name_bridge();
-        let mut restored = Restored::new(std::mem::take(&mut saved.outboxes));
+        let mut restored = Restored::new(&self.ctx, std::mem::take(&mut saved.outboxes));
         let mut own = Vec::new();
         let mut held = Vec::new();
         for mut one in std::mem::take(&mut saved.sessions) {

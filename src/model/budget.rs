@@ -15,6 +15,10 @@ pub enum Holder {
     Address(IpAddr),
     /// A connection, where an address is shared by many.
     Connection(u64),
+    /// The children of a server: what they have said and nobody has yet, and what they have not read.
+    Server(Arc<str>),
+    /// What waits to be sent since before an upgrade.
+    Outbox(u64),
     /// A session whose connections are not known.
     Session(u64),
 }
@@ -58,6 +62,11 @@ impl Budget {
     /// How much is kept.
     pub fn used(&self) -> u64 {
         self.used
+    }
+
+    /// Half of it is taken.
+    pub fn is_scarce(&self) -> bool {
+        self.used > self.limit / 2
     }
 
     /// Takes so much more for a holder; false if there is none left for it. Of the last quarter, only those get something

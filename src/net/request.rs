@@ -137,7 +137,6 @@ pub(crate) async fn body_of(
             refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
         }
         Err(Unread::NoMemory) => {
-            front.hub.ctx.counters.count(Dropped::Memory);
             Err(Box::new(unavailable(None, "as much is kept for clients as may be (limits.memory): try again later")))
         }
         Err(Unread::Slow) => {

@@ -130,7 +130,9 @@ async fn stateless(
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
     let client = server.open_request(connection.holder());
-    let outbox = Arc::new(Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    let outbox = Arc::new(
+        Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)).counted(connection.keep()),
+    );
     let mut reply = Reply {
         client: client.clone(),
         outbox: outbox.clone(),
@@ -201,7 +203,8 @@ async fn message(
 ) -> Answer {
     let limit = front.hub.ctx.config().limits.reply.bytes();
     let most = limit.saturating_mul(2);
-    let outbox = Arc::new(if accepts.events { Outbox::single(most) } else { Outbox::plain(most) });
+    let outbox = if accepts.events { Outbox::single(most) } else { Outbox::plain(most) };
+    let outbox = Arc::new(outbox.counted(connection.keep()));
     if e.kind != Kind::Request {
         route::message(&client, e, &outbox);
         return empty(StatusCode::ACCEPTED);
@@ -240,7 +243,7 @@ fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, h
             return stream(Events::resumed(&client, lost, event, connection));
         }
     }
-    let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.message.bytes()));
+    let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.message.bytes()).counted(connection.keep()));
     client.session.attach(outbox.clone());
     front.hub.add_stream(&outbox);
     stream(Events::resumable(
@@ -275,7 +278,9 @@ async fn batch(
     if accepts.events {
         return stream(events_of(reply(client, outbox), None));
     }
-    let whole = Arc::new(Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+    let whole = Arc::new(
+        Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)).counted(connection.keep()),
+    );
     route::collect(&client, outbox, &whole, false);
     answer(reply(client, whole), accepts).await
 }

@@ -111,7 +111,10 @@ pub(super) fn upgrade(
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
         match (client, upgraded) {
             (Ok(client), Some(parts)) => {
-                let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)));
+                let outbox = Arc::new(
+                    Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2))
+                        .counted(connection.keep()),
+                );
                 client.session.attach(outbox.clone());
                 if let Some(greeting) = client.endpoint.greeting().filter(|_| !mcp) {
                     outbox.push(Out::notice(greeting));
@@ -337,7 +340,6 @@ impl Driver {
                 Err(why) => return Poll::Ready(End::Closed(why)),
             };
             if self.ws.get_ref().full && self.closing.is_none() {
-                self.client.session.ctx.counters.count(Dropped::Memory);
                 self.fail(CloseCode::Again, "as much is kept for clients as may be (limits.memory)");
                 // Nothing has asked to be woken by what still comes.
                 cx.waker().wake_by_ref();

@@ -40,6 +40,8 @@ pub struct Lines {
     /// Up to here there is no line feed.
     searched: usize,
     limit: usize,
+    /// There is no memory for more of the line that is coming.
+    full: bool,
     /// The line that is being thrown away.
     cut: Option<(Vec<u8>, Vec<u8>, usize)>,
     slice: Option<Instant>,
@@ -47,7 +49,17 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(limit: usize) -> Lines {
-        Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, limit, cut: None, slice: None }
+        Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, limit, full: false, cut: None, slice: None }
+    }
+
+    /// How much memory it holds beyond that of one read, in bytes.
+    pub fn held(&self) -> usize {
+        self.buffer.len().saturating_sub(CHUNK)
+    }
+
+    /// There is no memory for more: a line that has not ended is thrown away.
+    pub fn give_up(&mut self) {
+        self.full = true;
     }
 
     /// What was read and not handed out, and the line that is being thrown away.
@@ -115,7 +127,7 @@ impl Lines {
         let found = memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).map(|at| self.searched + at);
         let Some(end) = found else {
             self.searched = self.end;
-            if self.cut.is_some() || self.end - self.start > self.limit {
+            if self.cut.is_some() || self.end - self.start > self.limit || std::mem::take(&mut self.full) {
                 self.throw_away(self.end);
             }
             return None;

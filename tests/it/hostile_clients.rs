@@ -477,3 +477,117 @@ fn idle_connections_make_room_and_the_health_paths_always_have_it() {
     assert_eq!(said(&ws.ask(&call(2, "echo", json!({"text": "here"})))), "here");
     drop((held, stream, used, ws));
 }
+
+/// The most memory that a process has ever had, in bytes.
+fn peak(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    line.trim().split(' ').next().unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Runs a test against an instance that may keep 16 MiB for clients; it must never take much more than that.
+fn within_memory(servers: &str, what: impl Fn(&Daemon<'_>)) {
+    let scratch = Scratch::new();
+    let more = "limits: (memory: \"16MiB\", reply: \"4MiB\", message: \"4MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, servers));
+    let before = peak(daemon.pid);
+    what(&daemon);
+    assert!(daemon.dropped("memory") > 0);
+    let more = peak(daemon.pid) - before;
+    assert!(more < 64 << 20, "{} MiB", more >> 20);
+    // Who comes later is served, once the others have gone.
+    wait("memory for others", || {
+        let mut http = daemon.http("fake");
+        let answer = http.ask(&call(1, "big", json!({"n": 2_000_000})));
+        (answer["result"].is_object()).then_some(())
+    });
+}
+
+#[test]
+fn answers_that_are_not_read_count_against_the_memory() {
+    within_memory(&stdio("fake", &[], ""), |daemon| {
+        let ask = |n: i32| call(n, "big", json!({"n": 2_000_000})).to_string();
+        let mut ws: Vec<Ws> = (0..12).map(|_| daemon.ws("fake")).collect();
+        for ws in &mut ws {
+            // More than the buffers of its socket hold.
+            (0..16).for_each(|n| ws.send(&ask(n)));
+        }
+        wait("the refusal", || (daemon.dropped("memory") > 0).then_some(()));
+        // Each gets its answers or an error for them, and no call is lost.
+        let mut http: Vec<Http> = (0..12).map(|_| daemon.http("fake")).collect();
+        for http in &mut http {
+            http.send(&ask(1));
+        }
+        wait("all calls", || (daemon.server("fake")["requests"]["in_flight"] == 0).then_some(()));
+        for http in &mut http {
+            let answer = http.raw.response().messages().pop().unwrap();
+            let error = answer["error"]["message"].as_str();
+            assert!(answer["result"].is_object() || error.is_some_and(|e| e.contains("limits.memory")), "{answer}");
+        }
+        let ids: std::collections::BTreeSet<i64> =
+            (0..16).map(|_| ws[11].next().unwrap()["id"].as_i64().unwrap()).collect();
+        assert_eq!(ids.len(), 16);
+    });
+}
+
+#[test]
+fn requests_that_wait_for_a_child_count_against_the_memory() {
+    let servers = stdio("slow", &["--never-answer"], "required: false") + &stdio("fake", &[], "");
+    within_memory(&servers, |daemon| {
+        let text = "x".repeat(900_000);
+        let mut all: Vec<Ws> = (0..6).map(|_| daemon.ws("slow")).collect();
+        for ws in &mut all {
+            (0..6).for_each(|n| ws.send(&call(n, "echo", json!({"text": text})).to_string()));
+        }
+        // What still comes is refused, or what has come whole cannot wait: a session more or less.
+        wait("the refusal", || (daemon.dropped("memory") > 0).then_some(()));
+        wait("what may wait", || {
+            let waits = daemon.server("slow")["requests"]["in_flight"].as_u64().unwrap();
+            (6..=14).contains(&waits).then_some(())
+        });
+    });
+}
+
+#[test]
+fn requests_that_a_child_does_not_read_count_against_the_memory() {
+    let servers = stdio("hung", &[], "health: None") + &stdio("fake", &[], "");
+    within_memory(&servers, |daemon| {
+        kill(daemon.child("hung"), libc::SIGSTOP);
+        let text = "x".repeat(900_000);
+        let mut all: Vec<Ws> = (0..6).map(|_| daemon.ws("hung")).collect();
+        for ws in &mut all {
+            (0..8).for_each(|n| ws.send(&call(n, "echo", json!({"text": text})).to_string()));
+        }
+        wait("the refusal", || (daemon.dropped("memory") > 0).then_some(()));
+        kill(daemon.child("hung"), libc::SIGCONT);
+    });
+}
+
+#[test]
+fn what_clients_wish_counts_against_the_memory() {
+    within_memory(&stdio("fake", &[], ""), |daemon| {
+        let long = |method: &str| {
+            let pad = "x".repeat(100_000);
+            json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"protocolVersion": "2025-11-25",
+                "capabilities": {}, "clientInfo": {"name": pad, "version": "1"}, "level": "info"}})
+        };
+        for method in ["initialize", "logging/setLevel"] {
+            let answer = daemon.ws("fake").ask(&long(method));
+            assert_eq!(answer["error"]["message"], format!("'{method}' is longer than 64 KiB"));
+        }
+        let mut all: Vec<Ws> = Vec::new();
+        let uri = |n: usize| format!("test://{n}/{}", "x".repeat(7000));
+        let subscribe = |ws: &mut Ws, n: usize| {
+            let params = json!({"uri": uri(n)});
+            ws.ask(&json!({"jsonrpc": "2.0", "id": n, "method": "resources/subscribe", "params": params}))
+        };
+        wait("the refusal", || {
+            let mut ws = daemon.ws("fake");
+            ws.ask(&initialize(json!(0)));
+            let refused = (0..400).any(|n| subscribe(&mut ws, n)["error"].is_object());
+            all.push(ws);
+            refused.then_some(())
+        });
+        assert!(all.len() > 3, "{}", all.len());
+    });
+}

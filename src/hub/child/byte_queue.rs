@@ -4,22 +4,26 @@
 
 use std::task::{Poll, Waker};
 
+use crate::hub::memory::Kept;
 use crate::sys::lock::{Guard, Lock};
 
 /// Bytes on their way to a child's standard input.
-#[derive(Debug)]
 pub(crate) struct ByteQueue {
     inner: Lock<Bytes>,
     limit: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Bytes {
     queue: Vec<u8>,
     /// Taken by the writer and not yet written.
     writing: usize,
     closed: bool,
     waker: Option<Waker>,
+    /// Where all of it is counted.
+    kept: Option<Kept>,
+    /// There was no memory for it.
+    over: bool,
 }
 
 /// Why bytes were not queued.
@@ -27,6 +31,13 @@ struct Bytes {
 pub(crate) enum NotQueued {
     Full,
     Closed,
+}
+
+impl Bytes {
+    fn count(&mut self) {
+        let length = self.queue.len() + self.writing;
+        self.over = self.kept.as_mut().is_some_and(|kept| !kept.set(length));
+    }
 }
 
 impl ByteQueue {
@@ -37,6 +48,11 @@ impl ByteQueue {
     /// A queue that holds something already.
     pub(crate) fn with(limit: usize, queue: Vec<u8>) -> ByteQueue {
         ByteQueue { inner: Lock::new(Bytes { queue, ..Bytes::default() }), limit }
+    }
+
+    /// Counts what it holds.
+    pub(crate) fn count(&self, kept: Kept) {
+        self.lock().kept = Some(kept);
     }
 
     fn lock(&self) -> Guard<'_, Bytes> {
@@ -50,10 +66,11 @@ impl ByteQueue {
             if inner.closed {
                 return Err(NotQueued::Closed);
             }
-            if inner.queue.len() + inner.writing > self.limit {
+            if inner.queue.len() + inner.writing > self.limit || inner.over {
                 return Err(NotQueued::Full);
             }
             write(&mut inner.queue);
+            inner.count();
             inner.waker.take()
         };
         if let Some(waker) = waker {
@@ -94,8 +111,10 @@ impl ByteQueue {
             if !inner.queue.is_empty() {
                 std::mem::swap(&mut inner.queue, into);
                 inner.writing = into.len();
+                inner.count();
                 return Poll::Ready(true);
             }
+            inner.count();
             if inner.closed {
                 return Poll::Ready(false);
             }

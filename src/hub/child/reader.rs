@@ -16,6 +16,7 @@ use super::wire::one_line;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
+use crate::model::budget::Holder;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
@@ -29,7 +30,11 @@ use crate::rt::wait::millis;
 /// Reads standard output to its end, or until everything comes to rest.
 pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut last = false;
+    let mut kept = child.ctx.memory.begin(Holder::Server(child.server.clone()));
     loop {
+        if !kept.set(input.held()) {
+            input.give_up();
+        }
         while let Some(line) = if last { input.last() } else { input.take() } {
             match line {
                 Line::Whole(bytes) => child.take_line(bytes),
@@ -203,11 +208,15 @@ impl Child {
     fn take_long_line(&self, head: &[u8], tail: &[u8], length: usize) {
         let server = &self.server;
         self.ctx.counters.count(Dropped::LongLines);
-        warn!("[{server}] a line of {length} bytes on its standard output is over limits.reply and was dropped");
+        warn!(
+            "[{server}] a line of {length} bytes on its standard output is over limits.reply or limits.memory and was dropped"
+        );
         let Some(number) = id_in_pieces(head, tail) else { return };
         self.unusable(
             number,
-            &format!("the reply of server '{server}' has {length} bytes, more than limits.reply allows"),
+            &format!(
+                "the reply of server '{server}' has {length} bytes, more than limits.reply or limits.memory allows"
+            ),
         );
     }
 

@@ -284,7 +284,7 @@ fn an_endless_line_and_garbage_fail_the_request_that_they_answer() {
         }
         line.stdout.put(b"\"}\n{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":{]}\n");
         let out = answer(&long).await;
-        assert!(out.failed && out.text.contains("more than limits.reply allows"), "{out:?}");
+        assert!(out.failed && out.text.contains("more than limits.reply or limits.memory allows"), "{out:?}");
         let out = answer(&broken).await;
         assert!(out.failed && out.text.contains("is not valid"), "{out:?}");
         assert_eq!((line.count(Dropped::LongLines), line.count(Dropped::Garbage)), (1, 2));

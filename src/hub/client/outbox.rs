@@ -9,10 +9,15 @@ use std::task::{Context, Poll, Waker};
 
 use event_listener::Event;
 
+use crate::hub::memory::Kept;
 use crate::model::handover;
 use crate::model::out::Out;
+use crate::model::{envelope, jsonrpc};
 use crate::rt::wait::until;
 use crate::sys::lock::{Guard, Lock};
+
+/// What who asked is told where there is no memory for the answer.
+const NO_MEMORY: &str = "there is no memory for the answer: as much is kept for clients as may be (limits.memory)";
 
 /// What is kept for a client that is not connected, in bytes.
 const DETACHED: usize = 1 << 20;
@@ -62,10 +67,14 @@ pub struct Outbox {
     taken: Event,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Messages {
     queue: VecDeque<Out>,
     bytes: usize,
+    /// What the consumer took last, in bytes: it is kept until it asks for more.
+    taken: usize,
+    /// Where all of that is counted.
+    kept: Option<Kept>,
     /// How many answers are still to come, where it ends with the last of them.
     due: Option<usize>,
     /// The producer said that no more will come.
@@ -76,6 +85,23 @@ struct Messages {
     closed: bool,
     overflowed: bool,
     waker: Option<Waker>,
+}
+
+impl Messages {
+    /// Counts so many bytes more; false if there is no memory for them.
+    fn keep(&mut self, more: usize) -> bool {
+        let whole = self.bytes + self.taken + more;
+        self.kept.as_mut().is_none_or(|kept| kept.reach(whole))
+    }
+
+    /// The consumer has taken so many bytes, and is done with what it took before.
+    fn took(&mut self, bytes: usize) {
+        self.taken = bytes;
+        let whole = self.bytes + bytes;
+        if let Some(kept) = &mut self.kept {
+            kept.set(whole);
+        }
+    }
 }
 
 impl Outbox {
@@ -115,6 +141,8 @@ impl Outbox {
             inner: Lock::new(Messages {
                 bytes: queue.iter().map(|o| o.text.len()).sum(),
                 queue,
+                taken: 0,
+                kept: None,
                 due: saved.due,
                 ended: saved.ended,
                 why: None,
@@ -150,6 +178,19 @@ impl Outbox {
         let outbox = Outbox::new(limit);
         outbox.lock().due = Some(due);
         outbox
+    }
+
+    /// Counts what it holds.
+    pub(crate) fn counted(self, kept: Kept) -> Outbox {
+        self.count(kept);
+        self
+    }
+
+    /// Counts what it holds from now on.
+    pub(crate) fn count(&self, mut kept: Kept) {
+        let mut inner = self.lock();
+        kept.set(inner.bytes + inner.taken);
+        inner.kept = Some(kept);
     }
 
     /// How much it may hold, in bytes.
@@ -240,13 +281,18 @@ impl Outbox {
 
     /// Queues a message. False if it will never be read; a consumer that is `limit` bytes behind loses its outbox,
     /// because memory is not the place for what it does not read.
-    pub fn push(&self, out: Out) -> bool {
+    pub fn push(&self, mut out: Out) -> bool {
         let waker = {
             let mut inner = self.lock();
             if inner.closed || inner.ended || (self.answers_only && !out.answer) {
                 return false;
             }
-            if inner.bytes > self.limit.load(Relaxed) {
+            let fits = inner.keep(out.text.len());
+            if !fits && out.answer {
+                // Who asked is told, and loses nothing else.
+                out = Out::error(jsonrpc::error(envelope::member(&out.text, "id"), jsonrpc::REFUSED, NO_MEMORY));
+            }
+            if inner.bytes > self.limit.load(Relaxed) || (!fits && !out.answer) {
                 inner.overflowed = true;
                 inner.closed = true;
                 inner.queue.clear();
@@ -295,6 +341,7 @@ impl Outbox {
         inner.closed = true;
         inner.queue.clear();
         inner.bytes = 0;
+        inner.took(0);
         drop(inner);
         self.taken.notify(usize::MAX);
     }
@@ -311,8 +358,11 @@ impl Outbox {
     /// Moves everything that is queued to `into`; ready with false once no more will come.
     pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut VecDeque<Out>) -> Poll<bool> {
         let mut inner = self.lock();
+        // Whoever asks for more has done with what he took before.
+        let bytes = inner.bytes;
         if !inner.queue.is_empty() {
             inner.bytes = 0;
+            inner.took(bytes);
             if into.is_empty() {
                 std::mem::swap(&mut inner.queue, into);
             } else {
@@ -321,6 +371,9 @@ impl Outbox {
             drop(inner);
             self.taken.notify(usize::MAX);
             return Poll::Ready(true);
+        }
+        if into.is_empty() {
+            inner.took(0);
         }
         if inner.ended || inner.closed {
             return Poll::Ready(false);
@@ -348,6 +401,7 @@ impl Outbox {
             let mut inner = self.lock();
             if let Some(out) = inner.queue.pop_front() {
                 inner.bytes -= out.text.len().min(inner.bytes);
+                inner.took(out.text.len());
                 drop(inner);
                 self.taken.notify(usize::MAX);
                 return Poll::Ready(Some(out));

@@ -5,21 +5,16 @@
 //! request still produces after its connection broke waits in the stream's outbox.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 
 use super::outbox::{Bounded, Outbox};
+use crate::hub::memory::Kept;
 use crate::model::handover;
-#[cfg(test)]
-use crate::model::out::Out;
 use crate::sys::lock::{Guard, Lock};
 
 /// What a session keeps of what it sent, in bytes, over all its streams.
 const KEPT: usize = 1 << 20;
-/// What all sessions together keep of long answers that were not fetched, in bytes.
-const KEPT_BY_ALL: usize = 128 << 20;
-/// What they keep now, as of the last look at each.
-static HELD: AtomicUsize = AtomicUsize::new(0);
 /// The most streams that a session remembers.
 const STREAMS: usize = 64;
 
@@ -102,14 +97,8 @@ impl Stream {
 pub struct ResumableStreams {
     next: u64,
     all: VecDeque<Arc<Stream>>,
-    /// Its part of [`HELD`].
-    counted: usize,
-}
-
-impl Drop for ResumableStreams {
-    fn drop(&mut self) {
-        HELD.fetch_sub(self.counted, SeqCst);
-    }
+    /// Where what was sent is counted; what is still to be sent is by the outboxes.
+    kept: Option<Kept>,
 }
 
 impl Bounded for Lock<ResumableStreams> {
@@ -119,6 +108,10 @@ impl Bounded for Lock<ResumableStreams> {
 }
 
 impl ResumableStreams {
+    pub(crate) fn counted(kept: Kept) -> ResumableStreams {
+        ResumableStreams { kept: Some(kept), ..ResumableStreams::default() }
+    }
+
     /// A new stream for what comes out of an outbox.
     pub fn open(&mut self, outbox: Arc<Outbox>) -> Arc<Stream> {
         self.next += 1;
@@ -138,14 +131,18 @@ impl ResumableStreams {
             let Some(old) = self.all.remove(at) else { break };
             held = held.saturating_sub(old.bytes());
         }
-        let others = HELD.fetch_sub(self.counted, SeqCst) - self.counted;
-        if held > KEPT && others + held > KEPT_BY_ALL {
-            // A single answer is longer than a session's part, and there is no room for more of that kind.
+        // A single answer may be longer than a session's part, where there is room for more of that kind.
+        let scarce = held > KEPT && self.kept.as_ref().is_some_and(Kept::is_scarce);
+        if !self.count() || scarce {
+            // There is no memory for what may never be asked for.
             self.all.retain(|s| !s.outbox.is_ended());
-            held = self.all.iter().map(|s| s.bytes()).sum();
+            self.count();
         }
-        self.counted = held;
-        HELD.fetch_add(held, SeqCst);
+    }
+
+    fn count(&mut self) -> bool {
+        let sent = self.all.iter().map(|s| s.sent().bytes).sum();
+        self.kept.as_mut().is_none_or(|kept| kept.set(sent))
     }
 
     /// All streams with the number of the last one, for another program.
@@ -154,13 +151,14 @@ impl ResumableStreams {
     }
 
     /// The streams of the program before. Their outboxes count against the bounds of the session, which is `own`.
-    pub fn restore(
+    pub(crate) fn restore(
         next: u64,
         saved: Vec<handover::Stream>,
         outbox: &dyn Fn(usize) -> Arc<Outbox>,
         own: &Weak<dyn Bounded>,
+        kept: Option<Kept>,
     ) -> ResumableStreams {
-        let mut streams = ResumableStreams { next, all: VecDeque::new(), counted: 0 };
+        let mut streams = ResumableStreams { next, all: VecDeque::new(), kept };
         for one in saved {
             let bytes = one.events.iter().map(|(_, text)| text.len()).sum();
             let events = one.events.into_iter().map(|(n, text)| (n, text.into())).collect();
@@ -189,6 +187,9 @@ impl ResumableStreams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::memory::Memory;
+    use crate::model::budget::Holder;
+    use crate::model::out::Out;
 
     #[test]
     fn what_was_sent_is_found_by_id_and_bounded() {
@@ -214,14 +215,16 @@ mod tests {
         assert!(streams.all.iter().map(|s| s.bytes()).sum::<usize>() <= 2 * KEPT + long.len());
         // Long answers of many sessions have a bound of their own.
         let answer = "z".repeat(16 << 20);
-        let mut sessions: Vec<ResumableStreams> = (0..20).map(|_| ResumableStreams::default()).collect();
-        for session in &mut sessions {
-            let left = session.open(Arc::new(Outbox::single(1)));
+        let memory = Memory::new(256 << 20, Arc::default());
+        let kept = |n| memory.begin(Holder::Session(n));
+        let mut sessions: Vec<ResumableStreams> = (0..20).map(|n| ResumableStreams::counted(kept(n))).collect();
+        for (session, n) in sessions.iter_mut().zip(0..) {
+            let left = session.open(Arc::new(Outbox::single(1).counted(kept(n))));
             left.outbox.push(Out::answer(answer.clone()));
             session.trim();
         }
         let kept = sessions.iter().filter(|s| !s.all.is_empty()).count();
-        assert!((5..=8).contains(&kept), "{kept}");
+        assert!((6..=8).contains(&kept), "{kept}");
         drop(sessions);
         // Finished streams make room, those that are waited for do not.
         stream.outbox.close();

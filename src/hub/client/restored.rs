@@ -26,8 +26,11 @@ pub(crate) struct Restored {
 }
 
 impl Restored {
-    pub(crate) fn new(outboxes: Vec<handover::Outbox>) -> Restored {
-        let outboxes = outboxes.into_iter().map(|o| Arc::new(Outbox::restore(o))).collect();
+    pub(crate) fn new(ctx: &Context, outboxes: Vec<handover::Outbox>) -> Restored {
+        // Whose they are is not known yet: each counts for itself.
+        let kept = |at| ctx.memory.begin(Holder::Outbox(at));
+        let restored = outboxes.into_iter().zip(0..).map(|(saved, at)| Outbox::restore(saved).counted(kept(at)));
+        let outboxes = restored.map(Arc::new).collect();
         Restored { outboxes, clients: HashMap::new() }
     }
 
@@ -95,7 +98,13 @@ impl Restored {
         session.restore_use(saved.idle, saved.used);
         saved.watched.iter().for_each(|uri| session.watch(uri));
         let outbox = |at| self.outbox(at);
-        *session.replay() = ResumableStreams::restore(saved.streams_so_far, saved.streams, &outbox, &session.bounds());
+        *session.replay() = ResumableStreams::restore(
+            saved.streams_so_far,
+            saved.streams,
+            &outbox,
+            &session.bounds(),
+            Some(session.keep()),
+        );
         session.restore_push(saved.push.map(outbox));
         let limit = ctx.config().limits.reply.bytes();
         for one in saved.batches {

@@ -16,6 +16,7 @@ use super::subscription::{Change, LISTS, Subscription};
 use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
+use crate::hub::memory::Kept;
 use crate::model::budget::Holder;
 use crate::model::ids::Id;
 use crate::model::modern::Era;
@@ -88,6 +89,8 @@ pub(crate) struct Session {
     /// Open response streams and GET streams.
     streams: AtomicUsize,
     replay: Arc<Lock<ResumableStreams>>,
+    /// Counts what it keeps of its client's wishes.
+    wishes: Lock<Kept>,
     pub batches: Arc<Batches>,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
@@ -98,7 +101,10 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(ctx: &Arc<Context>, number: u64, from: Beginning) -> Session {
+        let kept = || ctx.memory.begin(from.holder.clone());
         Session {
+            replay: Arc::new(Lock::new(ResumableStreams::counted(kept()))),
+            wishes: Lock::new(kept()),
             number,
             id: from.id,
             kind: from.kind,
@@ -116,12 +122,16 @@ impl Session {
             modern: AtomicBool::new(false),
             whole: OnceLock::new(),
             streams: AtomicUsize::new(0),
-            replay: Arc::default(),
             batches: Arc::default(),
             last_used: AtomicU64::new(ctx.seconds()),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// Begins to count something that is kept for it.
+    pub(crate) fn keep(&self) -> Kept {
+        self.ctx.memory.begin(self.holder.clone())
     }
 
     /// Makes it a part of a session of the bridge.
@@ -303,11 +313,11 @@ impl Session {
         let mut all = self.subscriptions.lock();
         all.retain(|s| !s.is_ended());
         let (mut uris, mut bytes) = (0, 0);
-        for filter in all.iter().map(|s| &s.filter).chain([&one.filter]) {
-            uris += filter.uris.len();
-            bytes += filter.uris.iter().map(String::len).sum::<usize>();
+        for s in all.iter().chain([&one]) {
+            uris += s.filter.uris.len();
+            bytes += s.bytes();
         }
-        let room = all.len() < SUBSCRIPTIONS && uris <= WATCHED && bytes <= URIS;
+        let room = all.len() < SUBSCRIPTIONS && uris <= WATCHED && bytes <= URIS && self.has_memory(bytes, &[]);
         let free = room && !all.iter().any(|s| s.id == one.id);
         if free {
             all.push(one);
@@ -334,7 +344,15 @@ impl Session {
 
     /// Whether it may subscribe to one resource more: a thousand, of a length that URIs have.
     pub(crate) fn may_watch(&self, uri: &str) -> bool {
-        uri.len() <= URI && self.watched.lock().len() < WATCHED
+        let subscriptions = self.subscriptions().iter().map(|s| s.bytes()).sum();
+        uri.len() <= URI && self.watched.lock().len() < WATCHED && self.has_memory(subscriptions, &[uri])
+    }
+
+    /// Whether there is memory for subscriptions of so many bytes, for all resources that it watches, and these.
+    fn has_memory(&self, subscriptions: usize, more: &[&str]) -> bool {
+        let watched = self.watched.lock();
+        let all = watched.iter().map(String::as_str).chain(more.iter().copied());
+        self.wishes.lock().set(subscriptions + all.map(str::len).sum::<usize>())
     }
 
     pub(crate) fn watch(&self, uri: &str) {

@@ -98,6 +98,12 @@ impl Subscription {
         })
     }
 
+    /// How much of what its client has sent is kept, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let request = self.request.as_ref().map_or(0, |text| text.len());
+        request.max(self.filter.uris.iter().map(String::len).sum())
+    }
+
     /// What is asked for, where a child of the modern era is to keep it.
     pub(crate) fn wanted(&self) -> Option<Wanted> {
         let text = self.request.clone()?;

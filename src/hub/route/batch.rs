@@ -21,7 +21,7 @@ pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, 
     let scanned: Vec<_> = messages.iter().map(|text| envelope::scan_client(text)).collect();
     let due = scanned.iter().filter(|s| s.as_ref().map_or(true, |e| e.kind == Kind::Request)).count();
     let limit = client.session.ctx.config().limits.reply.bytes();
-    let outbox = Arc::new(Outbox::batch(limit.saturating_mul(2), due));
+    let outbox = Arc::new(Outbox::batch(limit.saturating_mul(2), due).counted(client.session.keep()));
     for one in scanned {
         let later = match one {
             Ok(e) if e.method == method::INITIALIZE && e.kind == Kind::Request => {

@@ -6,7 +6,7 @@ use crate::hub::client::endpoint::{Client, Headers, Later, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::subscription::Wanted;
 use crate::hub::counters::Dropped;
-use crate::hub::server::admit::{SHUTTING_DOWN, admit};
+use crate::hub::server::admit::{SHUTTING_DOWN, admit, refuse};
 use crate::model::envelope::{Envelope, Fault, Kind, decode};
 use crate::model::modern::{self, Era, Filter, Refusal};
 use crate::model::out::Out;
@@ -14,6 +14,9 @@ use crate::model::{jsonrpc, method};
 
 /// The one revision that has batches.
 pub(crate) const BATCHES: &str = "2025-03-26";
+
+/// What is kept of a message for as long as its session lasts is no longer, in bytes.
+const LASTING: usize = 64 << 10;
 
 /// The error that answers a text that is no message.
 pub(crate) fn fault_text(fault: &Fault<'_>) -> String {
@@ -37,6 +40,15 @@ pub(crate) fn message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
     session.touch();
     if e.method != method::INITIALIZE {
         session.note_use();
+    }
+    if matches!(e.method.as_ref(), method::INITIALIZE | method::SET_LEVEL)
+        && e.kind == Kind::Request
+        && e.text().len() > LASTING
+    {
+        session.ctx.counters.count(Dropped::LongMessages);
+        let why = format!("'{}' is longer than {} KiB", e.method, LASTING >> 10);
+        refuse(e, reply, jsonrpc::INVALID_REQUEST, &why);
+        return None;
     }
     match e.kind {
         Kind::Request => return admit(&**endpoint, session, e, reply).and_then(|call| endpoint.request(call, e)),

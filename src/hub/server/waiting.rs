@@ -12,6 +12,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
+use crate::hub::memory::Kept;
 use crate::model::envelope::{self, Envelope};
 use crate::model::jsonrpc;
 use crate::rt::wait::Flag;
@@ -49,6 +50,7 @@ impl WaitingRequest {
 pub(crate) struct Place {
     room: Arc<WaitingRoom>,
     size: usize,
+    _kept: Kept,
 }
 
 impl Drop for Place {
@@ -62,15 +64,19 @@ impl WaitingRoom {
         Arc::new(WaitingRoom { server, bytes: AtomicUsize::new(0), requests: Lock::default() })
     }
 
-    /// Counts the bytes of a request that waits, for as long as the guard lives. None if too many wait.
-    pub(crate) fn place(self: &Arc<Self>, size: usize) -> Option<Place> {
-        let place = Place { room: self.clone(), size };
+    /// Counts the bytes of a request of a session that waits, for as long as the guard lives. None if too many wait.
+    pub(crate) fn place(self: &Arc<Self>, size: usize, session: &Session) -> Option<Place> {
+        let mut kept = session.keep();
+        if !kept.reach(size) {
+            return None;
+        }
+        let place = Place { room: self.clone(), size, _kept: kept };
         (self.bytes.fetch_add(size, SeqCst) <= LIMIT).then_some(place)
     }
 
     /// Keeps a request that waits, with its text. Given back if too much waits already.
     fn keep(self: &Arc<Self>, call: Call, text: &Arc<str>) -> Result<Arc<WaitingRequest>, Call> {
-        let Some(place) = self.place(text.len()) else { return Err(call) };
+        let Some(place) = self.place(text.len(), &call.session) else { return Err(call) };
         let request = WaitingRequest {
             call: Lock::new(Some(call)),
             withdrawn: Flag::default(),
@@ -145,7 +151,11 @@ impl WaitingRoom {
 
     fn refuse(&self, call: Call) {
         call.session.ctx.counters.count(Dropped::Waiting);
-        let why = format!("server '{}' has no child ready, and {} MiB wait for it already", self.server, LIMIT >> 20);
+        let why = format!(
+            "server '{}' has no child ready, and as much waits for it already as may ({} MiB, or limits.memory)",
+            self.server,
+            LIMIT >> 20
+        );
         call.error(jsonrpc::REFUSED, &why);
     }
 }

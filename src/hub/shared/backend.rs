@@ -170,7 +170,9 @@ impl Backend for Shared {
                 Some(target) => Some(target),
                 None => {
                     // While it waits it counts like all that do; where they are too many already, it will be refused.
-                    let Some(_place) = self.core.waiting.place(call.e.text().len()) else { return Ok(()) };
+                    let Some(_place) = self.core.waiting.place(call.e.text().len(), call.session) else {
+                        return Ok(());
+                    };
                     let _ = self.ready_modern(place).await;
                     self.target(place)
                 }
