@@ -34,7 +34,7 @@ pub(crate) struct Connection {
     /// Unique for the life of the process.
     number: u64,
     /// Where it comes from; None for this host, where many share an address.
-    address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// It has one of the places of `limits.connections`.
     counted: bool,
     /// Counts reads that brought something.

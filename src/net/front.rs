@@ -3,6 +3,7 @@
 //! The ground of this folder. It must not know how a connection is served.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use event_listener::Event;
 
@@ -10,6 +11,7 @@ use super::door::Door;
 use super::pages::App;
 use super::parked::Parked;
 use crate::hub::Hub;
+use crate::sys::lock::Lock;
 
 /// What all connections share.
 pub(crate) struct Front {
@@ -17,6 +19,8 @@ pub(crate) struct Front {
     pub app: App,
     /// The connections that have a place.
     pub door: Door,
+    /// When it was last logged that somebody was not let in.
+    pub refused: Lock<Option<Instant>>,
     /// A connection was closed.
     pub closed: Event,
     /// Connections at rest.

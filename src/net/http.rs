@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
+use log::warn;
 
 use super::answer::{Answer, error, not_allowed, share};
 use super::body::Body;
@@ -18,6 +20,9 @@ use crate::hub::{Dropped, Server};
 use crate::model::config::Admitted;
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
+
+/// A refusal is logged so often at most.
+const REFUSAL: Duration = Duration::from_secs(60);
 
 /// Serves one request of a connection whose own address is `local`.
 pub(super) async fn serve(
@@ -54,6 +59,7 @@ pub(super) async fn serve(
         }
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
+            log_refusal(&front, &connection, why);
             auth::unauthorized(why)
         }
     };
@@ -66,6 +72,17 @@ pub(super) async fn serve(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// Logs that somebody was not let in; once a minute, because who tries tokens tries many.
+fn log_refusal(front: &Front, connection: &Connection, why: &str) {
+    let mut last = front.refused.lock();
+    if last.is_some_and(|at| at.elapsed() < REFUSAL) {
+        return;
+    }
+    *last = Some(Instant::now());
+    let from = connection.address.map_or("this host".to_owned(), |ip| ip.to_string());
+    warn!("a request from {from} is refused with 401: {why} (dropped.unauthorized counts all; logged once a minute)");
 }
 
 async fn dispatch(

@@ -53,6 +53,7 @@ impl Net {
             app: admin::app(admin),
             closed: Event::new(),
             door: Door::default(),
+            refused: Lock::default(),
             parked: Parked::default(),
         };
         Arc::new(Net { front: Arc::new(front), listeners: Lock::default() })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, ORIGIN};
 use hyper::{Request, StatusCode};
 
 use super::answer::{Answer, error, plain, unavailable};
@@ -12,6 +12,7 @@ use super::connection::Connection;
 use super::front::Front;
 use super::request::{body_of, wants_events};
 use super::respond::stream;
+use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::route;
 use crate::hub::{Server, Session};
@@ -30,6 +31,11 @@ pub(super) fn open(
     if let Err(response) = wants_events(front, headers) {
         return *response;
     }
+    if is_from_elsewhere(headers) {
+        front.hub.ctx.counters.count(Dropped::ForeignOrigin);
+        let why = "a page of another site may not open a session";
+        return error(StatusCode::FORBIDDEN, None, jsonrpc::INVALID_REQUEST, why);
+    }
     let client = match front.hub.open_session(server, Transport::Sse, connection.holder()) {
         Ok(client) => client,
         Err(why) => return unavailable(None, &why.to_string()),
@@ -43,6 +49,13 @@ pub(super) fn open(
         Reply { client, outbox, answered: true, resumable: false, connection: connection.clone() },
         &endpoint,
     ))
+}
+
+/// Whether a browser asks for a page of another site, without the `Origin` that scripts have to send: a picture or a frame,
+/// say, whose address is ours (Fetch Metadata, `Sec-Fetch-Site`).
+fn is_from_elsewhere(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|v| v.as_bytes());
+    !headers.contains_key(ORIGIN) && matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
 /// A message of such a session; what it asks for comes on the stream.

@@ -293,7 +293,8 @@ impl AsyncRead for Watched {
         self.frames.feed(&buf[..n]);
         match self.frames.unfinished() {
             0 => self.kept.clear(),
-            length => self.full = !self.kept.reach(length as usize),
+            // The library has it twice: as frames, and as the message that they make.
+            length => self.full = !self.kept.reach(2 * length as usize),
         }
         Poll::Ready(Ok(n))
     }

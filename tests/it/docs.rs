@@ -175,6 +175,23 @@ fn answered(cell: &str) -> Result<(), String> {
 }
 
 #[test]
+fn every_promise_of_the_threat_model_names_its_tests() {
+    let page = read("man/mcpdaemon.7");
+    let (_, section) = page.split_once(".Sh THREAT MODEL\n").unwrap();
+    let (promised, _) = section.split_once(".Ss What is not promised\n").unwrap();
+    let items: Vec<&str> = promised.split(".It\n").skip(1).collect();
+    assert!(items.len() > 10, "{}", items.len());
+    for item in items {
+        let named: Vec<&str> = item.lines().filter(|l| l.starts_with(".Pq Li ")).flat_map(|l| l.split(' ')).collect();
+        let mut tests = named.iter().filter_map(|word| word.split_once("::")).peekable();
+        assert!(tests.peek().is_some(), "no test is named for: {item}");
+        for (file, test) in tests {
+            assert!(has_test(&format!("tests/it/{file}.rs"), test), "there is no test {file}::{test}");
+        }
+    }
+}
+
+#[test]
 fn every_requirement_is_answered() {
     let (ids, mut rows, mut wrong) = (requirements(), BTreeMap::new(), Vec::new());
     for (n, line) in (1..).zip(read("tests/requirements.md").lines()) {

@@ -591,3 +591,23 @@ fn what_clients_wish_counts_against_the_memory() {
         assert!(all.len() > 3, "{}", all.len());
     });
 }
+
+#[test]
+fn a_page_of_another_site_opens_no_event_stream() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let address = daemon.address();
+    let ask = |headers: &str| {
+        let mut raw = Raw::open(address);
+        raw.send(format!("GET /servers/fake/sse HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").as_bytes());
+        raw.head().status
+    };
+    // As <img>, <iframe> or a link sends it; a script sends Origin, which is refused by itself.
+    for site in ["cross-site", "same-site"] {
+        assert_eq!(ask(&format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: no-cors\r\n")), 403);
+    }
+    assert_eq!(daemon.status()["sessions"], 0);
+    for fine in ["", "Sec-Fetch-Site: none\r\n", "Sec-Fetch-Site: same-origin\r\n"] {
+        assert_eq!(ask(fine), 200, "{fine}");
+    }
+}
