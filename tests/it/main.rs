@@ -4,6 +4,7 @@
 mod harness;
 
 mod auth;
+mod autobahn;
 mod bridge;
 mod chaos;
 mod children;
