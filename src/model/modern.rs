@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::envelope::{Envelope, Span, decode, member, members, quote, spliced};
+use super::envelope::{Envelope, Span, batch, decode, member, members, quote, spliced};
 use super::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
 use super::mcp;
 use super::method;
@@ -184,10 +184,19 @@ fn header_value(value: &[u8]) -> Option<String> {
 /// and the path of the argument.
 pub type ParamHeaders = HashMap<String, Vec<(String, Vec<String>)>>;
 
+/// No tool is described in more bytes than this, if it is described at all.
+const TOOL: usize = 4 << 20;
+
 /// Adds what a `tools/list` result says of them.
 pub fn param_headers(result: &str, into: &mut ParamHeaders) {
-    let Ok(result) = serde_json::from_str::<serde_json::Value>(result) else { return };
-    for tool in result["tools"].as_array().into_iter().flatten() {
+    // A list may be as long as `limits.reply`; as a tree it would take ten times as much, so there is one for each tool that
+    // has to be looked into.
+    for text in member(result, "tools").and_then(batch).into_iter().flatten() {
+        let marked = text.contains("x-mcp-header") || text.contains("\\u");
+        if !marked || text.len() > TOOL {
+            continue;
+        }
+        let Ok(tool) = serde_json::from_str::<serde_json::Value>(text) else { continue };
         let Some(name) = tool["name"].as_str() else { continue };
         let mut found = Vec::new();
         walk(&tool["inputSchema"], &mut Vec::new(), &mut found);

@@ -77,7 +77,7 @@ fn headers_repeat_the_body() {
     param_headers(
         r#"{"tools":[{"name":"Hello","inputSchema":{"type":"object","properties":{
             "a":{"type":"object","properties":{"b":{"type":"string","x-mcp-header":"B"}}},
-            "n":{"type":"integer","x-mcp-header":"N"},"none":{"x-mcp-header":"None"}}}}]}"#,
+            "n":{"type":"integer","x-mcp-h\u0065ader":"N"},"none":{"x-mcp-header":"None"}}}}]}"#,
         &mut known,
     );
     let params = |b: &'static [u8], n: &'static [u8], none: &'static [u8]| {

@@ -17,10 +17,14 @@ use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::modern::ParamHeaders;
 use crate::model::out::Out;
 use crate::model::{ids, jsonrpc, method, modern};
+use crate::rt::blocking::blocking;
 use crate::rt::wait::timeout;
 
 /// How long a child may take to list its tools before a call is passed on unchecked.
 const HEADERS: Duration = Duration::from_secs(10);
+
+/// A list that is longer is not read among the other tasks, in bytes.
+const LONG: usize = 256 << 10;
 
 impl Child {
     /// Opens a subscription of a client, with an id of ours; once, however often it is asked.
@@ -114,8 +118,14 @@ impl Child {
                 None => meta.clone(),
             };
             let result = self.ask(method::TOOLS_LIST, Some(&params)).await.ok()?;
-            modern::param_headers(&result, &mut all);
-            cursor = envelope::member(&result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
+            let long = result.len() > LONG;
+            let read = move || {
+                modern::param_headers(&result, &mut all);
+                let cursor = envelope::member(&result, "nextCursor").filter(|c| *c != "null").map(str::to_owned);
+                (all, cursor)
+            };
+            // To read a long list takes its time, which is not taken from others.
+            (all, cursor) = if long { blocking(read).await } else { read() };
             if cursor.is_none() {
                 break;
             }
