@@ -496,6 +496,13 @@ fn call(id: &Value, params: &Value, line: &str) {
             text(id, "said");
         }
         "era" => text(id, "legacy"),
+        "ask_flood" => {
+            let pad = "x".repeat(args["ms"].as_u64().unwrap_or(0) as usize);
+            for i in 0..n {
+                say(&format!(r#"{{"jsonrpc":"2.0","id":"{i}{pad}","method":"sampling/createMessage","params":{{}}}}"#));
+            }
+            text(id, "asked");
+        }
         "ask_back" => {
             *ASKER.lock().unwrap() = id.clone();
             say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);

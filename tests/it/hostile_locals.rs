@@ -48,6 +48,12 @@ fn a_run_directory_where_others_may_write_is_refused() {
     if root() {
         modes.push((0o755, Some(STRANGER)));
     }
+    // What would be followed if something were written: the names of what comes before a status file.
+    let victim = scratch.path("victim");
+    std::fs::write(&victim, "root's").unwrap();
+    let names = (0..400).map(|n| format!("t.status.{n}"));
+    let names: Vec<String> = names.chain(["t.log", "t.pid", "t.lock", "t.status"].map(str::to_owned)).collect();
+    names.iter().for_each(|name| symlink(&victim, run.join(name)).unwrap());
     for (bits, owner) in modes {
         mode(&run, bits);
         if let Some(uid) = owner {
@@ -57,7 +63,8 @@ fn a_run_directory_where_others_may_write_is_refused() {
         assert_eq!(code(&out), 77, "{bits:o}: {}{}", stdout(&out), stderr(&out));
         let why = if owner.is_some() { "belongs to uid 65533" } else { "can be written by others" };
         assert!(stderr(&out).contains(why), "{}", stderr(&out));
-        assert_eq!(std::fs::read_dir(&run).unwrap().count(), 0, "nothing was made there");
+        assert_eq!(std::fs::read_dir(&run).unwrap().count(), names.len(), "nothing was made there");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "root's");
     }
     if root() {
         // A folder above it is as good as the folder itself.

@@ -72,3 +72,20 @@ fn what_a_session_s_own_server_said_is_told_to_its_client() {
     assert_eq!(answer["error"]["message"], "server 'own' exited with status 7: fatal: asked to die");
     drop(ws);
 }
+
+#[test]
+fn requests_of_a_server_to_its_client_are_bounded() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("own", &[], "sharing: PerSession(spare: 0)")));
+    for (count, pad, passed) in [(1100, 0, 1000), (3, 2000, 0)] {
+        let before = daemon.dropped("refused_server_requests");
+        let mut ws = daemon.ws("own");
+        ws.ask(&initialize(json!(0)));
+        ws.send(&call(1, "ask_flood", json!({"n": count, "ms": pad})).to_string());
+        let mut asked = 0;
+        while ws.next().unwrap()["method"] == "sampling/createMessage" {
+            asked += 1;
+        }
+        assert_eq!((asked, daemon.dropped("refused_server_requests") - before), (passed, count - passed));
+    }
+}

@@ -27,7 +27,7 @@ use crate::hub::leaving::{Leaving, Pending};
 use crate::model::bridge::{Item, List};
 use crate::model::config::server::Stdio;
 use crate::model::config::{self, Kind, Mode, Tools};
-use crate::model::envelope::{self, Envelope};
+use crate::model::envelope::{self, Envelope, LONGEST_ID};
 use crate::model::modern::{self, Era, Refusal};
 use crate::model::{handover, ids, jsonrpc, mcp, method};
 use crate::rt::live::Live;
@@ -50,6 +50,9 @@ pub(crate) struct PrivateChild {
     /// Dropped once nothing of the last child is left.
     pub(super) living: Lock<Option<Living>>,
 }
+
+/// So many requests of a child to its client are open at a time.
+const ASKED: usize = 1000;
 
 /// What its session has told it, and it has asked.
 #[derive(Default)]
@@ -143,9 +146,14 @@ impl PrivateChild {
         }
     }
 
-    /// The child asks its client something.
-    pub(crate) fn note_asked(&self, id: &str) {
-        self.state().asked.insert(ids::canonical(id));
+    /// The child asks its client something. False where it has asked too much already, or under an id that is too long to be kept.
+    pub(crate) fn note_asked(&self, id: &str) -> bool {
+        let mut state = self.state();
+        let room = state.asked.len() < ASKED && id.len() <= LONGEST_ID;
+        if room {
+            state.asked.insert(ids::canonical(id));
+        }
+        room
     }
 
     /// Whether the child has asked this, and has had no answer.

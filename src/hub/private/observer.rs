@@ -15,7 +15,7 @@ use crate::hub::client::subscription::Change;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::model::bridge::client_id;
-use crate::model::envelope::{Envelope, decode, spliced};
+use crate::model::envelope::{Envelope, LONGEST_ID, decode, spliced};
 use crate::model::last_words::LastWords;
 use crate::model::modern::Era;
 use crate::model::out::Out;
@@ -59,7 +59,13 @@ impl Observer for PrivateChild {
     fn request(&self, child: &Child, e: &Envelope<'_>) {
         let (Some(session), Some(id)) = (self.client(), e.get(&e.id)) else { return };
         let text = self.for_client(&session, e, &e.id);
-        self.note_asked(id);
+        if !self.note_asked(id) {
+            session.ctx.counters.count(Dropped::RefusedServerRequests);
+            let why = "too many requests to the client are open, or this id is longer than 1 KiB";
+            let id = Some(id).filter(|id| id.len() <= LONGEST_ID);
+            child.send_line(&jsonrpc::error(id, jsonrpc::INTERNAL_ERROR, why));
+            return;
+        }
         if !self.deliver(&session, child, &text, true) {
             self.take_asked(id);
             session.ctx.counters.count(Dropped::RefusedServerRequests);
