@@ -59,7 +59,7 @@ pub(super) async fn serve(
         }
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
-            log_refusal(&front, &connection, why);
+            log_refusal(&front, &connection);
             auth::unauthorized(why)
         }
     };
@@ -75,14 +75,14 @@ pub(super) async fn serve(
 }
 
 /// Logs that somebody was not let in; once a minute, because who tries tokens tries many.
-fn log_refusal(front: &Front, connection: &Connection, why: &str) {
+fn log_refusal(front: &Front, connection: &Connection) {
     let mut last = front.refused.lock();
     if last.is_some_and(|at| at.elapsed() < REFUSAL) {
         return;
     }
     *last = Some(Instant::now());
     let from = connection.address.map_or("this host".to_owned(), |ip| ip.to_string());
-    warn!("a request from {from} is refused with 401: {why} (dropped.unauthorized counts all; logged once a minute)");
+    warn!("a request from {from} was not let in (401); dropped.unauthorized counts all, this is logged once a minute");
 }
 
 async fn dispatch(
