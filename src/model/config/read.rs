@@ -15,7 +15,7 @@ use ron::value::RawValue;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::account::Account;
-use crate::model::text::suggest;
+use crate::model::text::{printable, suggest};
 
 /// One thing that is wrong in one place; prints as `prod.ron:12:5: what`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +26,17 @@ pub struct Problem {
     pub what: String,
 }
 
+/// The longest line of a problem, in bytes.
+const LINE: usize = 2000;
+
 impl fmt::Display for Problem {
+    /// What it quotes of the file may be anything, and goes to a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.what.split('\n').map(|line| printable(line, LINE)).collect();
+        let what = lines.join("\n");
         match self.place {
-            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file, self.what),
-            None => write!(f, "{}: {}", self.file, self.what),
+            Some((line, column)) => write!(f, "{}:{line}:{column}: {what}", self.file),
+            None => write!(f, "{}: {what}", self.file),
         }
     }
 }

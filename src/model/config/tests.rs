@@ -311,3 +311,15 @@ fn a_log_is_rotated_unless_it_is_said_to_be_an_affair_of_others() {
         assert_eq!(read(&dump(&loaded.shown), &Given::default()).unwrap().config, loaded.config);
     }
 }
+
+#[test]
+fn what_a_problem_quotes_of_the_file_moves_no_cursor() {
+    let moves = |p: &String| p.chars().any(|c| c.is_control() && c != '\n');
+    for text in [
+        "//$The start prints what tors: {\n (      // Built ies\u{1b}e progra]ms and no others.\n       rue,\n)\n",
+        "(na\u{1b}me: 1)",
+    ] {
+        let found = problems(text);
+        assert!(!found.is_empty() && !found.iter().any(moves), "{found:?}");
+    }
+}
