@@ -31,6 +31,7 @@ mod origins;
 mod packaging;
 mod page;
 mod privileges;
+mod probes;
 mod real;
 mod reload;
 mod sharing;
