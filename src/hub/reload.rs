@@ -42,21 +42,16 @@ pub(crate) async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result
     let mut refused = Vec::new();
     for start in starts {
         let (one, outcome) = start.await;
+        if let Err(Error::Start { words, .. }) = &outcome {
+            log_words(one.server.name(), words);
+        }
         match outcome {
             Ok(()) => {}
             Err(why) if one.config.required => {
-                if let Error::Start { words, .. } = &why {
-                    log_words(one.server.name(), words);
-                }
                 refused.push((one.server.name().to_owned(), why.to_string()));
                 continue;
             }
-            Err(why) => {
-                warn!("server '{}' cannot start yet: {why}", one.server.name());
-                if let Error::Start { words, .. } = &why {
-                    log_words(one.server.name(), words);
-                }
-            }
+            Err(why) => warn!("server '{}' cannot start yet: {why}", one.server.name()),
         }
         prepared.ready.push(one);
     }

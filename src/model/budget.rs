@@ -15,7 +15,7 @@ pub enum Holder {
     Address(IpAddr),
     /// A connection, where an address is shared by many.
     Connection(u64),
-    /// The children of a server: what they have said and nobody has yet, and what they have not read.
+    /// The children of a server: for lines that they have not ended, and input that they have not read.
     Server(Arc<str>),
     /// What waits to be sent since before an upgrade.
     Outbox(u64),

@@ -68,7 +68,7 @@ mod tests {
         assert!(is_left(1000, 874, 874, 0) && !is_left(1000, 875, 875, 0));
         assert!(is_left(1000, 875, 0, 1) && is_left(1000, 999, 124, 1) && !is_left(1000, 1000, 0, 1));
         assert!(!is_left(1000, 900, 340, 1), "more than a third");
-        // Few places are for who comes first, and one is nobody's unfair share.
+        // With few places there is no reserve, and one place is never more than a share.
         assert!(is_left(3, 2, 2, 0) && !is_left(3, 3, 0, 3));
         assert!(is_left(64, 60, 0, 60));
     }
@@ -85,7 +85,7 @@ mod tests {
             place(4, false, 0),
         ];
         assert_eq!(given_up(&taken, &who(9)), Some(1));
-        // Who holds as much may have but his own, or what nobody has used.
+        // A newcomer with as many places gets his own idle one, or one that was never used.
         assert_eq!(given_up(&taken[3..], &who(9)), Some(1), "that nobody has used");
         let mine = [place(1, false, 0), place(1, false, 0), place(2, false, 9000)];
         assert_eq!(given_up(&mine, &who(1)), None);

@@ -19,7 +19,7 @@ use super::conn::Conn;
 use super::door::Occupant;
 use super::front::Front;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
-use crate::hub::{Kept, Stream};
+use crate::hub::{Kept, Outbox, Stream};
 use crate::model::asked::{Accepts, Asked};
 use crate::model::budget::Holder;
 use crate::model::config::Admitted;
@@ -199,6 +199,12 @@ impl Connection {
     /// Counts something that is kept for it.
     pub(crate) fn keep(&self) -> Kept {
         self.front.hub.ctx.memory.begin(self.holder())
+    }
+
+    /// An outbox for what a child says to it, which counts: a client may be behind by two answers of the longest.
+    pub(crate) fn outbox(&self, make: fn(usize) -> Outbox) -> Arc<Outbox> {
+        let most = self.front.hub.ctx.config().limits.reply.bytes().saturating_mul(2);
+        Arc::new(make(most).counted(self.keep()))
     }
 
     /// Whether who asked last would still be admitted.

@@ -19,7 +19,7 @@ pub(crate) struct Front {
     pub app: App,
     /// The connections that have a place.
     pub door: Door,
-    /// When it was last logged that somebody was not let in.
+    /// When a refusal with 401 was last logged.
     pub refused: Lock<Option<Instant>>,
     /// A connection was closed.
     pub closed: Event,

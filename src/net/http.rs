@@ -74,7 +74,7 @@ pub(super) async fn serve(
     Ok(response)
 }
 
-/// Logs that somebody was not let in; once a minute, because who tries tokens tries many.
+/// Logs a refusal with 401. Once a minute: a client that tries tokens tries many.
 fn log_refusal(front: &Front, connection: &Connection) {
     let mut last = front.refused.lock();
     if last.is_some_and(|at| at.elapsed() < REFUSAL) {

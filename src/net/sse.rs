@@ -40,8 +40,7 @@ pub(super) fn open(
         Ok(client) => client,
         Err(why) => return unavailable(None, &why.to_string()),
     };
-    let outbox =
-        Arc::new(Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)).counted(connection.keep()));
+    let outbox = connection.outbox(Outbox::new);
     client.session.attach(outbox.clone());
     // Relative to this host, as clients demand.
     let endpoint = format!("{base}/message?sessionId={}", client.session.id);

@@ -90,20 +90,19 @@ async fn post(
     };
     let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
     if modern::claimed(&e) || modern_header {
-        return stateless(front, server, connection, &head.headers, &e, accepts).await;
+        return stateless(server, connection, &head.headers, &e, accepts).await;
     }
     if e.kind == Kind::Request && e.method == method::INITIALIZE && !head.headers.contains_key(SESSION) {
         return initialize(front, server, connection, &e, accepts).await;
     }
     match session(front, server, connection, &head.headers, e.get(&e.id)) {
-        Ok(client) => message(front, client, connection, &e, accepts).await,
+        Ok(client) => message(client, connection, &e, accepts).await,
         Err(response) => *response,
     }
 }
 
 /// One request of the modern era: it is served by itself, and cancelled when its client leaves.
 async fn stateless(
-    front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Arc<Connection>,
     headers: &HeaderMap,
@@ -130,9 +129,7 @@ async fn stateless(
         return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
     }
     let client = server.open_request(connection.holder());
-    let outbox = Arc::new(
-        Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)).counted(connection.keep()),
-    );
+    let outbox = connection.outbox(Outbox::single);
     let mut reply = Reply {
         client: client.clone(),
         outbox: outbox.clone(),
@@ -175,7 +172,7 @@ async fn initialize(
     };
     connection.opens_session();
     let mut unconfirmed = UnconfirmedSession(Some(client.clone()), connection.clone());
-    let mut response = message(front, client.clone(), connection, e, accepts).await;
+    let mut response = message(client.clone(), connection, e, accepts).await;
     if name_session(&mut response, &client.session) {
         unconfirmed.0 = None;
     }
@@ -194,17 +191,8 @@ impl Drop for UnconfirmedSession {
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
-async fn message(
-    front: &Arc<Front>,
-    client: Client,
-    connection: &Arc<Connection>,
-    e: &Envelope<'_>,
-    accepts: Accepts,
-) -> Answer {
-    let limit = front.hub.ctx.config().limits.reply.bytes();
-    let most = limit.saturating_mul(2);
-    let outbox = if accepts.events { Outbox::single(most) } else { Outbox::plain(most) };
-    let outbox = Arc::new(outbox.counted(connection.keep()));
+async fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>, accepts: Accepts) -> Answer {
+    let outbox = connection.outbox(if accepts.events { Outbox::single } else { Outbox::plain });
     if e.kind != Kind::Request {
         route::message(&client, e, &outbox);
         return empty(StatusCode::ACCEPTED);
@@ -278,9 +266,7 @@ async fn batch(
     if accepts.events {
         return stream(events_of(reply(client, outbox), None));
     }
-    let whole = Arc::new(
-        Outbox::single(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2)).counted(connection.keep()),
-    );
+    let whole = connection.outbox(Outbox::single);
     route::collect(&client, outbox, &whole, false);
     answer(reply(client, whole), accepts).await
 }

@@ -111,10 +111,7 @@ pub(super) fn upgrade(
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
         match (client, upgraded) {
             (Ok(client), Some(parts)) => {
-                let outbox = Arc::new(
-                    Outbox::new(front.hub.ctx.config().limits.reply.bytes().saturating_mul(2))
-                        .counted(connection.keep()),
-                );
+                let outbox = connection.outbox(Outbox::new);
                 client.session.attach(outbox.clone());
                 if let Some(greeting) = client.endpoint.greeting().filter(|_| !mcp) {
                     outbox.push(Out::notice(greeting));

@@ -389,7 +389,7 @@ fn progress_finds_its_request_and_puts_its_timeout_off() {
 struct TestClock {
     now: Lock<Instant>,
     moved: Arc<Event>,
-    /// How often somebody has begun to wait by it.
+    /// How many waits have begun.
     waits: AtomicUsize,
 }
 

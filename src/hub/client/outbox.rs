@@ -358,7 +358,7 @@ impl Outbox {
     /// Moves everything that is queued to `into`; ready with false once no more will come.
     pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut VecDeque<Out>) -> Poll<bool> {
         let mut inner = self.lock();
-        // Whoever asks for more has done with what he took before.
+        // A consumer asks for more once it is done with what it took before.
         let bytes = inner.bytes;
         if !inner.queue.is_empty() {
             inner.bytes = 0;

@@ -146,7 +146,8 @@ impl PrivateChild {
         }
     }
 
-    /// The child asks its client something. False where it has asked too much already, or under an id that is too long to be kept.
+    /// The child asks its client something. False where it has asked too much already, or under an id that is too long to be
+    /// kept.
     pub(crate) fn note_asked(&self, id: &str) -> bool {
         let mut state = self.state();
         let room = state.asked.len() < ASKED && id.len() <= LONGEST_ID;
