@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, User};
@@ -196,18 +196,28 @@ impl Found {
     /// Asks the daemon to write its status and waits for it, up to a second.
     pub(super) fn refresh(&mut self) {
         let Probe::Running(_, handle) = &self.probe else { return };
-        let path = self.place.status_file(&self.name);
-        // Inode numbers are used again, so the time counts as well.
-        let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
-        let before = stamp();
+        // Another status may be on its way, of a moment before.
+        let asked = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         if handle.send(Signal::SIGUSR1).is_err() {
             return;
         }
         let until = Instant::now() + Duration::from_secs(1);
-        while stamp() == before && Instant::now() < until {
+        let path = self.place.status_file(&self.name);
+        // Inode numbers are used again, so the time counts as well.
+        let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
+        let mut read = None;
+        loop {
+            let now = stamp();
+            if read.is_none() || now != read {
+                read = now;
+                self.status = self.place.status(&self.name);
+            }
+            let fresh = self.status.as_ref().is_some_and(|status| status.written >= asked);
+            if fresh || Instant::now() >= until {
+                return;
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.status = self.place.status(&self.name);
     }
 }
 

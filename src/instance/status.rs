@@ -92,6 +92,8 @@ impl Instance {
     }
 
     fn facts(&self) -> Status {
+        // Before everything else: mcpctl takes what was written at a time for what was true at it.
+        let written = now();
         let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
         let (hub, config) = (&self.hub, self.hub.ctx.config());
         let second = hub.ctx.seconds();
@@ -133,7 +135,7 @@ impl Instance {
             log: self.log.path().map(|p| p.display().to_string()),
             listen: urls,
             started: rfc3339(self.started),
-            written: now(),
+            written,
             uptime_seconds: second,
             connections,
             sessions: hub.session_count(),

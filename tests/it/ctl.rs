@@ -1,5 +1,10 @@
 //! mcpctl: its words, its exit codes, its JSON, and how little it is.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::harness::*;
@@ -264,4 +269,32 @@ fn the_numbers_of_the_status_are_true() {
     let (told, is) = (process["memory_bytes"].as_u64().unwrap() >> 10, line("VmRSS:"));
     assert!(told.abs_diff(is) * 4 < is, "{told} kB told, {is} kB taken");
     assert_eq!(process["open_files"], std::fs::read_dir(of("fd")).unwrap().count(), "{process}");
+}
+
+/// A document that was begun before the question is not an answer to it, although the file is a new one.
+#[test]
+fn status_shows_what_was_true_when_it_was_asked_for() {
+    let scratch = Scratch::new();
+    // It takes its time to be written.
+    let many: String = (0..100).map(|n| stdio(&format!("s{n}"), &[], "start: OnDemand")).collect();
+    let daemon = scratch.start(&scratch.instance("t", &(stdio("fake", &[], "") + &many)));
+    let mut http = daemon.http("fake");
+    let before = daemon.server("fake")["requests"]["total"].as_u64().unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The file is written all the time.
+        scope.spawn(|| {
+            while !over.load(SeqCst) {
+                kill(Pid::from_raw(daemon.pid), Signal::SIGUSR1).unwrap();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let told = (1..=60).find_map(|n| {
+            http.ask(&call(n, "echo", json!({"text": "x"})));
+            let total = daemon.server("fake")["requests"]["total"].as_u64().unwrap();
+            (total < before + n as u64).then_some((n, total))
+        });
+        over.store(true, SeqCst);
+        assert_eq!(told, None);
+    });
 }
