@@ -72,18 +72,36 @@ impl Budget {
     /// Takes so much more for a holder; false if there is none left for it. Of the last quarter, only those get something
     /// who hold less than an equal share of the whole, with one more who may come.
     pub fn take(&mut self, holder: &Holder, bytes: u64) -> bool {
+        let fits = self.fits(holder, bytes);
+        if fits {
+            self.add(holder, bytes);
+        }
+        fits
+    }
+
+    /// As [`Budget::take`], for one thing that cannot be smaller: who has nothing gets it if anything is left.
+    pub fn take_one(&mut self, holder: &Holder, bytes: u64) -> bool {
+        let wanted = if self.held.contains_key(holder) { bytes } else { bytes.min(1) };
+        let fits = self.fits(holder, wanted);
+        if fits {
+            self.add(holder, bytes);
+        }
+        fits
+    }
+
+    fn fits(&self, holder: &Holder, bytes: u64) -> bool {
         let own = self.held.get(holder).copied().unwrap_or(0);
         let others = self.held.len() as u64 - u64::from(own > 0);
         let (after, share) = (self.used.saturating_add(bytes), self.limit / (others + 2));
         let plenty = after <= self.limit - self.limit / 4;
-        if !plenty && (after > self.limit || own.saturating_add(bytes) > share) {
-            return false;
-        }
-        self.used = after;
+        plenty || (after <= self.limit && own.saturating_add(bytes) <= share)
+    }
+
+    fn add(&mut self, holder: &Holder, bytes: u64) {
+        self.used = self.used.saturating_add(bytes);
         if bytes > 0 {
             *self.held.entry(holder.clone()).or_default() += bytes;
         }
-        true
     }
 
     /// Gives back what was taken.
@@ -115,6 +133,10 @@ mod tests {
         assert!(budget.take(&who(3), 400) && budget.used() == 650);
         budget.set_limit(100);
         assert!(!budget.take(&who(3), 1));
+        // The first thing of a holder may be larger than what is left, if anything is.
+        let mut budget = Budget::new(1000);
+        assert!(budget.take_one(&who(1), 740) && !budget.take_one(&who(1), 11) && budget.take_one(&who(1), 10));
+        assert!(budget.take_one(&who(2), 300) && budget.used() == 1050 && !budget.take_one(&who(3), 1));
     }
 
     proptest! {

@@ -214,6 +214,40 @@ fn child_that_stops_reading_stalls_no_other_server() {
 }
 
 #[test]
+fn who_fills_the_input_of_a_shared_child_leaves_room_for_others() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let (mut greedy, mut other, mut third) = (daemon.ws("fake"), daemon.ws("fake"), daemon.ws("fake"));
+    for ws in [&mut greedy, &mut other, &mut third] {
+        ws.ask(&initialize(json!(0)));
+    }
+    greedy.send(&call(1, "hog", json!({"n": 3000})).to_string());
+    let load = "x".repeat(4 << 20);
+    for n in 2..12 {
+        greedy.send(&call(n, "echo", json!({"text": load})).to_string());
+    }
+    wait("an overflow", || (daemon.dropped("child_queue_full") > 0).then_some(()));
+    let overflows = daemon.dropped("child_queue_full");
+    // What others ask, and what they answer or tell, waits with the rest.
+    other.send(&call(1, "echo", json!({"text": load})).to_string());
+    for n in 0..100 {
+        third.send(&call(n, "echo", json!({"text": "small"})).to_string());
+    }
+    for _ in 0..100 {
+        assert_eq!(said(&third.next().unwrap()), "small");
+    }
+    assert_eq!(said(&other.next().unwrap()).len(), load.len());
+    assert!(daemon.dropped("child_queue_full") >= overflows);
+    // Nothing of it is counted any more.
+    for _ in 1..12 {
+        greedy.next().unwrap();
+    }
+    for n in 0..20 {
+        assert_eq!(said(&greedy.ask(&call(format!("again {n}"), "echo", json!({"text": load})))).len(), load.len());
+    }
+}
+
+#[test]
 fn child_that_closes_stdout_is_replaced() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--ignore-eof"], QUICK)));
@@ -346,23 +380,33 @@ fn what_waits_for_a_child_is_bounded() {
     std::fs::write(&flag, "").unwrap();
     kill(daemon.child("fake"), libc::SIGKILL);
     wait("the child's end", || (daemon.server("fake")["state"] != "ready").then_some(()));
-    let text = "x".repeat(9 << 20);
-    for n in 0..6 {
-        ws.send(&call(n, "sleep", json!({"n": 0, "long": text, "text": "whole"})).to_string());
+    let text = "x".repeat(7 << 20);
+    let long = |n: i32| call(n, "sleep", json!({"n": 0, "long": text, "text": "whole"})).to_string();
+    for n in 0..7 {
+        ws.send(&long(n));
     }
     let refused = ws.next().unwrap();
-    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(4), &json!(-32000)), "{refused}");
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(3), &json!(-32000)), "{refused}");
     assert!(
         refused["error"]["message"].as_str().unwrap().contains("as much waits for it already as may (32 MiB"),
         "{refused}"
     );
-    wait("the other", || (daemon.dropped("waiting_for_child") == 2).then_some(()));
+    wait("the others", || (daemon.dropped("waiting_for_child") == 4).then_some(()));
+    // The last quarter is for another client.
+    let mut other = daemon.ws("fake");
+    other.send(&call(1, "echo", json!({"text": "small"})).to_string());
+    wait("the request", || (daemon.status()["requests"]["in_flight"] == 4).then_some(()));
+    assert_eq!(daemon.dropped("waiting_for_child"), 4);
     std::fs::remove_file(&flag).unwrap();
     let mut answered = 0;
-    wait("the others", || {
+    wait("the answers", || {
         let message = ws.next().unwrap();
         answered += i32::from(message["result"]["content"][0]["text"] == "whole");
-        (answered == 4).then_some(())
+        (answered == 3).then_some(())
+    });
+    wait("the answer", || {
+        let message = other.next().unwrap();
+        (message["result"]["content"][0]["text"] == "small").then_some(())
     });
 }
 

@@ -19,6 +19,7 @@ use super::pending::{Pending, Waiting};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
+use crate::model::budget::Holder;
 use crate::model::config::server::Stdio;
 use crate::model::envelope::Envelope;
 use crate::model::last_words::{LastWords, Tail};
@@ -33,12 +34,18 @@ use crate::rt::wait::{Flag, millis};
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::pidfd::PidFd;
 
-/// What a child may be behind with reading before callers are told so, in bytes.
-pub(crate) const STDIN_LIMIT: usize = 32 << 20;
+/// What a child may be behind with reading before callers are told so, in bytes; never more than a quarter of
+/// `limits.memory`.
+const STDIN_LIMIT: u64 = 32 << 20;
 /// What of one line of standard error is looked at, in bytes.
 pub(crate) const STDERR_LINE: usize = 64 << 10;
 /// After a child's end, how long its pipes may be held open by others before they are given up.
 pub(crate) const PIPE_GRACE: Duration = Duration::from_millis(300);
+
+/// What the children of this instance may be behind with reading, each, in bytes.
+pub(super) fn stdin_limit(ctx: &Context) -> usize {
+    STDIN_LIMIT.min(ctx.config().limits.memory.0 / 4) as usize
+}
 
 /// Hears what a child says that answers no request.
 pub(crate) trait Observer: Send + Sync {
@@ -127,7 +134,7 @@ impl Child {
             config: identity.config,
             observer: Lock::new(identity.observer),
             private: AtomicBool::new(false),
-            stdin: ByteQueue::new(STDIN_LIMIT),
+            stdin: ByteQueue::new(stdin_limit(ctx)),
             pending: Lock::default(),
             load: Load::below([]),
             info: OnceLock::new(),
@@ -151,6 +158,11 @@ impl Child {
 
     pub(crate) fn config(&self) -> Arc<Stdio> {
         self.config.get()
+    }
+
+    /// For whom is kept what it has not read, and what it says.
+    pub(super) fn holder(&self) -> Holder {
+        Holder::Server(self.server.clone())
     }
 
     pub(crate) fn observer(&self) -> Option<Arc<dyn Observer>> {

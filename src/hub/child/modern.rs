@@ -38,7 +38,7 @@ impl Child {
         let number = pending.waiting.number();
         let digits = number.to_string();
         let changes = ids::outgoing(&e, &digits, false);
-        match self.stdin.push(|buffer| append(buffer, &e, &changes)) {
+        match self.stdin.push(&self.holder(), request.len(), |buffer| append(buffer, &e, &changes)) {
             Ok(()) => pending.waiting.enter(number, Waiting::Subscription(subscription.clone())),
             // The next child will hear of it.
             Err(NotQueued::Closed) => {}

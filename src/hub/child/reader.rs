@@ -16,7 +16,6 @@ use super::wire::one_line;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
-use crate::model::budget::Holder;
 use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
 use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
@@ -30,7 +29,7 @@ use crate::rt::wait::millis;
 /// Reads standard output to its end, or until everything comes to rest.
 pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut last = false;
-    let mut kept = child.ctx.memory.begin(Holder::Server(child.server.clone()));
+    let mut kept = child.ctx.memory.begin(child.holder());
     loop {
         if !kept.set(input.held()) {
             input.give_up();

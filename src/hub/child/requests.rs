@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::byte_queue::NotQueued;
-use super::child::{Child, STDIN_LIMIT};
+use super::child::Child;
 use super::pending::Waiting;
 use super::wire::append;
 use crate::hub::client::call::Call;
+use crate::hub::client::session::Session;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope};
@@ -61,7 +62,8 @@ impl Child {
             changes.push((span, meta));
             changes.sort_by_key(|(s, _)| s.start);
         }
-        if let Err(why) = self.stdin.push(|buffer| append(buffer, e, &changes)) {
+        let (holder, size) = (&call.session.holder, e.text().len());
+        if let Err(why) = self.stdin.push(holder, size, |buffer| append(buffer, e, &changes)) {
             drop(pending);
             self.not_queued(call, why);
             return None;
@@ -85,8 +87,9 @@ impl Child {
                 call.error(
                     jsonrpc::REFUSED,
                     &format!(
-                        "server '{server}' does not read its input: {} MiB wait for it already",
-                        STDIN_LIMIT >> 20
+                        "server '{server}' does not read its input, and as much waits for it already as may ({} KiB, \
+                         shared by its clients); try again later",
+                        self.stdin.limit() >> 10
                     ),
                 );
             }
@@ -95,13 +98,13 @@ impl Child {
     }
 
     /// Forwards a client's notification, or its answer to what the child has asked, unchanged.
-    pub(crate) fn pass_on(&self, e: &Envelope<'_>) {
-        let _ = self.stdin.push(|buffer| append(buffer, e, &[]));
+    pub(crate) fn pass_on(&self, session: &Session, e: &Envelope<'_>) {
+        let _ = self.stdin.push(&session.holder, e.text().len(), |buffer| append(buffer, e, &[]));
     }
 
     /// Sends a line of our own. False if the child is too far behind, or gone.
     pub(crate) fn send_line(&self, text: &str) -> bool {
-        let queued = self.stdin.push(|buffer| {
+        let queued = self.stdin.push(&self.holder(), text.len() + 1, |buffer| {
             buffer.extend_from_slice(text.as_bytes());
             buffer.push(b'\n');
         });

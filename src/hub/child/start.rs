@@ -16,7 +16,6 @@ use super::reader::{read, read_stderr};
 use super::writer::write;
 use crate::hub::context::{Context, Quiesce};
 use crate::hub::error::Error;
-use crate::model::budget::Holder;
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
@@ -252,7 +251,7 @@ pub(crate) fn note(child: &Arc<Child>) {
 /// Begins to talk with a child, or goes on with it: the reader, the writer and the drain of standard error are tasks of
 /// their own, so that none can stall another.
 pub(crate) fn work(child: &Arc<Child>, pipes: Parked) {
-    child.stdin.count(child.ctx.memory.begin(Holder::Server(child.server.clone())));
+    child.stdin.count(child.ctx.memory.begin(child.holder()));
     let mut tasks = Vec::new();
     if let Some((pipe, rest)) = pipes.stdin {
         tasks.push(async_std::task::spawn(write(child.clone(), pipe, rest)));

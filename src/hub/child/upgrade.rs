@@ -11,7 +11,7 @@ use futures_lite::FutureExt;
 use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
-use super::child::{Child, Identity, PIPE_GRACE, Parked, STDERR_LINE, STDIN_LIMIT};
+use super::child::{Child, Identity, PIPE_GRACE, Parked, STDERR_LINE, stdin_limit};
 use super::pending::{Pending, Waiting};
 use super::start::{Starter, note, work};
 use crate::hub::client::restored::Restored;
@@ -191,7 +191,7 @@ impl Starter {
             parked: parked.into(),
             pending: Pending::behind(table).into(),
             load,
-            stdin: ByteQueue::with(STDIN_LIMIT, saved.queue.0),
+            stdin: ByteQueue::with(stdin_limit(&self.ctx), saved.queue.0),
             info: saved.server_info.map_or_else(OnceLock::new, OnceLock::from),
             stderr: tail.into(),
             used_at: millis().saturating_sub(saved.unused).into(),

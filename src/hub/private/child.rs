@@ -293,18 +293,18 @@ impl Endpoint for PrivateChild {
         }
     }
 
-    fn notification(&self, _session: &Arc<Session>, e: &Envelope<'_>) {
+    fn notification(&self, session: &Arc<Session>, e: &Envelope<'_>) {
         self.note(e);
         // A new child will hear of the handshake; anything else was for the one that died.
         if let Some(child) = self.child() {
-            child.pass_on(e);
+            child.pass_on(session, e);
         }
     }
 
     /// Only what the child has asked passes, and once.
     fn response(&self, session: &Arc<Session>, e: &Envelope<'_>) {
         match (e.get(&e.id).is_some_and(|id| self.take_asked(id)), self.child()) {
-            (true, Some(child)) => child.pass_on(e),
+            (true, Some(child)) => child.pass_on(session, e),
             _ => session.ctx.counters.count(Dropped::UnownedReplies),
         }
     }

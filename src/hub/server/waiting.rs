@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use futures_lite::FutureExt;
 
@@ -13,19 +12,20 @@ use crate::hub::client::session::Session;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::memory::Kept;
+use crate::model::budget::{Budget, Holder};
 use crate::model::envelope::{self, Envelope};
 use crate::model::jsonrpc;
 use crate::rt::wait::Flag;
 use crate::sys::lock::Lock;
 
-/// What requests that wait for a child of one server may take of our memory, in bytes.
-const LIMIT: usize = 32 << 20;
+/// What requests that wait for a child of one server may take of our memory, in bytes; shared fairly by its clients.
+const LIMIT: u64 = 32 << 20;
 
 /// The requests that wait for a child of one server.
 pub(crate) struct WaitingRoom {
     /// The name of the server.
     server: Arc<str>,
-    bytes: AtomicUsize,
+    bytes: Lock<Budget>,
     requests: Lock<Vec<Arc<WaitingRequest>>>,
 }
 
@@ -49,29 +49,30 @@ impl WaitingRequest {
 /// Bytes that are counted in a waiting room for as long as this lives.
 pub(crate) struct Place {
     room: Arc<WaitingRoom>,
-    size: usize,
+    holder: Holder,
+    size: u64,
     _kept: Kept,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.room.bytes.fetch_sub(self.size, SeqCst);
+        self.room.bytes.lock().give(&self.holder, self.size);
     }
 }
 
 impl WaitingRoom {
     pub(crate) fn new(server: Arc<str>) -> Arc<WaitingRoom> {
-        Arc::new(WaitingRoom { server, bytes: AtomicUsize::new(0), requests: Lock::default() })
+        Arc::new(WaitingRoom { server, bytes: Lock::new(Budget::new(LIMIT)), requests: Lock::default() })
     }
 
     /// Counts the bytes of a request of a session that waits, for as long as the guard lives. None if too many wait.
     pub(crate) fn place(self: &Arc<Self>, size: usize, session: &Session) -> Option<Place> {
         let mut kept = session.keep();
-        if !kept.reach(size) {
+        let (holder, bytes) = (session.holder.clone(), size as u64);
+        if !kept.reach(size) || !self.bytes.lock().take_one(&holder, bytes) {
             return None;
         }
-        let place = Place { room: self.clone(), size, _kept: kept };
-        (self.bytes.fetch_add(size, SeqCst) <= LIMIT).then_some(place)
+        Some(Place { room: self.clone(), holder, size: bytes, _kept: kept })
     }
 
     /// Keeps a request that waits, with its text. Given back if too much waits already.
@@ -152,7 +153,8 @@ impl WaitingRoom {
     fn refuse(&self, call: Call) {
         call.session.ctx.counters.count(Dropped::Waiting);
         let why = format!(
-            "server '{}' has no child ready, and as much waits for it already as may ({} MiB, or limits.memory)",
+            "server '{}' has no child ready, and as much waits for it already as may ({} MiB, shared by its \
+             clients, or limits.memory); try again later",
             self.server,
             LIMIT >> 20
         );

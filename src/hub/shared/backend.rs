@@ -158,7 +158,7 @@ impl Backend for Shared {
 
     fn notification(&self, session: &Session, e: &Envelope<'_>) {
         match self.slot(session.place).child() {
-            Some(child) => child.pass_on(e),
+            Some(child) => child.pass_on(session, e),
             None => self.core.ctx.counters.count(Dropped::UnownedNotifications),
         }
     }
