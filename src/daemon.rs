@@ -26,6 +26,7 @@ use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
 use crate::model::text::count;
 use crate::rt::main_thread::{self, Spawner};
+use crate::rt::task;
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
@@ -317,8 +318,8 @@ fn run(
     let outcome: Arc<Lock<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     let watched = guard.handle();
-    async_std::task::spawn(async move {
-        let guarded = async_std::task::spawn(watch_guard(watched));
+    task::spawn(async move {
+        let guarded = task::spawn(watch_guard(watched));
         let failure = instance.live(sockets, signals, &mut readiness, before).await.err();
         guarded.cancel().await;
         let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);

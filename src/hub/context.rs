@@ -21,6 +21,7 @@ use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
 use crate::rt::blocking::blocking;
 use crate::rt::main_thread::Spawner;
+use crate::rt::task;
 use crate::rt::wait::{self, Clock, Flag, Switch, SystemClock, sleep};
 use crate::sys::lock::Lock;
 use crate::sys::memory;
@@ -153,7 +154,7 @@ impl Context {
             return;
         }
         let me = self.clone();
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             sleep(SETTLE).await;
             me.settling.store(false, SeqCst);
             blocking(memory::give_back).await;

@@ -11,6 +11,7 @@ use super::server::server::Server;
 use crate::hub::child::stderr::log_words;
 use crate::model::config::{self, Config};
 use crate::model::plan::Plan;
+use crate::rt::task;
 
 /// What was started for a new configuration and serves no client yet.
 #[derive(Default)]
@@ -33,7 +34,7 @@ pub(crate) async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result
         let umask = new.umask;
         let server = hub.server(name).unwrap_or_else(|| hub.make_server(name, &config));
         let Some(backend) = hub.make_backend(&server.core, &config.kind) else { continue };
-        starts.push(async_std::task::spawn(async move {
+        starts.push(task::spawn(async move {
             let outcome = backend.prepare(umask).await;
             (One { server, config, backend }, outcome)
         }));
@@ -90,7 +91,7 @@ impl Prepared {
         for name in &plan.remove {
             if let Some(server) = hub.servers.remove(name) {
                 let hub = hub.clone();
-                async_std::task::spawn(async move {
+                task::spawn(async move {
                     server.retire(|client, why| hub.end_session(client, why)).await;
                 });
             }

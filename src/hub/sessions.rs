@@ -15,6 +15,7 @@ use crate::model::budget::Holder;
 use crate::model::places::{self, Place};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
+use crate::rt::task;
 use crate::rt::wait::sleep;
 
 impl Hub {
@@ -120,7 +121,7 @@ impl Hub {
             return;
         }
         let hub = self.clone();
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             loop {
                 let limit = hub.ctx.config().limits.idle_session;
                 let least = hub.servers.all().iter().filter_map(|s| s.idle_limit()).min();

@@ -6,6 +6,7 @@ use super::hub::Hub;
 use super::leaving::Leaving;
 use crate::model::status::ServerState;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::task;
 
 impl Hub {
     /// No new requests from now on, and no streams that wait for nothing.
@@ -15,7 +16,7 @@ impl Hub {
             server.core.members.end_subscriptions();
             let sessions = server.core.members.sessions();
             for session in sessions.into_iter().filter(|s| s.kind == SessionKind::Lasting(Transport::Sse)) {
-                async_std::task::spawn(session.end_stream_when_quiet());
+                task::spawn(session.end_stream_when_quiet());
             }
         }
         for stream in self.streams.take() {

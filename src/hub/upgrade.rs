@@ -17,6 +17,7 @@ use crate::model::config::{self, Config};
 use crate::model::envelope::scan;
 use crate::model::handover;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::task;
 use crate::rt::wait::timeout;
 
 impl Hub {
@@ -95,7 +96,7 @@ impl Hub {
             let Some(client) = restored.client(number) else { continue };
             for (call, text) in held {
                 if let (Some(call), Ok(e)) = (restored.call(call), scan(&text)) {
-                    client.endpoint.resume(call, &e).map(async_std::task::spawn);
+                    client.endpoint.resume(call, &e).map(task::spawn);
                 }
             }
             resume_subscriptions(&client);

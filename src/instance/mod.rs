@@ -18,6 +18,7 @@ use crate::model::status::InstanceState;
 use crate::model::text::count;
 use crate::net::Net;
 use crate::rt::blocking::blocking;
+use crate::rt::task;
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
@@ -46,9 +47,9 @@ impl Instance {
     ) -> Result<(), Failure> {
         let net = Net::new(self.hub.clone(), self.admin());
         let _ = self.net.set(Arc::downgrade(&net));
-        let writer = async_std::task::spawn(self.clone().write_status());
-        async_std::task::spawn(run_event_commands(self.hub.ctx.clone()));
-        async_std::task::spawn(self.clone().observe());
+        let writer = task::spawn(self.clone().write_status());
+        task::spawn(run_event_commands(self.hub.ctx.clone()));
+        task::spawn(self.clone().observe());
         self.hub.ctx.changed();
         let mut signals = signals;
         let _ = self.come.set(signals.come.clone());
@@ -91,8 +92,8 @@ impl Instance {
         let config = self.hub.ctx.config();
         if let Some(before) = before {
             self.take_over(net, before);
-            async_std::task::spawn(self.clone().reloads(net.clone()));
-            async_std::task::spawn(self.clone().feed_watchdog());
+            task::spawn(self.clone().reloads(net.clone()));
+            task::spawn(self.clone().feed_watchdog());
             self.follow(net, signals).await;
             return Ok(());
         }
@@ -125,8 +126,8 @@ impl Instance {
             }
         }
         self.announce(net, readiness)?;
-        async_std::task::spawn(self.clone().reloads(net.clone()));
-        async_std::task::spawn(self.clone().feed_watchdog());
+        task::spawn(self.clone().reloads(net.clone()));
+        task::spawn(self.clone().feed_watchdog());
         self.follow(net, signals).await;
         Ok(())
     }
@@ -178,7 +179,7 @@ impl Instance {
         }) {
             self.want_reload();
         }
-        async_std::task::spawn(blocking(move || {
+        task::spawn(blocking(move || {
             let lost = |mark: &str| {
                 let serial = mark.strip_prefix(&prefix).and_then(|s| s.parse::<u64>().ok());
                 serial.is_some_and(|n| n <= last) && !marks.iter().any(|m| m == mark)
@@ -235,7 +236,7 @@ impl Instance {
 
     /// Follows signals until the drain is over.
     async fn follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Followed) {
-        let mut drain: Option<async_std::task::JoinHandle<()>> = None;
+        let mut drain: Option<task::JoinHandle<()>> = None;
         loop {
             let signal = async { signals.next().await };
             let over = async {
@@ -257,7 +258,7 @@ impl Instance {
                         self.hub.ctx.kill_now.set();
                     }
                     if drain.is_none() {
-                        drain = Some(async_std::task::spawn(self.clone().drain(net.clone())));
+                        drain = Some(task::spawn(self.clone().drain(net.clone())));
                     }
                 }
                 Some(SIGUSR1) => {

@@ -23,6 +23,7 @@ use crate::model::status::{InstanceState, Reload, Upgrade};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::random::uuid;
+use crate::rt::task;
 use crate::source::Source;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::Notifier;
@@ -188,7 +189,7 @@ impl Instance {
 
     /// Looks after the PID file, which may have been removed. In a thread: waiting for a lock would stop everything.
     pub(super) fn watch_pid_file(self: Arc<Self>) {
-        async_std::task::spawn(blocking(move || self.mend_pid_file()));
+        task::spawn(blocking(move || self.mend_pid_file()));
     }
 
     fn mend_pid_file(&self) {

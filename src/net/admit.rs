@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::front::Front;
 use super::{http, serve};
 use crate::hub::Dropped;
+use crate::rt::task;
 use crate::rt::wait::{Flag, sleep};
 
 /// A connection without a place may say nothing for this long.
@@ -39,7 +40,7 @@ pub(super) fn admit(front: &Arc<Front>, conn: Conn) {
         return serve::take(front, conn);
     }
     front.hub.ctx.connections.fetch_sub(1, SeqCst);
-    async_std::task::spawn(serve_extra(front.clone(), conn));
+    task::spawn(serve_extra(front.clone(), conn));
 }
 
 /// Answers one request for which there is no place: how the daemon is, and else that there is none.

@@ -26,6 +26,7 @@ use super::respond::{answer, name_session};
 use super::serve::{take, take_again};
 use super::ws;
 use crate::model::asked::Asked;
+use crate::rt::task;
 use crate::rt::wait::sleep;
 
 /// Lets a connection go on.
@@ -83,7 +84,7 @@ fn take_late(connection: Arc<Connection>, conn: Conn, asked: Asked, left: Left, 
         }
         Ok(())
     });
-    async_std::task::spawn(see_through(front.clone(), work, connection, is_unix));
+    task::spawn(see_through(front.clone(), work, connection, is_unix));
 }
 
 /// Polls such a connection to its end, or until it is at rest again.

@@ -20,6 +20,7 @@ use crate::hub::{Dropped, Hub};
 use crate::model::config::Listen;
 use crate::model::exit::{Failure, plain};
 use crate::rt::blocking::blocking;
+use crate::rt::task;
 use crate::rt::wait::{Flag, sleep, timeout, until};
 use crate::sys::listen::Socket;
 use crate::sys::lock::Lock;
@@ -64,7 +65,7 @@ impl Net {
         let (url, stop) = (socket.url(), Arc::new(Flag::default()));
         info!("listening on {url}");
         let listener = Arc::new(Listener::new(socket)?);
-        async_std::task::spawn(self.clone().accept(listener.clone(), stop.clone()));
+        task::spawn(self.clone().accept(listener.clone(), stop.clone()));
         self.listeners.lock().push(Listening { at, url, listener, stop });
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::conn::{Conn, HeadTimer};
 use super::connection::Connection;
 use super::front::Front;
 use super::http;
+use crate::rt::task;
 use crate::rt::wait::sleep;
 
 /// An idle connection is kept this long for its next request.
@@ -35,7 +36,7 @@ pub(super) fn take(front: &Arc<Front>, conn: Conn) {
 
 /// Serves a connection that has its place already.
 pub(super) fn take_again(front: &Arc<Front>, conn: Conn, connection: Arc<Connection>) {
-    async_std::task::spawn(serve(front.clone(), conn, connection));
+    task::spawn(serve(front.clone(), conn, connection));
 }
 
 /// One connection, from its first byte to its last or to its upgrade.

@@ -19,6 +19,7 @@ use crate::hub::{Server, Session};
 use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::task;
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
 pub(super) fn open(
@@ -83,7 +84,7 @@ pub(super) async fn post(
         return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
     }
     if let Some(later) = route::receive(&client, &body, &outbox) {
-        async_std::task::spawn(later);
+        task::spawn(later);
     }
     plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
 }

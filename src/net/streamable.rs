@@ -17,6 +17,7 @@ use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern};
+use crate::rt::task;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -144,7 +145,7 @@ async fn stateless(
         return refuse(400, &refusal);
     }
     if let Some(later) = route::modern_message(&client, e, &outbox) {
-        async_std::task::spawn(later);
+        task::spawn(later);
     }
     answer(reply, accepts).await
 }
@@ -205,7 +206,7 @@ async fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>,
         connection: connection.clone(),
     };
     if let Some(later) = route::message(&client, e, &outbox) {
-        async_std::task::spawn(later);
+        task::spawn(later);
     }
     answer(reply, accepts).await
 }

@@ -45,6 +45,7 @@ use crate::model::jsonrpc;
 use crate::model::out::Out;
 use crate::model::text::head;
 use crate::model::transport::Transport;
+use crate::rt::task;
 use crate::rt::wait::timeout;
 use crate::sys::fds;
 
@@ -107,7 +108,7 @@ pub(super) fn upgrade(
     connection.is_over();
     let coming = hyper::upgrade::on(&mut request);
     let (front, connection) = (front.clone(), connection.clone());
-    async_std::task::spawn(async move {
+    task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
         match (client, upgraded) {
             (Ok(client), Some(parts)) => {
@@ -151,7 +152,7 @@ pub(super) fn resume(
     outbox: Arc<Outbox>,
     queue: VecDeque<Out>,
 ) {
-    async_std::task::spawn(async move {
+    task::spawn(async move {
         serve(&connection, &client, conn, Vec::new(), outbox, queue).await;
         drop(connection);
     });
@@ -393,7 +394,7 @@ impl Driver {
             match message {
                 Message::Text(text) if self.closing.is_none() => {
                     if let Some(later) = route::receive(&self.client, text.as_str(), &self.outbox) {
-                        async_std::task::spawn(later);
+                        task::spawn(later);
                     }
                 }
                 Message::Binary(_) => self.close(CloseCode::Unsupported, "text frames only"),

@@ -78,7 +78,7 @@ mod tests {
         };
         let all: Vec<_> = (0..3 * MOST)
             .map(|n| {
-                async_std::task::spawn(blocking(move || {
+                super::super::task::spawn(blocking(move || {
                     std::thread::sleep(std::time::Duration::from_millis(2));
                     n
                 }))

@@ -313,3 +313,16 @@ fn the_readme_lists_the_source_as_it_stands() {
     let missing: Vec<_> = tops.into_iter().filter(|t| *t != "lib.rs" && !named(t)).collect();
     assert!(missing.is_empty(), "not in the README's list of the source: {missing:?}");
 }
+
+/// What began elsewhere would not be measured.
+#[test]
+fn every_task_begins_where_its_steps_are_measured() {
+    let mut all = Vec::new();
+    files(&root(), &mut all);
+    let elsewhere = |path: &&PathBuf| {
+        let text = code(&std::fs::read_to_string(path).unwrap());
+        text.contains("async_std::task") && !path.ends_with("rt/task.rs")
+    };
+    let found: Vec<_> = all.iter().filter(elsewhere).collect();
+    assert!(found.is_empty(), "{found:?}");
+}

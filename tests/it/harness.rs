@@ -152,6 +152,14 @@ impl Scratch {
         found
     }
 
+    /// Lines of logs that say that a task has held its thread for too long (`rt/task.rs`).
+    fn long_steps(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().flatten();
+        let logs = files.map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let text: String = logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        text.lines().filter(|l| l.contains(" held its thread for ")).map(str::to_owned).collect()
+    }
+
     /// Waits until nothing of this folder runs any more.
     pub fn gone(&self) {
         let start = Instant::now();
@@ -170,6 +178,7 @@ impl Drop for Scratch {
             unsafe { libc::kill(*pid, libc::SIGKILL) };
         }
         if !std::thread::panicking() {
+            assert_eq!(self.long_steps(), [""; 0], "they kept other tasks waiting");
             assert!(left.is_empty(), "left running: {left:?}\n{}", self.file("t.log"));
         } else {
             eprintln!("--- log\n{}", self.file("t.log"));

@@ -16,6 +16,7 @@ use crate::hub::server::server::Server;
 use crate::model::bridge::{List, Merged, page};
 use crate::model::envelope::{Envelope, decode, member};
 use crate::model::jsonrpc;
+use crate::rt::task;
 use crate::rt::wait::timeout;
 use crate::sys::lock::Lock;
 
@@ -55,7 +56,7 @@ impl BridgeSession {
                 vain
             };
             let me = self.clone();
-            let asking = async_std::task::spawn(async move {
+            let asking = task::spawn(async move {
                 me.ask_one(&server, list, vain).await;
                 if vain {
                     me.bridge.catalogue.known.lock().asked.remove(&key);
@@ -134,7 +135,7 @@ impl BridgeSession {
                     let part = me.part(&server).ok()?;
                     part.endpoint.read(&part.session, &uri).await
                 };
-                async_std::task::spawn(async move { timeout(PATIENCE, reading).await.flatten() })
+                task::spawn(async move { timeout(PATIENCE, reading).await.flatten() })
             })
             .collect();
         let mut found = None;

@@ -19,6 +19,7 @@ use crate::model::mcp::{LATEST, ServerInfo};
 use crate::model::modern::{self, Era, Filter};
 use crate::model::text::printable;
 use crate::model::{jsonrpc, method};
+use crate::rt::task;
 
 /// A resource that no server has (up to 2025-11-25 server/resources; in 2026-07-28 it is an invalid parameter).
 const NOT_FOUND: i32 = -32002;
@@ -185,7 +186,7 @@ impl BridgeSession {
                 Some(result) => call.result(&result),
                 None => {
                     let found = me.owner(what, &name);
-                    me.settle(call, e, what, &name, found).map(async_std::task::spawn);
+                    me.settle(call, e, what, &name, found).map(task::spawn);
                 }
             }
             None

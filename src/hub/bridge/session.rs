@@ -15,6 +15,7 @@ use crate::hub::server::servers::Servers;
 use crate::model::envelope::{self, member, quote, spliced};
 use crate::model::transport::SessionKind;
 use crate::model::{jsonrpc, method, modern};
+use crate::rt::task;
 use crate::rt::wait::sleep;
 use crate::sys::lock::Lock;
 
@@ -203,7 +204,7 @@ impl BridgeSession {
             return;
         }
         let me = self.me.clone();
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             sleep(TOGETHER).await;
             let Some(me) = me.upgrade() else { return };
             let Some(session) = me.session.upgrade().filter(|s| !s.is_ended()) else { return };

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::rt::task::JoinHandle;
 use async_io::Async;
-use async_std::task::JoinHandle;
 use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;

@@ -20,6 +20,7 @@ use crate::model::envelope::{self, Envelope};
 use crate::model::modern::legacy_meta;
 use crate::model::text::duration;
 use crate::model::{ids, jsonrpc, method};
+use crate::rt::task;
 use crate::rt::wait::{millis, sleep};
 
 /// The code that MCP SDKs use for a request that was not answered in time.
@@ -183,7 +184,7 @@ impl Child {
         }
         let child = self.clone();
         let pace = (self.config().request_timeout / 10).clamp(Duration::from_millis(20), Duration::from_secs(5));
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             while !child.reaped.is_set() {
                 sleep(pace).await;
                 child.expire(Instant::now());

@@ -27,6 +27,7 @@ use crate::rt::lines::Lines;
 use crate::rt::live::Live;
 use crate::rt::pipe::{Input, Output};
 use crate::rt::process::environment;
+use crate::rt::task;
 use crate::rt::wait::{Flag, timeout};
 use crate::sys::spawn::{Spec, Started, end_unwatched};
 
@@ -254,16 +255,16 @@ pub(crate) fn work(child: &Arc<Child>, pipes: Parked) {
     child.stdin.count(child.ctx.memory.begin(child.holder()));
     let mut tasks = Vec::new();
     if let Some((pipe, rest)) = pipes.stdin {
-        tasks.push(async_std::task::spawn(write(child.clone(), pipe, rest)));
+        tasks.push(task::spawn(write(child.clone(), pipe, rest)));
     }
     if let Some((pipe, input)) = pipes.stdout {
-        tasks.push(async_std::task::spawn(read(child.clone(), pipe, input)));
+        tasks.push(task::spawn(read(child.clone(), pipe, input)));
     }
     if let Some((pipe, input)) = pipes.stderr {
-        tasks.push(async_std::task::spawn(read_stderr(child.clone(), pipe, input)));
+        tasks.push(task::spawn(read_stderr(child.clone(), pipe, input)));
     }
     // Where it is not here, the child's end is being seen to already.
     if let Some(handle) = pipes.handle {
-        async_std::task::spawn(wait_and_reap(child.clone(), handle, tasks));
+        task::spawn(wait_and_reap(child.clone(), handle, tasks));
     }
 }

@@ -20,6 +20,7 @@ use crate::model::restart::Ended;
 use crate::model::status::ServerState;
 use crate::model::text::duration;
 use crate::rt::random::jitter;
+use crate::rt::task;
 use crate::rt::wait::{Clock, timeout};
 
 /// Runs a slot, from its first child or from none. `again` says that this child takes the place of another.
@@ -27,7 +28,7 @@ pub(crate) fn run(slot: &Arc<Slot>, first: Option<Arc<Child>>, again: bool, cloc
     let Some(owner) = slot.owner.upgrade() else { return };
     let (slot, clock) = (slot.clone(), clock.clone());
     let supervisor = Supervisor { slot, owner, clock, child: first, replaces: again, trouble: None };
-    async_std::task::spawn(supervisor.run());
+    task::spawn(supervisor.run());
 }
 
 /// Carries out the steps of a [`Life`].
@@ -133,7 +134,7 @@ impl Supervisor {
         self.slot.place(Some(&child));
         self.slot.enter_state(ServerState::Ready, None);
         if let Some(then) = then {
-            async_std::task::spawn(then);
+            task::spawn(then);
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::outbox::{Outbox, Places};
 use crate::model::out::Out;
 use crate::model::{envelope, handover, jsonrpc};
+use crate::rt::task;
 use crate::sys::lock::{Guard, Lock};
 
 /// The batches of a session whose answers are being collected.
@@ -25,7 +26,7 @@ impl Batches {
         let batch = Arc::new(Collected { answers, so_far: Lock::new(so_far), reply: reply.clone(), shared });
         self.0.lock().push(batch.clone());
         let all = self.clone();
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             batch.collect(limit).await;
             all.0.lock().retain(|b| !Arc::ptr_eq(b, &batch));
             batch.hand_over();

@@ -33,6 +33,7 @@ use crate::model::{jsonrpc, method};
 use crate::rt::blocking::blocking;
 use crate::rt::live::Live;
 use crate::rt::process::{environment, exit_text, sweep_and_reap};
+use crate::rt::task;
 use crate::rt::wait::{Flag, sleep, timeout, until};
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::spawn::{Spec, end_unwatched};
@@ -274,7 +275,7 @@ impl Executor {
         let running = Running { pid: None, owner: order.owner, end: end.clone(), quiesced: None };
         self.running().insert(number, running);
         let Order { sink, config, program, args, limit, .. } = Order { owner: Owner::Nobody, ..order };
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             let ctx = &me.ctx;
             let mark = ctx.next_mark();
             // Its output goes into a pipe, where Python would keep it until there is much of it.
@@ -466,7 +467,7 @@ impl Executor {
         self.retired.set();
         let Some(me) = self.me.upgrade() else { return };
         let limit = self.ctx.config().drain_timeout;
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             if timeout(limit, me.idle()).await.is_none() {
                 me.stop_all();
             }

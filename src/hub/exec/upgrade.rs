@@ -16,6 +16,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::context::Quiesce;
 use crate::hub::leaving::Pending;
 use crate::model::handover;
+use crate::rt::task;
 use crate::rt::wait::{Flag, until};
 use crate::sys::pidfd::PidFd;
 use crate::sys::reap;
@@ -29,7 +30,7 @@ impl Quiesce for Executor {
         let quiesced: Vec<_> =
             self.running().iter_mut().filter_map(|(n, r)| Some((*n, r.quiesced.take()?, r.end.clone()))).collect();
         for (number, work, end) in quiesced {
-            async_std::task::spawn(self.clone().see_to(number, work, end));
+            task::spawn(self.clone().see_to(number, work, end));
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::hub::server::core::Core;
 use crate::model::config::server::Stdio;
 use crate::model::envelope::Envelope;
 use crate::rt::live::Live;
+use crate::rt::task;
 use crate::rt::wait::{Flag, sleep, timeout, until};
 use crate::sys::lock::Lock;
 
@@ -126,9 +127,9 @@ impl Spares {
     pub(crate) fn run(&self) {
         let Some(me) = self.me.upgrade() else { return };
         for spare in me.children() {
-            async_std::task::spawn(me.clone().replace(spare));
+            task::spawn(me.clone().replace(spare));
         }
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             let mut seen = 0;
             loop {
                 seen = me.core.child_after(seen, || me.closed.is_set()).await;
@@ -152,7 +153,7 @@ impl Spares {
             missing
         };
         for _ in 0..missing {
-            async_std::task::spawn(me.clone().start());
+            task::spawn(me.clone().start());
         }
     }
 
@@ -173,7 +174,7 @@ impl Spares {
             Ok(child) if state.closed => Some(child),
             Ok(child) => {
                 state.children.push(child.clone());
-                async_std::task::spawn(self.clone().replace(child));
+                task::spawn(self.clone().replace(child));
                 None
             }
             Err(failure) => {
@@ -221,7 +222,7 @@ impl Leaving for Spares {
     fn end(&self) {
         let first = !std::mem::replace(&mut self.state.lock().closed, true);
         if let Some(me) = self.me.upgrade().filter(|_| first) {
-            async_std::task::spawn(async move {
+            task::spawn(async move {
                 me.close().await;
                 me.closed.set();
                 me.core.wake();

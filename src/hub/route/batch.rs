@@ -8,6 +8,7 @@ use crate::hub::client::outbox::Outbox;
 use crate::model::envelope::{self, Kind};
 use crate::model::out::Out;
 use crate::model::{jsonrpc, method, modern};
+use crate::rt::task;
 
 /// Takes the messages of a batch. The outbox is for their answers; None if there will be none. An error is the answer to
 /// the batch as a whole.
@@ -43,7 +44,7 @@ pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, 
             }
         };
         if let Some(later) = later {
-            async_std::task::spawn(later);
+            task::spawn(later);
         }
     }
     Ok((due > 0).then_some(outbox))

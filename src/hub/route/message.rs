@@ -11,6 +11,7 @@ use crate::model::envelope::{Envelope, Fault, Kind, decode};
 use crate::model::modern::{self, Era, Filter, Refusal};
 use crate::model::out::Out;
 use crate::model::{jsonrpc, method};
+use crate::rt::task;
 
 /// The one revision that has batches.
 pub(crate) const BATCHES: &str = "2025-03-26";
@@ -136,6 +137,6 @@ pub(crate) fn resume_subscriptions(client: &Client) {
         }
         let Some(wanted) = subscription.wanted() else { continue };
         session.take_subscription(&subscription.id);
-        endpoint.subscribe(session, wanted).map(async_std::task::spawn);
+        endpoint.subscribe(session, wanted).map(task::spawn);
     }
 }

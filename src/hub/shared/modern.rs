@@ -20,6 +20,7 @@ use crate::model::jsonrpc;
 use crate::model::mcp::ServerInfo;
 use crate::model::modern::Filter;
 use crate::model::status::ServerState;
+use crate::rt::task;
 use crate::rt::wait::Flag;
 
 /// After this time a server that did not speak the modern era is asked again: it may have been updated meanwhile.
@@ -139,7 +140,7 @@ impl Shared {
         drop(probing);
         self.core.ctx.leaving.note(done.clone());
         let over = done.clone();
-        async_std::task::spawn(async move {
+        task::spawn(async move {
             if let Some(found) = me.put_question().await {
                 *me.modern.lock() = found;
             }
