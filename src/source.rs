@@ -1,5 +1,6 @@
 //! Where a configuration comes from: a file or a command line, with what the environment and the flags add.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use crate::cli;
@@ -7,6 +8,9 @@ use crate::model::config::Text;
 use crate::model::config::{self, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings};
 use crate::model::exit::plain;
 use crate::sys::{accounts, files, memory, paths, spawn};
+
+/// No file of a configuration is longer, in bytes.
+const MOST: u64 = 16 << 20;
 
 /// Everything needed to read the configuration, now and at each reload.
 #[derive(Clone)]
@@ -46,53 +50,51 @@ impl Source {
 
     /// Reads and validates: a whole configuration or every problem.
     pub(crate) fn load(&self) -> Result<Loaded, Vec<Problem>> {
-        let loaded = self.load_from(self.texts()?)?;
-        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        for untrusted in self.untrusted(&loaded.config) {
-            match nix::unistd::geteuid().is_root() {
-                true => problems.push(untrusted),
-                false => warnings.push(untrusted.to_string()),
-            }
+        let (texts, mut found) = self.texts()?;
+        found.extend(self.untrusted());
+        let is_root = nix::unistd::geteuid().is_root();
+        if is_root && !found.is_empty() {
+            return Err(found);
         }
-        if !problems.is_empty() {
-            return Err(problems);
+        let (loaded, tokens) = self.validate(texts)?;
+        if is_root && !tokens.is_empty() {
+            return Err(tokens);
         }
+        let mut warnings: Vec<String> = found.iter().chain(&tokens).map(ToString::to_string).collect();
         warnings.extend(unsafe_programs(&loaded.config));
         warnings.extend(plain_tokens(&loaded.config));
         warnings.extend(loaded.warnings);
         Ok(Loaded { warnings, ..loaded })
     }
 
-    /// The files of the configuration that others could have written. Root obeys none of them.
-    fn untrusted(&self, config: &Config) -> Vec<Problem> {
-        let Some(file) = &self.file else { return Vec::new() };
-        let mut paths = vec![file.clone()];
-        let dir = file.with_extension("d");
-        paths.extend(ron_files(&dir).unwrap_or_default());
-        paths.extend(Some(dir).filter(|dir| dir.is_dir()));
-        if let Some(Auth::Bearer { file, .. }) = &config.auth {
-            paths.push(file.clone());
-        }
-        let own = [nix::unistd::geteuid().as_raw()];
-        let found = paths.into_iter().filter_map(|path| Some((files::untrusted(&path, &own)?, path)));
-        let problem = |(why, path): (files::Untrusted, PathBuf)| Problem {
-            file: path.display().to_string(),
-            place: None,
-            what: format!("others may have written it: {why}; let it belong to root or you, and chmod go-w"),
-        };
-        found.map(problem).collect()
+    /// What of the configuration others could have written, beside the files that are judged as they are read: the folder
+    /// of the files that add a server. Root obeys none of it.
+    fn untrusted(&self) -> Option<Problem> {
+        let dir = self.file.as_ref()?.with_extension("d");
+        let why = Some(&dir).filter(|dir| dir.is_dir()).and_then(|dir| files::untrusted(dir, &own()))?;
+        Some(distrusted(&dir, &why))
     }
 
-    /// The files as they are now: the instance file first, then those that add a server. None for a command line.
-    pub(crate) fn texts(&self) -> Result<Vec<Text>, Vec<Problem>> {
-        let Some(file) = &self.file else { return Ok(Vec::new()) };
-        let mut texts = vec![Text { path: file.clone(), text: read_text(file)? }];
-        texts.extend(drop_ins(file)?);
-        Ok(texts)
+    /// The files as they are now: the instance file first, then those that add a server; none for a command line. And
+    /// which of them others could have written.
+    pub(crate) fn texts(&self) -> Result<(Vec<Text>, Vec<Problem>), Vec<Problem>> {
+        let (mut texts, mut untrusted) = (Vec::new(), Vec::new());
+        let Some(file) = &self.file else { return Ok((texts, untrusted)) };
+        for path in [vec![file.clone()], drop_ins(file)?].concat() {
+            let (text, objection) = read_text(&path).map_err(|problem| vec![problem])?;
+            untrusted.extend(objection);
+            texts.push(Text { path, text });
+        }
+        Ok((texts, untrusted))
     }
 
     /// Validates files that were read before.
     pub(crate) fn load_from(&self, texts: Vec<Text>) -> Result<Loaded, Vec<Problem>> {
+        self.validate(texts).map(|(loaded, _)| loaded)
+    }
+
+    /// The same, and which files of tokens others could have written.
+    fn validate(&self, texts: Vec<Text>) -> Result<(Loaded, Vec<Problem>), Vec<Problem>> {
         // By their real places: a symlink may be switched to another folder with other files beside it.
         let folder = |path: &Path| {
             let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -124,13 +126,18 @@ impl Source {
             all.map(|t| Part { dir: folder(&t.path), name: stem(&t.path), path: t.path, text: t.text }).collect();
         let var = |name: &str| std::env::var(name).ok();
         let find_program = |name: &str, path: Option<&str>| spawn::find_program(name, path);
+        let untrusted = RefCell::new(Vec::new());
         let around = Surroundings {
             var: &var,
             find_program: &find_program,
             is_dir: &Path::is_dir,
             account: &accounts::find,
             group: &accounts::group,
-            read: &|path| std::fs::read_to_string(path).map_err(|e| plain(&e)),
+            read: &|path| {
+                let (text, objection) = read_text(path).map_err(|problem| problem.what)?;
+                untrusted.borrow_mut().extend(objection);
+                Ok(text)
+            },
             uid: nix::unistd::Uid::effective().as_raw(),
             gid: nix::unistd::Gid::effective().as_raw(),
             memory: memory::available(),
@@ -143,7 +150,7 @@ impl Source {
             format!("{}: everybody can read this file, and it holds a secret: chmod o-r it", path.display())
         };
         let warnings = open.map(warn).collect();
-        Ok(Loaded { texts, warnings, ..loaded })
+        Ok((Loaded { texts, warnings, ..loaded }, untrusted.into_inner()))
     }
 
     /// A Unix socket's path from where the program was started.
@@ -226,33 +233,40 @@ pub(crate) fn ron_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// `NAME.d/*.ron` beside `NAME.ron`: a server each. One that cannot be read is a problem, and never silently left out.
-fn drop_ins(file: &Path) -> Result<Vec<Text>, Vec<Problem>> {
+fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, Vec<Problem>> {
     let dir = file.with_extension("d");
-    let paths = match ron_files(&dir) {
-        Ok(paths) => paths,
+    match ron_files(&dir) {
+        Ok(paths) => Ok(paths),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
+            Ok(Vec::new())
         }
         Err(e) => {
             let what = format!("cannot read the folder: {}", plain(&e));
-            return Err(vec![Problem { file: dir.display().to_string(), place: None, what }]);
+            Err(vec![Problem { file: dir.display().to_string(), place: None, what }])
         }
-    };
-    let read = |path: PathBuf| {
-        // A FIFO would hold up every reload, a device has no end.
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-            let what = "it is no regular file".to_owned();
-            return Err(vec![Problem { file: path.display().to_string(), place: None, what }]);
-        }
-        Ok(Text { text: read_text(&path)?, path })
-    };
-    paths.into_iter().map(read).collect()
+    }
 }
 
-fn read_text(path: &Path) -> Result<String, Vec<Problem>> {
-    let problem = |what: String| vec![Problem { file: path.display().to_string(), place: None, what }];
-    let bytes = std::fs::read(path).map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
-    String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))
+/// Who may write what this daemon obeys, beside root.
+fn own() -> [u32; 1] {
+    [nix::unistd::geteuid().as_raw()]
+}
+
+fn distrusted(path: &Path, why: &files::Untrusted) -> Problem {
+    Problem {
+        file: path.display().to_string(),
+        place: None,
+        what: format!("others may have written it: {why}; let it belong to root or you, and chmod go-w"),
+    }
+}
+
+/// The text of a file, and why others may have written it. A FIFO would hold up every reload, a device has no end.
+fn read_text(path: &Path) -> Result<(String, Option<Problem>), Problem> {
+    let problem = |what: String| Problem { file: path.display().to_string(), place: None, what };
+    let read = files::read_judged(path, MOST, &own());
+    let (bytes, untrusted) = read.map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
+    let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
+    Ok((text, untrusted.map(|why| distrusted(path, &why))))
 }
 
 /// Problems as they are printed, a line each.

@@ -177,9 +177,10 @@ pub(super) fn key(run_dir: &Path, name: &str) -> String {
 }
 
 pub(super) fn no_living_owner(key: &str, config: &Config) -> Result<(), Failure> {
-    let accounts = config.servers.values().filter_map(|s| s.kind.confine().account.as_ref()).chain(&config.account);
-    let users: Vec<u32> = accounts.map(|a| a.uid).chain([nix::unistd::geteuid().as_raw()]).collect();
-    match process::living_owner(key, &users) {
+    let owners: Vec<u32> = config.account.iter().map(|a| a.uid).chain([nix::unistd::geteuid().as_raw()]).collect();
+    let accounts = config.servers.values().filter_map(|s| s.kind.confine().account.as_ref());
+    let users: Vec<u32> = accounts.map(|a| a.uid).chain(owners.iter().copied()).collect();
+    match process::living_owner(key, &users, &owners) {
         Some(pid) => {
             let text = format!("already running (pid {pid}); somebody removed its PID file: 'kill {pid}' ends it");
             Err(Failure::new(Exit::AlreadyRunning, text))

@@ -83,7 +83,7 @@ impl fmt::Display for Error {
             Error::Closed(why) => f.write_str(why),
             Error::Unanswered => f.write_str("it did not answer in time"),
             Error::NoList { list } => write!(f, "its answer has no {list}"),
-            Error::LongList => f.write_str("it has more of them than limits.reply allows"),
+            Error::LongList => f.write_str("it has more of them than 10000, or than 8 MiB or limits.reply"),
             Error::EndlessList { pages } => write!(f, "they have no end within {pages} pages"),
             Error::NotModern => f.write_str("it does not speak the modern era"),
             Error::Unwanted => f.write_str("it is not wanted any more"),

@@ -3,9 +3,13 @@
 //! Knows sizes and holders. What is kept is the caller's affair.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use event_listener::Event;
 
 use super::counters::{Counters, Dropped};
 use crate::model::budget::{Budget, Holder};
+use crate::rt::wait::until;
 use crate::sys::lock::Lock;
 
 /// So much is not counted of each thing: the budget is asked for what is large.
@@ -17,15 +21,28 @@ const STEP: u64 = 64 << 10;
 pub(crate) struct Memory {
     budget: Lock<Budget>,
     counters: Arc<Counters>,
+    /// Somebody got none, and nobody was told of it yet.
+    short: AtomicBool,
+    refused: Event,
 }
 
 impl Memory {
     pub(crate) fn new(limit: u64, counters: Arc<Counters>) -> Arc<Memory> {
-        Arc::new(Memory { budget: Lock::new(Budget::new(limit)), counters })
+        Arc::new(Memory {
+            budget: Lock::new(Budget::new(limit)),
+            counters,
+            short: AtomicBool::new(false),
+            refused: Event::new(),
+        })
     }
 
     pub(crate) fn set_limit(&self, limit: u64) {
         self.budget.lock().set_limit(limit);
+    }
+
+    /// Waits until somebody gets none: what may never be needed can make room for the next.
+    pub(crate) async fn is_short(&self) {
+        until(&self.refused, || self.short.swap(false, SeqCst).then_some(())).await;
     }
 
     /// How much is counted now, in bytes.
@@ -59,8 +76,12 @@ impl Kept {
         let fits = self.memory.budget.lock().take(&self.holder, wanted - self.counted);
         if fits {
             self.counted = wanted;
-        } else if !self.refused {
-            self.memory.counters.count(Dropped::Memory);
+        } else {
+            if !self.refused {
+                self.memory.counters.count(Dropped::Memory);
+            }
+            self.memory.short.store(true, SeqCst);
+            self.memory.refused.notify(1);
         }
         self.refused = !fits;
         fits

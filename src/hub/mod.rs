@@ -32,7 +32,7 @@ mod upgrade;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use client::endpoint::{Client, Endpoint, Headers};
+pub(crate) use client::endpoint::{Client, Endpoint, Headers, Later};
 pub use client::outbox::Outbox;
 pub use client::replay::ResumableStreams;
 pub(crate) use client::replay::Stream;

@@ -16,7 +16,10 @@ use crate::model::places::{self, Place};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::task;
-use crate::rt::wait::sleep;
+use crate::rt::wait::{sleep, timeout};
+
+/// After a look because somebody has got no memory, the next one is no sooner.
+const SHORT: Duration = Duration::from_millis(100);
 
 impl Hub {
     /// Opens a session; the error says which limit is reached.
@@ -126,8 +129,14 @@ impl Hub {
                 let limit = hub.ctx.config().limits.idle_session;
                 let least = hub.servers.all().iter().filter_map(|s| s.idle_limit()).min();
                 let pace = least.map_or(limit, |least| least.min(limit)) / 10;
-                sleep(pace.clamp(Duration::from_millis(100), Duration::from_secs(60))).await;
+                let pace = pace.clamp(SHORT, Duration::from_secs(60));
+                let short = timeout(pace, hub.ctx.memory.is_short()).await.is_some();
                 let all: Vec<Client> = hub.clients.lock().values().cloned().collect();
+                if short {
+                    // What others need comes before what may never be asked for.
+                    all.iter().for_each(|c| c.session.replay().give_up());
+                    sleep(SHORT).await;
+                }
                 let parts = all.iter().flat_map(|c| c.endpoint.parts()).filter(|p| p.endpoint.is_private());
                 let limit = |c: &Client| c.endpoint.idle_limit().map_or(limit, |own| own.min(limit));
                 for client in all.iter().cloned().chain(parts).filter(|c| c.session.idle() > limit(c).as_secs()) {

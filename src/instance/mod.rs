@@ -173,7 +173,7 @@ impl Instance {
             let _ = nix::sys::signal::Signal::try_from(signal).map(|s| nix::sys::signal::kill(Pid::this(), s));
         }
         // The files may have been edited since; and what could not be kept must not be left behind.
-        if self.source.texts().is_ok_and(|now| {
+        if self.source.texts().is_ok_and(|(now, _)| {
             let before = self.texts.lock();
             now.iter().map(|t| (&t.path, &t.text)).ne(before.iter().map(|t| (&t.path, &t.text)))
         }) {

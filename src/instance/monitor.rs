@@ -16,7 +16,11 @@ use crate::sys::lock::{Guard, Lock};
 const KEPT: usize = 100;
 
 /// What was observed so far.
-pub(super) struct Monitor(Lock<State>);
+pub(super) struct Monitor {
+    state: Lock<State>,
+    /// Who looks at the instance: it may take long, and others want the state meanwhile.
+    looking: Lock<()>,
+}
 
 #[derive(Default)]
 struct State {
@@ -31,17 +35,18 @@ struct State {
 impl Monitor {
     /// Goes on from what another program has observed.
     pub(super) fn new(before: Observed) -> Monitor {
-        Monitor(Lock::new(State {
+        let state = Lock::new(State {
             book: Book::load(before.raised),
             alerts: before.alerts,
             history: before.history,
             news: before.news,
             seen: before.seen.map(Seen::Running),
-        }))
+        });
+        Monitor { state, looking: Lock::default() }
     }
 
     fn state(&self) -> Guard<'_, State> {
-        self.0.lock()
+        self.state.lock()
     }
 
     /// Everything, for the next program.
@@ -63,8 +68,9 @@ impl Monitor {
     /// Looks at the instance and adds its health; gives what an administrator should be told. One look at a time, so that no
     /// older one comes after a newer one.
     pub(super) fn look(&self, facts: impl FnOnce() -> Status, limits: &Limits<'_>) -> (Status, Vec<Alert>) {
-        let mut state = self.state();
+        let _looking = self.looking.lock();
         let mut status = facts();
+        let mut state = self.state();
         let at = status.written.clone();
         let readings = readings(&status, limits);
         let mut alerts = Vec::new();

@@ -31,8 +31,7 @@ impl Opened {
             fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         }
         // Root follows no link that another user may have made.
-        let own = path.parent().and_then(|dir| dir.metadata().ok()).is_none_or(|dir| dir.uid() == 0);
-        let strict = nix::unistd::Uid::effective().is_root() && !own;
+        let strict = nix::unistd::Uid::effective().is_root() && !files::is_for_root_alone(path);
         let flags = if strict { libc::O_NOFOLLOW } else { 0 } | libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(flags).open(path);
         // Without O_NONBLOCK, the open of a FIFO without a reader would wait for one (fifo(7)).

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::envelope::{Envelope, batch, decode, member, members, plain_text, quote, spliced};
+use super::envelope::{Envelope, batch, decode, is_id, member, members, plain_text, quote, spliced};
 use super::method;
+use super::spelling::same_letters;
 
 /// The longest name on the bridge.
 pub const LONGEST: usize = 64;
@@ -341,10 +342,11 @@ pub fn template_weight(template: &str) -> usize {
 /// Whether a name is wanted: `*` in a pattern stands for any text. Without patterns to allow, everything is.
 pub fn admits(allow: Option<&[String]>, deny: &[String], name: &str) -> bool {
     let allowed = |patterns: &[String]| patterns.iter().any(|p| matches(p, name));
-    // A server may find its tools without regard to case: what is denied is so in any.
+    // A server may find its tools without regard to case or signs: what is denied by its name is so in any spelling, and
+    // what is by a pattern in any case.
     let denied = || {
-        let name = name.to_lowercase();
-        deny.iter().any(|p| matches(&p.to_lowercase(), &name))
+        let lower = name.to_lowercase();
+        deny.iter().any(|p| matches(&p.to_lowercase(), &lower) || (!p.contains('*') && same_letters(name, p)))
     };
     allow.is_none_or(allowed) && (deny.is_empty() || !denied())
 }
@@ -373,7 +375,8 @@ pub fn client_id(server: &str, id: &str) -> String {
 pub fn child_id(id: &str) -> Option<(String, String)> {
     let text = decode(Some(id).filter(|id| id.starts_with('"'))?).into_owned();
     let (server, own) = text.split_once('/')?;
-    Some((server.to_owned(), own.to_owned()))
+    // It is put where the id of a message stands, and must not be more than one.
+    is_id(own).then(|| (server.to_owned(), own.to_owned()))
 }
 
 #[cfg(test)]

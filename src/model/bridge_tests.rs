@@ -192,6 +192,23 @@ fn patterns_allow_and_deny() {
     }
 }
 
+#[test]
+fn an_id_that_would_be_more_than_one_is_none() {
+    for (id, own) in [
+        (r#""p/1""#, Some("1")),
+        (r#""p/\"a\"""#, Some("\"a\"")),
+        (r#""p/""#, None),
+        (r#""p/ 1""#, None),
+        (r#""p/true""#, None),
+        (r#""p/01""#, None),
+        (r#""p/{}""#, None),
+        (r#""p/1,\"Id\":77""#, None),
+        (r#""p/\"a\",\"method\":\"tools/call\"""#, None),
+    ] {
+        assert_eq!(child_id(id).map(|(_, own)| own).as_deref(), own, "{id}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_name_is_two_things(
@@ -218,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn an_id_comes_back(server in "[a-z_.0-9]{1,9}", id in "\"[a-z/\\\\\"]{0,5}\"|-?[0-9]{1,9}") {
+    fn an_id_comes_back(server in "[a-z_.0-9]{1,9}", id in "\"([a-z/]|\\\\[\\\\\"]){0,5}\"|-?[1-9][0-9]{0,8}") {
         let (to, own) = child_id(&client_id(&server, &id)).unwrap();
         prop_assert_eq!((to, own), (server, id));
     }

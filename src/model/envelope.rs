@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::method;
-use super::spelling::respelled;
+use super::spelling::{Known, respelled};
 
 /// Arrays and objects may nest this deep; deeper text is refused before any stack could overflow.
 pub const MAX_DEPTH: usize = 512;
@@ -21,21 +21,32 @@ pub const LONGEST_ID: usize = 1024;
 /// What the names of `_meta` members that the specification defines begin with.
 const MODERN: &str = "io.modelcontextprotocol/";
 
-/// The members that every message is routed by.
-const WHOLE: [&str; 5] = ["id", "method", "params", "result", "error"];
+/// The members that every message is routed by, each with its letters ([`respelled`]).
+const WHOLE: [Known; 5] =
+    [("id", "id"), ("method", "method"), ("params", "params"), ("result", "result"), ("error", "error")];
 /// Those of `params` that some messages are routed by (see [`routes`]).
-const PARAMS: [&str; 10] =
-    ["_meta", "task", "name", "arguments", "uri", "ref", "taskId", "requestId", "progressToken", "protocolVersion"];
+const PARAMS: [Known; 10] = [
+    ("_meta", "meta"),
+    ("task", "task"),
+    ("name", "name"),
+    ("arguments", "arguments"),
+    ("uri", "uri"),
+    ("ref", "ref"),
+    ("taskId", "taskid"),
+    ("requestId", "requestid"),
+    ("progressToken", "progresstoken"),
+    ("protocolVersion", "protocolversion"),
+];
 /// Those of `params._meta`.
-const META: [&str; 5] = [
-    "progressToken",
-    "io.modelcontextprotocol/protocolVersion",
-    "io.modelcontextprotocol/clientCapabilities",
-    "io.modelcontextprotocol/logLevel",
-    "io.modelcontextprotocol/subscriptionId",
+const META: [Known; 5] = [
+    ("progressToken", "progresstoken"),
+    ("io.modelcontextprotocol/protocolVersion", "iomodelcontextprotocolprotocolversion"),
+    ("io.modelcontextprotocol/clientCapabilities", "iomodelcontextprotocolclientcapabilities"),
+    ("io.modelcontextprotocol/logLevel", "iomodelcontextprotocolloglevel"),
+    ("io.modelcontextprotocol/subscriptionId", "iomodelcontextprotocolsubscriptionid"),
 ];
 /// Those of `params.ref`.
-const REFERENCE: [&str; 3] = ["type", "name", "uri"];
+const REFERENCE: [Known; 3] = [("type", "type"), ("name", "name"), ("uri", "uri")];
 
 /// Whether a message with this method is routed by this member of its `params`.
 fn routes(method: &str, key: &str) -> bool {
@@ -108,6 +119,8 @@ pub struct Envelope<'a> {
     respelled: Option<&'static str>,
     /// There is half of a surrogate pair in the method, which some programs drop and some replace.
     unclear_method: bool,
+    /// The same in the name of a member, where members are that messages are routed by.
+    unclear_name: bool,
 }
 
 /// The members of `params.ref` (server/utilities/completion).
@@ -188,7 +201,7 @@ pub fn on_one_line(json: &mut [u8]) {
 
 /// Scans one message of a client: one that all programs which may read it take for the same.
 pub fn scan_client(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
-    let e = scan(text)?;
+    let e = read(text, true)?;
     let long = |span: &Option<Span>| span.as_ref().is_some_and(|s| s.len() > LONGEST_ID);
     if long(&e.id) {
         return Err(Fault::Message(None, "the id is longer than 1 KiB"));
@@ -203,6 +216,9 @@ pub fn scan_client(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
     if let Some(key) = e.respelled {
         return Err(Fault::Respelled(id, key));
     }
+    if e.unclear_name {
+        return Err(Fault::Message(id, "there is half of a surrogate pair in the name of a member"));
+    }
     if e.unclear_method || method::is_respelled(&e.method) {
         return Err(Fault::Message(id, "\"method\" is not spelled as a method is: mind its case"));
     }
@@ -211,8 +227,12 @@ pub fn scan_client(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
 
 /// Scans one message, of a server or of the daemon itself.
 pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
-    let mut s =
-        Scanner { text, bytes: text.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
+    read(text, false)
+}
+
+/// Scans one message; where it is `strict`, members in another spelling are looked for.
+fn read(text: &str, strict: bool) -> Result<Envelope<'_>, Fault<'_>> {
+    let mut s = Scanner { strict, ..Scanner::new(text) };
     s.space();
     match s.peek() {
         Some(b'{') => {}
@@ -250,8 +270,7 @@ pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
         _ => s.other(key, Place::Whole),
     })?;
     s.end()?;
-    let (multiline, doubled, respelled) = (s.multiline, s.doubled, s.respelled);
-    found.judge(text, multiline, doubled, &respelled)
+    found.judge(&s)
 }
 
 #[derive(Default)]
@@ -279,17 +298,12 @@ struct Found {
 }
 
 impl Found {
-    fn judge<'t>(
-        self,
-        text: &'t str,
-        multiline: bool,
-        doubled: bool,
-        respelled: &[(Place, &'static str)],
-    ) -> Result<Envelope<'t>, Fault<'t>> {
+    fn judge<'t>(self, s: &Scanner<'t>) -> Result<Envelope<'t>, Fault<'t>> {
+        let text = s.text;
         let get = |span: &Option<Span>| span.clone().map(|s| &text[s]);
         let id = get(&self.id);
         let usable = id.filter(|id| id.starts_with(['"', '-']) || id.starts_with(|c: char| c.is_ascii_digit()));
-        if doubled {
+        if s.doubled {
             return Err(Fault::Message(usable, "a member of the envelope stands twice"));
         }
         if get(&self.jsonrpc) != Some("\"2.0\"") {
@@ -327,12 +341,13 @@ impl Found {
         // Only a string or a number can be a token; anything else is left where it is, for the server to judge.
         let plain = |span: Option<Span>| span.filter(|s| !text[s.clone()].starts_with(['{', '[', 't', 'f', 'n']));
         let token = if kind == Kind::Request { self.meta_token } else { self.token };
-        let matters = |(place, key): &&(Place, &str)| match place {
+        let matters = |place: Place, key: &str| match place {
             Place::Whole | Place::Meta => true,
             Place::Params => routes(&method, key),
             Place::Reference => routes(&method, "ref"),
         };
-        let respelled = respelled.iter().find(matters).map(|(_, key)| *key);
+        let mut respelled = Place::ALL.into_iter().flat_map(|place| s.respelled_in(place).map(move |key| (place, key)));
+        let respelled = respelled.find(|(place, key)| matters(*place, key)).map(|(_, key)| key);
         let unclear_method = get(&self.method).is_some_and(|raw| unescaped(raw).is_none());
         Ok(Envelope {
             text,
@@ -353,17 +368,17 @@ impl Found {
             modern: self.modern,
             task: self.task,
             protocol_version: plain(self.protocol_version),
-            multiline,
+            multiline: s.multiline,
             respelled,
             unclear_method,
+            unclear_name: s.unclear_name,
         })
     }
 }
 
 /// The members of a JSON object, in order: key and the place of each value in `json`. Empty for anything else.
 pub fn members(json: &str) -> Vec<(String, Span)> {
-    let mut s =
-        Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
+    let mut s = Scanner::new(json);
     let mut found = Vec::new();
     s.space();
     if s.peek() == Some(b'{') {
@@ -387,8 +402,7 @@ pub fn member<'j>(json: &'j str, key: &str) -> Option<&'j str> {
 
 /// The messages of a batch (JSON-RPC 2.0 section 6), as JSON texts.
 pub fn batch(json: &str) -> Option<Vec<&str>> {
-    let mut s =
-        Scanner { text: json, bytes: json.as_bytes(), at: 0, multiline: false, doubled: false, respelled: Vec::new() };
+    let mut s = Scanner::new(json);
     let mut found = Vec::new();
     s.space();
     if s.peek() != Some(b'[') {
@@ -423,8 +437,37 @@ pub fn decode(raw: &str) -> Cow<'_, str> {
     }
     match serde_json::from_str::<String>(raw) {
         Ok(text) => Cow::Owned(text),
-        Err(_) => Cow::Owned(inner.replace("\\u", "\u{fffd}")),
+        Err(_) => Cow::Owned(serde_json::from_str(&without_halves(raw)).unwrap_or_default()),
     }
+}
+
+/// A JSON string literal with U+FFFD for each half of a surrogate pair.
+fn without_halves(raw: &str) -> String {
+    let unit = |at: usize| raw.get(at..at + 6)?.strip_prefix("\\u").and_then(|hex| u16::from_str_radix(hex, 16).ok());
+    let (mut out, mut at) = (String::with_capacity(raw.len()), 0);
+    while let Some(escape) = memchr::memchr(b'\\', &raw.as_bytes()[at..]).map(|n| at + n) {
+        out.push_str(&raw[at..escape]);
+        let length = match (unit(escape), unit(escape + 6)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => 12,
+            (Some(0xd800..0xe000), _) => {
+                out.push('\u{fffd}');
+                at = escape + 6;
+                continue;
+            }
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        out.push_str(&raw[escape..escape + length]);
+        at = escape + length;
+    }
+    out.push_str(&raw[at..]);
+    out
+}
+
+/// Whether a text is one id as written: a string or a number, and nothing else.
+pub fn is_id(text: &str) -> bool {
+    let mut s = Scanner::new(text);
+    matches!(s.peek(), Some(b'"' | b'-' | b'0'..=b'9')) && s.value().is_ok() && s.at == text.len()
 }
 
 /// A JSON string literal as text, if all programs read the same in it: there is no half of a surrogate pair, which some
@@ -434,7 +477,7 @@ pub fn plain_text(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// A JSON string literal as text; None if there is half of a surrogate pair.
-fn unescaped(raw: &str) -> Option<Cow<'_, str>> {
+pub fn unescaped(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
     Some(match inner.contains('\\') {
         true => Cow::Owned(serde_json::from_str::<String>(raw).ok()?),
@@ -453,8 +496,12 @@ struct Scanner<'a> {
     at: usize,
     multiline: bool,
     doubled: bool,
-    /// The members that were found in another spelling.
-    respelled: Vec<(Place, &'static str)>,
+    /// Members in another spelling are looked for.
+    strict: bool,
+    /// Those of each place that were found, a bit for each.
+    respelled: [u16; Place::ALL.len()],
+    /// There is half of a surrogate pair in the name of a member.
+    unclear_name: bool,
 }
 
 /// Where a member stands.
@@ -466,9 +513,35 @@ enum Place {
     Reference,
 }
 
+impl Place {
+    const ALL: [Place; 4] = [Place::Whole, Place::Params, Place::Meta, Place::Reference];
+
+    fn known(self) -> &'static [Known] {
+        match self {
+            Place::Whole => &WHOLE,
+            Place::Params => &PARAMS,
+            Place::Meta => &META,
+            Place::Reference => &REFERENCE,
+        }
+    }
+}
+
 type Scan<'a> = Result<(), Fault<'a>>;
 
 impl<'a> Scanner<'a> {
+    fn new(text: &'a str) -> Scanner<'a> {
+        Scanner {
+            text,
+            bytes: text.as_bytes(),
+            at: 0,
+            multiline: false,
+            doubled: false,
+            strict: false,
+            respelled: [0; Place::ALL.len()],
+            unclear_name: false,
+        }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -504,16 +577,20 @@ impl<'a> Scanner<'a> {
 
     /// Passes over a member that nothing is routed by, unless it is one of those in another spelling.
     fn other(&mut self, key: &str, place: Place) -> Scan<'a> {
-        let known: &[&str] = match place {
-            Place::Whole => &WHOLE,
-            Place::Params => &PARAMS,
-            Place::Meta => &META,
-            Place::Reference => &REFERENCE,
-        };
-        if let Some(right) = respelled(key, known) {
-            self.respelled.push((place, right));
+        if self.strict
+            && let Some(right) = respelled(key, place.known())
+        {
+            let at = place.known().iter().position(|(name, _)| *name == right);
+            self.respelled[place as usize] |= 1 << at.unwrap_or(0);
         }
         self.value()
+    }
+
+    /// The members of a place that were found in another spelling.
+    fn respelled_in(&self, place: Place) -> impl Iterator<Item = &'static str> {
+        let found = self.respelled[place as usize];
+        let all = place.known().iter().enumerate();
+        all.filter(move |(at, _)| found & (1 << at) != 0).map(|(_, (name, _))| *name)
     }
 
     fn params(&mut self, found: &mut Found) -> Scan<'a> {
@@ -571,7 +648,9 @@ impl<'a> Scanner<'a> {
         loop {
             let start = self.at;
             self.string()?;
-            let key = decode(&self.text[start..self.at]);
+            let raw = &self.text[start..self.at];
+            let key = decode(raw);
+            self.unclear_name |= matches!(key, Cow::Owned(_)) && unescaped(raw).is_none();
             self.colon()?;
             member(self, &key)?;
             self.space();

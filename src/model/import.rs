@@ -122,9 +122,10 @@ impl<'a> Source<'a> {
     }
 
     fn entries(&self) -> Result<Vec<Entry>, Wrong> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let (mut entries, mut taken) = (Vec::<Entry>::new(), HashSet::new());
         for (was, node) in self.document.object(self.servers, "the servers")? {
-            let name = unique(&fit(&was), "-", 64, |name| entries.iter().all(|e| e.name != name));
+            let name = unique(&fit(&was), "-", 64, |name| !taken.contains(name));
+            taken.insert(name.clone());
             entries.push(self.entry(was, name, node)?);
         }
         if let Some(first) = entries.first()

@@ -28,6 +28,9 @@ pub fn initialize_params(version: &str) -> String {
     )
 }
 
+/// A server says no more of itself, in bytes: each client is told all of it.
+const LONGEST: usize = 1 << 20;
+
 /// Reads the result of `initialize`.
 pub fn server_info(result: &str) -> Result<ServerInfo, String> {
     #[derive(Deserialize)]
@@ -40,6 +43,9 @@ pub fn server_info(result: &str) -> Result<ServerInfo, String> {
         server_info: Option<&'a RawValue>,
         #[serde(borrow)]
         instructions: Option<&'a RawValue>,
+    }
+    if result.len() > LONGEST {
+        return Err(format!("its answer to the handshake is longer than {} KiB", LONGEST >> 10));
     }
     let wire: Wire<'_> =
         serde_json::from_str(result).map_err(|e| format!("its answer to 'initialize' is not valid: {e}"))?;

@@ -70,19 +70,38 @@ pub fn is_notification(method: &str) -> bool {
     method.starts_with("notifications/")
 }
 
+/// Methods that are not counted, and that a message is passed on or routed by all the same.
+const UNCOUNTED: [&str; 15] = [
+    INITIALIZED,
+    CANCELLED,
+    PROGRESS,
+    LOG_MESSAGE,
+    ROOTS_CHANGED,
+    RESOURCE_UPDATED,
+    TOOLS_CHANGED,
+    PROMPTS_CHANGED,
+    RESOURCES_CHANGED,
+    ACKNOWLEDGED,
+    TASKS_LIST,
+    TASKS_GET,
+    TASKS_RESULT,
+    TASKS_UPDATE,
+    TASKS_CANCEL,
+];
+
 /// Whether a lenient program may take this for a method that it is not: one in another case, or otherwise spelled.
 pub fn is_respelled(method: &str) -> bool {
     const PREFIXES: [&str; 2] = ["notifications/", "tasks/"];
-    if Method::of(method) != Method::Other || PREFIXES.iter().any(|p| method.starts_with(p)) {
+    if Method::of(method) != Method::Other || UNCOUNTED.contains(&method) {
         return false;
     }
     let begins = |prefix: &str| {
         let head: String = method.chars().take(prefix.len()).collect();
-        spelling::same_letters(&head, prefix)
+        !method.starts_with(prefix) && spelling::same_letters(&head, prefix)
     };
     let mcp = |m: &&Method| !matches!(m, Method::Execute | Method::Control | Method::Other);
-    let same = |m: &Method| spelling::same_letters(m.name(), method);
-    PREFIXES.into_iter().any(begins) || Method::ALL.iter().filter(mcp).any(same)
+    let counted = Method::ALL.iter().filter(mcp).map(|m| m.name());
+    PREFIXES.into_iter().any(begins) || counted.chain(UNCOUNTED).any(|m| spelling::same_letters(m, method))
 }
 
 /// Whether a method is about tasks (2025-11-25 basic/utilities/tasks).

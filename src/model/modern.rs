@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 
-use super::envelope::{Envelope, Span, batch, decode, member, members, quote, spliced};
+use super::envelope::{Envelope, Span, batch, decode, member, members, quote, spliced, unescaped};
 use super::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
 use super::mcp;
 use super::method;
+use super::spelling::same_letters;
 
 /// The one revision of this era.
 pub const VERSION: &str = "2026-07-28";
@@ -151,9 +152,10 @@ pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]
         method::TASKS_GET | method::TASKS_UPDATE | method::TASKS_CANCEL => &e.task_id,
         _ => return Ok(()),
     };
-    match e.get(name).filter(|n| n.starts_with('"')) {
-        Some(name) => same("Mcp-Name", header, &decode(name)),
-        None => Ok(()),
+    // What is no text may be one to the server.
+    match e.get(name).and_then(unescaped) {
+        Some(name) => same("Mcp-Name", header, &name),
+        None => Err(Refusal::new(HEADER_MISMATCH, "Mcp-Name: the body has no such text".to_owned())),
     }
 }
 
@@ -221,8 +223,10 @@ fn walk(schema: &serde_json::Value, path: &mut Vec<String>, found: &mut Vec<(Str
 
 /// The one member of an object with this name. An error where programs could take two for it.
 fn single_member<'j>(json: &'j str, key: &str) -> Result<Option<&'j str>, ()> {
-    let wanted = key.to_lowercase();
-    let mut found = members(json).into_iter().filter(|(k, _)| k == key || k.to_lowercase() == wanted);
+    if !json.starts_with('{') {
+        return if json == "null" { Ok(None) } else { Err(()) };
+    }
+    let mut found = members(json).into_iter().filter(|(k, _)| same_letters(k, key));
     match (found.next(), found.next()) {
         (None, _) => Ok(None),
         (Some((name, span)), None) if name == key => Ok(Some(&json[span])),
@@ -244,7 +248,9 @@ pub fn check_params<'h>(
         for key in path {
             let Some(at) = argument else { break };
             argument = single_member(at, key).map_err(|()| {
-                let text = format!("{field}: the argument '{key}' stands in the body twice, or in another case");
+                let text = format!(
+                    "{field}: the argument '{key}' stands in the body twice, in another spelling, or not in an object"
+                );
                 Refusal::new(HEADER_MISMATCH, text)
             })?;
         }

@@ -7,13 +7,12 @@
 /// No name that is looked for is longer, in characters that count.
 const LONGEST: usize = 64;
 
-/// What is left of a name for the most lenient of readers: up to a NUL, letters and digits alone, in one case. None where
-/// it is longer than any name that is looked for.
-fn fold(name: &str) -> Option<String> {
+/// What is left of a name for the most lenient of readers: letters and digits alone, in one case. None where these are
+/// longer than so many bytes.
+fn fold(name: &str, most: usize) -> Option<String> {
     let mut folded = String::new();
-    let counts = |c: &char| c.is_alphanumeric();
-    for c in name.chars().take_while(|c| *c != '\0').filter(counts) {
-        if folded.len() >= LONGEST {
+    for c in name.chars().filter(|c| c.is_alphanumeric()) {
+        if folded.len() > most {
             return None;
         }
         match c {
@@ -27,18 +26,47 @@ fn fold(name: &str) -> Option<String> {
     Some(folded)
 }
 
-/// The name of these that a reader may take this one for, though it is spelled in another way.
-pub fn respelled<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
-    if known.is_empty() || known.contains(&name) {
-        return None;
-    }
-    let folded = fold(name)?;
-    known.iter().copied().find(|k| fold(k).is_some_and(|k| k == folded))
+/// What a reader may take a name to be: one drops a NUL, another ends there.
+fn readings(name: &str) -> impl Iterator<Item = &str> {
+    let ends = name.bytes().position(|b| b == 0).map(|at| &name[..at]);
+    [Some(name), ends].into_iter().flatten()
 }
 
-/// Whether a name differs from another in nothing but case.
-pub fn same_letters(a: &str, b: &str) -> bool {
-    a == b || fold(a).is_some_and(|folded| fold(b).as_ref() == Some(&folded))
+/// A name that is looked for, and what [`fold`] leaves of it.
+pub type Known = (&'static str, &'static str);
+
+/// The name of these that a reader may take this one for, though it is spelled in another way. Allocates nothing: a
+/// message may have millions of names.
+pub fn respelled(name: &str, known: &[Known]) -> Option<&'static str> {
+    readings(name).find_map(|read| {
+        let (letters, length) = letters(read)?;
+        let found = known.iter().find(|(_, folded)| folded.as_bytes() == &letters[..length]);
+        found.map(|(right, _)| *right).filter(|right| *right != name)
+    })
+}
+
+/// As [`fold`], for a name whose letters are those of a name that is looked for: all of these are ASCII.
+fn letters(name: &str) -> Option<([u8; LONGEST], usize)> {
+    let (mut letters, mut length) = ([0; LONGEST], 0);
+    for c in name.chars() {
+        let letter = match c {
+            '\u{17f}' => b's',
+            '\u{212a}' => b'k',
+            '\u{130}' | '\u{131}' => b'i',
+            c if c.is_ascii_alphanumeric() => c.to_ascii_lowercase() as u8,
+            c if c.is_ascii() || !c.is_alphanumeric() => continue,
+            _ => return None,
+        };
+        *letters.get_mut(length)? = letter;
+        length += 1;
+    }
+    Some((letters, length))
+}
+
+/// Whether a reader may take a name for another one, which is clean.
+pub fn same_letters(name: &str, clean: &str) -> bool {
+    let Some(letters) = fold(clean, usize::MAX) else { return name == clean };
+    name == clean || readings(name).any(|read| fold(read, letters.len()).as_ref() == Some(&letters))
 }
 
 #[cfg(test)]
@@ -47,11 +75,21 @@ mod tests {
 
     #[test]
     fn a_name_in_another_spelling_is_told_and_another_name_is_not() {
-        let known = ["requestId", "name", "_meta", "task", "io.modelcontextprotocol/logLevel"];
+        let known = [
+            ("requestId", "requestid"),
+            ("name", "name"),
+            ("_meta", "meta"),
+            ("task", "task"),
+            ("io.modelcontextprotocol/logLevel", "iomodelcontextprotocolloglevel"),
+        ];
         for (name, of) in [
             ("Name", Some("name")),
             ("NAME", Some("name")),
             ("name\0x", Some("name")),
+            ("na\0me", Some("name")),
+            ("\0name", Some("name")),
+            ("na\u{ad}me", Some("name")),
+            ("n\u{e4}me", None),
             ("tas\u{212a}", Some("task")),
             ("ta\u{17f}k", Some("task")),
             ("request\u{131}d", Some("requestId")),

@@ -18,8 +18,8 @@ pub(super) fn share(response: &mut Answer, origin: Option<&str>) {
 }
 
 /// A response with a status and a body of one piece.
-pub(super) fn plain(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Body::from(body));
+pub(super) fn plain(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Answer {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response

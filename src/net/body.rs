@@ -15,6 +15,7 @@ use hyper::body::{Frame, SizeHint};
 use super::connection::Connection;
 use super::parked::Parts;
 use crate::hub::Dropped;
+use crate::hub::Kept;
 use crate::hub::Outbox;
 use crate::hub::Stream;
 use crate::hub::{Client, StreamGuard};
@@ -23,6 +24,11 @@ use crate::model::transport::{SessionKind, Transport};
 
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// What is not longer does not count, in bytes.
+const FREE: usize = 16 << 10;
+/// What is sent once more goes in pieces of about so many bytes.
+const PIECE: usize = 64 << 10;
 
 /// How long a client should wait before it takes up a stream again, in milliseconds.
 const RETRY: u32 = 1000;
@@ -39,6 +45,32 @@ impl Body {
     }
 }
 
+/// What is sent and its place in the memory, until it is sent.
+struct Sent(String, #[expect(dead_code, reason = "held for its end")] Kept);
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// A text that counts until its client has taken it; None if there is no memory for it.
+/// It came out of this outbox, which counts it no longer.
+pub(super) fn counted(text: String, outbox: &Outbox, connection: &Connection) -> Option<Bytes> {
+    if text.len() <= FREE {
+        return Some(Bytes::from(text));
+    }
+    outbox.hand_over();
+    let mut kept = connection.keep();
+    kept.reach(text.len()).then(|| Bytes::from_owner(Sent(text, kept)))
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body::Whole(Some(bytes))
+    }
+}
+
 impl From<String> for Body {
     fn from(text: String) -> Body {
         Body::Whole(Some(Bytes::from(text)))
@@ -51,6 +83,8 @@ pub(crate) struct Events {
     queue: VecDeque<Out>,
     /// Written before anything else.
     head: String,
+    /// Events that are sent once more, behind that, each with its id.
+    again: VecDeque<(String, Arc<str>)>,
     /// It can be taken up again, and this connection has it under that number.
     stream: Option<(Arc<Stream>, u64)>,
     done: bool,
@@ -101,6 +135,7 @@ impl Events {
             reply,
             queue: first.into_iter().collect(),
             head: String::new(),
+            again: VecDeque::new(),
             stream: None,
             done: false,
             heartbeat: Timer::after(HEARTBEAT),
@@ -137,10 +172,8 @@ impl Events {
         let reply =
             Reply { client: client.clone(), outbox, answered: true, resumable: true, connection: connection.clone() };
         let mut events = Events::new(reply, None);
-        for (id, text) in stream.after(event) {
-            events.head.push_str(&format!("id: {id}\nevent: message\ndata: {text}\n\n"));
-        }
-        if events.head.is_empty() {
+        events.again.extend(stream.after(event));
+        if events.again.is_empty() {
             events.head.push_str(": here again\n\n");
         }
         events.stream = Some((stream, number));
@@ -163,8 +196,30 @@ impl Events {
         self.stream.as_ref().is_some_and(|(stream, connection)| stream.is_taken_from(*connection))
     }
 
+    /// The next event of those that are sent once more.
+    fn once_more(&mut self) -> Option<String> {
+        self.again.pop_front().map(|(id, text)| format!("id: {id}\nevent: message\ndata: {text}\n\n"))
+    }
+
     fn write(&mut self) -> Bytes {
         let mut out = std::mem::take(&mut self.head);
+        if self.again.is_empty() {
+            self.write_queue(&mut out);
+        }
+        while out.len() < PIECE
+            && let Some(event) = self.once_more()
+        {
+            out.push_str(&event);
+        }
+        self.heartbeat.set_after(HEARTBEAT);
+        counted(out, &self.reply.outbox, &self.reply.connection).unwrap_or_else(|| {
+            // A client that comes back for it gets it then.
+            self.done = true;
+            Bytes::from_static(b": there is no memory for it (limits.memory)\n\n")
+        })
+    }
+
+    fn write_queue(&mut self, out: &mut String) {
         out.reserve(self.queue.iter().map(|o| o.text.len() + 48).sum());
         for one in self.queue.drain(..) {
             if let Some((stream, _)) = &self.stream {
@@ -181,8 +236,6 @@ impl Events {
             self.reply.answered = true;
             self.reply.connection.idles();
         }
-        self.heartbeat.set_after(HEARTBEAT);
-        Bytes::from(out)
     }
 }
 
@@ -194,7 +247,10 @@ impl Drop for Events {
             self.reply.outbox.end();
             self.reply.answered = true;
         } else if self.reply.connection.is_parking() {
-            let (queue, head) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.head));
+            let (queue, mut head) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.head));
+            while let Some(event) = self.once_more() {
+                head.push_str(&event);
+            }
             self.reply.connection.keep_events(queue, head, self.stream.take());
         }
     }
@@ -213,7 +269,7 @@ impl hyper::body::Body for Body {
             events.reply.connection.idles();
             return Poll::Ready(None);
         }
-        if !events.head.is_empty() {
+        if !events.head.is_empty() || !events.again.is_empty() {
             // At once: it says where to post, or where to go on.
             return Poll::Ready(Some(Ok(Frame::data(events.write()))));
         }

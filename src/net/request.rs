@@ -117,7 +117,7 @@ pub(crate) async fn body_of(
     front: &Front,
     connection: &Connection,
     request: Request<Incoming>,
-) -> Result<(hyper::http::request::Parts, String), Box<Answer>> {
+) -> Result<(hyper::http::request::Parts, String, Kept), Box<Answer>> {
     let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
     let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
     if !kind.trim().eq_ignore_ascii_case("application/json") {
@@ -129,7 +129,7 @@ pub(crate) async fn body_of(
     let mut kept = connection.keep();
     let expects = head.headers.contains_key(header::EXPECT);
     match read(body, limit.bytes(), expects, &mut kept).await.map(String::from_utf8) {
-        Ok(Ok(body)) => Ok((head, body)),
+        Ok(Ok(body)) => Ok((head, body, kept)),
         Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
         Err(Unread::TooLong) => {
             front.hub.ctx.counters.count(Dropped::LongMessages);

@@ -6,8 +6,8 @@ use futures_lite::FutureExt;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
-use super::answer::{Answer, empty, plain};
-use super::body::{Body, Events, Reply};
+use super::answer::{Answer, empty, plain, unavailable};
+use super::body::{Body, Events, Reply, counted};
 use crate::hub::{Client, Session};
 use crate::model::asked::Accepts;
 use crate::model::modern;
@@ -60,7 +60,13 @@ pub(super) async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
             let code = if out.failed { modern::error_code(&out.text) } else { None };
             let code = code.filter(|c| reply.client.session.is_modern() || *c == modern::UNSUPPORTED_VERSION);
             let status = code.map_or(200, modern::http_status);
-            plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", out.text)
+            let Some(bytes) = counted(out.text, &reply.outbox, &reply.connection) else {
+                return unavailable(
+                    None,
+                    "there is no memory for the answer: as much is kept as may be (limits.memory)",
+                );
+            };
+            plain(StatusCode::from_u16(status).unwrap_or(StatusCode::OK), "application/json", bytes)
         }
         // Cancelled: there will be nothing, and a client that takes no event stream gets none.
         Ok(None) if !events => empty(StatusCode::ACCEPTED),

@@ -50,6 +50,8 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         .timer(timer)
         .header_read_timeout(IDLE)
         .max_header_size(limits.header.bytes())
+        // A body is not copied, or what is kept of it would not be known.
+        .writev(true)
         .serve_connection(FuturesIo::new(conn), service)
         .with_upgrades();
     let mut connection = Box::pin(connection);

@@ -15,10 +15,11 @@ use super::respond::stream;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::route;
-use crate::hub::{Server, Session};
+use crate::hub::{Later, Server, Session};
 use crate::model::envelope::{Fault, scan};
 use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::blocking::{LONG, busy};
 use crate::rt::task;
 
 /// The transport of 2024-11-05: an event stream that says where to post, and carries every answer.
@@ -76,15 +77,20 @@ pub(super) async fn post(
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
     };
-    let (_, body) = match body_of(front, connection, request).await {
+    let (_, body, _kept) = match body_of(front, connection, request).await {
         Ok(whole) => whole,
         Err(response) => return *response,
     };
-    if let Err(fault @ Fault::Json(..)) = scan(&body) {
-        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
-    }
-    if let Some(later) = route::receive(&client, &body, &outbox) {
-        task::spawn(later);
+    let length = body.len();
+    let take = move || -> Result<Option<Later>, Answer> {
+        if let Err(fault @ Fault::Json(..)) = scan(&body) {
+            return Err(plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)));
+        }
+        Ok(route::receive(&client, &body, &outbox))
+    };
+    match if length > LONG { busy(take).await } else { take() } {
+        Ok(later) => drop(later.map(task::spawn)),
+        Err(refusal) => return refusal,
     }
     plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
 }

@@ -17,6 +17,7 @@ use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern};
+use crate::rt::blocking::{LONG, first_step_aside};
 use crate::rt::task;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
@@ -79,24 +80,40 @@ async fn post(
         let why = "the client must accept application/json and text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
     }
-    let (head, body) = match body_of(front, connection, request).await {
+    let (head, body, kept) = match body_of(front, connection, request).await {
         Ok(whole) => whole,
         Err(response) => return *response,
     };
-    let body = body.as_str();
-    let e = match scan_client(body) {
+    let long = body.len() > LONG;
+    let taken = take(front.clone(), server.clone(), connection.clone(), head.headers, body, accepts);
+    let answer = if long { first_step_aside(taken).await } else { taken.await };
+    drop(kept);
+    answer
+}
+
+/// Takes the body of such a request.
+async fn take(
+    front: Arc<Front>,
+    server: Arc<Server>,
+    connection: Arc<Connection>,
+    headers: HeaderMap,
+    body: String,
+    accepts: Accepts,
+) -> Answer {
+    let (front, server, connection) = (&front, &server, &connection);
+    let e = match scan_client(&body) {
         Ok(e) => e,
-        Err(Fault::Batch) => return batch(front, server, connection, &head.headers, body, accepts).await,
+        Err(Fault::Batch) => return batch(front, server, connection, &headers, &body, accepts).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
     };
-    let modern_header = text(&head.headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
+    let modern_header = text(&headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
     if modern::claimed(&e) || modern_header {
-        return stateless(server, connection, &head.headers, &e, accepts).await;
+        return stateless(server, connection, &headers, &e, accepts).await;
     }
-    if e.kind == Kind::Request && e.method == method::INITIALIZE && !head.headers.contains_key(SESSION) {
+    if e.kind == Kind::Request && e.method == method::INITIALIZE && !headers.contains_key(SESSION) {
         return initialize(front, server, connection, &e, accepts).await;
     }
-    match session(front, server, connection, &head.headers, e.get(&e.id)) {
+    match session(front, server, connection, &headers, e.get(&e.id)) {
         Ok(client) => message(client, connection, &e, accepts).await,
         Err(response) => *response,
     }

@@ -39,12 +39,13 @@ use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Server;
 use crate::hub::route;
-use crate::hub::{Client, Endpoint, Kept, SHUTTING_DOWN};
+use crate::hub::{Client, Endpoint, Kept, Later, SHUTTING_DOWN};
 use crate::model::config::WebSocket;
 use crate::model::jsonrpc;
 use crate::model::out::Out;
 use crate::model::text::head;
 use crate::model::transport::Transport;
+use crate::rt::blocking::{LONG, busy};
 use crate::rt::task;
 use crate::rt::wait::timeout;
 use crate::sys::fds;
@@ -53,10 +54,13 @@ use crate::sys::fds;
 const READ_BUFFER: usize = 16 << 10;
 /// Messages taken from one client before the others and the way back get their turn.
 const IN_A_ROW: usize = 64;
+/// After so long, the others have their turn as well.
+const SLICE: Duration = Duration::from_millis(2);
 /// The longest frame that is sent, in bytes.
 const PIECE: usize = 1 << 20;
 /// The longest reason in a close frame, in bytes.
 const REASON: usize = 123;
+const NO_MEMORY: &str = "as much is kept for clients as may be (limits.memory)";
 /// How long a peer may take to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(1);
 
@@ -193,6 +197,7 @@ async fn serve(
         timer: Timer::after(config.websocket.ping_interval),
         draining: false,
         closing: None,
+        taking: None,
     };
     let draining = async {
         front.hub.ctx.draining.wait().await;
@@ -328,7 +333,11 @@ struct Driver {
     draining: bool,
     /// A close frame was sent; the end comes with the peer's, or then.
     closing: Option<Instant>,
+    /// A long message is being taken, on another thread; what comes behind it waits.
+    taking: Option<Taking>,
 }
+
+type Taking = Pin<Box<dyn Future<Output = Option<Later>> + Send>>;
 
 impl Driver {
     /// Ready once the connection is at its end.
@@ -339,7 +348,7 @@ impl Driver {
                 Err(why) => return Poll::Ready(End::Closed(why)),
             };
             if self.ws.get_ref().full && self.closing.is_none() {
-                self.fail(CloseCode::Again, "as much is kept for clients as may be (limits.memory)");
+                self.fail(CloseCode::Again, NO_MEMORY);
                 // Nothing has asked to be woken by what still comes.
                 cx.waker().wake_by_ref();
             }
@@ -370,12 +379,14 @@ impl Driver {
     /// Everything that was read has been taken, or there would be more to take.
     fn is_bloated(&self) -> bool {
         let frames = &self.ws.get_ref().frames;
-        frames.longest() > PIECE as u64 && frames.between_messages() && !self.flushing && self.closing.is_none()
+        let busy = self.flushing || self.closing.is_some() || self.taking.is_some();
+        frames.longest() > PIECE as u64 && frames.between_messages() && !busy
     }
 
     /// Nothing of it is in the library's buffers.
     fn is_quiescent(&self) -> bool {
-        self.ws.get_ref().frames.between_messages() && !self.flushing && self.sent == 0 && self.closing.is_none()
+        let busy = self.flushing || self.sent > 0 || self.closing.is_some() || self.taking.is_some();
+        self.ws.get_ref().frames.between_messages() && !busy
     }
 
     /// Takes what has come; true if there may be more.
@@ -383,7 +394,18 @@ impl Driver {
         if self.ws.get_ref().failed {
             return self.ws.get_mut().poll_discard(cx).map_err(|_| "the connection was failed");
         }
-        for _ in 0..IN_A_ROW {
+        let (mut taken, begin) = (0, Instant::now());
+        for n in 1..=IN_A_ROW {
+            if let Some(taking) = &mut self.taking {
+                match taking.as_mut().poll(cx) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(later) => drop(later.map(task::spawn)),
+                }
+                self.taking = None;
+            }
+            if taken > LONG || (n % 4 == 0 && begin.elapsed() > SLICE) {
+                return Ok(true);
+            }
             let message = match Pin::new(&mut self.ws).poll_next(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(None) => return Err("the connection ended"),
@@ -392,7 +414,22 @@ impl Driver {
             };
             self.waits_since = None;
             match message {
+                Message::Text(text) if self.closing.is_none() && text.len() > LONG => {
+                    let (client, outbox) = (self.client.clone(), self.outbox.clone());
+                    let mut kept = client.session.keep();
+                    if !kept.reach(text.len()) {
+                        self.fail(CloseCode::Again, NO_MEMORY);
+                        return Ok(true);
+                    }
+                    let take = move || {
+                        let later = route::receive(&client, text.as_str(), &outbox);
+                        drop(kept);
+                        later
+                    };
+                    self.taking = Some(Box::pin(busy(take)));
+                }
                 Message::Text(text) if self.closing.is_none() => {
+                    taken += text.len();
                     if let Some(later) = route::receive(&self.client, text.as_str(), &self.outbox) {
                         task::spawn(later);
                     }

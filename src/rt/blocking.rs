@@ -1,43 +1,91 @@
-//! Work that blocks: on a thread of its own, which ends with it.
+//! Work that blocks, or takes a processor for long: on a thread of its own, which ends with it.
 //!
 //! The pool that async-std has for this keeps its threads and wakes each of them twice a second for ever. Here nothing is
 //! left once the work is done; starting a thread costs some 20 µs, and what comes here takes longer.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use event_listener::Event;
 
 use super::wait::until;
 use crate::sys::lock::Lock;
 
-/// The most threads at a time; more work waits.
-const MOST: usize = 64;
+/// What is longer is worked on aside, in bytes: a millisecond for each is not much beside a thread.
+pub(crate) const LONG: usize = 512 << 10;
 
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-static ENDED: Event = Event::new();
+/// Work of one kind, of which there is so much at a time; more waits.
+struct Places {
+    most: OnceLock<usize>,
+    running: AtomicUsize,
+    ended: Event,
+}
 
-/// One of the places, until it is dropped.
-struct Place;
+/// What waits for the system.
+static BLOCKED: Places = Places::new();
+/// What takes a processor.
+static BUSY: Places = Places::new();
 
-impl Place {
-    fn take() -> Option<Place> {
-        let more = |n: usize| (n < MOST).then_some(n + 1);
-        RUNNING.fetch_update(SeqCst, SeqCst, more).ok().map(|_| Place)
+impl Places {
+    const fn new() -> Places {
+        Places { most: OnceLock::new(), running: AtomicUsize::new(0), ended: Event::new() }
+    }
+
+    async fn take(&'static self, most: impl FnOnce() -> usize) -> Place {
+        let most = *self.most.get_or_init(most);
+        let more = move |n: usize| (n < most).then_some(n + 1);
+        until(&self.ended, || self.running.fetch_update(SeqCst, SeqCst, more).ok()).await;
+        Place(self)
     }
 }
+
+/// One of the places, until it is dropped.
+struct Place(&'static Places);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        RUNNING.fetch_sub(1, SeqCst);
-        ENDED.notify(1);
+        self.0.running.fetch_sub(1, SeqCst);
+        self.0.ended.notify(1);
     }
 }
 
+/// The most threads that block at a time.
+const MOST: usize = 64;
+
 /// Does work that may block. It goes on to its end also where it is not waited for any more.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let place = until(&ENDED, Place::take).await;
+    aside(BLOCKED.take(|| MOST).await, work).await
+}
+
+/// Does work that takes a processor for long, of which only as much is done at a time as there are processors: the tasks
+/// are to get theirs. It goes on to its end also where it is not waited for any more.
+pub(crate) async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    aside(BUSY.take(processors).await, work).await
+}
+
+/// A future whose first step, up to where it first waits, takes a processor for long.
+pub(crate) async fn first_step_aside<F>(future: F) -> F::Output
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    let mut future = Box::pin(future);
+    let step = busy(move || {
+        // Who is woken by it does not matter: the next step follows at once.
+        let outcome = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        (future, outcome)
+    });
+    match step.await {
+        (_, Poll::Ready(output)) => output,
+        (future, Poll::Pending) => future.await,
+    }
+}
+
+async fn aside<T: Send + 'static>(place: Place, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, outcome) = async_channel::bounded(1);
     let job = Arc::new(Lock::new(Some(move || {
         let result = catch_unwind(AssertUnwindSafe(work));
@@ -89,6 +137,6 @@ mod tests {
         while own() > 0 {
             std::thread::yield_now();
         }
-        assert_eq!(RUNNING.load(SeqCst), 0);
+        assert_eq!(BLOCKED.running.load(SeqCst), 0);
     }
 }

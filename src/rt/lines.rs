@@ -122,6 +122,13 @@ impl Lines {
         }
     }
 
+    /// A line can be taken.
+    pub fn has_line(&mut self) -> bool {
+        let found = memchr::memchr(b'\n', &self.buffer[self.searched..self.end]);
+        self.searched = found.map_or(self.end, |at| self.searched + at);
+        found.is_some()
+    }
+
     /// The next whole line.
     pub fn take(&mut self) -> Option<Line<'_>> {
         let found = memchr::memchr(b'\n', &self.buffer[self.searched..self.end]).map(|at| self.searched + at);

@@ -148,8 +148,12 @@ impl std::fmt::Display for Untrusted {
 
 /// What of a path others could write: root and `users` apart. Every folder above it counts, of a link also where it leads.
 /// A folder in which all may write, but none may rename what is another's (sticky), is no objection.
+/// What cannot be looked at may be anybody's.
 pub(crate) fn untrusted(path: &Path, users: &[u32]) -> Option<Untrusted> {
-    let real = path.canonicalize().ok()?;
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(e) => return Some(unseen(path, &e)),
+    };
     let lexical = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let above = |path: &Path| path.ancestors().skip(1).map(Path::to_owned).collect::<Vec<_>>();
     let mut folders = above(&real);
@@ -159,9 +163,34 @@ pub(crate) fn untrusted(path: &Path, users: &[u32]) -> Option<Untrusted> {
 }
 
 fn objection(path: &Path, users: &[u32], is_folder: bool) -> Option<Untrusted> {
-    let meta = std::fs::metadata(path).ok()?;
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) => return Some(unseen(path, &e)),
+    };
     let why = unsafe_mode(&meta, users, is_folder, false)?;
     Some(Untrusted { path: path.to_owned(), why })
+}
+
+fn unseen(path: &Path, e: &io::Error) -> Untrusted {
+    Untrusted { path: path.to_owned(), why: format!("cannot be looked at: {e}") }
+}
+
+/// What an open file holds, of `most` bytes, and who else could have written it: root and `users` apart. The file is the
+/// one that is read, whatever its name leads to a moment later.
+pub(crate) fn read_judged(path: &Path, most: u64, users: &[u32]) -> io::Result<(Vec<u8>, Option<Untrusted>)> {
+    let before = untrusted(path, users);
+    let file = open_through_links(path)?;
+    let why = unsafe_mode(&file.metadata()?, users, false, false);
+    let own = why.map(|why| Untrusted { path: path.to_owned(), why });
+    let bytes = content(file, most)?;
+    Ok((bytes, before.or(own).or_else(|| untrusted(path, users))))
+}
+
+/// Nobody but root makes or removes names in the folder of a file.
+pub(crate) fn is_for_root_alone(path: &Path) -> bool {
+    let Some(dir) = path.parent() else { return true };
+    let open = |meta: Metadata| meta.uid() != 0 || meta.mode() & 0o022 != 0;
+    untrusted(dir, &[]).is_none() && !dir.metadata().map_or(true, open)
 }
 
 /// What is wrong with owner and mode; None if only root and `users` may write.

@@ -21,6 +21,8 @@ pub(crate) const STATUS: u64 = 64 << 20;
 
 /// So many processes of a family are looked at.
 const FAMILY: usize = 1000;
+/// So many descriptors of a family are counted: a look at each takes its time.
+const DESCRIPTORS: u64 = 100_000;
 
 /// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
 pub(crate) fn start_time(pid: Pid) -> Option<u64> {
@@ -88,7 +90,8 @@ pub(crate) fn usage(pids: &[i32], family: bool) -> crate::model::status::Process
         sum.cpu_seconds += (field(11) + field(12)) as f64 / tick.max(1) as f64;
         sum.threads += field(17);
         sum.memory_bytes += field(21) * page.max(0) as u64;
-        sum.open_files += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count() as u64);
+        let more = DESCRIPTORS.saturating_sub(sum.open_files) as usize;
+        sum.open_files += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.take(more).count() as u64);
         if family {
             left.extend(children_of(&pid.to_string()).0.iter().map(|p| p.as_raw()));
         }
@@ -136,17 +139,18 @@ fn mark(pid: Pid) -> Option<String> {
 /// The daemon of an instance that still lives, found by the marks of its children. `key` is what its marks begin with.
 ///
 /// Anybody can mark a process of his own and name another in the mark. So a mark counts only where its bearer runs as one of
-/// `users`, whose processes could be children. What it names must be a process of one of them too, of the name of this
-/// program, and with the instance's lock open, as far as that can be seen (proc(5): root alone sees it).
-pub(crate) fn living_owner(key: &str, users: &[u32]) -> Option<Pid> {
-    let own = |pid: Pid| user_of(pid).is_some_and(|uid| users.contains(&uid));
-    all().filter(|pid| own(*pid)).filter_map(mark).find_map(|mark| {
+/// `users`, whose processes could be children. What it names must be a process of one of the `owners`, as whom the daemon
+/// may run, of the name of this program, and with the instance's lock open, as far as that can be seen (proc(5): root
+/// alone sees it).
+pub(crate) fn living_owner(key: &str, users: &[u32], owners: &[u32]) -> Option<Pid> {
+    let of = |pid: Pid, users: &[u32]| user_of(pid).is_some_and(|uid| users.contains(&uid));
+    all().filter(|pid| of(*pid, users)).filter_map(mark).find_map(|mark| {
         let mut parts = mark.strip_prefix(key)?.split(':');
         let (pid, start) = (parts.next()?.parse().ok().map(Pid::from_raw)?, parts.next()?.parse().ok()?);
         let lives = pid != Pid::this() && lives(pid) && start_time(pid) == Some(start);
         let daemon =
             || name(pid).is_some_and(|n| Some(n) == name(Pid::this())) && may_hold(pid, key.trim_end_matches(':'));
-        (lives && own(pid) && daemon()).then_some(pid)
+        (lives && of(pid, owners) && daemon()).then_some(pid)
     })
 }
 

@@ -90,6 +90,11 @@ fn main() {
             say("garbage came in");
             continue;
         };
+        if let Some(ms) = number("--slow-notes")
+            && message["method"] == "notifications/x"
+        {
+            std::thread::sleep(Duration::from_millis(ms));
+        }
         if message["method"] == "tools/call" && message["params"]["name"] == "stop_reading" {
             loop {
                 std::thread::park();

@@ -155,7 +155,8 @@ impl Scratch {
     /// Lines of logs that say that a task has held its thread for too long (`rt/task.rs`).
     fn long_steps(&self) -> Vec<String> {
         let files = std::fs::read_dir(self.dir.path()).unwrap().flatten();
-        let logs = files.map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let logs =
+            files.map(|f| f.path()).filter(|path| path.is_file() && path.extension().is_some_and(|e| e == "log"));
         let text: String = logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
         text.lines().filter(|l| l.contains(" held its thread for ")).map(str::to_owned).collect()
     }
@@ -417,6 +418,8 @@ pub struct Http {
     pub address: String,
     pub path: String,
     pub session: String,
+    /// The one kind of answer that it accepts, instead of both.
+    pub accept: Option<&'static str>,
     pub raw: Raw,
 }
 
@@ -430,6 +433,7 @@ impl Http {
             address: address.to_owned(),
             path: path.to_owned(),
             session: String::new(),
+            accept: None,
             raw: Raw::open(address),
         };
         let answer = http.post(&initialize(json!(0)).to_string());
@@ -446,6 +450,7 @@ impl Http {
             address: self.address.clone(),
             path: self.path.clone(),
             session: self.session.clone(),
+            accept: self.accept,
             raw: Raw::open(&self.address),
         }
     }
@@ -455,8 +460,11 @@ impl Http {
             "" => String::new(),
             id => format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"),
         };
+        let accept = self
+            .accept
+            .map_or(ACCEPT.to_owned(), |kind| format!("Content-Type: application/json\r\nAccept: {kind}\r\n"));
         let head = format!(
-            "POST {} HTTP/1.1\r\nHost: {}\r\n{ACCEPT}{session}Content-Length: {}\r\n\r\n",
+            "POST {} HTTP/1.1\r\nHost: {}\r\n{accept}{session}Content-Length: {}\r\n\r\n",
             self.path,
             self.address,
             body.len()

@@ -21,6 +21,12 @@ const CALLS: &[&str] = &[
     r#""method":"tools/call","params":{"name":"safe","n\u0061me":"danger"}"#,
     r#""method":"tools/call","params":{"name":"safe","name\u0000x":"danger"}"#,
     r#""method":"tools/call","params":{"name":"safe","na_me":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","name\ud800":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","na\ud800me":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","\ud800\u006eame":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe","\udfffname\ud800":"danger"}"#,
+    r#""method":"tools/call","params":{"name":"safe"},"params\ud800":{"name":"danger"}"#,
+    r#""method":"prompts/get","params":{"name":"danger"},"method\ud800":"tools/call""#,
     r#""method":"tools/call","params":{"Name":"danger"}"#,
     r#""method":"tools/call","params":{"name":"safe"},"Params":{"name":"danger"}"#,
     "\"method\":\"tools/call\",\"params\":{\"name\":\"safe\"},\"param\u{17f}\":{\"name\":\"danger\"}",
@@ -60,7 +66,13 @@ fn a_tool_filter_holds_for_a_server_that_folds_names() {
             }
         }
 
-        for params in [r#""name":"safe","Name":"danger""#, r#""name":"safe","meta":{},"NAME":"danger""#] {
+        for params in [
+            r#""name":"safe","Name":"danger""#,
+            r#""name":"safe","meta":{},"NAME":"danger""#,
+            r#""name":"safe","name\ud800":"danger""#,
+            r#""name":["danger"]"#,
+            r#""arguments":{"name":"danger"}"#,
+        ] {
             let body = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{{params},{META}}}}}"#);
             let mut raw = Raw::open(daemon.address());
             let head = format!(
@@ -93,6 +105,16 @@ fn no_client_answers_or_cancels_the_call_of_another_by_another_spelling() {
             ),
             format!(r#"{{"jsonrpc":"2.0","method":"notifications/x","Id":{id},"Method":"ping"}}"#),
             format!(r#"{{"jsonrpc":"2.0","method":"Notifications/Cancelled","params":{{"requestId":{id}}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/Cancelled","params":{{"requestId":{id}}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled ","params":{{"requestId":{id}}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications//cancelled","params":{{"requestId":{id}}}}}"#),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled\u0000","params":{{"requestId":{id}}}}}"#),
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/x","method\ud800":"tools/call","id\ud800":{id},"params":{{"name":"safe"}}}}"#
+            ),
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":"none","requestId\ud800":{id}}}}}"#
+            ),
             format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":"none","request_id":{id}}}}}"#
             ),
@@ -106,7 +128,7 @@ fn no_client_answers_or_cancels_the_call_of_another_by_another_spelling() {
     // Whatever got through would have been answered before this.
     assert_eq!(said(&http.ask(&call(9, "safe", json!({})))), "safe");
     assert_eq!(daemon.status()["requests"]["in_flight"], 1, "the victim still waits");
-    let forged: Vec<Value> = std::iter::from_fn(|| ws.next().filter(|m| m["id"] != "end")).take(95).collect();
+    let forged: Vec<Value> = std::iter::from_fn(|| ws.next().filter(|m| m["id"] != "end")).take(11 * 19).collect();
     assert!(forged.iter().all(|m| m["error"].is_object()), "{forged:?}");
 }
 
@@ -276,6 +298,52 @@ fn a_cancellation_is_compared_with_many_ids_at_once() {
         wait("their end", || (daemon.status()["requests"]["in_flight"] == 0).then_some(()));
     });
     assert!(worst < Duration::from_secs(3), "{worst:?}");
+}
+
+/// A message of so many bytes that has a place for nearly as many names.
+fn full_of(before: &str, unit: &str, after: &str, length: usize) -> String {
+    let times = (length - before.len() - after.len()) / unit.len();
+    format!("{before}{}{after}", unit.repeat(times))
+}
+
+#[test]
+fn a_message_of_millions_of_names_holds_nobody_up() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "bridge: Prefix,", &filtered("(allow: [\"safe\"])")));
+    const HEAD: &str = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"safe","#;
+    let length = (4 << 20) - 100;
+    let texts = [
+        full_of(HEAD, r#""":0,"#, r#""z":0}}"#, length),
+        full_of(HEAD, r#""Title":0,"#, r#""z":0}}"#, length),
+        full_of(&format!(r#"{HEAD}"_meta":{{"#), r#""a":0,"#, r#""z":0}}}"#, length),
+        full_of(
+            r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","#,
+            r#""":0,"#,
+            r#""params":{"name":"safe"}}"#,
+            length,
+        ),
+        full_of(&format!(r#"{HEAD}"arguments":{{"x":["#), "0,", r#"0]}}}"#, length),
+    ];
+    let mut ws = daemon.ws("lenient");
+    ws.ask(&initialize(json!(0)));
+    let mut http = daemon.http("lenient");
+    let mut bridge = Http::open_at(daemon.address(), "/mcp");
+    let worst = worst_of_others(&daemon, || {
+        for text in &texts {
+            ws.send(text);
+            assert_eq!(said(&ws.next().unwrap()), "safe");
+            assert_eq!(said(&http.post(text).json()), "safe");
+            assert_eq!(said(&bridge.post(&text.replace("\"safe\"", "\"lenient__safe\"")).json()), "safe");
+        }
+        // What comes behind a long message is taken behind it.
+        for n in 0..3 {
+            ws.send(&texts[0].replace("\"id\":7", &format!("\"id\":{n}")));
+            ws.send(&call(n + 10, "safe", json!({})).to_string());
+        }
+        let ids: Vec<Value> = (0..6).map(|_| ws.next().unwrap()["id"].clone()).collect();
+        assert_eq!(ids, [0, 10, 1, 11, 2, 12].map(Value::from));
+    });
+    assert!(worst < Duration::from_secs(2), "{worst:?}");
 }
 
 #[test]
@@ -531,6 +599,76 @@ fn answers_that_are_not_read_count_against_the_memory() {
 }
 
 #[test]
+fn answers_over_http_that_are_not_read_count_against_the_memory() {
+    let scratch = Scratch::new();
+    let more = "limits: (memory: \"64MiB\", reply: \"16MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
+    let before = peak(daemon.pid);
+    // More than the buffers of a socket hold.
+    let ask = |n: i32| call(n, "big", json!({"n": 15_000_000})).to_string();
+    // One JSON object for each connection.
+    let mut all = Vec::new();
+    wait("the refusal", || {
+        let mut http = daemon.http("fake");
+        http.accept = Some("application/json");
+        http.send(&ask(1));
+        wait("the call", || (daemon.server("fake")["requests"]["in_flight"] == 0).then_some(()));
+        all.push(http);
+        (daemon.dropped("memory") > 0).then_some(())
+    });
+    assert!(all.len() > 2, "{}", all.len());
+    drop(all);
+    // The same event for many streams that take it up again.
+    let (http, answer) = wait("memory", || {
+        let mut http = daemon.http("fake");
+        http.accept = Some("text/event-stream");
+        let answer = http.post(&ask(2));
+        (answer.body.len() > 15_000_000).then_some((http, answer))
+    });
+    let id = answer.body.lines().find_map(|l| l.strip_prefix("id: ")).unwrap();
+    let dropped = daemon.dropped("memory");
+    let mut streams = Vec::new();
+    wait("the refusal", || {
+        let mut raw = Raw::open(daemon.address());
+        let (address, session) = (daemon.address(), &http.session);
+        raw.send(
+            format!(
+                "GET /servers/fake/mcp HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\
+                 Mcp-Session-Id: {session}\r\nLast-Event-ID: {id}\r\n\r\n"
+            )
+            .as_bytes(),
+        );
+        streams.push(raw);
+        (daemon.dropped("memory") > dropped).then_some(())
+    });
+    assert!(streams.len() > 1, "{}", streams.len());
+    drop(streams);
+    let more = peak(daemon.pid) - before;
+    assert!(more < 200 << 20, "{} MiB", more >> 20);
+}
+
+#[test]
+fn what_is_kept_to_be_sent_again_makes_room_for_others() {
+    let scratch = Scratch::new();
+    let more = "limits: (memory: \"16MiB\", reply: \"4MiB\", message: \"4MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
+    // Clients that read everything, and leave without a word.
+    let mut read = 0;
+    for n in 0..12 {
+        let mut http = daemon.http("fake");
+        http.accept = Some("text/event-stream");
+        read += http.post(&call(n, "big", json!({"n": 2_000_000})).to_string()).body.len();
+    }
+    assert!(read > 12_000_000, "{read}");
+    let text = "x".repeat(1 << 20);
+    wait("room", || {
+        let mut http = daemon.http("fake");
+        let answer = http.post(&call(1, "echo", json!({"text": text})).to_string());
+        (answer.status == 200 && answer.body.len() > 1 << 20).then_some(())
+    });
+}
+
+#[test]
 fn requests_that_wait_for_a_child_count_against_the_memory() {
     let servers = stdio("slow", &["--never-answer"], "required: false") + &stdio("fake", &[], "");
     within_memory(&servers, |daemon| {
@@ -550,16 +688,22 @@ fn requests_that_wait_for_a_child_count_against_the_memory() {
 
 #[test]
 fn requests_that_a_child_does_not_read_count_against_the_memory() {
-    let servers = stdio("hung", &[], "health: None") + &stdio("fake", &[], "");
-    within_memory(&servers, |daemon| {
-        kill(daemon.child("hung"), libc::SIGSTOP);
+    // One child's input is never more than a quarter.
+    let hung: Vec<String> = (0..6).map(|n| format!("hung{n}")).collect();
+    let servers: String = hung.iter().map(|name| stdio(name, &[], "health: None")).collect();
+    within_memory(&(servers + &stdio("fake", &[], "")), |daemon| {
         let text = "x".repeat(900_000);
-        let mut all: Vec<Ws> = (0..6).map(|_| daemon.ws("hung")).collect();
-        for ws in &mut all {
-            (0..8).for_each(|n| ws.send(&call(n, "echo", json!({"text": text})).to_string()));
+        let mut all = Vec::new();
+        for name in &hung {
+            kill(daemon.child(name), libc::SIGSTOP);
+            for _ in 0..3 {
+                let mut ws = daemon.ws(name);
+                (0..3).for_each(|n| ws.send(&call(n, "echo", json!({"text": text})).to_string()));
+                all.push(ws);
+            }
         }
         wait("the refusal", || (daemon.dropped("memory") > 0).then_some(()));
-        kill(daemon.child("hung"), libc::SIGCONT);
+        hung.iter().for_each(|name| kill(daemon.child(name), libc::SIGCONT));
     });
 }
 

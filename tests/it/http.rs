@@ -25,6 +25,7 @@ fn streamable_http_session_from_initialize_to_delete() {
         address: daemon.address().into(),
         path: "/servers/fake/mcp".into(),
         session: String::new(),
+        accept: None,
         raw: Raw::open(daemon.address()),
     };
     let answer = http.post(&initialize(json!("first")).to_string());

@@ -482,3 +482,24 @@ fn namespaced(pid: i32) -> String {
     let line = status.lines().find(|l| l.starts_with("NSpid:")).unwrap_or("");
     line.split_whitespace().last().unwrap_or("").to_owned()
 }
+
+/// What is opened by such a name may be written by anybody, without end, or never.
+#[test]
+fn a_configuration_that_is_no_regular_file_is_refused_at_once() {
+    let scratch = Scratch::new();
+    let fifo = scratch.path("fifo.ron");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let fifo = fifo.to_str().unwrap();
+    let tokens = scratch.write(
+        "b.ron",
+        &format!("(listen: [\"127.0.0.1:0\"], auth: Bearer({fifo:?}), servers: {{\"a\": Stdio(command: [\"cat\"])}})"),
+    );
+    for (config, named) in [(fifo, fifo), ("/dev/zero", "/dev/zero"), (tokens.to_str().unwrap(), fifo)] {
+        for more in [&["-t"][..], &["-f"]] {
+            let out = scratch.run(mcpdaemon(), &[&["-c", config], more].concat());
+            assert_eq!(code(&out), 78, "{config}: {}", stderr(&out));
+            let text = stderr(&out) + &stdout(&out);
+            assert!(text.contains(named) && text.contains("it is no regular file"), "{config}: {text}");
+        }
+    }
+}

@@ -247,6 +247,23 @@ fn who_fills_the_input_of_a_shared_child_leaves_room_for_others() {
     }
 }
 
+/// Pings wait behind what was sent before. That says nothing of the child.
+#[test]
+fn a_child_that_reads_slowly_is_not_replaced_for_what_its_clients_send() {
+    let scratch = Scratch::new();
+    let more = "health: (interval: \"300ms\", timeout: \"200ms\", failures: 2)";
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &["--slow-notes", "2"], more)));
+    let child = daemon.child("fake");
+    let mut ws = daemon.ws("fake");
+    ws.ask(&initialize(json!(0)));
+    let note = json!({"jsonrpc": "2.0", "method": "notifications/x", "params": {"text": "x".repeat(1000)}}).to_string();
+    (0..1500).for_each(|_| ws.send(&note));
+    // Behind all of them.
+    assert_eq!(said(&daemon.http("fake").ask(&call(1, "echo", json!({"text": "x"})))), "x");
+    assert_eq!(daemon.child("fake"), child, "{}", daemon.log());
+    assert_eq!(daemon.server("fake")["restarts"], 0);
+}
+
 #[test]
 fn child_that_closes_stdout_is_replaced() {
     let scratch = Scratch::new();

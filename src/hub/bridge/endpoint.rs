@@ -94,8 +94,7 @@ impl Endpoint for BridgeSession {
     fn unwatch(&self, _session: &Session, _uri: &str) {}
 
     fn cancel(&self, session: &Session, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call> {
-        let own = |call: &Call| call.session.number == session.number && wanted(call);
-        let mut taken = self.bridge.core.waiting.cancel(own);
+        let mut taken = self.bridge.core.waiting.cancel(session, wanted);
         for part in self.all_parts() {
             taken.extend(part.endpoint.cancel(&part.session, wanted, why));
         }

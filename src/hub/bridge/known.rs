@@ -57,6 +57,9 @@ pub(crate) struct Catalogue {
     warned: Lock<BTreeSet<String>>,
 }
 
+/// A URI that is longer is not looked for among templates, in bytes: there may be many.
+const LONGEST: usize = 8 << 10;
+
 impl Catalogue {
     pub(crate) fn new(naming: &Naming) -> Catalogue {
         Catalogue {
@@ -141,6 +144,9 @@ impl Catalogue {
         match self.find(own, List::Resources, uri) {
             Owner::Nobody => {}
             found => return found,
+        }
+        if uri.len() > LONGEST {
+            return Owner::Nobody;
         }
         let templates = self.merged(own, List::Templates);
         let fits = templates.listed.iter().filter(|l| l.own == uri || bridge::fits_template(&l.own, uri));

@@ -129,6 +129,11 @@ impl ByteQueue {
         self.lock().closed
     }
 
+    /// Whether something is queued or being written.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.lock().len() > 0
+    }
+
     /// What the writer has not taken yet.
     pub(crate) fn queued(&self) -> Vec<u8> {
         self.lock().queue.clone()

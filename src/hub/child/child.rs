@@ -79,6 +79,8 @@ pub(crate) struct Child {
     /// It serves one session, and hears from no other.
     pub(super) private: AtomicBool,
     pub(super) stdin: ByteQueue,
+    /// How many bytes its standard input has taken.
+    pub(super) written: AtomicU64,
     pub(super) pending: Lock<Pending>,
     /// Requests of clients that are unanswered.
     pub load: Arc<Load>,
@@ -135,6 +137,7 @@ impl Child {
             observer: Lock::new(identity.observer),
             private: AtomicBool::new(false),
             stdin: ByteQueue::new(stdin_limit(ctx)),
+            written: AtomicU64::new(0),
             pending: Lock::default(),
             load: Load::below([]),
             info: OnceLock::new(),

@@ -2,6 +2,7 @@
 //!
 //! It is asked in its own session, because a question on another line says nothing of this one.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::child::Child;
@@ -39,7 +40,7 @@ pub(crate) async fn ping(child: &Child, health: Option<&Health>, doubted: bool) 
     }
 }
 
-/// Whether it answers in time, or says anything else meanwhile.
+/// Whether it answers in time, or says anything else meanwhile, or at least reads what it was sent before.
 async fn answers(child: &Child, limit: Duration) -> bool {
     let question = async {
         let _ = match child.is_modern() {
@@ -48,9 +49,12 @@ async fn answers(child: &Child, limit: Duration) -> bool {
             false => child.ask(method::PING, None).await,
         };
     };
+    let before = child.written.load(Relaxed);
     let answered = timeout(limit, question).await.is_some();
+    // It reads, and has not come to the question yet: clients may have sent much before it.
+    let reads = child.stdin.is_behind() && child.written.load(Relaxed) > before;
     // While everything is at rest, what it says is not read.
-    answered || child.silent_for() < limit || child.is_frozen()
+    answered || reads || child.silent_for() < limit || child.is_frozen()
 }
 
 /// A child that works on a request and does nothing beside it is busy, not hung, for as long as the request itself may

@@ -5,12 +5,17 @@ use crate::hub::error::Error;
 use crate::model::bridge::{Item, List, read_page};
 use crate::model::envelope::quote;
 use crate::model::{method, modern};
+use crate::rt::blocking::{LONG, busy};
 
 /// The most pages of one list.
 const PAGES: usize = 100;
+/// The most items of one list: each costs at every look for a name.
+const MOST: usize = 10_000;
+/// The longest list, in bytes.
+const LONGEST: usize = 8 << 20;
 
 impl Child {
-    /// All pages of a list. More than `limit` bytes are too many.
+    /// All pages of a list. More than `limit` bytes, [`LONGEST`] bytes or [`MOST`] items are too many.
     pub(crate) async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
         if self.info().is_some_and(|info| !info.has(list.capability())) {
             return Ok(Vec::new());
@@ -29,13 +34,18 @@ impl Child {
                 Err(_) if list == List::Templates && !self.is_dead() => return Ok(all),
                 Err(why) => return Err(why),
             };
-            let page = read_page(list, &result);
-            let (items, next) = page.ok_or(Error::NoList { list: list.member() })?;
-            bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
-            if bytes > limit {
+            if result.len() > limit.min(LONGEST) {
                 return Err(Error::LongList);
             }
+            let long = result.len() > LONG;
+            let read = move || read_page(list, &result);
+            let page = if long { busy(read).await } else { read() };
+            let (items, next) = page.ok_or(Error::NoList { list: list.member() })?;
+            bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
             all.extend(items);
+            if bytes > limit.min(LONGEST) || all.len() > MOST {
+                return Err(Error::LongList);
+            }
             cursor = next;
             if cursor.is_none() {
                 return Ok(all);

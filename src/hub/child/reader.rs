@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_lite::future::yield_now;
 use log::{debug, info, warn};
 
 use super::child::Child;
@@ -22,9 +23,13 @@ use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
 use crate::model::text::printable;
 use crate::model::{ids, jsonrpc, method};
+use crate::rt::blocking::{LONG, busy};
 use crate::rt::lines::{self, Line, Lines};
 use crate::rt::pipe::Input;
 use crate::rt::wait::millis;
+
+/// After so long, the others have their turn.
+const SLICE: Duration = Duration::from_millis(2);
 
 /// Reads standard output to its end, or until everything comes to rest.
 pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
@@ -34,10 +39,21 @@ pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lin
         if !kept.set(input.held()) {
             input.give_up();
         }
-        while let Some(line) = if last { input.last() } else { input.take() } {
-            match line {
-                Line::Whole(bytes) => child.take_line(bytes),
-                Line::Cut { head, tail, length } => child.take_long_line(&head, &tail, length),
+        if input.held() > LONG && (last || input.has_line()) {
+            let child = child.clone();
+            input = busy(move || {
+                while child.take_next(&mut input, last) {}
+                input
+            })
+            .await;
+        } else {
+            let mut slice = Instant::now();
+            while child.take_next(&mut input, last) {
+                // What a line is the cause of may be for many sessions.
+                if slice.elapsed() > SLICE {
+                    yield_now().await;
+                    slice = Instant::now();
+                }
             }
         }
         if last {
@@ -88,6 +104,16 @@ pub(crate) async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut inp
 }
 
 impl Child {
+    /// Takes the next line of its standard output; false if there is none.
+    fn take_next(&self, input: &mut Lines, last: bool) -> bool {
+        match if last { input.last() } else { input.take() } {
+            Some(Line::Whole(bytes)) => self.take_line(bytes),
+            Some(Line::Cut { head, tail, length }) => self.take_long_line(&head, &tail, length),
+            None => return false,
+        }
+        true
+    }
+
     fn take_line(&self, bytes: &[u8]) {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return;

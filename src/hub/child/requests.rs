@@ -100,7 +100,10 @@ impl Child {
 
     /// Forwards a client's notification, or its answer to what the child has asked, unchanged.
     pub(crate) fn pass_on(&self, session: &Session, e: &Envelope<'_>) {
-        let _ = self.stdin.push(&session.holder, e.text().len(), |buffer| append(buffer, e, &[]));
+        let queued = self.stdin.push(&session.holder, e.text().len(), |buffer| append(buffer, e, &[]));
+        if queued == Err(NotQueued::Full) {
+            self.ctx.counters.count(Dropped::ChildBusy);
+        }
     }
 
     /// Sends a line of our own. False if the child is too far behind, or gone.

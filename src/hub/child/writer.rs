@@ -1,6 +1,7 @@
 //! The task that writes what is queued for a child to its standard input.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use log::debug;
 
@@ -14,7 +15,10 @@ pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: 
         let mut at = 0;
         while at < buffer.len() {
             match child.ctx.unless_quiescing(pipe::write(&*pipe, &buffer[at..])).await {
-                Some(Ok(n)) if n > 0 => at += n,
+                Some(Ok(n)) if n > 0 => {
+                    at += n;
+                    child.written.fetch_add(n as u64, Relaxed);
+                }
                 Some(outcome) => {
                     debug!("server '{}': its input is closed: {outcome:?}", child.server);
                     child.stdin.close();

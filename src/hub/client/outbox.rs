@@ -355,6 +355,11 @@ impl Outbox {
         self.lock().overflowed
     }
 
+    /// What was taken last is counted by its taker from now on.
+    pub(crate) fn hand_over(&self) {
+        self.lock().took(0);
+    }
+
     /// Moves everything that is queued to `into`; ready with false once no more will come.
     pub fn poll_take(&self, cx: &mut Context<'_>, into: &mut VecDeque<Out>) -> Poll<bool> {
         let mut inner = self.lock();

@@ -134,10 +134,15 @@ impl ResumableStreams {
         // A single answer may be longer than a session's part, where there is room for more of that kind.
         let scarce = held > KEPT && self.kept.as_ref().is_some_and(Kept::is_scarce);
         if !self.count() || scarce {
-            // There is no memory for what may never be asked for.
-            self.all.retain(|s| !s.outbox.is_ended());
-            self.count();
+            // There is no memory for it.
+            self.give_up();
         }
+    }
+
+    /// Forgets what may never be asked for: streams that have ended.
+    pub(crate) fn give_up(&mut self) {
+        self.all.retain(|s| !s.outbox.is_ended());
+        self.count();
     }
 
     fn count(&mut self) -> bool {

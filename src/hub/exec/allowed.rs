@@ -26,6 +26,16 @@ pub(crate) struct Arguments {
     pub timeout: Option<f64>,
 }
 
+/// No system takes a longer command, with all its arguments (execve(2), E2BIG), in bytes; written as JSON it may be twice
+/// as long.
+const LONGEST: usize = 4 << 20;
+
+/// Why such parameters are not even read.
+pub(crate) fn too_long(params: &str) -> Option<String> {
+    let text = || format!("a command is no longer than {} MiB with its arguments", LONGEST >> 20);
+    (params.len() > LONGEST).then(text)
+}
+
 /// How long a command may run, where a client asks for so many seconds.
 pub(crate) fn time_limit(config: &Exec, asked: Option<f64>) -> Result<Duration, String> {
     match asked {

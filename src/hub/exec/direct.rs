@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::allowed::{Arguments, Refused, resolve, time_limit};
+use super::allowed::{Arguments, Refused, resolve, time_limit, too_long};
 use super::executor::{Executor, Order};
 use super::output::Sink;
 use super::owner::{Direct, NO_PROCESS, Owner, notify_client};
@@ -93,6 +93,9 @@ impl Executor {
 
     /// Answers `execute`.
     fn execute(&self, call: Call, params: &str) {
+        if let Some(why) = too_long(params) {
+            return call.error(jsonrpc::INVALID_PARAMS, &why);
+        }
         let asked: Execute = match serde_json::from_str(params) {
             Ok(asked) => asked,
             Err(e) => return call.error(jsonrpc::INVALID_PARAMS, &format!("params of execute: {e}")),

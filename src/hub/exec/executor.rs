@@ -14,7 +14,7 @@ use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use serde::Deserialize;
 
-use super::allowed::{Arguments, Refused, resolve, time_limit};
+use super::allowed::{Arguments, Refused, resolve, time_limit, too_long};
 use super::command::{Outcome, Work, report};
 use super::output::{Keep, Progress, Sink};
 use super::owner::{Owner, Running, notify_client};
@@ -30,7 +30,7 @@ use crate::model::mcp::{LATEST, ServerInfo};
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
 use crate::model::{jsonrpc, method};
-use crate::rt::blocking::blocking;
+use crate::rt::blocking::busy;
 use crate::rt::live::Live;
 use crate::rt::process::{environment, exit_text, sweep_and_reap};
 use crate::rt::task;
@@ -209,6 +209,9 @@ impl Executor {
 
     fn call(&self, call: Call, params: &str) {
         let bad = |call: Call, text: String| call.error(jsonrpc::INVALID_PARAMS, &text);
+        if let Some(why) = too_long(params) {
+            return bad(call, why);
+        }
         let params: CallParams = match serde_json::from_str(params) {
             Ok(params) => params,
             Err(e) => return bad(call, format!("params of tools/call: {e}")),
@@ -339,10 +342,11 @@ impl Executor {
         if self.running().get(&number).is_some_and(|r| matches!(r.owner, Owner::Direct(_))) {
             return self.completed(number, how, work.started.elapsed());
         }
-        // A long output takes its time to be quoted: others must not wait for it.
+        // A long output takes its time and memory to be quoted: others must not wait for it, and few do it at a time.
         let (took, most) = (work.started.elapsed(), self.ctx.config().limits.reply.bytes());
-        let text = blocking(move || report(how, &work.out, &work.err, took, most)).await;
-        self.over(number, Ok(text));
+        let me = self.clone();
+        let tell = move || me.over(number, Ok(report(how, &work.out, &work.err, took, most)));
+        busy(tell).await;
     }
 
     /// Takes a command off the list.

@@ -258,10 +258,12 @@ impl Output {
         self.waits.store(false, SeqCst);
     }
 
-    /// What was kept, as a JSON string of at most `limit` bytes: control characters can make it six times as long.
+    /// What was kept, as a JSON string of at most `limit` bytes: control characters can make it six times as long. It is
+    /// not kept here any more.
     pub(crate) fn quoted(&self, limit: usize) -> (String, String) {
-        let kept = self.kept();
-        let mut text = String::from_utf8_lossy(&kept.bytes).into_owned();
+        let mut kept = self.kept();
+        let bytes = std::mem::take(&mut kept.bytes);
+        let mut text = String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
         // What is beyond it is never quoted: it could be six times as long.
         let fits = quotable(&text, limit);
         let cut = kept.cut + (text.len() - fits) as u64;
@@ -385,7 +387,8 @@ impl Kept {
         let line = &self.bytes[self.sent..self.end];
         let (piece, pieces) = (self.piece, self.pieces);
         let length = match piece + 1 < pieces {
-            true => characters(line).take(LINE_CHUNK).sum(),
+            // No character is longer than four bytes: the rest of a long line is not looked at each time.
+            true => characters(&line[..line.len().min(4 * LINE_CHUNK)]).take(LINE_CHUNK).sum(),
             false => line.len(),
         };
         let data = String::from_utf8_lossy(&line[..length]).into_owned();

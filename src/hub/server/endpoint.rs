@@ -154,7 +154,7 @@ impl Endpoint for Server {
 
     fn cancel(&self, session: &Session, wanted: &dyn Fn(&Call) -> bool, why: &str) -> Vec<Call> {
         let own = |call: &Call| call.session.number == session.number && wanted(call);
-        let mut taken = self.core.waiting.cancel(own);
+        let mut taken = self.core.waiting.cancel(session, own);
         for backend in self.backends() {
             taken.extend(backend.cancel(&own, why));
         }

@@ -1,5 +1,6 @@
 //! Requests that wait for a child of a server: bounded, and in reach of a cancellation.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::hub::memory::Kept;
 use crate::model::budget::{Budget, Holder};
 use crate::model::envelope::{self, Envelope};
 use crate::model::jsonrpc;
+use crate::rt::blocking::{LONG, busy};
 use crate::rt::wait::Flag;
 use crate::sys::lock::Lock;
 
@@ -26,11 +28,14 @@ pub(crate) struct WaitingRoom {
     /// The name of the server.
     server: Arc<str>,
     bytes: Lock<Budget>,
-    requests: Lock<Vec<Arc<WaitingRequest>>>,
+    /// By the number of their session: many may wait.
+    requests: Lock<HashMap<u64, Vec<Arc<WaitingRequest>>>>,
 }
 
 /// One of them.
 struct WaitingRequest {
+    /// The number of its session.
+    session: u64,
     call: Lock<Option<Call>>,
     /// The call was taken: there is nothing to wait for any more.
     withdrawn: Flag,
@@ -79,32 +84,40 @@ impl WaitingRoom {
     fn keep(self: &Arc<Self>, call: Call, text: &Arc<str>) -> Result<Arc<WaitingRequest>, Call> {
         let Some(place) = self.place(text.len(), &call.session) else { return Err(call) };
         let request = WaitingRequest {
+            session: call.session.number,
             call: Lock::new(Some(call)),
             withdrawn: Flag::default(),
             text: text.clone(),
             _place: place,
         };
         let request = Arc::new(request);
-        self.requests.lock().push(request.clone());
+        self.requests.lock().entry(request.session).or_default().push(request.clone());
         Ok(request)
     }
 
     /// The request goes on; None if it was cancelled meanwhile.
     fn release(&self, request: &Arc<WaitingRequest>) -> Option<Call> {
-        self.requests.lock().retain(|r| !Arc::ptr_eq(r, request));
+        let mut requests = self.requests.lock();
+        if let Some(own) = requests.get_mut(&request.session) {
+            own.retain(|r| !Arc::ptr_eq(r, request));
+            if own.is_empty() {
+                requests.remove(&request.session);
+            }
+        }
+        drop(requests);
         request.take()
     }
 
-    /// Takes the requests that fit.
-    pub(crate) fn cancel(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
-        let requests = self.requests.get();
+    /// Takes the requests of a session that fit.
+    pub(crate) fn cancel(&self, session: &Session, wanted: impl Fn(&Call) -> bool) -> Vec<Call> {
+        let requests = self.requests.lock().get(&session.number).cloned().unwrap_or_default();
         let fits = |r: &&Arc<WaitingRequest>| r.call.lock().as_ref().is_some_and(&wanted);
         requests.iter().filter(fits).filter_map(|r| r.take()).collect()
     }
 
     /// Everything that waits, for the next program.
     pub(crate) fn save(&self, saver: &mut Saver) {
-        for request in self.requests.get() {
+        for request in self.requests.lock().values().flatten() {
             if let Some(call) = &*request.call.lock() {
                 saver.waiting(call, &request.text);
             }
@@ -118,13 +131,14 @@ impl WaitingRoom {
         call: Call,
         text: &str,
         ready: impl Fn(Arc<Session>) -> F + Send + 'static,
-        send: impl Fn(Call, &Envelope<'_>, T) -> Option<Call> + Send + 'static,
+        send: impl Fn(Call, &Envelope<'_>, T) -> Option<Call> + Send + Sync + 'static,
     ) -> Later
     where
         F: Future<Output = Result<T, Error>> + Send,
-        T: Send,
+        T: Send + 'static,
     {
         let (room, session, text) = (self.clone(), call.session.clone(), Arc::<str>::from(text));
+        let send = Arc::new(send);
         // Now, and not when the task first runs: a cancellation must find it.
         let mut kept = room.keep(call, &text);
         Box::pin(async move {
@@ -140,10 +154,14 @@ impl WaitingRoom {
                 let found = ready(session.clone()).or(withdrawn).await;
                 let Some(call) = room.release(&waiting) else { return };
                 match found {
-                    Ok(found) => match envelope::scan(&text).ok().and_then(|e| send(call, &e, found)) {
-                        None => return,
-                        Some(back) => kept = room.keep(back, &text),
-                    },
+                    Ok(found) => {
+                        let (send, copy) = (send.clone(), text.clone());
+                        let send = move || envelope::scan(&copy).ok().and_then(|e| send(call, &e, found));
+                        match if text.len() > LONG { busy(send).await } else { send() } {
+                            None => return,
+                            Some(back) => kept = room.keep(back, &text),
+                        }
+                    }
                     Err(why) => return call.error(jsonrpc::INTERNAL_ERROR, &why.to_string()),
                 }
             }

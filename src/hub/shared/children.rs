@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use super::changes::Changes;
 use crate::hub::child::child::{Child, Observer};
 use crate::hub::child::slot::{Owner, Slot};
 use crate::hub::child::start::Starter;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub probing: Lock<Option<Arc<Flag>>>,
     /// Children that are there before it runs, one for each slot.
     pub first: Lock<Vec<Option<Arc<Child>>>>,
+    /// Which changes of lists were told a moment ago.
+    pub changes: Changes,
     /// Another has taken its place.
     pub replaced: Flag,
     /// It finishes what it has.
@@ -64,6 +67,7 @@ impl Shared {
                 modern: Lock::default(),
                 probing: Lock::default(),
                 first: Lock::default(),
+                changes: Changes::default(),
                 replaced: Flag::default(),
                 retired: Flag::default(),
             }

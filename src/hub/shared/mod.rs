@@ -3,6 +3,7 @@
 //! It must not know the other kinds, nor how a client is connected.
 
 pub(super) mod backend;
+pub(super) mod changes;
 pub(super) mod children;
 pub(super) mod modern;
 pub(super) mod observer;

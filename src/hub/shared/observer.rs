@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
+use nix::unistd::Pid;
 
 use super::children::Shared;
 use crate::hub::child::child::{Child, Observer};
@@ -24,10 +25,13 @@ use crate::model::status::ServerState;
 use crate::model::text::printable;
 use crate::model::{jsonrpc, mcp, method};
 use crate::rt::process::exit_text;
-use crate::rt::wait::timeout;
+use crate::rt::task;
+use crate::rt::wait::{sleep, timeout};
 
 /// The most time that bringing a new child to the state of its sessions may take.
 const RESTORE: Duration = Duration::from_secs(10);
+/// Changes of a list within it are told as one.
+const MOMENT: Duration = Duration::from_millis(50);
 
 impl Shared {
     /// The sessions that a child serves.
@@ -40,6 +44,21 @@ impl Shared {
             sessions.retain(|s| self.slot(s.place).any_child().is_some_and(|c| is(&c)));
         }
         sessions
+    }
+
+    /// Tells what is said of a list's changes from now on, as one message in each moment.
+    fn tell_the_rest(&self, pid: Pid, list: &'static str) {
+        let me = self.me.clone();
+        task::spawn(async move {
+            loop {
+                sleep(MOMENT).await;
+                let Some(me) = me.upgrade() else { return };
+                let Some(text) = me.changes.rest(pid, list) else { return };
+                if let Some(child) = Shared::children(&me).into_iter().find(|c| c.pid == pid) {
+                    notify_clients(&me.sessions_of(&child), &Change::List { list, text: &text });
+                }
+            }
+        });
     }
 }
 
@@ -64,7 +83,11 @@ impl Observer for Shared {
         }
         if let Some(list) = method::changed_list(&e.method) {
             let text = one_line(e, e.text().to_owned());
-            return notify_clients(&self.sessions_of(child), &Change::List { list, text: &text });
+            if self.changes.note(child.pid, list, &text) {
+                notify_clients(&self.sessions_of(child), &Change::List { list, text: &text });
+                self.tell_the_rest(child.pid, list);
+            }
+            return;
         }
         match (e.method.as_ref(), e.get(&e.uri)) {
             (method::RESOURCE_UPDATED, Some(uri)) => {
