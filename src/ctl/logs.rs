@@ -35,7 +35,7 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let path = path.unwrap_or_else(|| paths::log_dir().join(format!("{}.log", args.name)));
     let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
     let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
-    check_owner(&found.place, &args.name, &path, &file)?;
+    check_owner(&found, &path, &file)?;
     for line in last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
         if !say(&line) {
             return Ok(Exit::Ok);
@@ -52,7 +52,7 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
 pub(super) fn recent(found: &Found) -> Option<String> {
     let path = PathBuf::from(found.status.as_ref()?.log.as_ref()?);
     let mut file = open(&path).ok()?;
-    check_owner(&found.place, &found.name, &path, &file).ok()?;
+    check_owner(found, &path, &file).ok()?;
     let end = file.seek(SeekFrom::End(0)).ok()?;
     file.seek(SeekFrom::Start(end.saturating_sub(RECENT))).ok()?;
     let mut bytes = Vec::new();
@@ -61,8 +61,9 @@ pub(super) fn recent(found: &Found) -> Option<String> {
 }
 
 /// Root shows what the instance has written, and not what its status file may name instead: the two have one owner.
-fn check_owner(place: &Place, name: &str, path: &Path, log: &File) -> Result<(), Failure> {
-    let owner = std::fs::symlink_metadata(place.status_file(name)).map_or(0, |m| m.uid());
+fn check_owner(found: &Found, path: &Path, log: &File) -> Result<(), Failure> {
+    // Without a status file, the log is the one of root's own folder.
+    let (owner, name) = (found.status_owner.unwrap_or(0), &found.name);
     let of_log = log.metadata().map_err(|e| cannot_read(path, &e))?.uid();
     if nix::unistd::geteuid().is_root() && owner != 0 && owner != of_log {
         let text = format!(

@@ -12,6 +12,7 @@ use nix::unistd::{Pid, Uid, User};
 use crate::model::config::check_name;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::status::Status;
+use crate::model::text::turns;
 use crate::sys::files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
@@ -42,7 +43,7 @@ pub(super) fn say(text: &str) -> bool {
 /// A text without what moves a terminal's cursor or has it do something, which an instance's files may hold. In JSON, where
 /// such characters stand escaped already up to U+001F, the others get the same form.
 fn shown(text: &str) -> String {
-    let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let moves = |c: char| (c.is_control() && !matches!(c, '\n' | '\t')) || turns(c);
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match moves(c) {
@@ -71,6 +72,8 @@ pub(super) struct Found {
     pub(super) probe: Probe,
     /// What the status file says; of a dead instance it is the last thing that it said.
     pub(super) status: Option<Status>,
+    /// To whom the file belongs that says so.
+    pub(super) status_owner: Option<u32>,
 }
 
 impl Place {
@@ -170,21 +173,29 @@ impl Place {
         let path = place.pid_file(name);
         let probe = probe(&path).map_err(|e| place.unreadable(&path, &e))?;
         // What a predecessor wrote is not the status of this one.
-        let status = place.status(name).filter(|s| match &probe {
+        let read = place.read_status(name).filter(|(s, _)| match &probe {
             Probe::Running(pid, _) | Probe::Elsewhere(pid) => s.pid == pid.as_raw(),
             Probe::Starting => false,
             Probe::Absent | Probe::Stale => true,
         });
-        Ok(Found { name: name.to_owned(), place, probe, status })
+        let (status, status_owner) = read.unzip();
+        Ok(Found { name: name.to_owned(), place, probe, status, status_owner })
     }
 
     /// The status file, if it can be read and understood.
     pub(super) fn status(&self, name: &str) -> Option<Status> {
+        self.read_status(name).map(|(status, _)| status)
+    }
+
+    /// The same, with the owner of the very file that was read.
+    fn read_status(&self, name: &str) -> Option<(Status, u32)> {
         // Where it cannot be replaced as a whole, it may be read while it is written.
         for _ in 0..5 {
-            let text = files::read(&self.status_file(name), STATUS).ok()?;
+            let file = files::open(&self.status_file(name)).ok()?;
+            let owner = file.metadata().ok()?.uid();
+            let text = files::content(file, STATUS).ok()?;
             if let Ok(status) = serde_json::from_slice(&text) {
-                return Some(status);
+                return Some((status, owner));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -210,7 +221,7 @@ impl Found {
             let now = stamp();
             if read.is_none() || now != read {
                 read = now;
-                self.status = self.place.status(&self.name);
+                (self.status, self.status_owner) = self.place.read_status(&self.name).unzip();
             }
             let fresh = self.status.as_ref().is_some_and(|status| status.written >= asked);
             if fresh || Instant::now() >= until {

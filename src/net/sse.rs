@@ -82,15 +82,15 @@ pub(super) async fn post(
         Err(response) => return *response,
     };
     let length = body.len();
-    let take = move || -> Result<Option<Later>, Answer> {
+    let take = move || -> Result<Option<Later>, String> {
         if let Err(fault @ Fault::Json(..)) = scan(&body) {
-            return Err(plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)));
+            return Err(route::fault_text(&fault));
         }
         Ok(route::receive(&client, &body, &outbox))
     };
     match if length > LONG { busy(take).await } else { take() } {
         Ok(later) => drop(later.map(task::spawn)),
-        Err(refusal) => return refusal,
+        Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", fault),
     }
     plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
 }

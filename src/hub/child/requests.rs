@@ -40,16 +40,11 @@ impl Child {
     /// sent.
     pub(crate) fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
         let now = Instant::now();
-        let mut pending = self.pending();
         if self.is_dead() {
             return Some(call);
         }
-        if let Some((code, why)) = pending.closed.clone() {
-            drop(pending);
-            call.error(code, &why);
-            return None;
-        }
-        let number = pending.waiting.number();
+        // What may take long is done before others are kept waiting.
+        let number = self.pending().waiting.number();
         let digits = number.to_string();
         let meta = call
             .translated
@@ -62,6 +57,15 @@ impl Child {
         if let (Some(meta), Some(span)) = (&meta, e.meta.clone()) {
             changes.push((span, meta));
             changes.sort_by_key(|(s, _)| s.start);
+        }
+        let mut pending = self.pending();
+        if self.is_dead() {
+            return Some(call);
+        }
+        if let Some((code, why)) = pending.closed.clone() {
+            drop(pending);
+            call.error(code, &why);
+            return None;
         }
         let (holder, size) = (&call.session.holder, e.text().len());
         if let Err(why) = self.stdin.push(holder, size, |buffer| append(buffer, e, &changes)) {
