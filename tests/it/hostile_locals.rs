@@ -1,5 +1,6 @@
 //! Others on the host that mean harm: strangers, a server's own processes, and what they put in the place of files.
 
+use std::io::BufRead;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -145,6 +146,77 @@ fn a_process_that_a_stranger_has_marked_is_not_believed() {
     let out = scratch.run(mcpdaemon(), &["-c", &file]);
     assert_eq!(code(&out), 0, "{}", stderr(&out));
     scratch.started(&stdout(&out)).stop();
+}
+
+/// A user of a server may bear a mark. That does not make its process the daemon, whatever it has open.
+#[test]
+fn a_servers_user_does_not_keep_the_instance_from_starting() {
+    if !root() {
+        // Another user's processes are needed.
+        return;
+    }
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &[], "user: \"nobody\"");
+    mode(scratch.dir.path(), 0o755);
+    let file = scratch.instance("t", &servers).display().to_string();
+    let run = scratch.path("run");
+    std::fs::create_dir(&run).unwrap();
+    std::fs::write(run.join("t.pid"), "1\n").unwrap();
+    // It has the name of the program, names itself, and has the PID file open.
+    let program = scratch.path("mcpdaemon");
+    std::fs::copy("/bin/sh", &program).unwrap();
+    mode(&program, 0o755);
+    let (program, stem) = (program.display().to_string(), run.join("t").display().to_string());
+    let script = format!(
+        r#"exec 9< {stem}.pid
+        if [ -z "$MCPDAEMON_MARK" ]; then
+            export MCPDAEMON_MARK={stem}:$$:$(cut -d' ' -f22 /proc/$$/stat):x:1
+            exec "$0" -c "$1" "$0" "$1"
+        fi
+        echo marked; read _"#
+    );
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
+    let mut marked = as_user(nobody, &[&program, "-c", &script, &program, &script]);
+    let mut marked = Running(marked.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    std::io::BufReader::new(marked.0.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "marked\n");
+    let out = scratch.run(mcpdaemon(), &["-c", &file]);
+    assert_eq!(code(&out), 0, "{}{}", stdout(&out), stderr(&out));
+    scratch.started(&stdout(&out)).stop();
+}
+
+/// A name in a folder where others may write is what they made of it.
+#[test]
+fn root_follows_no_link_to_its_log_in_a_folder_where_others_may_write() {
+    if !root() {
+        // Another user's link is needed.
+        return;
+    }
+    let scratch = Scratch::new();
+    mode(scratch.dir.path(), 0o755);
+    let (open, target) = (scratch.path("open"), scratch.path("target"));
+    std::fs::create_dir(&open).unwrap();
+    for bits in [0o1777, 0o777, 0o775] {
+        mode(&open, bits);
+        let log = open.join("t.log");
+        symlink(&target, &log).unwrap();
+        std::os::unix::fs::lchown(&log, Some(STRANGER), Some(STRANGER)).unwrap();
+        let more = format!("log: (file: {log:?}),");
+        let file = scratch.instance_with("t", &more, &stdio("fake", &[], "")).display().to_string();
+        let out = scratch.run(mcpdaemon(), &["-c", &file]);
+        // Some systems follow none in a sticky folder themselves (proc_sys_fs(5), protected_symlinks).
+        assert!([73, 77].contains(&code(&out)), "{bits:o}: {}{}", stdout(&out), stderr(&out));
+        assert!(!target.exists());
+        std::fs::remove_file(&log).unwrap();
+    }
+    // A link in a folder of root's own is root's.
+    mode(&open, 0o755);
+    symlink(&target, open.join("t.log")).unwrap();
+    let out = scratch.run(mcpdaemon(), &["-c", &scratch.path("t.ron").display().to_string()]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    scratch.started(&stdout(&out)).stop();
+    assert!(target.exists());
 }
 
 #[test]
