@@ -389,6 +389,12 @@ fn call(id: &Value, params: &Value, line: &str) {
             SULKS.store(n, SeqCst);
             text(id, "hm");
         }
+        "storm" => {
+            for _ in 0..n {
+                say(&json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}).to_string());
+            }
+            text(id, "calm")
+        }
         "hog" | "sleep" => {
             std::thread::sleep(Duration::from_millis(n));
             text(id, args["text"].as_str().unwrap_or("slept"));

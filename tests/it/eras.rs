@@ -320,6 +320,27 @@ fn mcp_param_headers_are_checked_against_the_tool_schema() {
         let answer = send_with(&daemon, &format!("{base}{more}"), &request).response();
         assert_eq!(answer.status, status, "{more}: {answer:?}");
     }
+    // What a server may take for the argument, or for the name, is not what the headers say.
+    for arguments in [
+        json!({"text": "x", "zone": "eu", "Zone": "us"}),
+        json!({"text": "x", "zone": "eu", "zo_ne": "us"}),
+        json!({"text": "x", "zone": "eu", "zone\u{0}": "us"}),
+        json!([{"text": "x", "zone": "us"}]),
+    ] {
+        let request = tool(1, "echo", arguments);
+        let answer = send_with(&daemon, &format!("{base}Mcp-Param-Zone: eu\r\n"), &request).response();
+        assert_eq!(answer.status, 400, "{request}: {answer:?}");
+    }
+    for name in [json!(["echo"]), json!({"echo": 1}), json!(1), Value::Null] {
+        let mut request = tool(1, "echo", json!({"text": "x", "zone": "eu"}));
+        request["params"]["name"] = name;
+        for named in ["Mcp-Name: echo\r\n", ""] {
+            let fields =
+                format!("MCP-Protocol-Version: {VERSION}\r\nMcp-Method: tools/call\r\n{named}Mcp-Param-Zone: eu\r\n");
+            let answer = send_with(&daemon, &fields, &request).response();
+            assert_eq!(answer.status, 400, "{request}: {answer:?}");
+        }
+    }
 }
 
 #[test]

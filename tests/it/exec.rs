@@ -295,3 +295,22 @@ fn a_client_that_does_not_read_progress_slows_the_command() {
     drop(ws);
     wait("its end", || (!scratch.processes().iter().any(|(_, l)| l.starts_with("head -c"))).then_some(()));
 }
+
+#[test]
+fn a_command_that_no_system_takes_is_refused_before_it_is_read() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", "\"run\": Exec(allow: [\"echo\"])"));
+    let mut ws = daemon.ws("run");
+    ws.ask(&initialize(json!(0)));
+    let words = "a ".repeat(3 << 20);
+    for asked in [
+        call(1, "execute", json!({"command": "echo", "args": vec![""; 2 << 20]})),
+        json!({"jsonrpc": "2.0", "id": 1, "method": "execute", "params": {"command": format!("echo {words}")}}),
+    ] {
+        let answer = ws.ask(&asked);
+        let why = answer["error"]["message"].as_str().unwrap_or_default();
+        assert_eq!(why, "a command is no longer than 4 MiB with its arguments");
+    }
+    let answer = ws.ask(&call(2, "execute", json!({"command": "echo", "args": ["x"]})));
+    assert_eq!(said(&answer), "x\n");
+}

@@ -89,3 +89,32 @@ fn requests_of_a_server_to_its_client_are_bounded() {
         assert_eq!((asked, daemon.dropped("refused_server_requests") - before), (passed, count - passed));
     }
 }
+
+/// Each of thousands of changes would be a message to each session.
+#[test]
+fn a_storm_of_changes_is_told_as_few() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut all: Vec<Ws> = (0..40).map(|_| daemon.ws("fake")).collect();
+    for ws in &mut all {
+        ws.ask(&initialize(json!(0)));
+        ws.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    }
+    let mut asking = daemon.ws("fake");
+    asking.ask(&initialize(json!(0)));
+    let storm = call(1, "storm", json!({"n": 5000})).to_string();
+    asking.send(&storm);
+    let mut told = 0;
+    loop {
+        let message = asking.next().unwrap();
+        if message["id"] == 1 {
+            break;
+        }
+        told += 1;
+    }
+    // The first at once, and one for each 50 ms of the storm and after it.
+    assert!((1..200).contains(&told), "{told}");
+    for ws in &mut all {
+        assert_eq!(ws.next().unwrap()["method"], "notifications/tools/list_changed");
+    }
+}
