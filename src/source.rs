@@ -81,7 +81,11 @@ impl Source {
         let (mut texts, mut untrusted) = (Vec::new(), Vec::new());
         let Some(file) = &self.file else { return Ok((texts, untrusted)) };
         for path in [vec![file.clone()], drop_ins(file)?].concat() {
-            let (text, objection) = read_text(&path).map_err(|problem| vec![problem])?;
+            let (text, objection) = read_text(&path).map_err(|why| {
+                // What it is says enough.
+                let what = if why.starts_with("it is ") { why } else { format!("cannot read it: {why}") };
+                vec![Problem { file: path.display().to_string(), place: None, what }]
+            })?;
             untrusted.extend(objection);
             texts.push(Text { path, text });
         }
@@ -134,7 +138,7 @@ impl Source {
             account: &accounts::find,
             group: &accounts::group,
             read: &|path| {
-                let (text, objection) = read_text(path).map_err(|problem| problem.what)?;
+                let (text, objection) = read_text(path)?;
                 untrusted.borrow_mut().extend(objection);
                 Ok(text)
             },
@@ -261,11 +265,9 @@ fn distrusted(path: &Path, why: &files::Untrusted) -> Problem {
 }
 
 /// The text of a file, and why others may have written it. A FIFO would hold up every reload, a device has no end.
-fn read_text(path: &Path) -> Result<(String, Option<Problem>), Problem> {
-    let problem = |what: String| Problem { file: path.display().to_string(), place: None, what };
-    let read = files::read_judged(path, MOST, &own());
-    let (bytes, untrusted) = read.map_err(|e| problem(format!("cannot read it: {}", plain(&e))))?;
-    let text = String::from_utf8(bytes).map_err(|_| problem("it is not UTF-8 text".to_owned()))?;
+fn read_text(path: &Path) -> Result<(String, Option<Problem>), String> {
+    let (bytes, untrusted) = files::read_judged(path, MOST, &own()).map_err(|e| plain(&e))?;
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     Ok((text, untrusted.map(|why| distrusted(path, &why))))
 }
 
