@@ -422,6 +422,10 @@ impl Driver {
                         return Ok(true);
                     }
                     let take = move || {
+                        if client.session.is_ended() {
+                            // Its connection has ended meanwhile.
+                            return None;
+                        }
                         let later = route::receive(&client, text.as_str(), &outbox);
                         drop(kept);
                         later
