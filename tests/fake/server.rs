@@ -94,6 +94,9 @@ fn main() {
             && message["method"] == "notifications/x"
         {
             std::thread::sleep(Duration::from_millis(ms));
+            if let Some(text) = message["params"]["text"].as_str().filter(|t| t.len() < 100) {
+                eprintln!("noted: {text}");
+            }
         }
         if message["method"] == "tools/call" && message["params"]["name"] == "stop_reading" {
             loop {

@@ -652,14 +652,17 @@ fn what_is_kept_to_be_sent_again_makes_room_for_others() {
     let scratch = Scratch::new();
     let more = "limits: (memory: \"16MiB\", reply: \"4MiB\", message: \"4MiB\"),";
     let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
-    // Clients that read everything, and leave without a word.
+    // Clients that read everything, and leave without a word, until even little is refused.
     let mut read = 0;
-    for n in 0..12 {
-        let mut http = daemon.http("fake");
-        http.accept = Some("text/event-stream");
-        read += http.post(&call(n, "big", json!({"n": 2_000_000})).to_string()).body.len();
+    for size in [1_500_000, 700_000, 300_000, 100_000, 50_000, 20_000] {
+        for n in 0..12 {
+            let mut http = daemon.http("fake");
+            http.accept = Some("text/event-stream");
+            let answer = http.post(&call(n, "big", json!({"n": size})).to_string());
+            read += answer.body.len();
+        }
     }
-    assert!(read > 12_000_000, "{read}");
+    assert!(read > 16 << 20, "{read}");
     let text = "x".repeat(1 << 20);
     wait("room", || {
         let mut http = daemon.http("fake");

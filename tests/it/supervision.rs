@@ -256,10 +256,13 @@ fn a_child_that_reads_slowly_is_not_replaced_for_what_its_clients_send() {
     let child = daemon.child("fake");
     let mut ws = daemon.ws("fake");
     ws.ask(&initialize(json!(0)));
-    let note = json!({"jsonrpc": "2.0", "method": "notifications/x", "params": {"text": "x".repeat(1000)}}).to_string();
-    (0..1500).for_each(|_| ws.send(&note));
-    // Behind all of them.
-    assert_eq!(said(&daemon.http("fake").ask(&call(1, "echo", json!({"text": "x"})))), "x");
+    let note =
+        |text: &str| json!({"jsonrpc": "2.0", "method": "notifications/x", "params": {"text": text}}).to_string();
+    let long = note(&"x".repeat(1000));
+    (0..1500).for_each(|_| ws.send(&long));
+    ws.send(&note("the last one"));
+    // No request is open meanwhile, which would show that it is busy.
+    wait("the last one", || daemon.log().contains("[fake] noted: the last one").then_some(()));
     assert_eq!(daemon.child("fake"), child, "{}", daemon.log());
     assert_eq!(daemon.server("fake")["restarts"], 0);
 }
