@@ -209,7 +209,11 @@ impl Events {
         while out.len() < PIECE
             && let Some(event) = self.once_more()
         {
-            out.push_str(&event);
+            // One may be long: it is not copied once more.
+            match out.is_empty() {
+                true => out = event,
+                false => out.push_str(&event),
+            }
         }
         self.heartbeat.set_after(HEARTBEAT);
         counted(out, &self.reply.outbox, &self.reply.connection).unwrap_or_else(|| {
