@@ -17,7 +17,7 @@ use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern};
-use crate::rt::blocking::{LONG, first_step_aside};
+use crate::rt::blocking::{LONG, steps_aside};
 use crate::rt::task;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
@@ -86,7 +86,7 @@ async fn post(
     };
     let long = body.len() > LONG;
     let taken = take(front.clone(), server.clone(), connection.clone(), head.headers, body, accepts);
-    let answer = if long { first_step_aside(taken).await } else { taken.await };
+    let answer = if long { steps_aside(taken).await } else { taken.await };
     drop(kept);
     answer
 }

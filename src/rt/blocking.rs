@@ -5,9 +5,9 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use event_listener::Event;
 
@@ -67,21 +67,39 @@ pub(crate) async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     aside(BUSY.take(processors).await, work).await
 }
 
-/// A future whose first step, up to where it first waits, takes a processor for long.
-pub(crate) async fn first_step_aside<F>(future: F) -> F::Output
+/// That a future was woken.
+#[derive(Default)]
+struct Woken {
+    is: AtomicBool,
+    event: Event,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.is.store(true, SeqCst);
+        self.event.notify(1);
+    }
+}
+
+/// A future of which each step, from one wait to the next, may take a processor for long.
+pub(crate) async fn steps_aside<F>(future: F) -> F::Output
 where
     F: Future + Send + 'static,
     F::Output: Send,
 {
     let mut future = Box::pin(future);
-    let step = busy(move || {
-        // Who is woken by it does not matter: the next step follows at once.
-        let outcome = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        (future, outcome)
-    });
-    match step.await {
-        (_, Poll::Ready(output)) => output,
-        (future, Poll::Pending) => future.await,
+    let woken = Arc::new(Woken::default());
+    loop {
+        let waker = Waker::from(woken.clone());
+        let step = busy(move || {
+            let outcome = future.as_mut().poll(&mut Context::from_waker(&waker));
+            (future, outcome)
+        });
+        match step.await {
+            (_, Poll::Ready(output)) => return output,
+            (waiting, Poll::Pending) => future = waiting,
+        }
+        until(&woken.event, || woken.is.swap(false, SeqCst).then_some(())).await;
     }
 }
 
