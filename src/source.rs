@@ -97,7 +97,7 @@ impl Source {
         self.validate(texts).map(|(loaded, _)| loaded)
     }
 
-    /// The same, and which files of tokens others could have written.
+    /// Validates files that were read before, and gives a problem for each file of tokens that others could have written.
     fn validate(&self, texts: Vec<Text>) -> Result<(Loaded, Vec<Problem>), Vec<Problem>> {
         // By their real places: a symlink may be switched to another folder with other files beside it.
         let folder = |path: &Path| {

@@ -187,7 +187,8 @@ impl Place {
         self.read_status(name).map(|(status, _)| status)
     }
 
-    /// The same, with the owner of the very file that was read.
+    /// What the status file of an instance says, if it can be read and understood, and the uid of the owner of the very
+    /// file that was read.
     fn read_status(&self, name: &str) -> Option<(Status, u32)> {
         // Where it cannot be replaced as a whole, it may be read while it is written.
         for _ in 0..5 {

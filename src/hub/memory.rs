@@ -21,7 +21,7 @@ const STEP: u64 = 64 << 10;
 pub(crate) struct Memory {
     budget: Lock<Budget>,
     counters: Arc<Counters>,
-    /// Somebody got none, and nobody was told of it yet.
+    /// A holder was refused memory, and [`Memory::is_short`] has not told of it yet.
     short: AtomicBool,
     refused: Event,
 }
@@ -40,7 +40,8 @@ impl Memory {
         self.budget.lock().set_limit(limit);
     }
 
-    /// Waits until somebody gets none: what may never be needed can make room for the next.
+    /// Waits until a holder is refused memory. The caller gives up what may never be needed, so that the next holder gets
+    /// some.
     pub(crate) async fn is_short(&self) {
         until(&self.refused, || self.short.swap(false, SeqCst).then_some(())).await;
     }

@@ -18,7 +18,7 @@ use crate::rt::random;
 use crate::rt::task;
 use crate::rt::wait::{sleep, timeout};
 
-/// After a look because somebody has got no memory, the next one is no sooner.
+/// The least time between two looks at all sessions, however often memory is refused meanwhile.
 const SHORT: Duration = Duration::from_millis(100);
 
 impl Hub {

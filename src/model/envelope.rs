@@ -119,7 +119,7 @@ pub struct Envelope<'a> {
     respelled: Option<&'static str>,
     /// There is half of a surrogate pair in the method, which some programs drop and some replace.
     unclear_method: bool,
-    /// The same in the name of a member, where members are that messages are routed by.
+    /// There is half of a surrogate pair in the name of a member, in a place whose members a message is routed by.
     unclear_name: bool,
 }
 

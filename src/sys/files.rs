@@ -186,7 +186,8 @@ pub(crate) fn read_judged(path: &Path, most: u64, users: &[u32]) -> io::Result<(
     Ok((bytes, before.or(own).or_else(|| untrusted(path, users))))
 }
 
-/// Nobody but root makes or removes names in the folder of a file.
+/// Whether root alone can make and remove names in the folder of a file: the folder and all above it belong to root, and
+/// no other user may write there.
 pub(crate) fn is_for_root_alone(path: &Path) -> bool {
     let Some(dir) = path.parent() else { return true };
     let open = |meta: Metadata| meta.uid() != 0 || meta.mode() & 0o022 != 0;
