@@ -14,7 +14,8 @@ use event_listener::Event;
 use super::wait::until;
 use crate::sys::lock::Lock;
 
-/// What is longer is worked on aside, in bytes: a millisecond for each is not much beside a thread.
+/// A text that is longer is worked on by [`busy`], in bytes: to read it takes a millisecond and more, beside which a thread
+/// costs little.
 pub(crate) const LONG: usize = 512 << 10;
 
 /// Work of one kind, of which there is so much at a time; more waits.

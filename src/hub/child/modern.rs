@@ -17,14 +17,11 @@ use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::modern::ParamHeaders;
 use crate::model::out::Out;
 use crate::model::{ids, jsonrpc, method, modern};
-use crate::rt::blocking::blocking;
+use crate::rt::blocking::{LONG, busy};
 use crate::rt::wait::timeout;
 
 /// How long a child may take to list its tools before a call is passed on unchecked.
 const HEADERS: Duration = Duration::from_secs(10);
-
-/// A list that is longer is not read among the other tasks, in bytes.
-const LONG: usize = 256 << 10;
 
 impl Child {
     /// Opens a subscription of a client, with an id of ours; once, however often it is asked.
@@ -125,7 +122,7 @@ impl Child {
                 (all, cursor)
             };
             // To read a long list takes its time, which is not taken from others.
-            (all, cursor) = if long { blocking(read).await } else { read() };
+            (all, cursor) = if long { busy(read).await } else { read() };
             if cursor.is_none() {
                 break;
             }
