@@ -29,6 +29,8 @@ pub(crate) struct Hub {
     /// Sessions that are named by an id.
     pub(super) clients: Lock<HashMap<String, Client>>,
     pub(super) session_count: AtomicU64,
+    /// Clients that wait for a place.
+    pub(super) waiting_for_place: AtomicU64,
     pub(super) expiring: AtomicBool,
     /// Open GET streams, which end when a drain begins.
     pub(super) streams: Lock<Vec<Weak<Outbox>>>,
@@ -48,6 +50,7 @@ impl Hub {
             make,
             clients: Lock::default(),
             session_count: AtomicU64::new(0),
+            waiting_for_place: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             streams: Lock::default(),
         });

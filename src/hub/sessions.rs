@@ -1,8 +1,8 @@
 //! Sessions of the instance: opened within limits, found by id, ended when they are idle or not allowed any more.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use super::client::endpoint::Client;
 use super::client::outbox::Outbox;
@@ -21,7 +21,45 @@ use crate::rt::wait::{sleep, timeout};
 /// The least time between two looks at all sessions, however often memory is refused meanwhile.
 const SHORT: Duration = Duration::from_millis(100);
 
+/// So long a client waits for a place at most, and so many clients at a time.
+const WAIT: Duration = Duration::from_secs(3);
+const WAITING: u64 = 64;
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Counts one that waits, for as long as it does.
+struct Waits<'h>(&'h AtomicU64);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
 impl Hub {
+    /// Opens a session, for which it may wait a moment; the error says which limit is reached.
+    pub(crate) async fn open_session_soon(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        transport: Transport,
+        holder: Holder,
+    ) -> Result<Client, Error> {
+        let first = self.try_session(server, transport, holder.clone());
+        let many = self.waiting_for_place.fetch_add(1, SeqCst) >= WAITING;
+        let _waits = Waits(&self.waiting_for_place);
+        if many || !matches!(first, Err(Error::Full { .. })) {
+            return self.counted(first);
+        }
+        let begin = Instant::now();
+        loop {
+            sleep(LOOK).await;
+            let next = self.try_session(server, transport, holder.clone());
+            if !matches!(next, Err(Error::Full { .. })) || begin.elapsed() > WAIT || self.ctx.draining.is_set() {
+                return self.counted(next);
+            }
+        }
+    }
+
     /// Opens a session; the error says which limit is reached.
     pub(crate) fn open_session(
         self: &Arc<Self>,
@@ -29,10 +67,23 @@ impl Hub {
         transport: Transport,
         holder: Holder,
     ) -> Result<Client, Error> {
-        let refused = |limit: u32, of: String| {
+        self.counted(self.try_session(server, transport, holder))
+    }
+
+    fn counted(&self, opened: Result<Client, Error>) -> Result<Client, Error> {
+        if matches!(opened, Err(Error::Full { .. })) {
             self.ctx.counters.count(Dropped::Sessions);
-            Err(Error::Full { limit, of })
-        };
+        }
+        opened
+    }
+
+    fn try_session(
+        self: &Arc<Self>,
+        server: &Arc<Server>,
+        transport: Transport,
+        holder: Holder,
+    ) -> Result<Client, Error> {
+        let refused = |limit: u32, of: String| Err(Error::Full { limit, of });
         let limit = self.ctx.config().limits.sessions;
         if !self.has_place(limit, self.session_count.load(SeqCst), None, &holder) {
             return refused(limit, " (limits.sessions)".to_owned());
@@ -67,7 +118,8 @@ impl Hub {
             Some(server) => server.core.members.clients(),
             None => self.all_clients(),
         };
-        let lasting: Vec<Client> = all.into_iter().filter(|c| c.session.kind.is_lasting()).collect();
+        let mut lasting: Vec<Client> = all.into_iter().filter(|c| c.session.kind.is_lasting()).collect();
+        lasting.sort_by_key(|c| c.session.number);
         let held = places::count(lasting.iter().map(|c| &c.session.holder));
         let own = held.get(newcomer).copied().unwrap_or(0);
         if places::is_left(limit, taken, own, held.len() as u64 - u64::from(own > 0)) {
@@ -77,7 +129,8 @@ impl Hub {
             holder: c.session.holder.clone(),
             unused: c.session.is_unused(),
             // Where the connection is the session, it is used as long as that is there.
-            idle: if c.session.kind.has_id() { c.session.idle() } else { 0 },
+            in_use: !c.session.kind.has_id() || c.session.is_in_use(),
+            idle: c.session.idle(),
         };
         let taken: Vec<Place> = lasting.iter().map(place).collect();
         let Some(one) = places::given_up(&taken, newcomer).and_then(|n| lasting.get(n)) else { return false };

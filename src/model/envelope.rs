@@ -151,6 +151,9 @@ pub enum Fault<'a> {
     Message(Option<&'a str>, &'static str),
     /// Programs could read two messages in it: the member whose name is spelled in another way; with the id.
     Respelled(Option<&'a str>, &'static str),
+    /// It is not as a message has to be, but can mean one thing only: what to write in place of what ([`spliced`]), in
+    /// order. The text with these changes is to be scanned in its place.
+    Inexact(Vec<(Span, &'static str)>),
 }
 
 impl<'a> Envelope<'a> {
@@ -188,6 +191,35 @@ pub fn spliced(text: &str, changes: &[(Span, &str)]) -> String {
     }
     out.push_str(&text[from..]);
     out
+}
+
+/// A request with these members, as they are written in JSON, in its `params._meta` before all others. None where there
+/// is something else than an object in the way.
+pub fn add_meta(e: &Envelope<'_>, inner: &str) -> Option<String> {
+    let comma = |span: &Span| if members(&e.text()[span.clone()]).is_empty() { "" } else { "," };
+    let (at, added) = match (&e.meta, &e.params) {
+        (Some(meta), _) => (meta.start + 1, format!("{inner}{}", comma(meta))),
+        (None, Some(params)) => {
+            let text = &e.text()[params.clone()];
+            if !text.starts_with('{') {
+                return None;
+            }
+            match members(text).into_iter().find(|(key, _)| key == "_meta") {
+                // As good as none.
+                Some((_, span)) if &text[span.clone()] == "null" => {
+                    let span = params.start + span.start..params.start + span.end;
+                    return Some(spliced(e.text(), &[(span, &format!("{{{inner}}}"))]));
+                }
+                Some(_) => return None,
+                None => (params.start + 1, format!("\"_meta\":{{{inner}}}{}", comma(params))),
+            }
+        }
+        (None, None) => {
+            let start = e.text().find('{').map_or(0, |at| at + 1);
+            (start, format!("\"params\":{{\"_meta\":{{{inner}}}}},"))
+        }
+    };
+    Some(spliced(e.text(), &[(at..at, &added)]))
 }
 
 /// Puts valid JSON on one line: a raw line break can only stand between tokens, where a space does as well.
@@ -230,8 +262,19 @@ pub fn scan(text: &str) -> Result<Envelope<'_>, Fault<'_>> {
     read(text, false)
 }
 
+/// What some programs for Windows write before a text (Unicode 16.0 section 23.8).
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// A text without a byte order mark before it.
+pub fn unmarked(text: &str) -> &str {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
 /// Scans one message; where it is `strict`, members in another spelling are looked for.
 fn read(text: &str, strict: bool) -> Result<Envelope<'_>, Fault<'_>> {
+    if text.starts_with(BYTE_ORDER_MARK) {
+        return Err(Fault::Inexact(vec![(0..BYTE_ORDER_MARK.len_utf8(), "")]));
+    }
     let mut s = Scanner { strict, ..Scanner::new(text) };
     s.space();
     match s.peek() {
@@ -298,6 +341,13 @@ struct Found {
 }
 
 impl Found {
+    /// It can be nothing but an answer: the members of other messages and of lines in a log are not these.
+    fn is_answer(&self, text: &str) -> bool {
+        let error = |span: &Span| member(&text[span.clone()], "code").is_some();
+        let object = |span: &Span| text[span.clone()].starts_with('{');
+        self.method.is_none() && (self.error.as_ref().is_some_and(error) || self.result.as_ref().is_some_and(object))
+    }
+
     fn judge<'t>(self, s: &Scanner<'t>) -> Result<Envelope<'t>, Fault<'t>> {
         let text = s.text;
         let get = |span: &Option<Span>| span.clone().map(|s| &text[s]);
@@ -306,7 +356,8 @@ impl Found {
         if s.doubled {
             return Err(Fault::Message(usable, "a member of the envelope stands twice"));
         }
-        if get(&self.jsonrpc) != Some("\"2.0\"") {
+        let unversioned = self.jsonrpc.is_none() && !s.strict && self.is_answer(text) && usable.is_some();
+        if get(&self.jsonrpc) != Some("\"2.0\"") && !unversioned {
             return Err(Fault::Message(usable, "\"jsonrpc\" must be \"2.0\""));
         }
         // Some servers write the member that does not apply as null.
@@ -335,8 +386,18 @@ impl Found {
             Some(_) => return Err(Fault::Message(usable, "\"method\" must be a string")),
             None => Cow::Borrowed(""),
         };
-        if kind != Kind::Response && get(&self.params).is_some_and(|p| !p.starts_with(['{', '['])) {
+        // In some languages an empty object is written as an empty list, or as null.
+        let empty = |p: &str| p == "null" || (p.starts_with('[') && p[1..].trim_start().starts_with(']'));
+        let no_params = self.params.clone().filter(|p| kind != Kind::Response && empty(&text[p.clone()]));
+        if no_params.is_none()
+            && kind != Kind::Response
+            && get(&self.params).is_some_and(|p| !p.starts_with(['{', '[']))
+        {
             return Err(Fault::Message(usable, "\"params\" must be an object"));
+        }
+        if no_params.is_some() || unversioned {
+            let version = text.find('{').filter(|_| unversioned).map(|at| (at + 1..at + 1, r#""jsonrpc":"2.0","#));
+            return Err(Fault::Inexact(version.into_iter().chain(no_params.map(|span| (span, "{}"))).collect()));
         }
         // Only a string or a number can be a token; anything else is left where it is, for the server to judge.
         let plain = |span: Option<Span>| span.filter(|s| !text[s.clone()].starts_with(['{', '[', 't', 'f', 'n']));

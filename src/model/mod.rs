@@ -34,5 +34,6 @@ pub mod restart;
 pub mod spelling;
 pub mod status;
 pub mod text;
+pub mod trace;
 pub mod transport;
 pub mod words;

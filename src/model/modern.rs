@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::envelope::{Envelope, Span, batch, decode, member, members, quote, spliced, unescaped};
+use super::envelope::{Envelope, Span, add_meta, batch, decode, member, members, quote, spliced, unescaped};
 use super::jsonrpc::{INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND};
 use super::mcp;
 use super::method;
@@ -291,18 +291,7 @@ pub fn own_meta(version: &str) -> String {
 pub fn with_meta(e: &Envelope<'_>, version: &str) -> String {
     let own = own_meta(version);
     let own = member(&own, "_meta").unwrap_or("{}");
-    let inner = &own[1..own.len() - 1];
-    let opens = |span: &Option<Span>| span.clone().filter(|s| e.text()[s.clone()].starts_with('{'));
-    let comma = |span: &Span| if members(&e.text()[span.clone()]).is_empty() { "" } else { "," };
-    let (at, added) = match (opens(&e.meta), opens(&e.params)) {
-        (Some(meta), _) => (meta.start + 1, format!("{inner}{}", comma(&meta))),
-        (None, Some(params)) => (params.start + 1, format!("\"_meta\":{own}{}", comma(&params))),
-        (None, None) => {
-            let start = e.text().find('{').map_or(0, |at| at + 1);
-            (start, format!("\"params\":{{\"_meta\":{own}}},"))
-        }
-    };
-    spliced(e.text(), &[(at..at, &added)])
+    add_meta(e, &own[1..own.len() - 1]).unwrap_or_else(|| e.text().to_owned())
 }
 
 /// What a child said of itself in its answer to `server/discover`; None unless it names this revision: that it

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 
 use super::budget::Holder;
 
-/// A place whose holder has not used it has this many seconds before he may have to give it up.
+/// A place that was never used, for so many seconds, is given up before all others.
 pub const UNUSED: u64 = 10;
-/// A place that was used, and is not any more, has this many.
-pub const IDLE: u64 = 300;
+/// So is one that was used, and is not any more, for so many.
+const IDLE: u64 = 300;
+/// A place is nobody's to take for so many seconds: who has it is in the middle of something.
+const FRESH: u64 = 1;
 
 /// A place that is taken.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ pub struct Place {
     pub holder: Holder,
     /// It was never used.
     pub unused: bool,
+    /// It is in use now.
+    pub in_use: bool,
     /// Seconds since its last use; 0 while it is in use.
     pub idle: u64,
 }
@@ -42,17 +46,23 @@ pub fn is_left(limit: u64, taken: u64, own: u64, others: u64) -> bool {
 }
 
 /// The place that is given up for a newcomer: of those who hold the most, and no less than he, the one that was idle for
-/// longest. What was never used makes room for everybody.
+/// longest, of those of the same time the first. What was never used makes room for everybody; many clients never say that
+/// they have gone, so what is used and idle does as well, if there is nothing better.
 pub fn given_up(taken: &[Place], newcomer: &Holder) -> Option<usize> {
     let held = count(taken.iter().map(|p| &p.holder));
     let own = held.get(newcomer).copied().unwrap_or(0);
     let of = |p: &Place| held.get(&p.holder).copied().unwrap_or(0);
-    let free = |p: &Place| match p.unused {
-        true => p.idle >= UNUSED,
-        false => p.idle >= IDLE && of(p) >= own,
-    };
+    // Who opens many and uses none is not to cost others theirs: the first of these is waited for.
+    let flood = taken.iter().any(|p| p.unused && !p.in_use && p.idle < FRESH);
+    let waits = |p: &Place| flood && !p.unused && p.idle < IDLE;
+    let free = |p: &Place| !p.in_use && p.idle >= FRESH && !waits(p) && (p.unused || of(p) >= own);
+    let abandoned = |p: &Place| p.idle >= if p.unused { UNUSED } else { IDLE };
     let candidates = taken.iter().enumerate().filter(|(_, p)| free(p));
-    candidates.max_by_key(|(n, p)| (of(p), p.unused, p.idle, std::cmp::Reverse(*n))).map(|(n, _)| n)
+    let (first, _) = candidates.max_by_key(|(n, p)| {
+        let all = abandoned(p);
+        (all, !all && p.unused, of(p), p.unused, p.idle, std::cmp::Reverse(*n))
+    })?;
+    Some(first)
 }
 
 #[cfg(test)]
@@ -75,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_largest_holder_gives_up_what_was_idle_for_longest() {
-        let place = |n, unused, idle| Place { holder: who(n), unused, idle };
+        let place = |n, unused, idle| Place { holder: who(n), unused, in_use: idle == 0, idle };
         let taken = [
             place(1, false, 400),
             place(1, false, 500),
@@ -90,7 +100,16 @@ mod tests {
         let mine = [place(1, false, 0), place(1, false, 0), place(2, false, 9000)];
         assert_eq!(given_up(&mine, &who(1)), None);
         assert_eq!(given_up(&mine, &who(9)), Some(2));
-        let fresh = [place(1, true, 9), place(1, false, 299), place(2, false, 10)];
-        assert_eq!(given_up(&fresh, &who(9)), None);
+        let young = [place(1, true, 9), place(2, false, 10), place(1, false, 0)];
+        assert_eq!(given_up(&young, &who(9)), Some(0), "it was never used");
+        assert_eq!(given_up(&young[1..], &who(9)), Some(0), "it is idle");
+        let fresh = Place { in_use: false, ..place(1, true, 0) };
+        assert_eq!(given_up(&[fresh.clone(), place(1, false, 0)], &who(9)), None);
+        assert_eq!(given_up(&[fresh, place(1, false, 8)], &who(9)), None, "the other is waited for");
+        let equal = [place(1, false, 7), place(2, false, 7), place(3, false, 300), place(4, true, 10)];
+        assert_eq!(given_up(&equal[..2], &who(9)), Some(0));
+        assert_eq!(given_up(&equal, &who(9)), Some(3), "what was never used before what was");
+        let flood = [place(1, false, 5), place(2, false, 1), place(2, false, 1)];
+        assert_eq!(given_up(&flood, &who(2)), Some(1), "of his own");
     }
 }

@@ -1,30 +1,32 @@
-//! What is not the hot path, routed by tide: `/`, `/healthz`, `/readyz`, `/status`,
-//! `/metrics`.
+//! What is not the hot path, routed by tide: the page, health, the status document, and metrics ([`paths`]).
 
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Method, Request, StatusCode};
 use tide::http;
 
-use super::answer::{Answer, error, plain};
+use super::answer::{Answer, error, not_allowed, plain};
 use super::front::Front;
 use super::metrics::{self, Format};
 use super::page;
 use super::pages::{Admin, App};
+use super::paths;
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
 
 pub(super) fn app(admin: Admin) -> App {
     let mut app = tide::with_state(admin);
-    app.at("/healthz").get(|_| async { Ok(text(200, "ok\n")) });
-    app.at("/readyz").get(|request: tide::Request<Admin>| async move {
-        let missing = (request.state().not_ready)();
-        Ok(match missing.as_slice() {
-            [] => text(200, "ready\n"),
-            all => text(503, &format!("{}\n", all.join("\n"))),
-        })
-    });
-    app.at("/status").get(|request: tide::Request<Admin>| async move {
+    app.at(paths::HEALTHZ).get(|_| async { Ok(text(200, "ok\n")) });
+    for path in [paths::READYZ, paths::HEALTH] {
+        app.at(path).get(|request: tide::Request<Admin>| async move {
+            let missing = (request.state().not_ready)();
+            Ok(match missing.as_slice() {
+                [] => text(200, "ready\n"),
+                all => text(503, &format!("{}\n", all.join("\n"))),
+            })
+        });
+    }
+    app.at(paths::STATUS).get(|request: tide::Request<Admin>| async move {
         let status = request.state().status.clone();
         let mut response = text(200, &blocking(move || status()).await);
         response.insert_header("content-type", "application/json");
@@ -46,7 +48,7 @@ pub(super) fn app(admin: Admin) -> App {
         }
         Ok(response)
     });
-    app.at("/metrics").get(|request: tide::Request<Admin>| async move {
+    app.at(paths::METRICS).get(|request: tide::Request<Admin>| async move {
         let accept = request.header("accept").map(|v| v.iter().map(|v| v.as_str()).collect::<Vec<_>>().join(","));
         let format = Format::accepted(&accept.unwrap_or_default());
         let metrics = request.state().metrics.clone();
@@ -69,18 +71,22 @@ pub(super) fn without_detail(answer: Answer) -> Answer {
     plain(status, "text/plain; charset=utf-8", if status.is_success() { "ok\n" } else { "not ready\n" }.to_owned())
 }
 
+/// The answer where there is nothing.
+pub(super) fn nothing() -> Answer {
+    let why = "nothing is here; a server is at /servers/NAME/mcp (HTTP) and /servers/NAME/ws (WebSocket)";
+    error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why)
+}
+
 /// Hands a request to the router and its answer back.
 pub(super) async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
     let method = match *request.method() {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,
-        _ => return error(StatusCode::METHOD_NOT_ALLOWED, None, jsonrpc::INVALID_REQUEST, "GET or HEAD"),
+        _ if !paths::exists(&paths::meant(request.uri().path())) => return nothing(),
+        _ => return not_allowed("GET, HEAD", "GET or HEAD"),
     };
-    let nothing = || {
-        let why = "nothing is here; a server is at /servers/NAME/mcp (HTTP) and /servers/NAME/ws (WebSocket)";
-        error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why)
-    };
-    let Ok(url) = http::Url::parse(&format!("http://localhost{}", request.uri().path())) else { return nothing() };
+    let path = paths::meant(request.uri().path());
+    let Ok(url) = http::Url::parse(&format!("http://localhost{path}")) else { return nothing() };
     let mut asked = http::Request::new(method, url);
     for value in request.headers().get_all(hyper::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
         asked.append_header("accept", value);

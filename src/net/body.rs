@@ -25,6 +25,9 @@ use crate::model::transport::{SessionKind, Transport};
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// What it says then: a comment (HTML Living Standard section 9.2.6).
+const WAITING: &str = ": still here\n\n";
+
 /// What is not longer does not count, in bytes.
 const FREE: usize = 16 << 10;
 /// What is sent once more goes in pieces of about so many bytes.
@@ -180,6 +183,14 @@ impl Events {
         events
     }
 
+    /// Says something at once, whatever it waits for.
+    pub(crate) fn at_once(mut self) -> Events {
+        if self.head.is_empty() {
+            self.head.push_str(WAITING);
+        }
+        self
+    }
+
     /// A stream that goes on where another process has left it.
     pub(crate) fn adopted(reply: Reply, queue: VecDeque<Out>, head: String, stream: Option<Arc<Stream>>) -> Events {
         let mut events = Events::new(reply, None);
@@ -288,7 +299,7 @@ impl hyper::body::Body for Body {
                 events.heartbeat.set_after(HEARTBEAT);
                 // The timer must be polled again to be armed.
                 let _ = Pin::new(&mut events.heartbeat).poll(cx);
-                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": still here\n\n")))));
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(WAITING.as_bytes())))));
             }
         };
         if !more && events.queue.is_empty() {

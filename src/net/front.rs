@@ -8,6 +8,7 @@ use std::time::Instant;
 use event_listener::Event;
 
 use super::door::Door;
+use super::origin::Told;
 use super::pages::App;
 use super::parked::Parked;
 use crate::hub::Hub;
@@ -21,6 +22,8 @@ pub(crate) struct Front {
     pub door: Door,
     /// When a refusal with 401 was last logged.
     pub refused: Lock<Option<Instant>>,
+    /// The hosts and origins whose refusal was logged.
+    pub strangers: Lock<Told>,
     /// A connection was closed.
     pub closed: Event,
     /// Connections at rest.

@@ -14,11 +14,13 @@ use super::answer::{Answer, error, not_allowed, share};
 use super::body::Body;
 use super::connection::Connection;
 use super::front::Front;
+use super::origin::Stranger;
 use super::request::{is_preflight, named, preflight};
-use super::{admin, auth, origin, sse, streamable, ws};
+use super::{admin, auth, origin, paths, sse, streamable, ws};
 use crate::hub::{Dropped, Server};
 use crate::model::config::Admitted;
 use crate::model::jsonrpc;
+use crate::model::text::printable;
 use crate::sys::listen::Peer;
 
 /// A refusal is logged so often at most.
@@ -32,20 +34,20 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let config = front.hub.ctx.config();
-    let (host, origin) = match named(&request) {
-        Ok(both) => both,
-        Err(why) => {
+    let origin = match check_names(&front, local, &request) {
+        Ok(origin) => origin,
+        // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
+        Err(_) if is_health(&paths::meant(request.uri().path())) => {
+            let answer = admin::without_detail(admin::serve(&front, &request).await);
+            connection.idles();
+            return Ok(answer);
+        }
+        Err(refused) => {
             front.hub.ctx.counters.count(Dropped::ForeignOrigin);
             connection.idles();
-            return Ok(error(StatusCode::BAD_REQUEST, None, jsonrpc::INVALID_REQUEST, why));
+            return Ok(*refused);
         }
     };
-    if let Some(why) = origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
-        front.hub.ctx.counters.count(Dropped::ForeignOrigin);
-        let status = if host.is_none() && local.is_some() { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
-        connection.idles();
-        return Ok(error(status, None, jsonrpc::INVALID_REQUEST, why));
-    }
     let allowed_origin = origin.map(str::to_owned);
     let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
     let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
@@ -54,9 +56,11 @@ pub(super) async fn serve(
         Ok(who) => dispatch(&front, &connection, who, request).await,
         Err(_) if is_preflight(&request) => preflight(request.headers()),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
-        Err(_) if matches!(request.uri().path(), "/healthz" | "/readyz") => {
+        Err(_) if is_health(&paths::meant(request.uri().path())) => {
             admin::without_detail(admin::serve(&front, &request).await)
         }
+        // Clients look in many places for how to get a token, and take a 401 there for an answer.
+        Err(_) if !paths::exists(&paths::meant(request.uri().path())) => admin::nothing(),
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
             log_refusal(&front, &connection);
@@ -72,6 +76,37 @@ pub(super) async fn serve(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
+}
+
+/// Whether a path is one that health checks ask for.
+fn is_health(path: &str) -> bool {
+    matches!(path, paths::HEALTHZ | paths::READYZ | paths::HEALTH)
+}
+
+/// The origin that a request names, if it and the host may be named; else the answer to it.
+fn check_names<'r>(
+    front: &Front,
+    local: Option<IpAddr>,
+    request: &'r Request<Incoming>,
+) -> Result<Option<&'r str>, Box<Answer>> {
+    let config = front.hub.ctx.config();
+    let refuse = |status, why: &str| Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why));
+    let (host, origin) = named(request).map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
+    match origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
+        None => Ok(origin),
+        Some(Stranger::NoHost) => Err(refuse(StatusCode::BAD_REQUEST, "there is no Host header")),
+        Some(Stranger::Named { what, name, key }) => {
+            let name = printable(name, 100);
+            if front.strangers.lock().is_new(&name) {
+                warn!(
+                    "a request with the {what} '{name}' was refused (403): if clients are to reach this instance by it, add it \
+                     to {key}; dropped.foreign_origin counts all, this is logged once"
+                );
+            }
+            let why = format!("the {what} '{name}' is not served: add it to {key} in the instance file if it is to be");
+            Err(refuse(StatusCode::FORBIDDEN, &why))
+        }
+    }
 }
 
 /// Logs a refusal with 401. Once a minute: a client that tries tokens tries many.
@@ -95,7 +130,7 @@ async fn dispatch(
     if is_preflight(&request) {
         return preflight(request.headers());
     }
-    let path = request.uri().path();
+    let path = &*paths::meant(request.uri().path()).into_owned();
     let all = match path {
         "/mcp" => Some("mcp"),
         "/ws/mcp" => Some("ws"),
@@ -110,7 +145,7 @@ async fn dispatch(
         };
         return mcp(front, connection, &bridge, "", endpoint, request).await;
     }
-    let Some((name, endpoint)) = path.strip_prefix("/servers/").and_then(|rest| rest.split_once('/')) else {
+    let Some((name, endpoint)) = path.strip_prefix(paths::SERVERS).and_then(|rest| rest.split_once('/')) else {
         return admin::serve(front, &request).await;
     };
     if !matches!(endpoint, "mcp" | "ws" | "sse" | "message") {
@@ -118,7 +153,7 @@ async fn dispatch(
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     }
     let Some(server) = front.hub.server(name) else {
-        let why = format!("there is no server '{}' in this instance", crate::model::text::printable(name, 64));
+        let why = format!("there is no server '{}' in this instance", printable(name, 64));
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     };
     let (base, endpoint) = (format!("/servers/{name}"), endpoint.to_owned());

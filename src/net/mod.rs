@@ -22,6 +22,7 @@ pub mod origin;
 pub(crate) mod page;
 mod pages;
 mod parked;
+pub mod paths;
 pub mod request;
 mod respond;
 mod serve;

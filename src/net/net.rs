@@ -55,6 +55,7 @@ impl Net {
             closed: Event::new(),
             door: Door::default(),
             refused: Lock::default(),
+            strangers: Lock::default(),
             parked: Parked::default(),
         };
         Arc::new(Net { front: Arc::new(front), listeners: Lock::default() })

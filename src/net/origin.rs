@@ -5,26 +5,54 @@
 
 use std::net::IpAddr;
 
+/// Why a request is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stranger<'r> {
+    /// It does not say for which host it is.
+    NoHost,
+    /// It has a header, `what`, with a `name` that is not listed under this `key` of the instance file.
+    Named { what: &'static str, name: &'r str, key: &'static str },
+}
+
 /// Why a request is refused; None if it is not.
-pub fn refuse(
-    host: Option<&str>,
-    origin: Option<&str>,
+pub fn refuse<'r>(
+    host: Option<&'r str>,
+    origin: Option<&'r str>,
     local: Option<IpAddr>,
     allow_hosts: &[String],
     allow_origins: &[String],
-) -> Option<&'static str> {
+) -> Option<Stranger<'r>> {
     // On a Unix socket there is no name that could be rebound.
     if let Some(local) = local {
-        let Some(host) = host else { return Some("there is no Host header") };
+        let Some(host) = host else { return Some(Stranger::NoHost) };
         // A literal address is no name, so it cannot be rebound.
         let own = name_of(host).trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == local);
         if !own && !listed(host, allow_hosts) {
-            return Some("this Host is not in allow_hosts");
+            return Some(Stranger::Named { what: "Host", name: name_of(host), key: "allow_hosts" });
         }
     }
     match origin {
-        Some(origin) if !origin_listed(origin, allow_origins) => Some("this Origin is not in allow_origins"),
+        Some(origin) if !origin_listed(origin, allow_origins) => {
+            Some(Stranger::Named { what: "Origin", name: origin, key: "allow_origins" })
+        }
         _ => None,
+    }
+}
+
+/// The strangers that were told of, so many at most.
+#[derive(Default)]
+pub struct Told(Vec<String>);
+
+impl Told {
+    const MOST: usize = 16;
+
+    /// Whether this one was not told of before; false once there are many, because who tries names tries many.
+    pub fn is_new(&mut self, name: &str) -> bool {
+        let new = self.0.len() < Self::MOST && !self.0.iter().any(|known| known == name);
+        if new {
+            self.0.push(name.to_owned());
+        }
+        new
     }
 }
 
@@ -73,6 +101,8 @@ mod tests {
         ] {
             assert_eq!(refuse(host, origin, local, &own, &own).is_none(), passes, "{host:?} {origin:?}");
         }
+        let stranger = refuse(Some("mcp.example:80"), None, local, &own, &own);
+        assert_eq!(stranger, Some(Stranger::Named { what: "Host", name: "mcp.example", key: "allow_hosts" }));
         let lan = Some("10.0.0.1".parse().unwrap());
         assert_eq!(refuse(Some("10.0.0.1:8003"), None, lan, &own, &own), None);
         assert_eq!(refuse(None, None, None, &own, &own), None);

@@ -17,9 +17,9 @@ use crate::rt::wait::sleep;
 
 /// The header with the id of a session.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
-/// An answer that takes longer than this is announced by the head of an event stream, so that no proxy gives up on a
-/// silent connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that takes longer than this is announced by the head of an event stream and a first comment, so that no proxy
+/// and no client gives up on a silent connection.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Puts the id of a new session in the answer to `initialize`, if it is one that opens it.
 pub(super) fn name_session(response: &mut Answer, session: &Session) -> bool {
@@ -72,7 +72,7 @@ pub(super) async fn answer(mut reply: Reply, accepts: Accepts) -> Answer {
         Ok(None) if !events => empty(StatusCode::ACCEPTED),
         Ok(None) => stream(Events::new(reply, None)),
         Ok(first) => stream(events_of(reply, first)),
-        Err(()) => stream(events_of(reply, None)),
+        Err(()) => stream(events_of(reply, None).at_once()),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::route;
 use crate::hub::{Later, Server, Session};
-use crate::model::envelope::{Fault, scan};
+use crate::model::envelope::{Fault, scan, unmarked};
 use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::blocking::{LONG, busy};
@@ -83,7 +83,7 @@ pub(super) async fn post(
     };
     let length = body.len();
     let take = move || -> Result<Option<Later>, String> {
-        if let Err(fault @ Fault::Json(..)) = scan(&body) {
+        if let Err(fault @ Fault::Json(..)) = scan(unmarked(&body)) {
             return Err(route::fault_text(&fault));
         }
         Ok(route::receive(&client, &body, &outbox))

@@ -12,11 +12,11 @@ use super::connection::Connection;
 use super::front::Front;
 use super::request::{VERSION, accepts, body_of, check_version, text, wants_events};
 use super::respond::{SESSION, answer, events_of, name_session, stream};
-use crate::hub::{Client, Headers, Outbox, Server, Session, route};
+use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
-use crate::model::envelope::{Envelope, Fault, Kind, scan_client};
+use crate::model::envelope::{Envelope, Fault, Kind, scan_client, spliced};
 use crate::model::transport::{SessionKind, Transport};
-use crate::model::{jsonrpc, method, modern};
+use crate::model::{jsonrpc, method, modern, trace};
 use crate::rt::blocking::{LONG, steps_aside};
 use crate::rt::task;
 
@@ -41,7 +41,16 @@ pub(super) async fn serve(
     }
 }
 
-/// The session that a request names.
+/// The session that a request names, if it is there and its sender's.
+fn named(front: &Front, server: &Arc<Server>, connection: &Connection, headers: &HeaderMap) -> Option<Client> {
+    let found = headers.get(SESSION)?.to_str().ok().and_then(|n| front.hub.session(n));
+    let found = found.filter(|c| Arc::ptr_eq(&c.session.server, &server.core.name));
+    // A session of another principal is not there, however its id became known.
+    let own = |s: &Session| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == connection.who();
+    found.filter(|c| own(&c.session))
+}
+
+/// The session that a request has to name.
 fn session(
     front: &Front,
     server: &Arc<Server>,
@@ -50,17 +59,10 @@ fn session(
     id: Option<&str>,
 ) -> Result<Client, Box<Answer>> {
     let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
-    let Some(name) = headers.get(SESSION) else {
+    if !headers.contains_key(SESSION) {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
-    };
-    let found = name
-        .to_str()
-        .ok()
-        .and_then(|n| front.hub.session(n))
-        .filter(|c| Arc::ptr_eq(&c.session.server, &server.core.name));
-    // A session of another principal is not there, however its id became known.
-    let own = |s: &Session| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == connection.who();
-    let Some(client) = found.filter(|c| own(&c.session)) else {
+    }
+    let Some(client) = named(front, server, connection, headers) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
     if let Err(why) = check_version(headers) {
@@ -103,15 +105,34 @@ async fn take(
     let (front, server, connection) = (&front, &server, &connection);
     let e = match scan_client(&body) {
         Ok(e) => e,
+        Err(Fault::Inexact(changes)) => {
+            let exact = spliced(&body, &changes);
+            return Box::pin(take(front.clone(), server.clone(), connection.clone(), headers, exact, accepts)).await;
+        }
         Err(Fault::Batch) => return batch(front, server, connection, &headers, &body, accepts).await,
         Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
+    };
+    let traced = trace::from_headers(&e, &|name| headers.get(name).and_then(|v| v.to_str().ok()));
+    let e = match &traced {
+        None => e,
+        Some(traced) => match scan_client(traced) {
+            Ok(e) => e,
+            Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
+        },
     };
     let modern_header = text(&headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
     if modern::claimed(&e) || modern_header {
         return stateless(server, connection, &headers, &e, accepts).await;
     }
-    if e.kind == Kind::Request && e.method == method::INITIALIZE && !headers.contains_key(SESSION) {
+    // Some clients keep the id of a session that has ended, and begin anew with it.
+    let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
+    if begins && named(front, server, connection, &headers).is_none() {
         return initialize(front, server, connection, &e, accepts).await;
+    }
+    if e.kind == Kind::Notification && !headers.contains_key(SESSION) {
+        // Some clients leave out the id behind their handshake; nothing of theirs depends on what cannot be attributed.
+        front.hub.ctx.counters.count(Dropped::UnownedNotifications);
+        return empty(StatusCode::ACCEPTED);
     }
     match session(front, server, connection, &headers, e.get(&e.id)) {
         Ok(client) => message(client, connection, &e, accepts).await,
@@ -184,7 +205,7 @@ async fn initialize(
     e: &Envelope<'_>,
     accepts: Accepts,
 ) -> Answer {
-    let client = match front.hub.open_session(server, Transport::Http, connection.holder()) {
+    let client = match front.hub.open_session_soon(server, Transport::Http, connection.holder()).await {
         Ok(client) => client,
         Err(why) => return unavailable(e.get(&e.id), &why.to_string()),
     };
@@ -252,10 +273,8 @@ fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, h
     let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.message.bytes()).counted(connection.keep()));
     client.session.attach(outbox.clone());
     front.hub.add_stream(&outbox);
-    stream(Events::resumable(
-        Reply { client, outbox, answered: true, resumable: true, connection: connection.clone() },
-        None,
-    ))
+    let reply = Reply { client, outbox, answered: true, resumable: true, connection: connection.clone() };
+    stream(Events::resumable(reply, None).at_once())
 }
 
 /// Several messages at once, which revision 2025-03-26 had.

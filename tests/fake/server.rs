@@ -17,6 +17,10 @@ static ASKER: Mutex<Value> = Mutex::new(Value::Null);
 static ERA: OnceLock<bool> = OnceLock::new();
 /// Pings that are left unanswered.
 static SULKS: AtomicU64 = AtomicU64::new(0);
+/// The handshake is complete.
+static SHAKEN: AtomicBool = AtomicBool::new(false);
+/// The last line of another kind.
+static LAST: Mutex<String> = Mutex::new(String::new());
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn say(line: &str) {
@@ -109,7 +113,8 @@ fn main() {
             continue;
         }
         // What changes its state, in order.
-        if message["method"].as_str().is_some_and(|m| m.starts_with("resources/")) {
+        if message["method"].as_str().is_some_and(|m| m.starts_with("resources/") || m.starts_with("notifications/ini"))
+        {
             answer(&message, &line);
             continue;
         }
@@ -150,6 +155,11 @@ fn answer(message: &Value, line: &str) {
     if modern {
         return answer_modern(message, line);
     }
+    if flag("--tell-traces").is_some()
+        && let Some(trace) = message["params"]["_meta"]["traceparent"].as_str()
+    {
+        eprintln!("traced {trace}");
+    }
     if let Some(path) = flag("--catalogue")
         && catalogued(message, &path)
     {
@@ -183,6 +193,9 @@ fn answer(message: &Value, line: &str) {
             }})
             .to_string());
         }
+        Some("tools/list") if flag("--strict").is_some() && !SHAKEN.load(SeqCst) => {
+            error(id, -32602, "received a request before the handshake was complete")
+        }
         Some("tools/list") => result(
             id,
             json!({"tools": [{"name": flag("--tool").unwrap_or("echo".into()),
@@ -205,6 +218,15 @@ fn answer(message: &Value, line: &str) {
                 eprintln!("a ping");
             }
             error(id, -32601, "Method not found");
+        }
+        // As servers are that insist on their handshake.
+        Some("notifications/initialized") if flag("--strict").is_some() => {
+            SHAKEN.store(true, SeqCst);
+            eprintln!("the handshake is complete");
+        }
+        Some("x/echo") => {
+            *LAST.lock().unwrap() = line.to_owned();
+            result(id, json!({}));
         }
         Some(_) if !id.is_null() => error(id, -32601, "Method not found"),
         None if message.get("error").is_some() || message.get("result").is_some() => {
@@ -486,7 +508,8 @@ fn call(id: &Value, params: &Value, line: &str) {
             say("{\"jsonrpc\":\"2.0\",\r\"method\":\"notifications/tools/list_changed\"}");
             say(&format!("{{\"jsonrpc\":\"2.0\",\r\"id\":{id},\r\"result\":{{\"content\":[]}}}}"));
         }
-        "malformed" => say(&format!(r#"{{"id":{id},"result":{{"content":[]}}}}"#)),
+        "malformed" => say(&format!(r#"{{"jsonrpc":"1.0","id":{id},"result":{{"content":[]}}}}"#)),
+        "last" => text(id, &LAST.lock().unwrap()),
         "null_error" => say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}},"error":null}}"#)),
         "list_changed" => {
             for _ in 0..n.max(1) {

@@ -465,25 +465,26 @@ fn who_takes_all_sessions_leaves_some_for_others() {
     let own = stdio("own", &[], "sharing: PerSession(max: 8, spare: 0)");
     let daemon = scratch.start(&scratch.instance_with("t", more, &(stdio("fake", &[], "") + &own)));
     let address = daemon.address();
-    // One connection opens as many as it gets, and uses each.
+    // One connection opens as many as it gets, and listens on each: those that are idle make room.
     let greedy = |server: &str| {
         let mut http = Http::open(address, server);
-        let mut count = 1;
+        let (mut count, mut streams) = (1, vec![http.stream()]);
         loop {
             http.session.clear();
             let answer = http.post(&initialize(json!(0)).to_string());
             if answer.status != 200 {
                 let why = answer.json()["error"]["message"].as_str().unwrap().to_owned();
-                return (http, count, why);
+                return ((http, streams), count, why);
             }
             http.session = answer.header("mcp-session-id").unwrap();
-            assert_eq!(http.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).status, 200);
+            streams.push(http.stream());
             count += 1;
         }
     };
     let (_one, count, why) = greedy("own");
     assert_eq!((count, why.as_str()), (7, "8 sessions at a time is the limit of server 'own'; try again later"));
-    daemon.http("own");
+    let third = daemon.http("own");
+    let _third = third.stream();
     let (_two, count, why) = greedy("fake");
     assert_eq!((count, why.as_str()), (27, "40 sessions at a time is the limit (limits.sessions); try again later"));
     // Others get in by each way, until the last place is taken.
@@ -491,6 +492,7 @@ fn who_takes_all_sessions_leaves_some_for_others() {
     let mut ws = daemon.ws("fake");
     ws.ask(&initialize(json!(0)));
     let (a, b) = (daemon.http("fake"), daemon.http("fake"));
+    let _listen: Vec<Raw> = others.iter().chain([&a, &b]).map(Http::stream).collect();
     let mut full = a.again();
     full.session.clear();
     let full = full.post(&initialize(json!(0)).to_string());

@@ -22,6 +22,8 @@ mod hostile_locals;
 mod hostile_servers;
 mod http;
 mod import;
+mod inexact_clients;
+mod inexact_servers;
 mod life;
 mod logs;
 mod many;

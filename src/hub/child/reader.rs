@@ -17,7 +17,7 @@ use super::wire::one_line;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
-use crate::model::envelope::{self, Envelope, Kind, scan, spliced};
+use crate::model::envelope::{self, Envelope, Fault, Kind, scan, spliced};
 use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
@@ -118,20 +118,13 @@ impl Child {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        let message = std::str::from_utf8(bytes).ok().and_then(|text| scan(text).ok());
-        let Some(e) = message else {
-            self.ctx.counters.count(Dropped::Garbage);
-            let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
-            debug!("[{}] not a message on its standard output: {text}", self.server);
-            match id_in_pieces(bytes, bytes) {
-                // A reply for all that: who waits for it is told now and not at the timeout.
-                Some(number) => {
-                    self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
-                }
-                // Some say there what they die of.
-                None => self.stderr.lock().push(&text),
+        let text = std::str::from_utf8(bytes);
+        let e = match text.map(scan) {
+            Ok(Ok(e)) => e,
+            Ok(Err(Fault::Inexact(changes))) => {
+                return self.take_line(spliced(text.unwrap_or_default(), &changes).as_bytes());
             }
-            return;
+            Ok(Err(_)) | Err(_) => return self.take_garbage(bytes),
         };
         match e.kind {
             Kind::Response => self.take_reply(&e),
@@ -140,6 +133,21 @@ impl Child {
             Kind::Notification if self.is_modern() => self.take_modern_notification(&e),
             Kind::Notification if e.method == method::PROGRESS => self.take_progress(&e),
             Kind::Notification => self.observe_notification(&e),
+        }
+    }
+
+    /// A line that is no message.
+    fn take_garbage(&self, bytes: &[u8]) {
+        self.ctx.counters.count(Dropped::Garbage);
+        let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
+        debug!("[{}] not a message on its standard output: {text}", self.server);
+        match id_in_pieces(bytes, bytes) {
+            // A reply for all that: who waits for it is told now and not at the timeout.
+            Some(number) => {
+                self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
+            }
+            // Some say there what they die of.
+            None => self.stderr.lock().push(&text),
         }
     }
 

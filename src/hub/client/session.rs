@@ -413,16 +413,16 @@ impl Session {
         self.used.store(true, SeqCst);
     }
 
-    /// Seconds since the last sign of life; 0 while a stream or a request is open.
-    pub(crate) fn idle(&self) -> u64 {
-        if self.streams.load(SeqCst) > 0 || !self.load.is_quiet() {
-            return 0;
-        }
+    /// A stream or a request is open.
+    pub(crate) fn is_in_use(&self) -> bool {
         // The whole has a client who may be told what its part hears.
-        if self.whole().is_some_and(|w| w.streams.load(SeqCst) > 0) {
-            return 0;
-        }
-        self.unused_for()
+        let streams = |session: &Session| session.streams.load(SeqCst) > 0;
+        streams(self) || !self.load.is_quiet() || self.whole().is_some_and(|whole| streams(&whole))
+    }
+
+    /// Seconds since the last sign of life; 0 while it is in use.
+    pub(crate) fn idle(&self) -> u64 {
+        if self.is_in_use() { 0 } else { self.unused_for() }
     }
 
     pub(crate) fn is_ended(&self) -> bool {

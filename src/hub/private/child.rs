@@ -146,6 +146,19 @@ impl PrivateChild {
         }
     }
 
+    /// Tells the child that the handshake is complete, where its client has not, or in a way that was not understood.
+    fn complete_handshake(&self, session: &Session) {
+        let mut state = self.state();
+        if session.revision().is_none() || state.initialized {
+            return;
+        }
+        state.initialized = true;
+        drop(state);
+        if let Some(child) = self.child() {
+            child.send_line(&jsonrpc::notification(method::INITIALIZED, None));
+        }
+    }
+
     /// The child asks its client something. False where it has asked too much already, or under an id that is too long to be
     /// kept.
     pub(crate) fn note_asked(&self, id: &str) -> bool {
@@ -274,6 +287,9 @@ impl Endpoint for PrivateChild {
     }
 
     fn request(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
+        if !matches!(e.method.as_ref(), method::INITIALIZE | method::PING) {
+            self.complete_handshake(&call.session);
+        }
         self.note(e);
         call.opening = e.method == method::INITIALIZE;
         if call.opening {
@@ -294,6 +310,9 @@ impl Endpoint for PrivateChild {
     }
 
     fn notification(&self, session: &Arc<Session>, e: &Envelope<'_>) {
+        if e.method == method::INITIALIZED && self.state().initialized {
+            return;
+        }
         self.note(e);
         // A new child will hear of the handshake; anything else was for the one that died.
         if let Some(child) = self.child() {

@@ -1,11 +1,12 @@
 //! Several messages in one, which revision 2025-03-26 had and no other.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::message::{fault_text, message};
 use crate::hub::client::endpoint::Client;
 use crate::hub::client::outbox::Outbox;
-use crate::model::envelope::{self, Kind};
+use crate::model::envelope::{self, Fault, Kind};
 use crate::model::out::Out;
 use crate::model::{jsonrpc, method, modern};
 use crate::rt::task;
@@ -19,6 +20,7 @@ pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, 
     if messages.is_empty() || messages.len() > most {
         return invalid(&format!("a batch holds 1 to {most} messages (limits.in_flight)"));
     }
+    let messages: Vec<Cow<'_, str>> = messages.into_iter().map(exact).collect();
     let scanned: Vec<_> = messages.iter().map(|text| envelope::scan_client(text)).collect();
     let due = scanned.iter().filter(|s| s.as_ref().map_or(true, |e| e.kind == Kind::Request)).count();
     let limit = client.session.ctx.config().limits.reply.bytes();
@@ -48,6 +50,14 @@ pub(crate) fn batch(client: &Client, text: &str) -> Result<Option<Arc<Outbox>>, 
         }
     }
     Ok((due > 0).then_some(outbox))
+}
+
+/// A message with what is merely inexact in it mended.
+fn exact(text: &str) -> Cow<'_, str> {
+    match envelope::scan_client(text) {
+        Err(Fault::Inexact(changes)) => Cow::Owned(envelope::spliced(text, &changes)),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// A batch on a connection that carries everything: its answers are one message, the rest passes as it comes.

@@ -28,6 +28,8 @@ pub(crate) fn fault_text(fault: &Fault<'_>) -> String {
             jsonrpc::error(None, jsonrpc::INVALID_REQUEST, &why)
         }
         Fault::Message(id, what) => jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, what),
+        // Mended before anybody is answered.
+        Fault::Inexact(_) => jsonrpc::error(None, jsonrpc::INVALID_REQUEST, "the message is inexact"),
         Fault::Respelled(id, key) => {
             let why = format!("the member '{key}' is spelled in another way: write it so, and once");
             jsonrpc::error(*id, jsonrpc::INVALID_REQUEST, &why)

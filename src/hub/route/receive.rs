@@ -6,7 +6,7 @@ use super::batch::batch_on;
 use super::message::{BATCHES, check_modern, fault_text, message, modern_message};
 use crate::hub::client::endpoint::{Client, Later};
 use crate::hub::client::outbox::Outbox;
-use crate::model::envelope::{self, Envelope, Fault, Kind};
+use crate::model::envelope::{self, Envelope, Fault, Kind, spliced};
 use crate::model::out::Out;
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{method, modern};
@@ -25,6 +25,7 @@ pub(crate) fn receive(client: &Client, text: &str, reply: &Arc<Outbox>) -> Optio
         }
         Ok(e) if may_be_beside(client, &e) && client.endpoint.beside(&client.session, &e, reply) => None,
         Ok(e) => message(client, &e, reply),
+        Err(Fault::Inexact(changes)) => receive(client, &spliced(text, &changes), reply),
         Err(Fault::Batch) if client.session.revision() == Some(BATCHES) => {
             batch_on(client, text, reply);
             None

@@ -1,0 +1,1 @@
+//! Servers as people have them: inexact, and meaning one thing only.
