@@ -118,7 +118,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     let inherited = if foreground { fds::open_beside(&keep) } else { Vec::new() };
     become_daemon::clean_slate(foreground, &keep)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
-    start(Start { source, run_dir, foreground, passed, newline, inherited }, loaded)
+    start(Start { source, run_dir, foreground, passed, newline, inherited, after_kill: false }, loaded)
 }
 
 /// The folder of instance files that is to be started, if that is what is wanted.
@@ -164,11 +164,13 @@ fn clean_up(config: &Config, run_dir: &Path) -> Result<Exit, Failure> {
 /// Lock and fork. From here on there is something to undo.
 fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
+    from.after_kill = from.run_dir.join(format!("{name}.pid")).exists();
     let (lock, run_dir) = lock(&name, &from.run_dir)?;
     from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
     if !from.foreground {
-        match become_daemon::fork_away() {
+        let progress = |text: &str| drop(writeln!(std::io::stderr(), "{name}: {text}"));
+        match become_daemon::fork_away(&progress) {
             Ok(Side::Daemon(pipe)) => readiness = pipe,
             Ok(Side::Caller(code, text)) => {
                 match code {
@@ -313,6 +315,7 @@ fn run(
         program,
         guard: guard.parts(),
         inherited: from.inherited,
+        after_kill: from.after_kill,
     };
     let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());
     let outcome: Arc<Lock<Option<Failure>>> = Arc::default();
@@ -407,6 +410,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
         passed: Passed { notifier, ..Passed::default() },
         newline: None,
         inherited: before.inherited.clone(),
+        after_kill: false,
     };
     let (nofile, mark) = (before.nofile, before.mark.clone());
     let program = Program::this().map_err(|e| lost(&plain(&e)))?;

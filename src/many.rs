@@ -57,6 +57,10 @@ pub(crate) fn run(dir: &Path, args: &cli::Daemon) -> Result<Exit, Failure> {
 fn command(program: &Path, file: &PathBuf, args: &cli::Daemon) -> Command {
     let mut command = Command::new(program);
     command.arg("-c").arg(file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if !(args.test || args.dump || args.cleanup) {
+        // What a start waits for is to be read while it waits.
+        command.stderr(Stdio::inherit());
+    }
     let switches =
         [(args.test, "--test"), (args.dump, "--dump"), (args.allow_root, "--allow-root"), (args.cleanup, "--cleanup")];
     command.args(switches.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag));

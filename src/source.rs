@@ -118,10 +118,12 @@ impl Source {
                 let stem = if stem.is_empty() { "server".to_owned() } else { stem };
                 let words: Vec<String> = self.command.iter().map(|w| config::setting::quoted(w)).collect();
                 let name = self.given().name.map_or_else(|| stem.clone(), |(name, _)| name);
+                // It runs where it was called, with what it would have had there.
                 let text = format!(
-                    "(servers: {{{}: Stdio(command: [{}])}})",
+                    "(servers: {{{}: Stdio(command: [{}], cwd: {}, pass_env: [\"*\"])}})",
                     config::setting::quoted(&name),
-                    words.join(", ")
+                    words.join(", "),
+                    config::setting::quoted(&self.cwd.to_string_lossy())
                 );
                 (text, stem, self.cwd.clone())
             }

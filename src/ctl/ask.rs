@@ -8,6 +8,7 @@ use super::logs;
 use super::place::{Found, Place, each, running, say, signal};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
+use crate::model::last_words::first_of;
 use crate::model::logline;
 use crate::model::status::{InstanceState, Status};
 use crate::model::text::duration;
@@ -63,7 +64,7 @@ fn with_words(found: &Found, why: &str) -> String {
         let log = logs::recent(found)?;
         logline::last_words(log.lines(), server)
     });
-    words.map_or_else(|| why.to_owned(), |words| format!("{why}; {}{words}", logline::LAST_WORDS))
+    words.map_or_else(|| why.to_owned(), |words| format!("{why}; {}{}", logline::LAST_WORDS, first_of(&words)))
 }
 
 fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::logs;
 use super::place::Found;
 use crate::model::exit::{Exit, Failure};
+use crate::model::last_words::first_of;
 use crate::model::logline;
 use crate::model::status::Status;
 use crate::model::text::{count, duration};
@@ -129,7 +130,7 @@ fn text(s: &Status, log: &str) -> String {
         if let Some(reason) = &v.reason {
             let _ = writeln!(out, "  {:width$}  {}", "", reason.replace('\n', "\n      "));
             if let Some(words) = logline::last_words(log.lines(), &v.name) {
-                let _ = writeln!(out, "  {:width$}  {}{words}", "", logline::LAST_WORDS);
+                let _ = writeln!(out, "  {:width$}  {}{}", "", logline::LAST_WORDS, first_of(&words));
             }
         } else if let Some(last) = v.last_exit.as_ref().filter(|_| v.restarts > 0) {
             let _ = writeln!(out, "  {:width$}  its last child {last}", "");

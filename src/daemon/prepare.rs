@@ -31,6 +31,8 @@ pub(super) struct Start {
     pub(super) newline: Option<OwnedFd>,
     /// Descriptors of the process that started the program, which are not ours.
     pub(super) inherited: Vec<RawFd>,
+    /// A daemon of this name has left its PID file: it was killed.
+    pub(super) after_kill: bool,
 }
 
 /// What there is before the runtime.

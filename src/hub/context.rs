@@ -14,6 +14,7 @@ use super::counters::{Counters, Dropped};
 use super::leaving::{Leavers, Pending};
 use super::load::Load;
 use super::memory::Memory;
+use super::starts::Starts;
 use crate::model::config::Config;
 use crate::model::event::Event;
 use crate::model::meter::Meters;
@@ -82,6 +83,8 @@ pub(crate) struct Context {
     /// Children are killed at once when they are stopped.
     pub kill_now: Flag,
     pub leaving: Leavers,
+    /// The starts of children.
+    pub starts: Starts,
     /// The last number of a session.
     sessions: AtomicU64,
     /// Connections so far.
@@ -121,6 +124,7 @@ impl Context {
             end_drain: Flag::default(),
             kill_now: Flag::default(),
             leaving: Leavers::default(),
+            starts: Starts::default(),
             sessions: AtomicU64::new(0),
             connection_numbers: AtomicU64::new(0),
             marks: AtomicU64::new(0),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::bridge::backend::BridgeBackend;
+use super::child::end::run_stop_command;
 use super::client::endpoint::Client;
 use super::client::outbox::Outbox;
 use super::context::{Boot, Context};
@@ -17,6 +18,7 @@ use super::server::server::Server;
 use super::server::servers::Servers;
 use crate::model::config::{self, Config, Kind};
 use crate::model::status::ServerState;
+use crate::rt::task;
 use crate::sys::lock::Lock;
 
 /// All servers and sessions of the instance.
@@ -100,6 +102,23 @@ impl Hub {
             server.install(config, backend);
         }
         server
+    }
+
+    /// Runs the `stop` command of each server, before any is started: a daemon that was killed could not do it.
+    pub(crate) async fn run_stop_commands(&self) {
+        let config = self.ctx.config();
+        let run = |(name, server): (&String, &config::Server)| {
+            let (ctx, name, kind) = (self.ctx.clone(), name.clone(), server.kind.clone());
+            task::spawn(async move {
+                if let Kind::Stdio(stdio) = &kind {
+                    run_stop_command(&ctx, &name, stdio, None).await;
+                }
+            })
+        };
+        let all: Vec<_> = config.servers.iter().map(run).collect();
+        for one in all {
+            one.await;
+        }
     }
 
     pub(crate) fn server(&self, name: &str) -> Option<Arc<Server>> {

@@ -9,6 +9,7 @@
 mod bridge;
 mod child;
 mod client;
+mod command;
 mod context;
 mod counters;
 mod error;
@@ -26,6 +27,7 @@ pub(crate) mod route;
 mod server;
 mod sessions;
 mod shared;
+mod starts;
 mod stop;
 mod upgrade;
 

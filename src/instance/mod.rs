@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use log::{error, info, warn};
@@ -15,15 +15,23 @@ use crate::model::config::Listen;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::Handover;
 use crate::model::status::InstanceState;
-use crate::model::text::count;
+use crate::model::text::{count, duration};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::task;
+use crate::rt::wait::sleep;
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
 use crate::sys::pidfd::PidFd;
 use crate::sys::{fds, memory, reap};
+
+/// How often it is looked whether who started it is still there.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often it is said what a start waits for.
+const WORD: Duration = Duration::from_secs(3);
+/// A start that says what it waits for may go on for so long (sd_notify(3), EXTEND_TIMEOUT_USEC).
+const EXTEND: Duration = Duration::from_secs(60);
 
 mod monitor;
 mod observe;
@@ -97,10 +105,17 @@ impl Instance {
             self.follow(net, signals).await;
             return Ok(());
         }
+        if self.after_kill {
+            self.hub.run_stop_commands().await;
+        }
         for (name, server) in &config.servers {
             self.hub.add(name, server.clone());
         }
         let ready = async { Some(self.required_ready().await) };
+        let abandoned = async {
+            self.tell_while_starting(readiness).await;
+            Some(Err(Failure::new(Exit::Software, "whoever started it is gone, so the start is abandoned")))
+        };
         let told = async {
             while let Some(signal) = signals.next().await {
                 match signal {
@@ -115,7 +130,7 @@ impl Instance {
             }
             None
         };
-        match ready.or(told).await {
+        match ready.or(told).or(abandoned).await {
             Some(Ok(())) => {}
             Some(Err(failure)) => {
                 error!("the start failed: {failure}");
@@ -195,10 +210,38 @@ impl Instance {
     async fn required_ready(&self) -> Result<(), Failure> {
         for server in self.hub.servers.all().iter().filter(|s| s.required()) {
             if let Err(why) = server.settled().await {
-                return Err(Failure::new(Exit::Software, format!("server '{}': {why}", server.name())));
+                let log = match self.log.path() {
+                    Some(path) if why.contains('\n') => format!("\nAll that it said is in {}", path.display()),
+                    _ => String::new(),
+                };
+                return Err(Failure::new(Exit::Software, format!("server '{}': {why}{log}", server.name())));
             }
         }
         Ok(())
+    }
+
+    /// Says now and then what the start waits for, to who has started it and to the service manager. Returns once who has
+    /// started it is gone.
+    async fn tell_while_starting(&self, readiness: &mut Readiness) {
+        let begin = Instant::now();
+        let mut told = begin;
+        while readiness.is_heard() {
+            sleep(LOOK).await;
+            if told.elapsed() < WORD {
+                continue;
+            }
+            told = Instant::now();
+            let missing = self.hub.not_ready();
+            let text = format!(
+                "still starting after {}: {}",
+                duration(Duration::from_secs(begin.elapsed().as_secs())),
+                missing.join("; ")
+            );
+            readiness.waits(&text);
+            if let Some(notifier) = &self.notifier {
+                notifier.starting(&text, EXTEND);
+            }
+        }
     }
 
     /// Tells everybody that the instance serves: status file first, then the caller.

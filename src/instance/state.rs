@@ -90,6 +90,7 @@ pub(crate) struct Instance {
     /// The guard's number and our end of its pipe.
     pub(super) guard: (i32, i32),
     pub(super) inherited: Vec<i32>,
+    pub(super) after_kill: bool,
     /// An upgrade is wanted.
     pub(super) wanted_upgrade: AtomicBool,
     /// Signals that were not followed yet.
@@ -111,6 +112,8 @@ pub(crate) struct Start {
     pub guard: (i32, i32),
     /// Descriptors of the process that started the program, which are not ours.
     pub inherited: Vec<i32>,
+    /// A daemon of this name was killed, and has not cleaned up.
+    pub after_kill: bool,
 }
 
 /// How it stands.
@@ -160,6 +163,7 @@ impl Instance {
             texts: Lock::new(from.texts),
             guard: from.guard,
             inherited: from.inherited,
+            after_kill: from.after_kill,
             wanted_upgrade: AtomicBool::new(false),
             come: OnceLock::new(),
         })

@@ -21,7 +21,6 @@ use crate::model::handover::{FORMAT, Handover, Notify, Observed};
 use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
-use crate::rt::process::environment;
 use crate::rt::wait::timeout;
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
@@ -157,8 +156,7 @@ impl Instance {
         let program = &self.program;
         let mut env: Vec<_> = std::env::vars_os().collect();
         env.push((HANDOVER.into(), CHECK.into()));
-        let mark = environment(&[], std::iter::empty(), None, &self.hub.ctx.next_mark());
-        env.extend(mark.into_iter().filter(|(name, _)| name == crate::sys::process::MARK));
+        env.push((crate::sys::process::MARK.into(), self.hub.ctx.next_mark().into()));
         let args = program.args.iter().skip(1).map(|a| a.to_string_lossy().into_owned());
         let spec = Spec {
             program: program.path.clone(),

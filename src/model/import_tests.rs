@@ -56,7 +56,7 @@ fn the_files_of_three_clients() {
     assert!(imported.text.contains("chmod 600"), "{}", imported.text);
     let server = &loaded(&imported.text)["time"];
     assert_eq!((server.program.to_str(), &server.args[..]), (Some("/found/uvx"), &["mcp-server-time".to_owned()][..]));
-    assert_eq!(server.env["TZ"], "UTC");
+    assert_eq!(server.environment.set["TZ"], "UTC");
 
     let cursor = r#"{"mcpServers": {
         "My Server!": {"type": "stdio", "command": "${userHome}/bin/run", "args": ["--port", 8080, "${env:TOKEN}$", "a${/}b"],
@@ -117,7 +117,7 @@ fn the_files_of_three_clients() {
     }
     let server = &loaded(&text.replace("${NO}", "no"))["s"];
     assert_eq!(server.args, ["/work/s.js", "s3cret", "--level=low", "${config:x}", "no"]);
-    assert_eq!((server.env["L"].as_str(), server.env.len()), ("${LITERAL}", 2));
+    assert_eq!((server.environment.set["L"].as_str(), server.environment.set.len()), ("${LITERAL}", 2));
     assert_eq!(server.cwd.as_deref(), Some(Path::new("/dir/sub")));
     // The same as a part of its settings, with a mark of byte order.
     let settings = format!("\u{feff}{{\"mcp\": {}}}", code.split_once('\n').unwrap().1);
@@ -280,7 +280,7 @@ proptest! {
         let imported = import("c.json", &text).map_err(|p| TestCaseError::fail(p.to_string()))?;
         let found: BTreeMap<_, _> = loaded(&imported.text)
             .into_values()
-            .map(|s| (s.env["WHICH"].clone(), (s.program, s.args, s.env)))
+            .map(|s| (s.environment.set["WHICH"].clone(), (s.program, s.args, s.environment.set)))
             .collect();
         prop_assert_eq!(found, wanted, "{}", imported.text);
     }

@@ -1,18 +1,50 @@
-//! What a child says beside its messages: the last lines, and the first one that looks like the cause of its end.
+//! What a child says beside its messages: the last lines, and the one that looks most like the cause of its end.
 
 use std::collections::VecDeque;
 use std::fmt;
 
-/// Words by which a line looks as if it named the cause of a child's end.
-const CAUSES: [&str; 9] =
-    ["error", "fatal", "panic", "exception", "cannot", "not found", "no such file", "denied", "failed"];
+/// Words by which a line looks as if it had to do with the cause of a child's end.
+const HINTS: [&str; 11] = [
+    "error",
+    "fatal",
+    "panic",
+    "exception",
+    "cannot",
+    "could not",
+    "not found",
+    "not set",
+    "no such file",
+    "denied",
+    "failed",
+];
 
-/// The last lines, and the first one that looks like the cause of an end.
+/// The longest line that is kept, in characters.
+const LONGEST: usize = 500;
+
+/// How much a line looks like the cause of an end: 2 if it names one as programming languages do, 1 if it has words of that
+/// kind, else 0.
+fn weight(line: &str) -> u8 {
+    let line = line.trim();
+    let lower = line.to_lowercase();
+    // `TypeError [ERR_X]: ...`, `java.lang.RuntimeException: ...`, `Error: ...`.
+    let kind = line.split(':').next().unwrap_or("");
+    let kind = kind.split(" [").next().unwrap_or("");
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '$');
+    let named =
+        line.contains(':') && kind.chars().all(plain) && (kind.ends_with("Error") || kind.ends_with("Exception"));
+    let begins = ["error:", "fatal:", "fatal error:", "panic:", "uncaught "].iter().any(|word| lower.starts_with(word));
+    if named || begins || lower.contains("' panicked at ") {
+        return 2;
+    }
+    HINTS.iter().any(|word| lower.contains(word)).into()
+}
+
+/// The last lines, and the one that looks most like the cause of an end: of several, the first.
 #[derive(Default)]
 pub struct Tail {
     last: VecDeque<String>,
-    /// With its number among all lines.
-    cause: Option<(u64, String)>,
+    /// With its weight, and its number among all lines.
+    cause: Option<(u8, u64, String)>,
     count: u64,
 }
 
@@ -25,11 +57,14 @@ impl Tail {
         if line.trim().is_empty() {
             return;
         }
-        let line: String = line.chars().take(500).collect();
+        let line: String = line.chars().take(LONGEST).collect();
         self.count += 1;
-        if self.cause.as_ref().is_none_or(|(number, _)| self.count - number > Self::FAR) {
-            let lower = line.to_lowercase();
-            self.cause = CAUSES.iter().any(|word| lower.contains(word)).then(|| (self.count, line.clone()));
+        let known = self.cause.as_ref().filter(|(_, number, _)| self.count - number <= Self::FAR);
+        let known = known.map_or(0, |(weight, ..)| *weight);
+        match weight(&line) {
+            weight if weight > known => self.cause = Some((weight, self.count, line.clone())),
+            _ if known == 0 => self.cause = None,
+            _ => {}
         }
         if self.last.len() == Self::LINES {
             self.last.pop_front();
@@ -37,50 +72,70 @@ impl Tail {
         self.last.push_back(line);
     }
 
-    /// `: last line`, or nothing.
-    pub fn last(&self) -> String {
-        self.last.back().map_or(String::new(), |line| format!(": {line}"))
+    /// How many lines there were.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     pub fn words(&self) -> LastWords {
-        let cause = self.cause.iter().map(|(_, line)| line).filter(|cause| !self.last.contains(cause));
-        LastWords(cause.chain(&self.last).cloned().collect())
+        let cause = self.cause.as_ref().map(|(.., line)| line.clone());
+        LastWords { cause, last: self.last.iter().cloned().collect() }
     }
 }
 
-/// What a child has said last, after what looks like the cause of its end; a line each.
+/// What a child has said last, and what looks like the cause of its end.
 ///
 /// It is for the log, and for who starts the child. Clients and the status document are told how a child has ended: what it
 /// says may come from the request of another client, or be a secret.
 #[derive(Clone, Debug, Default)]
-pub struct LastWords(Vec<String>);
+pub struct LastWords {
+    cause: Option<String>,
+    last: Vec<String>,
+}
 
 impl LastWords {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.last.is_empty()
     }
 
-    /// The lines.
-    pub fn lines(&self) -> &[String] {
-        &self.0
+    /// The lines, in order: the cause, where it is none of the last ones, before these.
+    pub fn lines(&self) -> Vec<&str> {
+        let cause = self.cause.iter().filter(|cause| !self.last.contains(cause));
+        cause.chain(&self.last).map(String::as_str).collect()
     }
 
-    /// With this line before all others.
-    pub fn behind(mut self, line: String) -> LastWords {
-        self.0.insert(0, line);
+    /// The one line that says best what is wrong.
+    pub fn headline(&self) -> Option<&str> {
+        self.cause.as_ref().or(self.last.last()).map(String::as_str)
+    }
+
+    /// With this line as the cause.
+    pub fn because(mut self, line: String) -> LastWords {
+        self.last.insert(0, line.clone());
+        self.cause = Some(line);
         self
     }
 
-    /// All of them in one line.
+    /// All of them in one line, the one that says best what is wrong first.
     pub fn in_a_line(&self) -> String {
-        self.0.join(" | ")
+        let first = self.headline();
+        let rest = self.last.iter().map(String::as_str).filter(|line| Some(*line) != first);
+        first.into_iter().chain(rest).collect::<Vec<_>>().join(SEPARATOR)
     }
+}
+
+/// Stands between the lines that are written as one.
+const SEPARATOR: &str = " | ";
+
+/// The first of several lines that were written as one.
+pub fn first_of(line: &str) -> &str {
+    line.split(SEPARATOR).next().unwrap_or(line)
 }
 
 /// `; its last words:` and the lines, or nothing.
 impl fmt::Display for LastWords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() { Ok(()) } else { write!(f, "; its last words:\n    {}", self.0.join("\n    ")) }
+        if self.is_empty() { Ok(()) } else { write!(f, "; its last words:\n    {}", self.lines().join("\n    ")) }
     }
 }
 
@@ -95,12 +150,45 @@ mod tests {
         tail.push("starting");
         tail.push("ERROR: no database");
         tail.push("another error");
-        assert_eq!(tail.words().0, ["starting", "ERROR: no database", "another error"]);
+        assert_eq!(tail.words().lines(), ["starting", "ERROR: no database", "another error"]);
         (0..Tail::LINES).for_each(|n| tail.push(&format!("at line {n}")));
-        let words = tail.words().0;
-        assert_eq!((words.len(), words[0].as_str(), words[1].as_str()), (11, "ERROR: no database", "at line 0"));
-        assert_eq!(tail.last(), ": at line 9");
+        let words = tail.words();
+        assert_eq!(words.lines()[..2], ["ERROR: no database", "at line 0"]);
+        assert_eq!((words.lines().len(), words.headline()), (11, Some("ERROR: no database")));
+        assert!(words.in_a_line().starts_with("ERROR: no database | at line 0 | "));
+        assert_eq!(first_of(&words.in_a_line()), "ERROR: no database");
         (0..Tail::FAR).for_each(|n| tail.push(&format!("in order {n}")));
-        assert_eq!(tail.words().0.len(), Tail::LINES, "that was long ago");
+        assert_eq!(tail.words().lines().len(), Tail::LINES, "that was long ago");
+        assert_eq!(tail.words().headline(), Some("in order 99"));
+    }
+
+    #[test]
+    fn the_line_that_names_the_cause_is_found_in_what_languages_write() {
+        for (said, cause) in [
+            (
+                "/srv/a.js:1\nthrow new Error('no key')\n^\n\nError: no key\n    at Object.<anonymous> (/srv/a.js:1:7)\n\nNode.js v20.20.2",
+                "Error: no key",
+            ),
+            (
+                "node:internal/modules/cjs/loader:1210\n  throw err;\n  ^\n\nError: Cannot find module 'nosuchmodule'\nRequire stack:\n- /srv/a.js\n  code: 'MODULE_NOT_FOUND',\n}\n\nNode.js v20.20.2",
+                "Error: Cannot find module 'nosuchmodule'",
+            ),
+            (
+                "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\n    import nosuch  # error here\nModuleNotFoundError: No module named 'nosuch'",
+                "ModuleNotFoundError: No module named 'nosuch'",
+            ),
+            ("TypeError [ERR_INVALID]: x\n    at a", "TypeError [ERR_INVALID]: x"),
+            (
+                "thread 'main' panicked at src/main.rs:2:5:\nboom\nnote: run with",
+                "thread 'main' panicked at src/main.rs:2:5:",
+            ),
+            ("hello\nsh: 1: nosuch: not found\nbye", "sh: 1: nosuch: not found"),
+            ("Error: API_KEY is not set", "Error: API_KEY is not set"),
+            ("one\ntwo", "two"),
+        ] {
+            let mut tail = Tail::default();
+            said.lines().for_each(|line| tail.push(line));
+            assert_eq!(tail.words().headline(), Some(cause), "{said}");
+        }
     }
 }

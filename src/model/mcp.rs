@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 /// Legacy revisions, oldest first.
 pub const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
+/// A draft of the first revision, which the SDKs take for it still; it differs in nothing that passes here.
+const DRAFT: &str = "2024-10-07";
 /// The newest revision with a handshake: what the daemon asks its children for.
 pub const LATEST: &str = "2025-11-25";
 
@@ -49,11 +51,13 @@ pub fn server_info(result: &str) -> Result<ServerInfo, String> {
     }
     let wire: Wire<'_> =
         serde_json::from_str(result).map_err(|e| format!("its answer to 'initialize' is not valid: {e}"))?;
-    if !REVISIONS.contains(&wire.protocol_version.as_str()) {
-        return Err(format!("it speaks revision '{}', which is not supported", wire.protocol_version));
-    }
+    let revision = match wire.protocol_version.as_str() {
+        DRAFT => REVISIONS[0].to_owned(),
+        known if REVISIONS.contains(&known) => wire.protocol_version,
+        other => return Err(format!("it speaks revision '{other}', which is not supported")),
+    };
     Ok(ServerInfo {
-        revision: wire.protocol_version,
+        revision,
         capabilities: wire.capabilities.into_iter().map(|(k, v)| (k, v.get().to_owned())).collect(),
         server_info: wire.server_info.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |v| v.get().to_owned()),
         instructions: wire.instructions.map(|v| v.get().to_owned()).filter(|t| t != "null"),
@@ -123,6 +127,12 @@ pub fn uri_params(uri: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_draft_counts_as_the_first_revision() {
+        let info = server_info(r#"{"protocolVersion":"2024-10-07","capabilities":{}}"#).unwrap();
+        assert_eq!(info.revision, "2024-11-05");
+    }
 
     const RESULT: &str = r#"{"protocolVersion":"2025-06-18","capabilities":{"tools":{"listChanged":false,"n":1.0},"prompts":{},"logging":{},"x":9007199254740993},
         "serverInfo":{"name":"s","version":"1","title":"T"},"instructions":"do"}"#;

@@ -34,6 +34,7 @@ pub mod restart;
 pub mod spelling;
 pub mod status;
 pub mod text;
+pub mod torn;
 pub mod trace;
 pub mod transport;
 pub mod words;

@@ -66,8 +66,8 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
 fn same_process(old: &Kind, new: &Kind) -> bool {
     match (old, new) {
         (Kind::Stdio(a), Kind::Stdio(b)) => {
-            (&a.program, &a.args, &a.env, &a.pass_env, &a.cwd, &a.sharing, &a.confine)
-                == (&b.program, &b.args, &b.env, &b.pass_env, &b.cwd, &b.sharing, &b.confine)
+            (&a.program, &a.args, &a.environment, &a.cwd, &a.sharing, &a.confine)
+                == (&b.program, &b.args, &b.environment, &b.cwd, &b.sharing, &b.confine)
         }
         (Kind::Exec(_), Kind::Exec(_)) => true,
         _ => false,

@@ -3,49 +3,73 @@
 //! Knows no message and no server: what the process is for is the caller's affair.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::Duration;
 
 use async_io::Async;
+use log::warn;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::blocking::blocking;
-use crate::model::config::Account;
+use crate::model::config::{Account, Environment};
+use crate::model::exit::plain;
 use crate::model::restart::Ended;
+use crate::sys::files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::process::{MARK, end_family};
 use crate::sys::reap;
 
-/// What a child's environment may hold of ours without being named (mcpdaemon(8), ENVIRONMENT).
-const PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+/// No file with a value for a child is longer, in bytes: the kernel takes no longer one (execve(2)).
+const LONGEST_VALUE: u64 = 128 << 10;
 /// What outlives its parent gets this long between SIGTERM and SIGKILL.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
 /// How long the search for what a process has left behind may take.
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
 
-/// A child's whole environment: a few names of ours, what the configuration passes and sets, and the mark.
-pub(crate) fn environment<'e>(
-    pass: &[String],
-    set: impl Iterator<Item = (&'e String, &'e String)>,
+/// A child's whole environment: what is passed on of ours, what the configuration sets, and the mark. Files with values of
+/// it are read now.
+pub(crate) async fn environment(
+    config: &Environment,
     account: Option<&Account>,
     mark: &str,
 ) -> Vec<(OsString, OsString)> {
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::default();
     env.insert("PATH".into(), crate::sys::paths::DEFAULT_PATH.into());
     env.insert("HOME".into(), crate::sys::paths::home().into());
-    for name in PASSED.iter().copied().chain(pass.iter().map(String::as_str)) {
-        if let Some(value) = std::env::var_os(name) {
-            env.insert(name.into(), value);
-        }
-    }
+    // Its output goes into a pipe, where Python would keep it until there is much of it.
+    env.insert("PYTHONUNBUFFERED".into(), "1".into());
+    env.extend(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(|name| config.passes(name))));
     if let Some(account) = account {
         env.insert("HOME".into(), account.home.clone().into());
         env.extend(["USER", "LOGNAME"].map(|name| (name.into(), account.name.clone().into())));
+        env.remove(OsStr::new("SHELL"));
     }
-    env.extend(set.map(|(k, v)| (k.into(), v.into())));
+    let set = match config.files.is_empty() {
+        true => config.set.clone(),
+        false => {
+            let config = config.clone();
+            let (set, wrong) = blocking(move || config.again(&secret)).await;
+            for why in wrong {
+                warn!("env {why}; its last value is used");
+            }
+            set
+        }
+    };
+    env.extend(set.into_iter().map(|(k, v)| (k.into(), v.into())));
     env.insert(MARK.into(), mark.into());
     env.into_iter().collect()
+}
+
+/// The content of a file with a value for a child. Root obeys none that others could have written.
+fn secret(path: &Path) -> Result<String, String> {
+    let own = nix::unistd::geteuid();
+    let (bytes, untrusted) = files::read_judged(path, LONGEST_VALUE, &[own.as_raw()]).map_err(|e| plain(&e))?;
+    match untrusted {
+        Some(why) if own.is_root() => Err(format!("others may have written it: {why}")),
+        _ => String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned()),
+    }
 }
 
 /// How a process ended, in words: `exited with status 1`, `was ended by SIGKILL`.

@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
@@ -40,8 +41,12 @@ pub(crate) fn clean_slate(foreground: bool, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Forks twice with a new session in between. The caller's side waits for the daemon's word.
-pub(crate) fn fork_away() -> Result<Side, Failure> {
+/// Stands before a word that is not the last one, where that has an exit code.
+const PROGRESS: u8 = 0xff;
+
+/// Forks twice with a new session in between. The caller's side waits for the daemon's last word, and passes on those
+/// before it.
+pub(crate) fn fork_away(progress: &dyn Fn(&str)) -> Result<Side, Failure> {
     let os = |doing: &str, e: nix::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", e.desc()));
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| os("make a pipe", e))?;
     // SAFETY: the process has a single thread.
@@ -49,7 +54,7 @@ pub(crate) fn fork_away() -> Result<Side, Failure> {
         ForkResult::Parent { child } => {
             drop(write);
             let _ = waitpid(child, None);
-            Ok(hear(read))
+            Ok(hear(read, progress))
         }
         ForkResult::Child => {
             drop(read);
@@ -77,16 +82,29 @@ fn exit_now() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-fn hear(pipe: OwnedFd) -> Side {
-    let mut said = Vec::new();
-    let heard = File::from(pipe).read_to_end(&mut said);
-    match (heard, said.split_first()) {
-        (Ok(_), Some((code, text))) => Side::Caller(*code, String::from_utf8_lossy(text).into_owned()),
-        _ => Side::Caller(
-            Exit::Software.code(),
-            "it died before it was ready, without a word; its log may say more".to_owned(),
-        ),
+/// Hears the daemon's words: `progress` each that is not the last one.
+fn hear(pipe: OwnedFd, progress: &dyn Fn(&str)) -> Side {
+    let mut pipe = File::from(pipe);
+    loop {
+        match word(&mut pipe) {
+            Ok((PROGRESS, text)) => progress(&text),
+            Ok((code, text)) => return Side::Caller(code, text),
+            Err(_) => {
+                let why = "it died before it was ready, without a word; its log may say more".to_owned();
+                return Side::Caller(Exit::Software.code(), why);
+            }
+        }
     }
+}
+
+/// One word of the daemon's: what it is, and its text.
+fn word(pipe: &mut File) -> io::Result<(u8, String)> {
+    let mut head = [0; 5];
+    pipe.read_exact(&mut head)?;
+    let [code, length @ ..] = head;
+    let mut text = Vec::new();
+    pipe.take(u32::from_le_bytes(length).into()).read_to_end(&mut text)?;
+    Ok((code, String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// umask and working directory: away from a mount that may have to be unmounted.
@@ -122,6 +140,22 @@ impl Readiness {
         self.0.take().is_some_and(|mut pipe| say(&mut pipe, failure.exit.code(), &failure.text).is_ok())
     }
 
+    /// Says what is waited for.
+    pub(crate) fn waits(&mut self, text: &str) {
+        if let Some(pipe) = &mut self.0 {
+            let _ = say(pipe, PROGRESS, text);
+        }
+    }
+
+    /// Whether the caller is still there; true where there was none.
+    pub(crate) fn is_heard(&self) -> bool {
+        let Some(pipe) = &self.0 else { return true };
+        let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+        // The other end of a pipe is closed: poll(2), POLLERR.
+        let _ = poll(&mut fds, PollTimeout::ZERO);
+        !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+    }
+
     pub(crate) fn is_background(&self) -> bool {
         self.0.is_some()
     }
@@ -129,6 +163,7 @@ impl Readiness {
 
 fn say(pipe: &mut File, code: u8, text: &str) -> io::Result<()> {
     let mut said = vec![code];
+    said.extend_from_slice(&(text.len() as u32).to_le_bytes());
     said.extend_from_slice(text.as_bytes());
     pipe.write_all(&said)
 }

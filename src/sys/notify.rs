@@ -77,6 +77,12 @@ impl Notifier {
         self.say(&["STOPPING=1", &extend, &status_line(status)]);
     }
 
+    /// The start takes longer, and at most this long from now on.
+    pub(crate) fn starting(&self, status: &str, limit: Duration) {
+        let extend = format!("EXTEND_TIMEOUT_USEC={}", limit.as_micros());
+        self.say(&[&extend, &status_line(status)]);
+    }
+
     pub(crate) fn status(&self, status: &str) {
         self.say(&[&status_line(status)]);
     }

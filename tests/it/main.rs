@@ -12,6 +12,7 @@ mod conformance;
 mod ctl;
 mod direct;
 mod docs;
+mod environment;
 mod eras;
 mod events;
 mod exec;

@@ -26,6 +26,7 @@ use crate::model::last_words::{LastWords, Tail};
 use crate::model::mcp::ServerInfo;
 use crate::model::modern::{self, ParamHeaders};
 use crate::model::restart::Ended;
+use crate::model::torn::Torn;
 use crate::rt::lines::Lines;
 use crate::rt::live::Live;
 use crate::rt::pipe::{Input, Output};
@@ -88,6 +89,10 @@ pub(crate) struct Child {
     pub(super) headers: Lock<Headers>,
     pub(super) asking: async_std::sync::Mutex<()>,
     pub(super) stderr: Lock<Tail>,
+    /// A message of it that is spread over several lines.
+    pub(super) torn: Lock<Torn>,
+    /// Something has come on its standard output.
+    pub(super) spoke: AtomicBool,
     /// What its tasks hand in when everything comes to rest.
     pub(super) parked: Lock<Parked>,
     pub(super) handed_in: Event,
@@ -144,6 +149,8 @@ impl Child {
             headers: Lock::default(),
             asking: async_std::sync::Mutex::default(),
             stderr: Lock::default(),
+            torn: Lock::default(),
+            spoke: AtomicBool::new(false),
             parked: Lock::default(),
             handed_in: Event::new(),
             stdout_eof: Flag::default(),
@@ -260,9 +267,9 @@ impl Child {
         }
     }
 
-    /// The last line of standard error, for an error message; empty if there is none.
+    /// The line that says best what is wrong, for an error message: `: line`, or nothing.
     pub(crate) fn last_words(&self) -> String {
-        self.stderr.lock().last()
+        self.words().headline().map_or(String::new(), |line| format!(": {line}"))
     }
 
     /// What it has said last beside its messages.

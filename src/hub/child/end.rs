@@ -9,9 +9,12 @@ use async_io::Async;
 use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::child::{Child, PIPE_GRACE};
-use crate::model::config::server::Stop;
+use crate::hub::command::{Run, run};
+use crate::hub::context::Context;
+use crate::model::config::server::{Stdio, Stop};
 use crate::model::jsonrpc;
 use crate::model::restart::Ended;
 use crate::rt::process::{sweep_and_reap, wait_for_end};
@@ -56,11 +59,29 @@ pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks
     if !strays.left.is_empty() {
         warn!("server '{}': these processes cannot be ended: {:?}", child.server, strays.left);
     }
+    run_stop_command(&child.ctx, &child.server, &child.config(), Some(child.pid)).await;
     // Its pipes may be held by a process that has left its family.
     for task in tasks {
         task.cancel().await;
     }
     child.reaped.set();
+}
+
+/// Runs what the configuration has for the time after a child's end, for what signals do not reach: a container, say.
+pub(crate) async fn run_stop_command(ctx: &Context, server: &str, config: &Stdio, pid: Option<Pid>) {
+    let Some(command) = &config.stop.command else { return };
+    let mut more = vec![("MCP_INSTANCE", ctx.config().name.clone()), ("MCP_SERVER", server.to_owned())];
+    more.extend(pid.map(|pid| ("MCP_CHILD_PID", pid.to_string())));
+    let what = Run {
+        label: server,
+        reason: "stop",
+        command,
+        environment: &config.environment,
+        more,
+        confine: &config.confine,
+        input: String::new(),
+    };
+    run(ctx, what).await;
 }
 
 impl Child {

@@ -22,6 +22,7 @@ use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
 use crate::model::text::printable;
+use crate::model::torn::Part;
 use crate::model::{ids, jsonrpc, method};
 use crate::rt::blocking::{LONG, busy};
 use crate::rt::lines::{self, Line, Lines};
@@ -64,6 +65,7 @@ pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lin
         };
         last = !matches!(read, Ok(n) if n > 0);
         child.heard_at.store(millis(), Relaxed);
+        child.spoke.fetch_or(!last, Relaxed);
     }
     child.stdout_eof.set();
 }
@@ -146,8 +148,25 @@ impl Child {
             Some(number) => {
                 self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
             }
+            None => self.take_other(bytes, &text),
+        }
+    }
+
+    /// A line that is neither a message nor what is left of one.
+    fn take_other(&self, bytes: &[u8], text: &str) {
+        let part = self.torn.lock().line(&String::from_utf8_lossy(bytes));
+        match part {
             // Some say there what they die of.
-            None => self.stderr.lock().push(&text),
+            Part::None => self.stderr.lock().push(text),
+            Part::Some => {}
+            Part::Id(number) => {
+                let why = format!(
+                    "the output of server '{}' is not one message per line: it writes line breaks into its messages, \
+                     which the stdio transport does not allow",
+                    self.server
+                );
+                self.unusable(number, &why);
+            }
         }
     }
 
@@ -170,7 +189,7 @@ impl Child {
     }
 
     fn take_reply(&self, e: &Envelope<'_>) {
-        let number = e.get(&e.id).and_then(ids::number);
+        let number = e.get(&e.id).and_then(ids::number).or_else(|| self.only_question(e));
         let waiting = number.and_then(|n| self.pending().waiting.take(n));
         match waiting {
             Some(Waiting::Client { call, .. }) => {
@@ -205,6 +224,13 @@ impl Child {
                 debug!("[{}] a reply that nobody waits for: {}", self.server, printable(e.text(), 200));
             }
         }
+    }
+
+    /// The number of the handshake, if that is all that the child has been sent: an error without an id is for it.
+    fn only_question(&self, e: &Envelope<'_>) -> Option<u64> {
+        let first = e.id.is_none() && e.error.is_some() && self.info().is_none() && !self.is_private();
+        let number = self.pending().waiting.last();
+        (first && number == 1).then_some(number)
     }
 
     /// Where the request with this token of its client waits, whose time begins anew.

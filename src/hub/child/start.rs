@@ -1,8 +1,11 @@
 //! Starting a child: its process, its surroundings, the tasks of its pipes, and the opening of an era with it.
 
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use super::reader::{read, read_stderr};
 use super::writer::write;
 use crate::hub::context::{Context, Quiesce};
 use crate::hub::error::Error;
+use crate::hub::starts::{HOLD, MOST};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
@@ -23,12 +27,14 @@ use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
 use crate::model::{jsonrpc, mcp, method};
+use crate::rt::blocking::blocking;
 use crate::rt::lines::Lines;
 use crate::rt::live::Live;
 use crate::rt::pipe::{Input, Output};
 use crate::rt::process::environment;
 use crate::rt::task;
-use crate::rt::wait::{Flag, timeout};
+use crate::rt::wait::{Flag, sleep, timeout};
+use crate::sys::process;
 use crate::sys::spawn::{Spec, Started, end_unwatched};
 
 /// How long a server may take to answer `server/discover` before it counts as one of the legacy era.
@@ -86,10 +92,11 @@ impl Starter {
     pub(crate) async fn spawn(&self, umask: Mode) -> Result<Arc<Child>, StartFailure> {
         let (ctx, config) = (&self.ctx, self.config.get());
         let mark = ctx.next_mark();
+        let env = environment(&config.environment, config.confine.account.as_ref(), &mark).await;
         let spec = Spec {
             program: config.program.clone(),
             args: config.args.clone(),
-            env: environment(&config.pass_env, config.env.iter(), config.confine.account.as_ref(), &mark),
+            env,
             cwd: config.cwd.clone(),
             stdin: true,
             umask: umask.0,
@@ -149,6 +156,26 @@ impl Starter {
         opening: Opening,
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
+        let place = async { Ok(self.ctx.starts.place().await) };
+        let given_up = async {
+            until_set(unwanted).await;
+            Err(StartFailure::not_ready(Error::Unwanted.to_string()))
+        };
+        let place = place.or(given_up).await?;
+        let makes_room = async {
+            sleep(HOLD).await;
+            drop(place);
+            std::future::pending().await
+        };
+        self.start_now(umask, opening, unwanted).or(makes_room).await
+    }
+
+    async fn start_now(
+        &self,
+        umask: Mode,
+        opening: Opening,
+        unwanted: Option<&Flag>,
+    ) -> Result<Arc<Child>, StartFailure> {
         let child = self.spawn(umask).await?;
         match self.open(child, opening, unwanted).await {
             Err(failure) if failure.refused && opening == Opening::Initialize => {
@@ -170,35 +197,51 @@ impl Starter {
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
         let config = self.config.get();
-        let said = |mut text: String, words: LastWords| {
-            if words.is_empty() {
+        let spoke = child.clone();
+        let said = move |mut text: String, words: LastWords| {
+            if words.is_empty() && spoke.spoke.load(Relaxed) {
                 text.push_str("; it wrote nothing to standard error");
+            } else if words.is_empty() {
+                text.push_str("; nothing came on its standard output or standard error (does it keep it in a buffer?)");
             }
             StartFailure { words, ..StartFailure::not_ready(text) }
         };
         let unwanted_now = || unwanted.is_some_and(Flag::is_set);
         let unwanted = async {
-            match unwanted {
-                Some(flag) => flag.wait().await,
-                None => std::future::pending().await,
-            }
+            until_set(unwanted).await;
             Some(Err(Error::Unwanted))
         };
-        let opened = async {
+        let opener = child.clone();
+        let opened = async move {
             match opening {
-                Opening::Initialize => child.initialize().await,
-                Opening::Discover => match child.discover().await? {
+                Opening::Initialize => opener.initialize().await,
+                Opening::Discover => match opener.discover().await? {
                     true => Ok(()),
                     false => Err(Error::NotModern),
                 },
             }
         };
-        let (method, limit) = match opening {
-            Opening::Initialize => (method::INITIALIZE, config.start_timeout),
+        let starts = &self.ctx.starts;
+        let given = starts.patience(&self.server);
+        let (method, limit, longest) = match opening {
+            Opening::Initialize => {
+                let limit = config.start_timeout.saturating_mul(given);
+                (method::INITIALIZE, limit, config.start_timeout.saturating_mul(MOST))
+            }
             // Some servers say nothing at all to what they do not know.
-            Opening::Discover => (method::DISCOVER, config.start_timeout.min(PROBE)),
+            Opening::Discover => {
+                let limit = config.start_timeout.min(PROBE);
+                (method::DISCOVER, limit, limit)
+            }
         };
-        let outcome = timeout(limit, opened).or(unwanted).await;
+        let opened = std::pin::pin!(opened);
+        let in_time = within(&child, limit, longest, opened);
+        let (outcome, waited) = in_time.or(async { (unwanted.await, Duration::ZERO) }).await;
+        match &outcome {
+            _ if opening == Opening::Discover => {}
+            Some(outcome) => starts.has_ended(&self.server, outcome.is_ok()),
+            None => starts.was_late(&self.server, given),
+        }
         match outcome {
             Some(Ok(())) => Ok(child),
             Some(Err(why)) => {
@@ -210,7 +253,7 @@ impl Starter {
                 }
                 let failure = match why {
                     Error::Answered(error) => {
-                        let words = child.words().behind(format!("its answer: {error}"));
+                        let words = child.words().because(format!("its answer: {error}"));
                         said(format!("its handshake failed: it answered '{method}' with an error"), words)
                     }
                     why => said(format!("its handshake failed: {why}"), child.words()),
@@ -220,8 +263,12 @@ impl Starter {
                 Err(StartFailure { refused, ..failure })
             }
             None => {
-                let key = if limit == config.start_timeout { " (start_timeout)" } else { "" };
-                let text = format!("it did not answer '{method}' within {}{key}", duration(limit));
+                let key = match opening {
+                    Opening::Discover => "",
+                    Opening::Initialize if waited == config.start_timeout => " (start_timeout)",
+                    Opening::Initialize => " (more than start_timeout, as it was slow before, or showed life)",
+                };
+                let text = format!("it did not answer '{method}' within {}{key}", duration(waited));
                 let failure = said(text, child.words());
                 child.stop(&config.stop).await;
                 Err(failure)
@@ -230,7 +277,52 @@ impl Starter {
     }
 }
 
+/// Waits for the outcome of an opening for so long; and again as long as the child shows that it works on it, by what it
+/// says or by the processor time that it takes, but not longer than `longest`. Gives how long that was.
+async fn within<T>(
+    child: &Child,
+    limit: Duration,
+    longest: Duration,
+    mut opened: Pin<&mut (impl Future<Output = T> + Send)>,
+) -> (Option<T>, Duration) {
+    let (mut waited, mut seen) = (Duration::ZERO, child.life().await);
+    loop {
+        let outcome = timeout(limit, opened.as_mut()).await;
+        waited += limit;
+        if outcome.is_some() || waited + limit > longest {
+            return (outcome, waited);
+        }
+        let now = child.life().await;
+        // A hundredth of the time is more than waiting takes.
+        if now.lines == seen.lines && now.cpu < seen.cpu + limit.as_secs_f64() / 100.0 {
+            return (None, waited);
+        }
+        seen = now;
+    }
+}
+
+async fn until_set(flag: Option<&Flag>) {
+    match flag {
+        Some(flag) => flag.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a child has done so far.
+struct Life {
+    /// Lines that were no messages.
+    lines: u64,
+    /// Seconds of processor time, with all that it has started and that lives.
+    cpu: f64,
+}
+
 impl Child {
+    async fn life(&self) -> Life {
+        let pid = self.pid.as_raw();
+        let cpu = blocking(move || process::usage(&[pid], true).cpu_seconds).await;
+        Life { lines: self.stderr.lock().count(), cpu }
+    }
+
     /// The handshake (2025-11-25 basic/lifecycle), then the child counts as ready.
     async fn initialize(&self) -> Result<(), Error> {
         let params = mcp::initialize_params(env!("CARGO_PKG_VERSION"));

@@ -107,7 +107,7 @@ impl Child {
             stdout: read(stdout)?,
             stderr: stderr.as_ref().and_then(read),
             queue: Bytes(self.stdin.queued()),
-            tail: self.words().lines().to_vec(),
+            tail: self.words().lines().into_iter().map(str::to_owned).collect(),
             requests_so_far: pending.waiting.last(),
             waiting,
             unused: unused.as_millis() as u64,

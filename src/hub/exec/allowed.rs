@@ -73,7 +73,7 @@ pub(crate) fn resolve(config: &Exec, asked: &Arguments) -> Result<(PathBuf, Vec<
             Refused::NotAllowed(format!("Command '{command}' is not allowed{hint}; allowed: {}", names.join(", ")))
         })?,
         Allow::All => {
-            let path = config.env.get("PATH").map(String::as_str);
+            let path = config.environment.set.get("PATH").map(String::as_str);
             find_program(command, path).filter(|p| p.is_absolute()).ok_or_else(|| {
                 let command = printable(command, 100);
                 Refused::Invalid(match command.contains('/') && !command.starts_with('/') {

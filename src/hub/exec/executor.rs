@@ -3,7 +3,7 @@
 //! Without `shell` no shell is ever involved: the program is looked up in the allow-list as a whole word and its
 //! arguments are handed over as they are, so `;`, `$()`, line feeds and path tricks have no meaning.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
@@ -281,17 +281,11 @@ impl Executor {
         task::spawn(async move {
             let ctx = &me.ctx;
             let mark = ctx.next_mark();
-            // Its output goes into a pipe, where Python would keep it until there is much of it.
-            let env = BTreeMap::from([("PYTHONUNBUFFERED".to_owned(), "1".to_owned())]);
+            let env = environment(&config.environment, config.confine.account.as_ref(), &mark).await;
             let spec = Spec {
                 program: program.clone(),
                 args,
-                env: environment(
-                    &config.pass_env,
-                    env.iter().chain(&config.env),
-                    config.confine.account.as_ref(),
-                    &mark,
-                ),
+                env,
                 cwd: config.cwd.clone(),
                 stdin: false,
                 umask: ctx.config().umask.0,

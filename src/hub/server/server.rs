@@ -182,6 +182,8 @@ impl Server {
     pub(crate) async fn settled(&self) -> Result<(), String> {
         let check = || match self.condition() {
             (ServerState::Ready | ServerState::Unhealthy | ServerState::Idle, _) => Some(Ok(())),
+            // Some have much to install at first, and get farther each time.
+            (ServerState::Backoff, _) if self.ctx().starts.is_worth_waiting(self.name()) => None,
             (ServerState::Failed | ServerState::Backoff | ServerState::Stopped, why) => {
                 let words = self.backend().map(|b| b.words()).unwrap_or_default();
                 Some(Err(format!("{}{words}", why.unwrap_or_default())))

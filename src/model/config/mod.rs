@@ -7,6 +7,8 @@ mod account;
 mod alerts;
 mod auth;
 mod bridge;
+mod command;
+pub mod environment;
 mod listen;
 mod logging;
 mod name;
@@ -26,6 +28,8 @@ pub use account::Account;
 pub use alerts::Alerts;
 pub use auth::{Admitted, Auth, Credential, Token};
 pub use bridge::Tools;
+pub use command::Command;
+pub use environment::Environment;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
 pub use name::check_name;
@@ -64,17 +68,10 @@ pub struct Config {
     pub next_ports: u16,
     /// Addresses that others can reach are wanted.
     pub insecure: bool,
-    pub on_event: Option<EventCommand>,
+    pub on_event: Option<Command>,
     pub alerts: Alerts,
     /// How the endpoint that shows all servers as one names what they have; None for no such endpoint.
     pub bridge: Option<Naming>,
-}
-
-/// A command that is run when something happens that an administrator should know.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EventCommand {
-    pub program: PathBuf,
-    pub args: Vec<String>,
 }
 
 /// What a peer may take.
@@ -157,7 +154,7 @@ pub struct Loaded {
     pub shown: Vec<Shown>,
     /// The files that it was read from.
     pub texts: Vec<Text>,
-    /// Those of them that hold a secret.
+    /// Those of them that hold a secret, and other files that do.
     pub secret: Vec<PathBuf>,
     /// What is not wrong, and still should not be.
     pub warnings: Vec<String>,
@@ -178,9 +175,11 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
     let config = reader.root().and_then(|root| instance(&reader, root, input, given, &parts));
     let mut secret = Vec::new();
     secret.extend(input.file.clone().filter(|_| reader.has_secret()));
+    secret.extend(reader.secret_files());
     let (mut problems, mut shown) = reader.finish();
     for (from, part) in parts {
         secret.extend(Some(from.path.clone()).filter(|_| part.has_secret()));
+        secret.extend(part.secret_files());
         let (more, values) = part.finish();
         problems.extend(more);
         shown.extend(values);
@@ -279,11 +278,12 @@ fn instance<'a>(
     let account = server::account(&mut s);
     let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
     let next_ports = port_conflict(&mut s);
-    let on_event = event_command(&mut s);
+    let on_event = server::command(&mut s, "on_event");
     let alerts = s.nested("alerts", alerts::alerts);
+    let environment = environment::environment(&mut s, &Environment::default());
     let node = s.node("servers");
     let mut servers = match node {
-        Some(node) => server::servers(reader, node, !parts.is_empty()),
+        Some(node) => server::servers(reader, node, &environment, !parts.is_empty()),
         None if !parts.is_empty() => BTreeMap::new(),
         None => {
             reader.problem(root, "'servers' is missing: an instance needs at least one server");
@@ -301,7 +301,7 @@ fn instance<'a>(
         if servers.contains_key(&part.name) {
             reader.problem(root, format!("there is a server '{}' already, in the instance file", part.name));
         }
-        servers.extend(server::one(reader, &part.name, root).map(|s| (part.name.clone(), s)));
+        servers.extend(server::one(reader, &part.name, root, &environment).map(|s| (part.name.clone(), s)));
     }
     check_accounts(reader, node.unwrap_or(root), &servers, account.as_ref(), allow_root);
     Some(Config {
@@ -397,23 +397,6 @@ fn port_conflict(s: &mut Section<'_, '_>) -> u16 {
     let n = read(s).unwrap_or(0);
     s.show_given("port_conflict", node, if n == 0 { "Error".to_owned() } else { format!("Next({n})") });
     n
-}
-
-fn event_command(s: &mut Section<'_, '_>) -> Option<EventCommand> {
-    let node = s.optional("on_event");
-    let words = node.and_then(|n| server::Words::read(s.reader, n));
-    match (node, words) {
-        (Some(node), Some(server::Words(mut words))) => {
-            s.show_given("on_event", node, words.show());
-            let program = server::program(s.reader, node, &words.remove(0), None)?;
-            Some(EventCommand { program, args: words })
-        }
-        (Some(_), None) => None,
-        (None, _) => {
-            s.show("on_event", "None".to_owned(), Origin::Default);
-            None
-        }
-    }
 }
 
 fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], insecure: bool) {

@@ -97,6 +97,8 @@ pub struct Reader<'a> {
     shown: RefCell<Vec<Shown>>,
     /// Something secret stands in the file itself.
     secret: Cell<bool>,
+    /// Other files that hold something secret.
+    secret_files: RefCell<Vec<PathBuf>>,
 }
 
 /// A value as it stands in the file: a slice of its text.
@@ -120,6 +122,7 @@ impl<'a> Reader<'a> {
             problems: RefCell::default(),
             shown: RefCell::default(),
             secret: Cell::new(false),
+            secret_files: RefCell::default(),
         }
     }
 
@@ -166,6 +169,19 @@ impl<'a> Reader<'a> {
         self.secret.get()
     }
 
+    /// Notes another file that may hold something secret.
+    pub fn note_secret_file(&self, path: PathBuf) {
+        let mut all = self.secret_files.borrow_mut();
+        if !all.contains(&path) {
+            all.push(path);
+        }
+    }
+
+    /// The other files that hold something secret.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        self.secret_files.borrow().clone()
+    }
+
     /// Whether it is a command line, where not everything can be said that a file can say.
     pub fn is_command_line(&self) -> bool {
         !self.expands
@@ -193,18 +209,32 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string, with `~` and `${VAR}` expanded.
+    /// A string, with `~`, `${VAR}`, `${file:PATH}` and `${cred:NAME}` expanded.
     pub fn string(&self, node: Node<'a>, expected: &str) -> Option<String> {
+        self.pieces(node, expected).map(|(text, _)| text)
+    }
+
+    /// A string, and what it is made of.
+    pub fn pieces(&self, node: Node<'a>, expected: &str) -> Option<(String, Vec<Piece>)> {
         let raw: String = self.plain(node, expected)?;
-        if raw.contains('\0') {
-            self.problem(node, "a NUL character cannot be part of this");
-            return None;
-        }
-        if !self.expands {
-            return Some(raw);
-        }
-        match expand(&raw, self.around.var) {
-            Ok(text) => Some(text),
+        let made = match self.expands {
+            true => pieces(&raw, &self.dir, self.around.var),
+            false => Ok(vec![Piece::Text(raw)]),
+        };
+        let joined = made.and_then(|pieces| Ok((Piece::join(&pieces, self.around.read)?, pieces)));
+        match joined {
+            Ok((text, _)) if text.contains('\0') => {
+                self.problem(node, "a NUL character cannot be part of this");
+                None
+            }
+            Ok((text, pieces)) => {
+                for piece in &pieces {
+                    if let Piece::File(path, _) = piece {
+                        self.note_secret_file(path.clone());
+                    }
+                }
+                Some((text, pieces))
+            }
             Err(what) => {
                 self.problem(node, what);
                 None
@@ -458,10 +488,45 @@ impl<'a> Section<'_, 'a> {
     }
 }
 
-/// Expands a leading `~/` (of the text, or of a default in it) and `${VAR}`, `${VAR:-default}`; `$$` stands for `$`, and
-/// `$~` for `~`.
-pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+/// A part of a text that is made of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Text(String),
+    /// The content of a file, without one line end behind it; the text in its place where it cannot be read.
+    File(PathBuf, Option<String>),
+}
+
+impl Piece {
+    pub fn is_file(&self) -> bool {
+        matches!(self, Piece::File(..))
+    }
+
+    /// The whole text. The error names the file that cannot be read.
+    pub fn join(pieces: &[Piece], read: &dyn Fn(&Path) -> Result<String, String>) -> Result<String, String> {
+        let mut out = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::File(path, otherwise) => match (read(path), otherwise) {
+                    (Ok(text), _) => {
+                        let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+                        out.push_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+                    }
+                    (Err(_), Some(otherwise)) => out.push_str(otherwise),
+                    (Err(why), None) => return Err(format!("{}: {why}", path.display())),
+                },
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Takes a text apart: a leading `~/` (of the text, or of a default in it), `${VAR}`, `${VAR:-default}`, `${file:PATH}` and
+/// `${cred:NAME}` (systemd.exec(5), CREDENTIALS) stand for something; `$$` stands for `$`, and `$~` for `~`. Relative paths
+/// start from `dir`.
+pub fn pieces(text: &str, dir: &Path, var: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Piece>, String> {
     let text = home(text, var)?;
+    let mut found = Vec::new();
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find('$') {
@@ -479,6 +544,12 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
                 Some((name, default)) => (name, Some(default)),
                 None => (&inner[..end], None),
             };
+            rest = &inner[end + 1..];
+            if let Some(path) = named_file(name, dir, var)? {
+                found.push(Piece::Text(std::mem::take(&mut out)));
+                found.push(Piece::File(path, default.map(|d| home(d, var)).transpose()?));
+                continue;
+            }
             let value = var(name).filter(|v| !(v.is_empty() && default.is_some()));
             match (value, default) {
                 (Some(value), _) => out.push_str(&value),
@@ -487,17 +558,36 @@ pub fn expand(text: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<String
                     return Err(format!("${{{name}}} is not set in the environment (or write ${{{name}:-default}})"));
                 }
             }
-            rest = &inner[end + 1..];
         } else {
             out.push('$');
             rest = tail;
         }
     }
     out.push_str(rest);
-    Ok(out)
+    found.push(Piece::Text(out));
+    found.retain(|piece| *piece != Piece::Text(String::new()));
+    Ok(found)
 }
 
-/// Writes a text so that [`expand`] gives it back.
+/// The file that `file:PATH` or `cred:NAME` stands for.
+fn named_file(name: &str, dir: &Path, var: &dyn Fn(&str) -> Option<String>) -> Result<Option<PathBuf>, String> {
+    if let Some(path) = name.strip_prefix("file:") {
+        return match path {
+            "" => Err("${file:} needs a path: ${file:/etc/mcp/key}".to_owned()),
+            path => Ok(Some(dir.join(home(path, var)?))),
+        };
+    }
+    let Some(name) = name.strip_prefix("cred:") else { return Ok(None) };
+    if name.is_empty() || name.contains('/') {
+        return Err("${cred:NAME} needs the name of a credential, as LoadCredential= of the unit gives it".to_owned());
+    }
+    let folder = var("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        format!("${{cred:{name}}} needs LoadCredential={name}:PATH in the unit: CREDENTIALS_DIRECTORY is not set")
+    })?;
+    Ok(Some(Path::new(&folder).join(name)))
+}
+
+/// Writes a text so that [`pieces`] gives it back.
 pub fn escaped(text: &str) -> String {
     let text = text.replace('$', "$$");
     match text.strip_prefix('~') {

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Command;
 use super::account::Account;
 use super::bridge::{self, Tools};
+use super::environment::{Environment, environment};
 use super::name::check_name;
 use super::read::Origin;
 use super::read::{Node, Reader, Section, Setting, Shown};
@@ -119,8 +121,7 @@ pub struct Stdio {
     /// Absolute, found at load.
     pub program: PathBuf,
     pub args: Vec<String>,
-    pub env: BTreeMap<String, String>,
-    pub pass_env: Vec<String>,
+    pub environment: Environment,
     pub cwd: Option<PathBuf>,
     pub start_timeout: Duration,
     /// A request without an answer or progress for this long fails.
@@ -174,6 +175,8 @@ pub struct Stop {
     pub stdin: Duration,
     /// Time to end after SIGTERM, before SIGKILL.
     pub term: Duration,
+    /// Run after the end of each child, for what signals do not reach.
+    pub command: Option<Command>,
 }
 
 /// The built-in executor.
@@ -183,8 +186,7 @@ pub struct Exec {
     pub allow: Allow,
     pub shell: Option<PathBuf>,
     pub cwd: Option<PathBuf>,
-    pub env: BTreeMap<String, String>,
-    pub pass_env: Vec<String>,
+    pub environment: Environment,
     pub timeout: Duration,
     /// Longest line, and most output of one stream, that is kept.
     pub max_line: Size,
@@ -205,8 +207,9 @@ pub enum Allow {
     These(BTreeMap<String, PathBuf>),
 }
 
-/// Reads `servers: {"name": Kind(...)}`, which may be empty if there are `more` elsewhere.
-pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, more: bool) -> BTreeMap<String, Server> {
+/// Reads `servers: {"name": Kind(...)}`, which may be empty if there are `more` elsewhere. `above` is the environment that all
+/// of them have.
+pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, above: &Environment, more: bool) -> BTreeMap<String, Server> {
     let mut servers = BTreeMap::new();
     let Some(pairs) = reader.map(node, "{\"name\": Stdio(...), ...}") else { return servers };
     if pairs.is_empty() && !more {
@@ -218,7 +221,7 @@ pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, more: bool) -> BTreeMap<
         if let Err(what) = check_name(&name) {
             reader.problem(key, what);
         }
-        let server = one(reader, &name, value);
+        let server = one(reader, &name, value, above);
         if servers.contains_key(&name) {
             reader.problem(key, format!("there are two servers named '{name}'"));
         }
@@ -229,7 +232,7 @@ pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, more: bool) -> BTreeMap<
 }
 
 /// Reads one server: `Kind(...)`.
-pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>) -> Option<Server> {
+pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environment) -> Option<Server> {
     const KINDS: [&str; 2] = ["Stdio", "Exec"];
     let Some((kind, body)) = reader.variant(node) else {
         reader.problem(node, "expected Stdio(...) or Exec(...)");
@@ -247,29 +250,27 @@ pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>) -> Option<Server
     reader.show(Shown::Open(format!("{}: {kind}(", quoted(name))));
     let required = s.get("required", true);
     let kind = match kind {
-        "Stdio" => stdio(&mut s, node).map(|k| Kind::Stdio(Box::new(k))),
-        _ => exec(&mut s, node).map(|k| Kind::Exec(Box::new(k))),
+        "Stdio" => stdio(&mut s, node, above).map(|k| Kind::Stdio(Box::new(k))),
+        _ => exec(&mut s, node, above).map(|k| Kind::Exec(Box::new(k))),
     };
     s.finish();
     reader.show(Shown::Close(')'));
     Some(Server { kind: kind?, required })
 }
 
-fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
+fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> Option<Stdio> {
     let command = s.node("command");
     let words: Option<Words> = command.and_then(|n| Words::read(s.reader, n));
     if let (Some(node), Some(words)) = (command, &words) {
         s.show_given("command", node, words.show());
     }
     let more: Vec<String> = s.get("args", Vec::new());
-    let Secrets(env) = s.get("env", Secrets::default());
-    let pass_env = s.get("pass_env", Vec::new());
+    let environment = environment(s, above);
     let cwd = folder(s);
     let rest = Stdio {
         program: PathBuf::new(),
         args: Vec::new(),
-        env,
-        pass_env,
+        environment,
         cwd,
         start_timeout: s.time("start_timeout", Duration::from_secs(30)),
         request_timeout: s.time("request_timeout", Duration::from_secs(5 * 60)),
@@ -286,7 +287,7 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Stdio> {
         s.reader.problem(whole, "'command' is missing: which program is the server?");
     }
     let Words(mut words) = words?;
-    let program = program(s.reader, command?, &words.remove(0), rest.env.get("PATH").map(String::as_str))?;
+    let program = program(s.reader, command?, &words.remove(0), rest.environment.set.get("PATH").map(String::as_str))?;
     Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
 }
 
@@ -435,7 +436,7 @@ impl std::fmt::Display for Sharing {
     }
 }
 
-fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
+fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> Option<Exec> {
     let allow = s.node("allow");
     let names: Option<Vec<String>> = allow.and_then(|n| Vec::read(s.reader, n));
     if let (Some(node), Some(names)) = (allow, &names) {
@@ -447,8 +448,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         Some(node) => s.show_given("shell", node, shell_program.as_ref().map_or(String::new(), Setting::show)),
         None => s.show("shell", "None".to_owned(), Origin::Default),
     }
-    let Secrets(env) = s.get("env", Secrets::default());
-    let pass_env = s.get("pass_env", Vec::new());
+    let environment = environment(s, above);
     let cwd = folder(s);
     let timeout = s.time("timeout", Duration::from_secs(10 * 60));
     let max_line = s.get("max_line", Size::mib(64));
@@ -475,7 +475,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
     let allow = if all {
         Allow::All
     } else {
-        let path = env.get("PATH").map(String::as_str);
+        let path = environment.set.get("PATH").map(String::as_str);
         let found = names.iter().map(|name| Some((name.clone(), program(s.reader, at, name, path)?)));
         let found: Vec<_> = found.collect();
         Allow::These(found.into_iter().collect::<Option<_>>()?)
@@ -484,8 +484,7 @@ fn exec<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>) -> Option<Exec> {
         allow,
         shell: shell_program,
         cwd,
-        env,
-        pass_env,
+        environment,
         timeout,
         max_line,
         sessions,
@@ -546,7 +545,29 @@ fn restart(s: &mut Section<'_, '_>) -> Policy {
 }
 
 fn stop(s: &mut Section<'_, '_>) -> Stop {
-    Stop { stdin: s.get("stdin", Duration::from_secs(2)), term: s.get("term", Duration::from_secs(5)) }
+    Stop {
+        stdin: s.get("stdin", Duration::from_secs(2)),
+        term: s.get("term", Duration::from_secs(5)),
+        command: command(s, "command"),
+    }
+}
+
+/// A command that is run when something has happened; None where there is none.
+pub fn command(s: &mut Section<'_, '_>, key: &'static str) -> Option<Command> {
+    let node = s.optional(key);
+    match (node, node.and_then(|n| Words::read(s.reader, n))) {
+        (Some(node), Some(words)) => {
+            s.show_given(key, node, words.show());
+            let Words(mut words) = words;
+            let program = program(s.reader, node, &words.remove(0), None)?;
+            Some(Command { program, args: words })
+        }
+        (Some(_), None) => None,
+        (None, _) => {
+            s.show(key, "None".to_owned(), Origin::Default);
+            None
+        }
+    }
 }
 
 /// `"program"` or `["program", "argument", ...]`.
@@ -566,43 +587,6 @@ impl Setting for Words {
     }
     fn show(&self) -> String {
         self.0.show()
-    }
-}
-
-/// What people call variables that hold a secret.
-fn sounds_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"].iter().any(|word| name.contains(word))
-}
-
-/// Environment variables for a child. What they hold may be secret and is never shown.
-#[derive(Default)]
-struct Secrets(BTreeMap<String, String>);
-
-impl Setting for Secrets {
-    const MASKED: bool = true;
-
-    fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
-        let mut env = BTreeMap::new();
-        for (key, value) in reader.map(node, "{\"NAME\": \"value\", ...}")? {
-            let name = reader.plain::<String>(key, "a name in quotes");
-            let written = value.0;
-            let value = reader.string(value, "a value in quotes");
-            if name.as_deref().is_some_and(sounds_secret) && !written.contains("${") && written.len() > 2 {
-                reader.note_secret();
-            }
-            if let Some(name) = &name
-                && (name.is_empty() || name.contains(['=', '\0']))
-            {
-                reader.problem(key, "not a name for an environment variable");
-            }
-            env.extend(name.zip(value));
-        }
-        Some(Secrets(env))
-    }
-    fn show(&self) -> String {
-        let all: Vec<String> = self.0.keys().map(|k| format!("{}: \"***\"", quoted(k))).collect();
-        format!("{{{}}}", all.join(", "))
     }
 }
 

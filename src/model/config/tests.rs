@@ -96,7 +96,7 @@ fn strings_are_expanded_and_paths_made_absolute() {
         (s.args.as_slice(), s.cwd.as_deref()),
         (&["$1", "s3cret", "~/x", "a~b$c"].map(str::to_owned)[..], Some(std::path::Path::new("/etc/mcp/data")))
     );
-    assert_eq!(s.env["K"], "s3cret");
+    assert_eq!(s.environment.set["K"], "s3cret");
     assert_eq!(
         problems(r#"(servers: {"a": Stdio(command: "uvx", args: ["${NONE}"])})"#),
         ["prod.ron:1:46: ${NONE} is not set in the environment (or write ${NONE:-default})"]
