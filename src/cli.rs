@@ -43,6 +43,14 @@ pub struct Daemon {
     #[argh(option, arg_name = "file")]
     pub import: Option<PathBuf>,
 
+    /// write what --import makes to this new file, if it succeeds
+    #[argh(option, short = 'o', arg_name = "file")]
+    pub output: Option<PathBuf>,
+
+    /// print a line for the file of tokens and, on standard error, its token, and exit
+    #[argh(option, arg_name = "name")]
+    pub new_token: Option<String>,
+
     /// the folder of PID and status files
     #[argh(option, arg_name = "dir")]
     pub run_dir: Option<PathBuf>,
@@ -100,6 +108,7 @@ pub enum Verb {
     Stop(Stop),
     Reload(Reload),
     Restart(Restart),
+    Wait(Wait),
     Logs(Logs),
 }
 
@@ -124,6 +133,10 @@ pub struct Status {
     #[argh(switch)]
     pub watch: bool,
 
+    /// in a line each, and status 0 for healthy or degraded, else 1
+    #[argh(switch)]
+    pub check: bool,
+
     /// instances; all, if none is named
     #[argh(positional, arg_name = "name")]
     pub names: Vec<String>,
@@ -140,6 +153,10 @@ pub struct Stop {
     /// kill what still runs after the timeout
     #[argh(switch)]
     pub force: bool,
+
+    /// the instance that listens at this port
+    #[argh(option, arg_name = "port")]
+    pub port: Option<u16>,
 
     /// every instance in the run directory
     #[argh(switch)]
@@ -167,10 +184,27 @@ pub struct Reload {
     pub names: Vec<String>,
 }
 
-/// exchanges the program of instances in place
+/// waits until instances, or servers of them, are ready
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "wait")]
+pub struct Wait {
+    /// how long to wait, such as 60s (the default)
+    #[argh(option, arg_name = "duration", default = "Duration::from_secs(60)", from_str_fn(duration))]
+    pub timeout: Duration,
+
+    /// instances, or servers of them as NAME/SERVER
+    #[argh(positional, arg_name = "name")]
+    pub names: Vec<String>,
+}
+
+/// upgrades instances in place, or restarts a server
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "restart")]
 pub struct Restart {
+    /// give this server of the instance new children, and leave the daemon as it is
+    #[argh(option, arg_name = "server")]
+    pub server: Option<String>,
+
     /// how long to wait, such as 60s (the default)
     #[argh(option, arg_name = "duration", default = "Duration::from_secs(60)", from_str_fn(duration))]
     pub timeout: Duration,
@@ -242,7 +276,9 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     }
     match (&daemon.config, daemon.command.is_empty()) {
         _ if daemon.version => Ok(Parsed::Args(daemon)),
-        (None, true) if daemon.import.is_some() => Ok(Parsed::Args(daemon)),
+        _ if daemon.output.is_some() && daemon.import.is_none() => Err(usage("--output FILE goes with --import FILE")),
+        (None, true) if daemon.import.is_some() != daemon.new_token.is_some() => Ok(Parsed::Args(daemon)),
+        _ if daemon.new_token.is_some() => Err(usage("--new-token NAME goes alone: it prints a line and runs nothing")),
         _ if daemon.import.is_some() => {
             Err(usage("--import FILE goes alone: it prints an instance file and runs nothing"))
         }
@@ -283,7 +319,7 @@ pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Resu
 }
 
 fn known_verb(word: &str) -> bool {
-    ["list", "status", "stop", "reload", "restart", "logs"].contains(&word)
+    ["list", "status", "stop", "reload", "restart", "wait", "logs"].contains(&word)
 }
 
 /// Brings what getopt_long(3) allows to what argh understands: `--key=value`, `-ft`, `-cPATH`, `-h`, and mcpctl's

@@ -26,6 +26,7 @@ use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
 use crate::model::text::count;
 use crate::rt::main_thread::{self, Spawner};
+use crate::rt::random;
 use crate::rt::task;
 use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
@@ -57,6 +58,18 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
+/// `--new-token`: a line for the file of tokens, and the token, which is nowhere else.
+fn new_token(name: &str) -> Result<Exit, Failure> {
+    config::check_token_name(name).map_err(|why| Failure::new(Exit::Usage, format!("mcpdaemon: {why}")))?;
+    let bytes: [u8; 32] = random::bytes().map_err(|why| Failure::new(Exit::Os, why))?;
+    let token = data_encoding::BASE64URL_NOPAD.encode(&bytes);
+    say(&config::token_line(name, token.as_bytes()));
+    let text =
+        format!("the token of {name}, which is shown this once; the line is for the file of auth: Bearer(\"FILE\"):");
+    let _ = writeln!(std::io::stderr(), "{text}\n{token}");
+    Ok(Exit::Ok)
+}
+
 /// Steps that need nothing but the caller's terminal.
 fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     memory::one_heap();
@@ -78,7 +91,10 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         return go_on(&args, document).inspect_err(|failure| error!("{failure}"));
     }
     if let Some(file) = &args.import {
-        return importing::run(file);
+        return importing::run(file, args.output.as_deref());
+    }
+    if let Some(name) = &args.new_token {
+        return new_token(name);
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     if let Some(dir) = folder(&args, &cwd)? {
@@ -100,7 +116,12 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    let run_dir = args.run_dir.as_ref().map_or_else(paths::run_dir, |dir| cwd.join(dir));
+    let account = loaded.config.account.as_ref().filter(|account| account.uid != 0);
+    let run_dir = match (&args.run_dir, account) {
+        (Some(dir), _) => cwd.join(dir),
+        (None, Some(account)) if paths::is_usual("MCP_RUN_DIR") => paths::run_dir().join(&account.name),
+        (None, _) => paths::run_dir(),
+    };
     if args.cleanup {
         return clean_up(&loaded.config, &run_dir);
     }
@@ -164,8 +185,10 @@ fn clean_up(config: &Config, run_dir: &Path) -> Result<Exit, Failure> {
 /// Lock and fork. From here on there is something to undo.
 fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
+    prepare::make_folders(&loaded.config, &from)?;
+    from.source.settle(loaded.config.account.as_ref());
     from.after_kill = from.run_dir.join(format!("{name}.pid")).exists();
-    let (lock, run_dir) = lock(&name, &from.run_dir)?;
+    let (lock, run_dir) = prepare::in_folder(&loaded.config, &from.run_dir, || lock(&name, &from.run_dir))??;
     from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
     if !from.foreground {

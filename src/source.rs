@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::cli;
 use crate::model::config::Text;
-use crate::model::config::{self, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings};
+use crate::model::config::{
+    self, Account, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings,
+};
+use crate::model::envelope::unmarked;
 use crate::model::exit::plain;
 use crate::sys::{accounts, files, memory, paths, spawn};
 
@@ -26,6 +29,8 @@ pub(crate) struct Source {
     pub cwd: PathBuf,
     /// Where logs go by default, settled at the start: another user would have another.
     pub log_dir: PathBuf,
+    /// Users whom a daemon becomes have folders of their own there.
+    divides: bool,
 }
 
 impl Source {
@@ -40,7 +45,16 @@ impl Source {
             allow_root: args.allow_root,
             cwd: cwd.to_owned(),
             log_dir: paths::log_dir(),
+            divides: paths::is_usual("MCP_LOG_DIR"),
         }
+    }
+
+    /// The user whom the daemon becomes is known: this is where his logs go, from now on also when he reads it.
+    pub(crate) fn settle(&mut self, account: Option<&Account>) {
+        if let Some(account) = account.filter(|account| self.divides && account.uid != 0) {
+            self.log_dir.push(&account.name);
+        }
+        self.divides = false;
     }
 
     /// The source of an instance whose name is settled.
@@ -148,8 +162,15 @@ impl Source {
             gid: nix::unistd::Gid::effective().as_raw(),
             memory: memory::available(),
         };
-        let input =
-            Input { file: self.file.clone(), stem: name, dir, text: &text, parts, log_dir: self.log_dir.clone() };
+        let input = Input {
+            file: self.file.clone(),
+            stem: name,
+            dir,
+            text: &text,
+            parts,
+            log_dir: self.log_dir.clone(),
+            divides: self.divides,
+        };
         let loaded = config::load(&input, &self.given(), &around)?;
         let open = loaded.secret.iter().filter(|path| paths::readable_by_all(path));
         let warn = |path: &PathBuf| {
@@ -269,8 +290,11 @@ fn distrusted(path: &Path, why: &files::Untrusted) -> Problem {
 /// The text of a file, and why others may have written it. A FIFO would hold up every reload, a device has no end.
 fn read_text(path: &Path) -> Result<(String, Option<Problem>), String> {
     let (bytes, untrusted) = files::read_judged(path, MOST, &own()).map_err(|e| plain(&e))?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("it is UTF-16 text: save it as UTF-8".to_owned());
+    }
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
-    Ok((text, untrusted.map(|why| distrusted(path, &why))))
+    Ok((unmarked(&text).to_owned(), untrusted.map(|why| distrusted(path, &why))))
 }
 
 /// Problems as they are printed, a line each.

@@ -49,18 +49,20 @@ _mcpctl() {
         mapfile -t COMPREPLY < <(compgen -W '10s 30s 60s 2m' -- "$word")
         return
         ;;
-    -n | --lines | --server) return ;;
+    -n | --lines | --server | --port) return ;;
     esac
     case $verb in
-    '') flags='--run-dir -V --version --help' names='list status stop reload restart logs' ;;
+    '') flags='--run-dir -V --version --help' names='list status stop reload restart wait logs' ;;
     list) flags='--json --help' ;;
-    status) flags='--json --watch --help' ;;
-    stop) flags='--timeout --force --all --help' ;;
-    reload | restart) flags='--timeout --all --help' ;;
+    status) flags='--json --watch --check --help' ;;
+    stop) flags='--timeout --force --all --port --help' ;;
+    reload) flags='--timeout --all --help' ;;
+    restart) flags='--timeout --all --server --help' ;;
+    wait) flags='--timeout --help' ;;
     logs) flags='-f --follow -n --lines --server --help' ;;
     esac
     case $verb in
-    status | stop | reload | restart | logs) names=$(_mcpctl_names "$dir") ;;
+    status | stop | reload | restart | wait | logs) names=$(_mcpctl_names "$dir") ;;
     esac
     [[ $word != -* ]] || names=''
     [[ $word == -* ]] || flags=''

@@ -35,9 +35,10 @@ function __mcpctl_names
     end
 end
 
-set -l none 'not __fish_seen_subcommand_from list status stop reload restart logs'
-set -l named '__fish_seen_subcommand_from status stop reload restart logs'
+set -l none 'not __fish_seen_subcommand_from list status stop reload restart wait logs'
+set -l named '__fish_seen_subcommand_from status stop reload restart wait logs'
 set -l acts '__fish_seen_subcommand_from stop reload restart'
+set -l timed '__fish_seen_subcommand_from stop reload restart wait'
 set -l logs '__fish_seen_subcommand_from logs'
 complete -c mcpctl -f
 complete -c mcpctl -n $none -l run-dir -x -a '(__fish_complete_directories)' -d 'The folder of PID and status files'
@@ -48,13 +49,17 @@ complete -c mcpctl -n $none -a status -d 'Shows instances and their servers'
 complete -c mcpctl -n $none -a stop -d 'Stops instances and waits until they are gone'
 complete -c mcpctl -n $none -a reload -d 'Reloads configurations and reports the outcome'
 complete -c mcpctl -n $none -a restart -d 'Upgrades instances in place'
+complete -c mcpctl -n $none -a wait -d 'Waits until instances or servers are ready'
 complete -c mcpctl -n $none -a logs -d 'Shows the log of an instance'
 complete -c mcpctl -n $named -a '(__mcpctl_names)' -d Instance
 complete -c mcpctl -n '__fish_seen_subcommand_from list status' -l json -d 'As JSON'
 complete -c mcpctl -n '__fish_seen_subcommand_from status' -l watch -d 'Show every change'
-complete -c mcpctl -n $acts -l timeout -x -a '10s 30s 60s 2m' -d 'How long to wait'
+complete -c mcpctl -n '__fish_seen_subcommand_from status' -l check -d 'Health, in a line and as status'
+complete -c mcpctl -n $timed -l timeout -x -a '10s 30s 60s 2m' -d 'How long to wait'
 complete -c mcpctl -n $acts -l all -d 'Every instance in the run directory'
 complete -c mcpctl -n '__fish_seen_subcommand_from stop' -l force -d 'Kill what still runs after the timeout'
+complete -c mcpctl -n '__fish_seen_subcommand_from stop' -l port -x -d 'The instance that listens at this port'
+complete -c mcpctl -n '__fish_seen_subcommand_from restart' -l server -x -d 'New children for this server alone'
 complete -c mcpctl -n $logs -s f -l follow -d 'Go on as it grows'
 complete -c mcpctl -n $logs -s n -l lines -x -d 'How many lines from the end'
 complete -c mcpctl -n $logs -l server -x -d 'Only lines of one server'

@@ -35,7 +35,7 @@ _mcpdaemon() {
     --listen | --name | --notify-fd) ;;
     *)
         mapfile -t COMPREPLY < <(compgen -W '-c --config -f --foreground -t --test -T --dump --listen --name
-            --run-dir --log-level --allow-root --cleanup --notify-fd --import -V --version --help' -- "$word")
+            --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token -V --version --help' -- "$word")
         ;;
     esac
 }

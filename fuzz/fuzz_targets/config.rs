@@ -29,6 +29,7 @@ fuzz_target!(|data: &[u8]| {
         stem: "prod".to_owned(),
         dir: "/etc/mcp".into(),
         log_dir: "/var/log/mcp".into(),
+        divides: false,
         text,
         parts: Vec::new(),
     };

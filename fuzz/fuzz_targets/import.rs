@@ -26,6 +26,7 @@ fuzz_target!(|data: &[u8]| {
         stem: "prod".to_owned(),
         dir: "/etc/mcp".into(),
         log_dir: "/var/log/mcp".into(),
+        divides: false,
         text: &imported.text,
         parts: Vec::new(),
     };

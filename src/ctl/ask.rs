@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::logs;
-use super::place::{Found, Place, each, running, say, signal};
+use super::place::{Age, Found, Place, each, queue, running, say, signal};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 use crate::model::last_words::first_of;
 use crate::model::logline;
 use crate::model::status::{InstanceState, Status};
-use crate::model::text::duration;
+use crate::model::text::{duration, suggest};
 
 /// What is asked for.
 struct Wish {
     verb: &'static str,
     signal: Signal,
+    /// Of one server alone.
+    server: Option<String>,
     /// How often it was asked for so far.
     count: fn(&Status) -> u64,
     /// What came of it: whether it was done, and the daemon's word.
@@ -29,6 +31,7 @@ pub(super) fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure>
     let wish = Wish {
         verb: "reload",
         signal: Signal::SIGHUP,
+        server: None,
         count: |s| s.reloads,
         outcome: |s| s.last_reload.map(|r| (r.ok, r.text)),
         done: "reloaded",
@@ -38,9 +41,26 @@ pub(super) fn reload(place: &Place, args: &cli::Reload) -> Result<Exit, Failure>
 }
 
 pub(super) fn restart(place: &Place, args: &cli::Restart) -> Result<Exit, Failure> {
+    if let Some(server) = &args.server {
+        if args.all || args.names.len() != 1 {
+            let text = "mcpctl restart: --server needs the name of the one instance that has it";
+            return Err(Failure::new(Exit::CtlUsage, text));
+        }
+        let wish = Wish {
+            verb: "restart",
+            signal: Signal::SIGUSR2,
+            server: Some(server.clone()),
+            count: |s| s.restarts,
+            outcome: |s| s.last_restart.map(|r| (r.ok, r.text)),
+            done: "restarted",
+            refused: "not restarted, the old child goes on",
+        };
+        return run(place, &wish, &args.names, false, args.timeout);
+    }
     let wish = Wish {
         verb: "restart",
         signal: Signal::SIGUSR2,
+        server: None,
         count: |s| s.upgrades,
         outcome: |s| s.last_upgrade.map(|u| (u.ok, u.text)),
         done: "restarted in place",
@@ -67,6 +87,21 @@ fn with_words(found: &Found, why: &str) -> String {
     words.map_or_else(|| why.to_owned(), |words| format!("{why}; {}{}", logline::LAST_WORDS, first_of(&words)))
 }
 
+/// The serial of a server. A daemon that knows none would be ended by the signal.
+fn serial(name: &str, server: &str, status: &Status) -> Result<u32, Failure> {
+    let fail = |text| Err(Failure::new(Exit::Failed, text));
+    match status.servers.iter().find(|s| s.name == server).map(|s| s.serial) {
+        Some(0) => fail(format!("{name}: this daemon is of a version that cannot restart one server")),
+        Some(serial) => Ok(serial),
+        None => {
+            let known: Vec<&str> = status.servers.iter().map(|s| s.name.as_str()).collect();
+            let near = suggest(server, known.iter().copied()).map(|near| format!(", did you mean '{near}'?"));
+            let near = near.unwrap_or_else(|| format!(" (it has: {})", known.join(", ")));
+            fail(format!("{name}: there is no server '{server}'{near}"))
+        }
+    }
+}
+
 fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), Failure> {
     let verb = wish.verb;
     let mut found = place.find(name)?;
@@ -79,7 +114,10 @@ fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), 
     let busy = wish.signal == Signal::SIGHUP && before.state == InstanceState::Reloading;
     let (process, wanted) = (before.pid, (wish.count)(before) + if busy { 2 } else { 1 });
     let (pid, handle) = running(&found)?;
-    signal(name, pid, handle, wish.signal)?;
+    match &wish.server {
+        None => signal(name, pid, handle, wish.signal)?,
+        Some(server) => queue(name, pid, handle, serial(name, server, before)?)?,
+    }
     let start = Instant::now();
     loop {
         if handle.wait_end(Duration::from_millis(5)).unwrap_or(false) {
@@ -99,10 +137,16 @@ fn ask(place: &Place, wish: &Wish, name: &str, timeout: Duration) -> Result<(), 
             }
             None if start.elapsed() > timeout => {
                 let time = duration(timeout);
-                let text = format!("{name}: no outcome of the {verb} after {time}; see 'mcpctl status {name}'");
+                found.refresh();
+                let why = match found.age {
+                    Age::Silent => format!("it does not answer: {}", found.silence()),
+                    _ => format!("see 'mcpctl status {name}'"),
+                };
+                let text = format!("{name}: no outcome of the {verb} after {time}; {why}");
                 return Err(Failure::new(Exit::Failed, text));
             }
-            None => {}
+            // Not as fast as possible: it may take a minute.
+            None => std::thread::sleep(Duration::from_millis(2)),
         }
     }
 }

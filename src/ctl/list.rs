@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::place::{Place, complain, say};
+use super::place::{Age, Found, Place, complain, refresh_all, say};
 use crate::cli::List;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::InstanceState;
@@ -14,7 +14,8 @@ struct Row {
     /// None where that cannot be found out.
     running: Option<bool>,
     pid: Option<i32>,
-    /// `dead` where a PID file is left from a killed daemon, `unknown` where something cannot be read.
+    /// `dead` where a PID file is left from a killed daemon, `unknown` where something cannot be read, or the daemon does
+    /// not answer.
     state: String,
     servers: usize,
     listen: Vec<String>,
@@ -23,8 +24,11 @@ struct Row {
 
 pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
     let (mut rows, mut worst) = (Vec::new(), Exit::Ok);
-    for name in place.names()? {
-        let found = match place.find(&name) {
+    let names = place.names()?;
+    let mut all: Vec<Result<Found, Failure>> = names.iter().map(|name| place.find(name)).collect();
+    refresh_all(&mut all);
+    for (name, found) in names.into_iter().zip(all) {
+        let found = match found {
             Ok(found) => found,
             Err(failure) => {
                 complain(&failure.text);
@@ -42,8 +46,12 @@ pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
             (Probe::Absent, _) => continue,
             (Probe::Stale, _) => "dead".to_owned(),
             (Probe::Starting, _) => InstanceState::Starting.to_string(),
-            (_, Some(status)) => status.state.to_string(),
-            (_, None) => "unknown".to_owned(),
+            (_, Some(status)) if found.age != Age::Silent => status.state.to_string(),
+            (Probe::Running(..), _) => {
+                worst = Exit::Unknown;
+                "unknown".to_owned()
+            }
+            (_, _) => "unknown".to_owned(),
         };
         let status = found.status.filter(|_| !matches!(found.probe, Probe::Stale));
         rows.push(Row {
@@ -66,11 +74,18 @@ pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
         return Ok(worst);
     }
     let width = rows.iter().map(|r| r.name.len()).max().unwrap_or(0).max(4);
-    say(&format!("{:width$}  {:>8}  {:9}  {:>7}  {}", "NAME", "PID", "STATE", "SERVERS", "LISTENS ON"));
+    let listen = |row: &Row| if row.listen.is_empty() { "-".to_owned() } else { row.listen.join(", ") };
+    let wide = rows.iter().map(|row| listen(row).chars().count()).max().unwrap_or(0).max(10);
+    say(&format!(
+        "{:width$}  {:>8}  {:9}  {:>7}  {:wide$}  {}",
+        "NAME", "PID", "STATE", "SERVERS", "LISTENS ON", "CONFIG"
+    ));
     for row in rows {
         let pid = row.pid.map_or("-".to_owned(), |p| p.to_string());
-        let listen = if row.listen.is_empty() { "-".to_owned() } else { row.listen.join(", ") };
-        say(&format!("{:width$}  {pid:>8}  {:9}  {:>7}  {listen}", row.name, row.state, row.servers));
+        let (listen, config) = (listen(&row), row.config.as_deref().unwrap_or("-"));
+        let line =
+            format!("{:width$}  {pid:>8}  {:9}  {:>7}  {listen:wide$}  {config}", row.name, row.state, row.servers);
+        say(&line);
     }
     Ok(worst)
 }

@@ -23,6 +23,18 @@ const STEP: u64 = 64 << 10;
 /// Of a log that is looked through for one thing, so much is read, in bytes.
 const RECENT: u64 = 1 << 20;
 
+/// Where the log of an instance is, if its status does not say it: in the folder of logs, or for root in one of those in it,
+/// which belong to users whom daemons became.
+fn usual_log(name: &str) -> PathBuf {
+    let (dir, file) = (paths::log_dir(), format!("{name}.log"));
+    let usual = dir.join(&file);
+    if usual.exists() || !nix::unistd::geteuid().is_root() {
+        return usual;
+    }
+    let inner = std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path().join(&file));
+    inner.into_iter().find(|path| path.exists()).unwrap_or(usual)
+}
+
 pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let found = place.find(&args.name)?;
     let foreground = found.status.as_ref().is_some_and(|s| s.log.is_none());
@@ -32,7 +44,7 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Failed, text));
     }
     let path = found.status.as_ref().and_then(|s| s.log.as_ref()).map(PathBuf::from);
-    let path = path.unwrap_or_else(|| paths::log_dir().join(format!("{}.log", args.name)));
+    let path = path.unwrap_or_else(|| usual_log(&args.name));
     let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
     let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
     check_owner(&found, &path, &file)?;

@@ -9,6 +9,7 @@ mod place;
 mod report;
 mod status;
 mod stop;
+mod wait;
 mod watch;
 
 use std::process::ExitCode;
@@ -51,13 +52,14 @@ fn run(args: Vec<String>) -> Result<Exit, Failure> {
     match args.verb {
         None => Err(Failure::new(
             Exit::CtlUsage,
-            "mcpctl: what shall it do? One of: list, status, stop, reload, restart, logs\nTry 'mcpctl --help', or man mcpctl.",
+            "mcpctl: what shall it do? One of: list, status, stop, reload, restart, wait, logs\nTry 'mcpctl --help', or man mcpctl.",
         )),
         Some(Verb::List(args)) => list::run(&place, &args),
         Some(Verb::Status(args)) => status::run(&place, &args),
         Some(Verb::Stop(args)) => stop::run(&place, &args),
         Some(Verb::Reload(args)) => ask::reload(&place, &args),
         Some(Verb::Restart(args)) => ask::restart(&place, &args),
+        Some(Verb::Wait(args)) => wait::run(&place, &args),
         Some(Verb::Logs(args)) => logs::run(&place, &args),
     }
 }

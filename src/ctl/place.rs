@@ -16,7 +16,8 @@ use crate::model::text::turns;
 use crate::sys::files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
-use crate::sys::process::STATUS;
+use crate::sys::process::{self, STATUS};
+use crate::sys::signals::restart_signal;
 
 /// Standard output could not be written, for another reason than that it is not read.
 static UNSAID: AtomicBool = AtomicBool::new(false);
@@ -74,7 +75,33 @@ pub(super) struct Found {
     pub(super) status: Option<Status>,
     /// To whom the file belongs that says so.
     pub(super) status_owner: Option<u32>,
+    /// Of when that is.
+    pub(super) age: Age,
 }
+
+/// Of when a status document is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    /// The daemon has written it when it was asked to, or nobody has asked.
+    Current,
+    /// Of when it says: the daemon cannot be asked.
+    AsOf,
+    /// The daemon was asked, and does not answer.
+    Silent,
+}
+
+/// A question to a daemon: when it was asked.
+pub(super) struct Asked(String);
+
+impl Asked {
+    /// Whether a document is the answer.
+    pub(super) fn is_answered_by(&self, status: Option<&Status>) -> bool {
+        status.is_some_and(|status| status.written >= self.0)
+    }
+}
+
+/// How long a daemon may take to answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 impl Place {
     pub(super) fn new(dir: PathBuf) -> Place {
@@ -179,7 +206,7 @@ impl Place {
             Probe::Absent | Probe::Stale => true,
         });
         let (status, status_owner) = read.unzip();
-        Ok(Found { name: name.to_owned(), place, probe, status, status_owner })
+        Ok(Found { name: name.to_owned(), place, probe, status, status_owner, age: Age::Current })
     }
 
     /// The status file, if it can be read and understood.
@@ -205,15 +232,29 @@ impl Place {
 }
 
 impl Found {
-    /// Asks the daemon to write its status and waits for it, up to a second.
-    pub(super) fn refresh(&mut self) {
-        let Probe::Running(_, handle) = &self.probe else { return };
+    /// Asks the daemon to write its status; None if it cannot be asked.
+    pub(super) fn ask(&mut self) -> Option<Asked> {
+        let handle = match &self.probe {
+            Probe::Running(_, handle) => handle,
+            Probe::Elsewhere(_) => {
+                self.age = Age::AsOf;
+                return None;
+            }
+            Probe::Absent | Probe::Stale | Probe::Starting => return None,
+        };
         // Another status may be on its way, of a moment before.
         let asked = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        if handle.send(Signal::SIGUSR1).is_err() {
-            return;
+        match handle.send(Signal::SIGUSR1) {
+            Ok(()) => Some(Asked(asked)),
+            Err(_) => {
+                self.age = Age::AsOf;
+                None
+            }
         }
-        let until = Instant::now() + Duration::from_secs(1);
+    }
+
+    /// Waits for the answer to a question, until then.
+    pub(super) fn hear(&mut self, asked: &Asked, until: Instant) {
         let path = self.place.status_file(&self.name);
         // Inode numbers are used again, so the time counts as well.
         let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
@@ -224,11 +265,47 @@ impl Found {
                 read = now;
                 (self.status, self.status_owner) = self.place.read_status(&self.name).unzip();
             }
-            let fresh = self.status.as_ref().is_some_and(|status| status.written >= asked);
-            if fresh || Instant::now() >= until {
+            self.age = if asked.is_answered_by(self.status.as_ref()) { Age::Current } else { Age::Silent };
+            if self.age == Age::Current || Instant::now() >= until {
+                return;
+            }
+            if let Probe::Running(_, handle) = &self.probe
+                && handle.wait_end(Duration::ZERO).unwrap_or(false)
+            {
+                // It has ended meanwhile, and will not answer.
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks the daemon to write its status and waits for it, up to a second.
+    pub(super) fn refresh(&mut self) {
+        if let Some(asked) = self.ask() {
+            self.hear(&asked, Instant::now() + ANSWER);
+        }
+    }
+
+    /// Why the daemon does not answer, as far as that shows.
+    pub(super) fn silence(&self) -> String {
+        let Probe::Running(pid, _) = &self.probe else { return "it cannot be asked".to_owned() };
+        if process::is_stopped(*pid) {
+            return format!("it is stopped by a signal: 'kill -CONT {pid}' lets it go on");
+        }
+        if files::is_full(&self.place.dir) {
+            return format!("the disk of {} is full, so it cannot write its status", self.place.dir.display());
+        }
+        "it hangs, or the machine is very busy".to_owned()
+    }
+}
+
+/// Asks several instances at once, and waits up to a second for all of them.
+pub(super) fn refresh_all(all: &mut [Result<Found, Failure>]) {
+    let asked: Vec<Option<Asked>> = all.iter_mut().map(|one| one.as_mut().ok().and_then(Found::ask)).collect();
+    let until = Instant::now() + ANSWER;
+    for (found, asked) in all.iter_mut().zip(asked) {
+        if let (Ok(found), Some(asked)) = (found, asked) {
+            found.hear(&asked, until);
         }
     }
 }
@@ -257,7 +334,16 @@ pub(super) fn running(found: &Found) -> Result<(Pid, &PidFd), Failure> {
 
 /// Sends a signal; the error of a foreign daemon says whose it is.
 pub(super) fn signal(name: &str, pid: Pid, handle: &PidFd, signal: Signal) -> Result<(), Failure> {
-    match handle.send(signal) {
+    sent(name, pid, handle.send(signal))
+}
+
+/// Asks for another child of the server with this serial.
+pub(super) fn queue(name: &str, pid: Pid, handle: &PidFd, serial: u32) -> Result<(), Failure> {
+    sent(name, pid, handle.queue(restart_signal(), serial))
+}
+
+fn sent(name: &str, pid: Pid, outcome: std::io::Result<()>) -> Result<(), Failure> {
+    match outcome {
         Ok(()) => Ok(()),
         // It ended a moment ago, which the caller will see.
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::logs;
-use super::place::Found;
+use super::place::{Age, Found};
 use crate::model::exit::{Exit, Failure};
 use crate::model::last_words::first_of;
 use crate::model::logline;
@@ -15,20 +15,60 @@ use crate::sys::pidfile::Probe;
 /// One element of `instances`.
 pub(super) fn document(name: &str, found: &Result<Found, Failure>) -> serde_json::Value {
     let exit = exit(found);
+    let runs = |found: &Found| matches!(found.probe, Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting);
+    let running = found.as_ref().ok().map(runs);
+    let status = found.as_ref().ok().filter(|found| runs(found)).and_then(|found| found.status.as_ref());
+    let mut status = serde_json::json!(status);
+    let known = |found: &Found| found.age == Age::Current && (!runs(found) || found.status.is_some());
+    let fresh = found.as_ref().is_ok_and(known);
+    if let Ok(found) = found
+        && found.age == Age::Silent
+        && let Some(status) = status.as_object_mut()
+    {
+        // What is not known is not called well.
+        status.insert("health".to_owned(), serde_json::json!({"level": UNKNOWN, "reasons": [unanswered(found)]}));
+    }
     serde_json::json!({
         "name": name,
-        "running": found.is_ok().then_some(exit == Exit::Ok),
+        "running": running,
+        "fresh": fresh,
         "exit_code": exit.code(),
-        "status": found.as_ref().ok().and_then(|f| f.status.as_ref()).filter(|_| exit == Exit::Ok),
+        "status": status,
     })
 }
 
+/// The health of who does not say how he is.
+const UNKNOWN: &str = "unknown";
+
+fn unanswered(found: &Found) -> String {
+    format!("it does not answer: {}", found.silence())
+}
+
 pub(super) fn exit(found: &Result<Found, Failure>) -> Exit {
-    match found.as_ref().map(|found| &found.probe) {
-        Ok(Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting) => Exit::Ok,
-        Ok(Probe::Stale) => Exit::DeadWithPidFile,
-        Ok(Probe::Absent) => Exit::NotRunning,
-        Err(_) => Exit::Unknown,
+    found.as_ref().map_or(Exit::Unknown, exit_of)
+}
+
+pub(super) fn exit_of(found: &Found) -> Exit {
+    match found.probe {
+        Probe::Running(..) if found.age == Age::Silent || found.status.is_none() => Exit::Unknown,
+        Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting => Exit::Ok,
+        Probe::Stale => Exit::DeadWithPidFile,
+        Probe::Absent => Exit::NotRunning,
+    }
+}
+
+/// How well an instance is, in a line.
+pub(super) fn in_short(found: &Found) -> String {
+    match (&found.probe, &found.status) {
+        (Probe::Running(..), Some(_)) if found.age == Age::Silent => {
+            format!("{}: {UNKNOWN}: {}", found.name, unanswered(found))
+        }
+        (Probe::Running(..) | Probe::Elsewhere(_), Some(status)) => {
+            let why = status.health.reasons.join("; ");
+            let why = if why.is_empty() { why } else { format!(": {why}") };
+            format!("{}: {}{why}", found.name, status.health.level)
+        }
+        _ => describe(found),
     }
 }
 
@@ -46,7 +86,7 @@ pub(super) fn describe(found: &Found) -> String {
         (_, Some(status)) => {
             let troubled = status.servers.iter().any(|v| v.reason.is_some());
             let log = troubled.then(|| logs::recent(found)).flatten();
-            text(status, log.as_deref().unwrap_or_default())
+            text(found, status, log.as_deref().unwrap_or_default())
         }
     }
 }
@@ -55,15 +95,26 @@ pub(super) fn describe(found: &Found) -> String {
 const SHOWN: usize = 3;
 
 /// `log` is the end of its log, as far as it may be read.
-fn text(s: &Status, log: &str) -> String {
+fn text(found: &Found, s: &Status, log: &str) -> String {
     let mut out = String::new();
     let up = duration(Duration::from_secs(s.uptime_seconds));
-    let _ = writeln!(out, "{}: {} (pid {}, up {up})", s.name, s.state, s.pid);
+    let silent = found.age == Age::Silent;
+    let _ = match found.age {
+        Age::Current => writeln!(out, "{}: {} (pid {}, up {up})", s.name, s.state, s.pid),
+        Age::AsOf => writeln!(out, "{}: {} (pid {}, up {up}), as of {}", s.name, s.state, s.pid, s.written),
+        Age::Silent => {
+            writeln!(out, "{}: does not answer (pid {}); what follows is as of {}", s.name, s.pid, s.written)
+        }
+    };
     let mut line = |label: &str, text: &str| {
         let _ = writeln!(out, "  {label:9} {text}");
     };
-    let mut why = s.health.reasons.iter();
-    line("health", &why.next().map_or(s.health.level.to_string(), |first| format!("{}: {first}", s.health.level)));
+    let (level, reasons) = match silent {
+        true => (UNKNOWN.to_owned(), vec![unanswered(found)]),
+        false => (s.health.level.to_string(), s.health.reasons.clone()),
+    };
+    let mut why = reasons.iter();
+    line("health", &why.next().map_or(level.clone(), |first| format!("{level}: {first}")));
     why.for_each(|more| line("", more));
     line("listens", &s.listen.join(", "));
     line("config", s.config.as_deref().unwrap_or("(command line)"));
@@ -94,6 +145,10 @@ fn text(s: &Status, log: &str) -> String {
     if let Some(upgrade) = &s.last_upgrade {
         let word = if upgrade.ok { "done" } else { "REFUSED" };
         line("upgrade", &format!("{word} at {}: {}", upgrade.at, upgrade.text.replace('\n', "; ")));
+    }
+    if let Some(restart) = &s.last_restart {
+        let word = if restart.ok { "done" } else { "REFUSED" };
+        line("restart", &format!("{word} at {}: {}", restart.at, restart.text.replace('\n', "; ")));
     }
     if let Some(reload) = &s.last_reload {
         let word = if reload.ok { "applied" } else { "REFUSED" };

@@ -6,18 +6,28 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::place::{Found, Place, complain, each, running, say, signal};
+use super::place::{Age, Found, Place, complain, each, running, say, signal};
 use crate::cli::Stop;
 use crate::model::exit::{Exit, Failure};
 use crate::model::text::duration;
 use crate::sys::pidfile::{PidFile, Refused};
 use crate::sys::process;
 
+/// One that neither answers nor ends for so long after its drain is killed.
+const SILENT: Duration = Duration::from_secs(10);
+/// How long a drain takes, where the status does not say it: the default of `drain_timeout`.
+const DRAIN: Duration = Duration::from_secs(10);
 /// After SIGKILL, how long the kernel, the guard and we may take.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
 pub(super) fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
-    let names = place.chosen("stop", &args.names, args.all)?;
+    let names = match args.port {
+        None => place.chosen("stop", &args.names, args.all)?,
+        Some(_) if args.all || !args.names.is_empty() => {
+            return Err(Failure::new(Exit::CtlUsage, "mcpctl stop: --port goes alone, without names and --all"));
+        }
+        Some(port) => vec![at_port(place, port)?],
+    };
     // All are asked first, so that they drain side by side.
     let mut asked: HashMap<&str, Result<Found, Failure>> = HashMap::new();
     for name in &names {
@@ -30,6 +40,28 @@ pub(super) fn run(place: &Place, args: &Stop) -> Result<Exit, Failure> {
         Some(Err(failure)) => Err(failure),
         None => Ok(()),
     }))
+}
+
+/// The instance that listens at this port.
+fn at_port(place: &Place, port: u16) -> Result<String, Failure> {
+    let ends = format!(":{port}");
+    let listens = |name: &String| {
+        let found = place.find(name).ok()?;
+        running(&found).ok()?;
+        found.status?.listen.iter().any(|url| url.ends_with(&ends)).then(|| name.clone())
+    };
+    let found: Vec<String> = place.names()?.iter().filter_map(listens).collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => {
+            let text = format!("mcpctl stop: no instance listens at port {port} ('mcpctl list' shows who does)");
+            Err(Failure::new(Exit::CtlNotRunning, text))
+        }
+        several => {
+            let text = format!("mcpctl stop: several instances listen at port {port}: {}", several.join(", "));
+            Err(Failure::new(Exit::CtlUsage, text))
+        }
+    }
 }
 
 /// The beginning of the marks of all that a daemon started, or any daemon of that name.
@@ -55,6 +87,7 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
             };
             let mark = mark_of(&found.place, name, None);
             let (ended, _) = process::end_marked(|m| m.starts_with(&mark), Duration::from_secs(1), AFTER_KILL);
+            let _ = std::fs::remove_file(found.place.status_file(name));
             lock.remove();
             let more =
                 if ended > 0 { format!("; ended {ended} processes that it had left behind") } else { String::new() };
@@ -82,6 +115,13 @@ fn wait(mut found: Found, args: &Stop) -> Result<(), Failure> {
             return overdue(name, args, &found, &mark);
         }
         found.refresh();
+        if found.age == Age::Silent {
+            let drain = found.status.as_ref().map_or(DRAIN, |status| Duration::from_secs_f64(status.drain_seconds));
+            if start.elapsed() > drain + SILENT {
+                return kill(name, &found, &mark, "it neither answers nor ends");
+            }
+            continue;
+        }
         let waiting = found.status.as_ref().map(|s| s.waiting_for.clone()).unwrap_or_default();
         if !waiting.is_empty() && waiting != shown {
             complain(&format!("{name}: waits for {}", waiting.join(", ")));
@@ -101,13 +141,23 @@ fn overdue(name: &str, args: &Stop, found: &Found, mark: &str) -> Result<(), Fai
         let text = format!("{name}: still running after {limit}{waiting} (--force kills it)");
         return Err(Failure::new(Exit::Failed, text));
     }
+    kill(name, found, mark, &format!("after {limit}"))
+}
+
+/// Ends what does not end by itself, and removes what it would have removed.
+fn kill(name: &str, found: &Found, mark: &str, why: &str) -> Result<(), Failure> {
     let (pid, handle) = running(found)?;
     signal(name, pid, handle, Signal::SIGKILL)?;
     if !handle.wait_end(AFTER_KILL).map_err(|e| unwatchable(name, &e))? {
         return Err(Failure::new(Exit::Failed, format!("{name}: pid {pid} does not end even by SIGKILL; see ps(1)")));
     }
     leftovers(name, mark)?;
-    say(&format!("{name}: killed (pid {pid}, after {limit})"));
+    // With the lock: another of that name may have begun to start.
+    if let Ok(lock) = PidFile::lock(&found.place.pid_file(name)) {
+        let _ = std::fs::remove_file(found.place.status_file(name));
+        lock.remove();
+    }
+    say(&format!("{name}: killed (pid {pid}, {why})"));
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use super::place::{Found, Place, say};
+use super::place::{ANSWER, Age, Asked, Found, Place, say};
 use super::report::{describe, document, exit};
 use crate::cli;
 use crate::model::changes::{Seen, changes};
@@ -20,6 +20,8 @@ use crate::sys::watch::{Watch, Woken, die_of, terminal_size};
 
 /// Numbers on a screen shall move, and not every folder tells of its changes.
 const EVERY: Duration = Duration::from_secs(1);
+/// Where changes alone are shown, it is asked this often whether an instance still answers.
+const NOW_AND_THEN: Duration = Duration::from_secs(5);
 /// What would leave a terminal as it is.
 const SIGNALS: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGWINCH];
@@ -61,7 +63,8 @@ impl Look {
     fn over(&self) -> Option<Exit> {
         let exits = self.0.values().map(exit);
         let worst = exits.clone().max_by_key(|exit| exit.code());
-        worst.filter(|_| exits.clone().all(|exit| exit != Exit::Ok))
+        let runs = |found: &Found| matches!(found.probe, Probe::Running(..) | Probe::Elsewhere(_) | Probe::Starting);
+        worst.filter(|_| !self.0.values().flatten().any(runs))
     }
 
     fn text(&self) -> String {
@@ -77,13 +80,33 @@ impl Look {
         serde_json::json!({ "instances": all }).to_string()
     }
 
-    /// Asks for fresh numbers, which come with a change of the file.
-    fn refresh(&self) {
-        for found in self.0.values().flatten() {
-            if let Probe::Running(_, handle) = &found.probe {
-                let _ = handle.send(Signal::SIGUSR1);
+    /// Says of those who do not answer that they do not.
+    fn judge(&mut self, questions: &Questions) {
+        for (name, found) in &mut self.0 {
+            let (Some((at, asked)), Ok(found)) = (questions.0.get(name), found) else { continue };
+            let silent = at.elapsed() >= ANSWER && !asked.is_answered_by(found.status.as_ref());
+            if silent && matches!(found.probe, Probe::Running(..)) {
+                found.age = Age::Silent;
             }
         }
+    }
+}
+
+/// The questions that were asked last, each of a time.
+#[derive(Default)]
+struct Questions(BTreeMap<String, (Instant, Asked)>);
+
+impl Questions {
+    /// Asks for fresh numbers, which come with a change of the file; who has not answered yet is not asked again.
+    fn ask(&mut self, look: &mut Look) {
+        for (name, found) in &mut look.0 {
+            let Ok(found) = found else { continue };
+            let open = self.0.get(name).is_some_and(|(_, asked)| !asked.is_answered_by(found.status.as_ref()));
+            if !open && let Some(asked) = found.ask() {
+                self.0.insert(name.clone(), (Instant::now(), asked));
+            }
+        }
+        self.0.retain(|name, _| look.0.get(name).is_some_and(Result::is_ok));
     }
 }
 
@@ -110,6 +133,7 @@ fn seen(found: &Result<Found, Failure>) -> Seen {
         (Probe::Stale, _) => Seen::Dead,
         (Probe::Starting, _) => Seen::Starting,
         (Probe::Running(pid, _) | Probe::Elsewhere(pid), None) => Seen::Silent(pid.as_raw()),
+        (Probe::Running(pid, _), _) if found.age == Age::Silent => Seen::Hangs(pid.as_raw()),
         (_, Some(status)) => Seen::Running(Box::new(status.clone())),
     }
 }
@@ -118,11 +142,17 @@ fn seen(found: &Result<Found, Failure>) -> Seen {
 fn lines(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure>> {
     let watch = Watch::new(&place.folders(), &[])?;
     let mut before: BTreeMap<String, Seen> = BTreeMap::new();
+    let (mut questions, mut asked) = (Questions::default(), Instant::now());
     loop {
-        let look = match Look::take(place, args, before.keys()) {
+        let mut look = match Look::take(place, args, before.keys()) {
             Ok(look) => look,
             Err(failure) => return Ok(Err(failure)),
         };
+        look.judge(&questions);
+        if asked.elapsed() >= NOW_AND_THEN {
+            questions.ask(&mut look);
+            asked = Instant::now();
+        }
         let now = humantime::format_rfc3339_millis(SystemTime::now());
         let mut lines = Vec::new();
         for (name, found) in &look.0 {
@@ -152,6 +182,7 @@ fn picture(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure
     let mut screen = Screen::enter()?;
     let mut look = Look(BTreeMap::new());
     let mut asked: Option<Instant> = None;
+    let mut questions = Questions::default();
     loop {
         look = match Look::take(place, args, look.0.keys()) {
             Ok(look) => look,
@@ -162,9 +193,10 @@ fn picture(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure
             say(&look.text());
             return Ok(Ok(exit));
         }
+        look.judge(&questions);
         draw(&look.text())?;
         if asked.is_none_or(|at| at.elapsed() >= EVERY) {
-            look.refresh();
+            questions.ask(&mut look);
             asked = Some(Instant::now());
         }
         match watch.wait(EVERY)? {

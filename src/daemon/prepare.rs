@@ -19,7 +19,7 @@ use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfile::PidFile;
-use crate::sys::{accounts, fds, files, process};
+use crate::sys::{accounts, fds, files, paths, process};
 
 /// What a start has from its caller.
 pub(super) struct Start {
@@ -51,7 +51,8 @@ pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Resu
         |doing: &'static str| move |e: std::io::Error| Failure::new(Exit::Os, format!("cannot {doing}: {}", plain(&e)));
     become_daemon::settle(config.umask.0, from.foreground).map_err(os("change to /"))?;
     fds::null_stdin().map_err(os("open /dev/null"))?;
-    let log = open_log(config, from.foreground)?;
+    let logs = config.log.file.parent().unwrap_or(Path::new("/"));
+    let log = in_folder(config, logs, || open_log(config, from.foreground))??;
     info!("{}: mcpdaemon {} starts (pid {})", config.name, env!("CARGO_PKG_VERSION"), Pid::this());
     let sockets = open_sockets(config, &mut from.passed)?;
     let nofile = fds::raise_nofile().unwrap_or_else(|e| {
@@ -78,6 +79,30 @@ pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Resu
     Ok(Prepared { log, sockets, guard, nofile, mark })
 }
 
+/// The folders of the user whom the daemon becomes, in root's usual ones: there he can rotate his log, and remove his files.
+pub(super) fn make_folders(config: &Config, from: &Start) -> Result<(), Failure> {
+    let Some(account) = config.account.as_ref().filter(|account| account.uid != 0) else { return Ok(()) };
+    let logs = config.log.file.parent().filter(|_| !from.foreground && paths::is_usual("MCP_LOG_DIR"));
+    let of_logs = logs.filter(|dir| **dir == paths::log_dir().join(&account.name));
+    let of_run = Some(from.run_dir.as_path())
+        .filter(|dir| paths::is_usual("MCP_RUN_DIR") && **dir == paths::run_dir().join(&account.name));
+    for (dir, mode) in of_run.map(|dir| (dir, 0o755)).into_iter().chain(of_logs.map(|dir| (dir, 0o750))) {
+        paths::make_dir_of(dir, account, mode)
+            .map_err(|e| Failure::io(Exit::CannotCreate, &format!("make the folder of '{}'", account.name), dir, &e))?;
+    }
+    Ok(())
+}
+
+/// Does something in a folder: as the user whom the daemon becomes, if it is his.
+pub(super) fn in_folder<T>(config: &Config, dir: &Path, work: impl FnOnce() -> T) -> Result<T, Failure> {
+    let root = nix::unistd::geteuid().is_root();
+    match config.account.as_ref().filter(|account| root && account.uid != 0 && paths::belongs_to(dir, account)) {
+        None => Ok(work()),
+        Some(account) => accounts::as_user(account, work)
+            .map_err(|e| Failure::new(Exit::NoPermission, format!("cannot act as '{}': {}", account.name, plain(&e)))),
+    }
+}
+
 pub(super) fn open_log(config: &Config, foreground: bool) -> Result<LogFile, Failure> {
     let path = &config.log.file;
     let open = || Opened::open(path).map_err(|e| Failure::io(Exit::CannotCreate, "open the log", path, &e));
@@ -90,7 +115,8 @@ fn open_sockets(config: &Config, passed: &mut Passed) -> Result<Vec<(Listen, Soc
     let mut sockets = Vec::new();
     for at in &config.listen {
         let Listen::Passed(wanted) = at else {
-            sockets.push((at.clone(), listener::open(at, config.next_ports, false)?));
+            let opened = listener::open(at, config.next_ports, false)?;
+            sockets.extend(opened.into_iter().map(|socket| (at.clone(), socket)));
             continue;
         };
         let fits = |(name, _): &mut (String, OwnedFd)| wanted.as_ref().is_none_or(|w| w == name);

@@ -3,7 +3,7 @@
 //! The ground that everything stands on. It must not know servers, children, sessions or messages.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,6 +91,8 @@ pub(crate) struct Context {
     connection_numbers: AtomicU64,
     /// The last number of a child's mark.
     marks: AtomicU64,
+    /// The last serial of a server.
+    serials: AtomicU32,
     /// Counts the configurations.
     revision: AtomicU64,
     /// Freed memory is about to be given back.
@@ -128,6 +130,7 @@ impl Context {
             sessions: AtomicU64::new(0),
             connection_numbers: AtomicU64::new(0),
             marks: AtomicU64::new(0),
+            serials: AtomicU32::new(0),
             revision: AtomicU64::new(0),
             settling: AtomicBool::new(false),
             quiescing: Lock::default(),
@@ -188,6 +191,21 @@ impl Context {
     /// A mark for one child and all that it starts.
     pub(crate) fn next_mark(&self) -> String {
         format!("{}{}", self.boot.mark, self.marks.fetch_add(1, SeqCst) + 1)
+    }
+
+    /// A serial for one server, by which it is told from all others for as long as the instance lives.
+    pub(crate) fn next_serial(&self) -> u32 {
+        self.serials.fetch_add(1, SeqCst) + 1
+    }
+
+    /// No serial up to this one is given any more.
+    pub(crate) fn skip_serials(&self, last: u32) {
+        self.serials.fetch_max(last, SeqCst);
+    }
+
+    /// The last serial that was given.
+    pub(crate) fn serials(&self) -> u32 {
+        self.serials.load(SeqCst)
     }
 
     /// The last numbers that were given, of a session and of a mark: none must be given twice.

@@ -121,6 +121,11 @@ impl Hub {
         }
     }
 
+    /// The server with this serial.
+    pub(crate) fn server_of(&self, serial: u32) -> Option<Arc<Server>> {
+        self.servers.all().into_iter().find(|server| server.core.serial() == serial)
+    }
+
     pub(crate) fn server(&self, name: &str) -> Option<Arc<Server>> {
         self.servers.get(name)
     }

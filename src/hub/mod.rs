@@ -46,6 +46,6 @@ pub(crate) use counters::Dropped;
 pub(crate) use hub::Hub;
 pub(crate) use memory::Kept;
 pub(crate) use on_event::run as run_event_commands;
-pub(crate) use reload::prepare;
+pub(crate) use reload::{prepare, restart};
 pub(crate) use server::admit::SHUTTING_DOWN;
 pub(crate) use server::server::Server;

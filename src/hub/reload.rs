@@ -63,6 +63,30 @@ pub(crate) async fn prepare(hub: &Arc<Hub>, plan: &Plan, new: &Config) -> Result
     Err(Error::Reload(refused))
 }
 
+/// Replaces the children of one server by new ones, as a reload does whose file has another command for it. The error says
+/// why the old ones go on.
+pub(crate) async fn restart(hub: &Arc<Hub>, server: &Arc<Server>) -> Result<(), Error> {
+    let config = server.config();
+    let Some(backend) = hub.make_backend(&server.core, &config.kind) else {
+        return Err(Error::ServerRemoved);
+    };
+    let outcome = backend.prepare(hub.ctx.config().umask).await;
+    if let Err(Error::Start { words, .. }) = &outcome {
+        log_words(server.name(), words);
+    }
+    let gone = hub.server(server.name()).is_none_or(|now| !Arc::ptr_eq(&now, server)) || hub.ctx.draining.is_set();
+    match outcome {
+        Ok(()) if !gone => {
+            server.install(config, backend);
+            Ok(())
+        }
+        outcome => {
+            backend.discard().await;
+            outcome.and(Err(Error::ServerRemoved))
+        }
+    }
+}
+
 impl Prepared {
     /// Stops what was started in vain.
     pub(crate) async fn discard(self) {

@@ -62,6 +62,7 @@ impl Hub {
     /// [`Hub::go_on`].
     pub(crate) fn restore(self: &Arc<Self>, config: &Config, saved: &mut handover::Handover) -> Restored {
         self.ctx.set_numbers(saved.sessions_so_far, saved.marks_so_far);
+        self.ctx.skip_serials(saved.serials_so_far);
         self.ctx.meters.load(&saved.methods, &saved.meter);
         self.ctx.counters.load(&saved.dropped);
         for (name, server) in &config.servers {

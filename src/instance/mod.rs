@@ -100,8 +100,7 @@ impl Instance {
         let config = self.hub.ctx.config();
         if let Some(before) = before {
             self.take_over(net, before);
-            task::spawn(self.clone().reloads(net.clone()));
-            task::spawn(self.clone().feed_watchdog());
+            self.begin_to_follow(net, signals);
             self.follow(net, signals).await;
             return Ok(());
         }
@@ -141,8 +140,7 @@ impl Instance {
             }
         }
         self.announce(net, readiness)?;
-        task::spawn(self.clone().reloads(net.clone()));
-        task::spawn(self.clone().feed_watchdog());
+        self.begin_to_follow(net, signals);
         self.follow(net, signals).await;
         Ok(())
     }
@@ -275,6 +273,15 @@ impl Instance {
             }
         }
         Ok(())
+    }
+
+    /// Begins to do what it is asked for beside serving.
+    fn begin_to_follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Followed) {
+        task::spawn(self.clone().reloads(net.clone()));
+        task::spawn(self.clone().feed_watchdog());
+        if let Some(restarts) = signals.restarts.take() {
+            task::spawn(self.clone().follow_restarts(restarts));
+        }
     }
 
     /// Follows signals until the drain is over.

@@ -1,22 +1,92 @@
 //! Reloading: single-flight, never lost, and all or nothing.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use async_io::Async;
 use log::{error, info, warn};
 
 use super::state::{Instance, now};
-use crate::hub::prepare;
+use crate::hub::{prepare, restart};
 use crate::model::exit::plain;
 use crate::model::plan::diff;
-use crate::model::status::{InstanceState, Reload};
+use crate::model::status::{InstanceState, Reload, Restart};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::wait::until;
 use crate::source::lines;
-use crate::sys::become_daemon;
+use crate::sys::{become_daemon, signals};
+
+/// So many restarts of servers may be wanted at a time.
+const RESTARTS: usize = 1000;
+
+/// What is to be done next.
+enum Wish {
+    Upgrade,
+    Reload,
+    /// Another child for the server with this serial.
+    Restart(u32),
+}
 
 impl Instance {
+    fn next_wish(&self) -> Option<Wish> {
+        if self.wanted_upgrade.swap(false, SeqCst) {
+            return Some(Wish::Upgrade);
+        }
+        if self.wanted.swap(false, SeqCst) {
+            return Some(Wish::Reload);
+        }
+        self.wanted_restarts.lock().pop_front().map(Wish::Restart)
+    }
+
+    /// Follows the signals that ask for another child of a server.
+    pub(super) async fn follow_restarts(self: Arc<Self>, signals: File) {
+        let Ok(signals) = Async::new(signals) else { return };
+        loop {
+            let mut wanted = false;
+            while let Some(serial) = signals::next_restart(signals.get_ref()) {
+                let mut all = self.wanted_restarts.lock();
+                if all.len() < RESTARTS && !all.contains(&serial) {
+                    all.push_back(serial);
+                }
+                wanted = true;
+            }
+            if wanted {
+                self.wake.notify(usize::MAX);
+            }
+            if signals.readable().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives a server another child, the new one first.
+    async fn restart(self: &Arc<Self>, serial: u32) {
+        let server = self.hub.server_of(serial);
+        let name = server.as_ref().map_or(String::new(), |server| server.name().to_owned());
+        let outcome = match &server {
+            Some(server) => {
+                info!("server '{name}': a new child is wanted");
+                restart(&self.hub, server).await.map_err(|why| why.to_string())
+            }
+            None => Err("there is no such server any more".to_owned()),
+        };
+        let (ok, text) = match outcome {
+            Ok(()) => (true, format!("server '{name}' has a new child")),
+            Err(why) => (false, format!("server '{name}': {why}")),
+        };
+        match ok {
+            true => info!("{text}"),
+            false => error!("{text}; the old child goes on"),
+        }
+        let mut life = self.life();
+        life.restarts += 1;
+        life.last_restart = Some(Restart { at: now(), server: name, serial, ok, text });
+        drop(life);
+        self.hub.ctx.changed();
+    }
+
     pub(super) fn want_reload(&self) {
         self.wanted.store(true, SeqCst);
         self.wake.notify(usize::MAX);
@@ -25,19 +95,19 @@ impl Instance {
     /// Carries out reloads and upgrades, one at a time; one that is asked for meanwhile follows.
     pub(super) async fn reloads(self: Arc<Self>, net: Arc<Net>) {
         loop {
-            let upgrade = until(&self.wake, || {
-                let upgrade = self.wanted_upgrade.swap(false, SeqCst);
-                (upgrade || self.wanted.swap(false, SeqCst)).then_some(upgrade)
-            })
-            .await;
+            let wish = until(&self.wake, || self.next_wish()).await;
             if self.hub.ctx.draining.is_set() {
                 return;
+            }
+            if let Wish::Restart(serial) = wish {
+                self.restart(serial).await;
+                continue;
             }
             self.enter(InstanceState::Reloading);
             if let Some(notifier) = &self.notifier {
                 notifier.reloading();
             }
-            if upgrade {
+            if let Wish::Upgrade = wish {
                 let why = self.upgrade(&net).await;
                 error!("not upgraded, the old program goes on: {why}");
                 self.hub.ctx.send_event("upgrade-refused", None, Some(&why));

@@ -1,5 +1,7 @@
 //! What an instance is: its parts, where it stands, and the signals that it follows.
 
+use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ use crate::hub::Hub;
 use crate::logging::LogFile;
 use crate::model::config::Text;
 use crate::model::handover::Handover;
-use crate::model::status::{InstanceState, Reload, Upgrade};
+use crate::model::status::{InstanceState, Reload, Restart, Upgrade};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::random::uuid;
@@ -29,10 +31,13 @@ use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::Notifier;
 use crate::sys::pidfile::PidFile;
 use crate::sys::reexec::Program;
+use crate::sys::signals;
 
 /// The signals that the daemon follows, and which of them have come and were not followed yet.
 pub(crate) struct Followed {
     pub(super) stream: Signals,
+    /// Where the signals come that ask for another child of a server.
+    pub(super) restarts: Option<File>,
     pub(super) come: Come,
 }
 
@@ -48,7 +53,8 @@ pub(crate) fn signals() -> io::Result<Followed> {
         signal_hook::flag::register(signal, mark.clone())?;
         come.push((signal, mark));
     }
-    Ok(Followed { stream: Signals::new(all)?, come: Arc::new(come) })
+    let restarts = Some(File::from(signals::restarts()?));
+    Ok(Followed { stream: Signals::new(all)?, restarts, come: Arc::new(come) })
 }
 
 impl Followed {
@@ -93,6 +99,8 @@ pub(crate) struct Instance {
     pub(super) after_kill: bool,
     /// An upgrade is wanted.
     pub(super) wanted_upgrade: AtomicBool,
+    /// Servers that are to have another child, by their serials.
+    pub(super) wanted_restarts: Lock<VecDeque<u32>>,
     /// Signals that were not followed yet.
     pub(super) come: OnceLock<Come>,
 }
@@ -124,6 +132,9 @@ pub(super) struct Life {
     pub(super) last_reload: Option<Reload>,
     pub(super) upgrades: u64,
     pub(super) last_upgrade: Option<Upgrade>,
+    /// Restarts of single servers.
+    pub(super) restarts: u64,
+    pub(super) last_restart: Option<Restart>,
 }
 
 impl Instance {
@@ -138,6 +149,8 @@ impl Instance {
             last_reload: before.and_then(|b| b.last_reload.clone()),
             upgrades: before.map_or(0, |b| b.upgrades),
             last_upgrade: before.and_then(|b| b.last_upgrade.clone()),
+            restarts: before.map_or(0, |b| b.restarts),
+            last_restart: before.and_then(|b| b.last_restart.clone()),
         };
         Arc::new(Instance {
             hub,
@@ -165,6 +178,7 @@ impl Instance {
             inherited: from.inherited,
             after_kill: from.after_kill,
             wanted_upgrade: AtomicBool::new(false),
+            wanted_restarts: Lock::new(before.map(|b| b.restarts_wanted.iter().copied().collect()).unwrap_or_default()),
             come: OnceLock::new(),
         })
     }

@@ -1,7 +1,7 @@
 //! What the instance says of itself: the status document, as a file and live.
 
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -99,10 +99,11 @@ impl Instance {
         let second = hub.ctx.seconds();
         let in_flight = hub.ctx.load.in_flight();
         let connections = hub.ctx.connections.load(SeqCst);
-        let (state, generation, reloads, last_reload, upgrades, last_upgrade) = {
+        let (state, generation, reloads, last_reload, upgrades, last_upgrade, restarts, last_restart) = {
             let life = self.life();
             let (reload, upgrade) = (life.last_reload.clone(), life.last_upgrade.clone());
-            (life.state, life.generation, life.reloads, reload, life.upgrades, upgrade)
+            let (restarts, restart) = (life.restarts, life.last_restart.clone());
+            (life.state, life.generation, life.reloads, reload, life.upgrades, upgrade, restarts, restart)
         };
         let degraded = state == InstanceState::Ready && !hub.not_ready().is_empty();
         let servers: Vec<_> = hub.servers.all().iter().map(|s| s.status(second)).collect();
@@ -130,6 +131,9 @@ impl Instance {
             last_reload,
             upgrades,
             last_upgrade,
+            restarts,
+            last_restart,
+            drain_seconds: config.drain_timeout.as_secs_f64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),
@@ -235,6 +239,11 @@ impl Instance {
         let text = serde_json::to_string_pretty(&status).map_err(io::Error::other)? + "\n";
         match files::replace(&self.status_path, &self.tag, 0o644, text.as_bytes()) {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => self.rewrite(&text),
+            // A full disk has room for no second file, and perhaps in the first one.
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                let room = self.status_path.metadata().is_ok_and(|meta| meta.blocks() * 512 >= text.len() as u64);
+                if room { self.rewrite(&text) } else { Err(e) }
+            }
             written => written,
         }
     }

@@ -128,6 +128,10 @@ impl Instance {
             last_reload: life.last_reload.clone(),
             upgrades: life.upgrades,
             last_upgrade: life.last_upgrade.clone(),
+            restarts: life.restarts,
+            last_restart: life.last_restart.clone(),
+            restarts_wanted: self.wanted_restarts.lock().iter().copied().collect(),
+            serials_so_far: self.hub.ctx.serials(),
             reload_wanted: self.wanted.load(SeqCst),
             signals: self
                 .come

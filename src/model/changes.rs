@@ -16,6 +16,8 @@ pub enum Seen {
     Starting,
     /// It runs, and what it says of itself cannot be read.
     Silent(i32),
+    /// It runs, and does not answer.
+    Hangs(i32),
     Running(Box<Status>),
     /// It cannot be looked at.
     Unknown(String),
@@ -32,6 +34,7 @@ pub fn changes(old: Option<&Seen>, new: &Seen) -> Vec<String> {
         (_, Seen::Dead) => vec!["dead, killed without a chance to clean up".to_owned()],
         (_, Seen::Starting) => vec!["starting".to_owned()],
         (_, Seen::Silent(pid)) => vec![format!("running (pid {pid}), but its status file cannot be read")],
+        (_, Seen::Hangs(pid)) => vec![format!("does not answer (pid {pid})")],
         (_, Seen::Unknown(why)) => vec![why.clone()],
         (_, Seen::Running(status)) => {
             let first = format!("{} (pid {}, {})", status.state, status.pid, count(status.servers.len(), "server"));

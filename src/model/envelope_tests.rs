@@ -14,7 +14,7 @@ fn messages_are_told_apart_by_their_members() {
     for (text, kind, id, method) in [
         (r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, Request, Some("1"), "ping"),
         (r#"{"method":"a\/b","id":"1","jsonrpc":"2.0","params":{}}"#, Request, Some("\"1\""), "a/b"),
-        (r#"{"jsonrpc":"2.0","id":-1.5e3,"method":"x","params":[]}"#, Request, Some("-1.5e3"), "x"),
+        (r#"{"jsonrpc":"2.0","id":-1.5e3,"method":"x","params":[1]}"#, Request, Some("-1.5e3"), "x"),
         (r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#, Notification, None, "notifications/initialized"),
         (r#"{"jsonrpc":"2.0","id":7,"result":{}}"#, Response, Some("7"), ""),
         (r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"m"}}"#, Response, None, ""),
@@ -22,6 +22,32 @@ fn messages_are_told_apart_by_their_members() {
         (r#"{"jsonrpc":"2.0","\u0069d":3,"m\u0065thod":"ping"}"#, Request, Some("3"), "ping"),
     ] {
         assert_eq!(ids(text), (kind, id, method.to_owned()), "{text}");
+    }
+}
+
+#[test]
+fn what_is_inexact_and_can_mean_one_thing_only_is_mended() {
+    for (text, exact) in [
+        ("\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"m\"}", r#"{"jsonrpc":"2.0","id":1,"method":"m"}"#),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":null}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{}}"#,
+        ),
+        (r#"{"jsonrpc":"2.0","params":[ ],"method":"m"}"#, r#"{"jsonrpc":"2.0","params":{},"method":"m"}"#),
+        (r#"{"id":1,"result":{}}"#, r#"{"jsonrpc":"2.0","id":1,"result":{}}"#),
+        (r#"{ "id":1,"error":{"code":1}}"#, r#"{"jsonrpc":"2.0", "id":1,"error":{"code":1}}"#),
+    ] {
+        let Err(Fault::Inexact(changes)) = scan(text) else { panic!("{text}: {:?}", scan(text)) };
+        let mended = spliced(text, &changes);
+        assert_eq!(mended, exact);
+        assert!(scan(&mended).is_ok(), "once is enough: {mended}");
+    }
+    // Of a client's message the version is the one thing that tells it from all other JSON; a log has lines like these.
+    assert!(matches!(scan_client(r#"{"id":1,"result":{}}"#), Err(Fault::Message(..))));
+    for text in
+        [r#"{"id":1,"error":"no"}"#, r#"{"id":1,"error":{"text":"no"}}"#, r#"{"result":{}}"#, r#"{"id":1,"result":3}"#]
+    {
+        assert!(matches!(scan(text), Err(Fault::Message(..))), "{text}");
     }
 }
 

@@ -20,7 +20,7 @@ use super::meter;
 use super::method::Method;
 use super::modern::Filter;
 use super::out::Out;
-use super::status::{Alert, News, Reload, Status, Upgrade};
+use super::status::{Alert, News, Reload, Restart, Status, Upgrade};
 use super::transport::SessionKind;
 
 /// The number of the format below.
@@ -70,6 +70,16 @@ pub struct Handover {
     /// The last number of a session, and of a mark.
     pub sessions_so_far: u64,
     pub marks_so_far: u64,
+    /// The last serial of a server, how many children were replaced on request, what came of the last one, and which are
+    /// wanted.
+    #[serde(default)]
+    pub serials_so_far: u32,
+    #[serde(default)]
+    pub restarts: u64,
+    #[serde(default)]
+    pub last_restart: Option<Restart>,
+    #[serde(default)]
+    pub restarts_wanted: Vec<u32>,
     /// All methods together, for a program that does not tell them apart.
     pub meter: meter::Saved,
     #[serde(default)]
@@ -116,6 +126,8 @@ pub struct Listener {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Server {
     pub name: String,
+    #[serde(default)]
+    pub serial: u32,
     pub restarts: u64,
     /// When the last ones were, in seconds since the start.
     #[serde(default)]

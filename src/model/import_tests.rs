@@ -35,6 +35,7 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
         text,
         parts: Vec::new(),
         log_dir: "/log".into(),
+        divides: false,
     };
     let config = load(&input, &Given::default(), &around).unwrap_or_else(|p| panic!("{p:?}\n{text}")).config;
     let stdio = config.servers.into_iter().map(|(name, server)| match server.kind {

@@ -9,7 +9,12 @@ pub fn id_in_pieces(head: &[u8], tail: &[u8]) -> Option<u64> {
     let (head, tail) = (squeeze(head), squeeze(tail));
     let number = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
     let front = head.strip_prefix(b"{").unwrap_or(b"");
-    let front = front.strip_prefix(b"\"jsonrpc\":\"2.0\",").unwrap_or(front);
+    // Whatever version it names.
+    let version = front.strip_prefix(b"\"jsonrpc\":").and_then(|rest| {
+        let end = rest.iter().take(16).position(|b| *b == b',')?;
+        Some(&rest[end + 1..])
+    });
+    let front = version.unwrap_or(front);
     if let Some(rest) = front.strip_prefix(b"\"id\":")
         && let Some(comma) = rest.iter().position(|b| *b == b',')
         && let Some(n) = number(&rest[..comma])
@@ -31,6 +36,8 @@ mod tests {
         for (head, tail, id) in [
             (r#"{"jsonrpc":"2.0","id":7,"result":{"#, "", Some(7)),
             (r#"{ "id" : 7, "jsonrpc""#, "", Some(7)),
+            (r#"{"jsonrpc":"1.0","id":7,"result":{"#, "", Some(7)),
+            (r#"{"jsonrpc":2,"id":7,"result":{"#, "", Some(7)),
             (r#"{"result":{"id":1,"#, r#"x"},"jsonrpc":"2.0","id":7}"#, Some(7)),
             (r#"{"result":{"id":1,"#, r#""id":7}}"#, None),
             (r#"{"result":{"id":1,"#, r#"{"id":7}"#, None),

@@ -120,8 +120,15 @@ mod tests {
             gid: 1000,
             memory: 8 << 30,
         };
-        let input =
-            Input { file: None, stem: "t".into(), dir: "/".into(), text, parts: Vec::new(), log_dir: "/log".into() };
+        let input = Input {
+            file: None,
+            stem: "t".into(),
+            dir: "/".into(),
+            text,
+            parts: Vec::new(),
+            log_dir: "/log".into(),
+            divides: false,
+        };
         load(&input, &Given::default(), &around).unwrap().config
     }
 

@@ -124,6 +124,11 @@ pub struct Status {
     pub upgrades: u64,
     #[serde(default)]
     pub last_upgrade: Option<Upgrade>,
+    /// Counts restarts of single servers asked for, carried out or not.
+    #[serde(default)]
+    pub restarts: u64,
+    #[serde(default)]
+    pub last_restart: Option<Restart>,
     pub version: String,
     pub config: Option<String>,
     /// None in the foreground, where the log goes to standard error.
@@ -135,6 +140,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     pub connections: u64,
     pub sessions: u64,
+    /// How long a drain may take, in seconds: `drain_timeout`.
+    #[serde(default)]
+    pub drain_seconds: f64,
     /// What a drain still waits for; empty in other states.
     pub waiting_for: Vec<String>,
     pub requests: Requests,
@@ -155,6 +163,18 @@ pub struct Reload {
     pub at: String,
     pub ok: bool,
     /// What changed, or every problem, a line each.
+    pub text: String,
+}
+
+/// The outcome of the restart of one server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restart {
+    pub at: String,
+    pub server: String,
+    /// The one that was asked for.
+    pub serial: u32,
+    pub ok: bool,
+    /// What was done, or why the old child goes on.
     pub text: String,
 }
 
@@ -234,6 +254,9 @@ pub struct Children {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     pub name: String,
+    /// Tells it from all other servers of the instance, also from one of this name before it; 0 where that is not known.
+    #[serde(default)]
+    pub serial: u32,
     /// `Stdio` or `Exec`.
     pub kind: String,
     pub state: ServerState,
@@ -268,6 +291,7 @@ pub mod sample {
     pub fn server(name: &str) -> Server {
         Server {
             name: name.to_owned(),
+            serial: 1,
             kind: "Stdio".to_owned(),
             state: ServerState::Ready,
             reason: None,
@@ -299,6 +323,9 @@ pub mod sample {
             last_reload: None,
             upgrades: 0,
             last_upgrade: None,
+            restarts: 0,
+            last_restart: None,
+            drain_seconds: 10.0,
             version: "0".to_owned(),
             config: None,
             log: None,

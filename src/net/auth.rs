@@ -23,8 +23,7 @@ pub(super) fn principal(
             let (Some(value), None) = (all.next(), all.next()) else {
                 return Err("this instance wants one header 'Authorization: Bearer TOKEN'");
             };
-            let token = value.as_bytes().split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
-            let owner = token.and_then(|(_, token)| auth.owner(token.trim_ascii()));
+            let owner = token(value).and_then(|token| auth.owner(token));
             owner.map(|who| Some(Arc::new(who))).ok_or("this token is not known here")
         }
         Auth::Peer { .. } => match peer {
@@ -36,6 +35,19 @@ pub(super) fn principal(
             None => Err("this instance is for processes of this machine, on a Unix socket"),
         },
     }
+}
+
+/// The token in a header.
+fn token(value: &HeaderValue) -> Option<&[u8]> {
+    let token = value.as_bytes().split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
+    token.map(|(_, token)| token.trim_ascii())
+}
+
+/// Whose token was hashed with a line feed, if it is the one of this request.
+pub(super) fn hashed_with_line_feed<'w>(who: Option<&'w Admitted>, headers: &HeaderMap) -> Option<&'w str> {
+    let who = who.filter(|who| matches!(who.by, Credential::Token(_)))?;
+    let token = headers.get(header::AUTHORIZATION).and_then(token)?;
+    Auth::is_of_line(token, who).then_some(&who.name)
 }
 
 /// The answer to a client that is not known.

@@ -24,6 +24,8 @@ pub(crate) struct Front {
     pub refused: Lock<Option<Instant>>,
     /// The hosts and origins whose refusal was logged.
     pub strangers: Lock<Told>,
+    /// Whose tokens were said to be hashed with a line feed.
+    pub odd_tokens: Lock<Told>,
     /// A connection was closed.
     pub closed: Event,
     /// Connections at rest.

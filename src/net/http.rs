@@ -53,7 +53,17 @@ pub(super) async fn serve(
     let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
     connection.busy(request.version() >= Version::HTTP_11, keeps, allowed_origin.clone());
     let mut response = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
-        Ok(who) => dispatch(&front, &connection, who, request).await,
+        Ok(who) => {
+            if let Some(name) = auth::hashed_with_line_feed(who.as_deref(), request.headers())
+                && front.odd_tokens.lock().is_new(name)
+            {
+                warn!(
+                    "the token of '{name}' was hashed with a line feed behind it; it is understood. 'mcpdaemon --new-token \
+                     NAME' prints lines as they should be"
+                );
+            }
+            dispatch(&front, &connection, who, request).await
+        }
         Err(_) if is_preflight(&request) => preflight(request.headers()),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
         Err(_) if is_health(&paths::meant(request.uri().path())) => {

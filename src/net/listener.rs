@@ -16,13 +16,13 @@ use crate::sys::listen::{self, Socket, SocketFile};
 use crate::sys::lock::Lock;
 use crate::sys::{accounts, files};
 
-/// Opens a listener. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
+/// Opens the listeners of an address, several where a name has several. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
 /// our own, see [`listen::share_port`].
-pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failure> {
+pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Vec<Socket>, Failure> {
     let opened = match at {
         Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
         Listen::Tcp { host, port } => tcp(host, *port, next, share),
-        Listen::Unix(unix) => owner(unix).and_then(|owner| listen::unix(&unix.path, unix.mode, owner)),
+        Listen::Unix(unix) => owner(unix).and_then(|owner| listen::unix(&unix.path, unix.mode, owner)).map(|s| vec![s]),
         Listen::Passed(_) => Err(io::Error::other("no socket of that name was passed by the service manager")),
     };
     opened.map_err(|e| {
@@ -38,7 +38,7 @@ pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Socket, Failur
     })
 }
 
-fn tcp(host: &str, port: u16, next: u16, share: bool) -> io::Result<Socket> {
+fn tcp(host: &str, port: u16, next: u16, share: bool) -> io::Result<Vec<Socket>> {
     let taken = match listen::tcp(host, port, share) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse && next > 0 => plain(&e),
         outcome => return outcome,

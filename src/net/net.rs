@@ -56,6 +56,7 @@ impl Net {
             door: Door::default(),
             refused: Lock::default(),
             strangers: Lock::default(),
+            odd_tokens: Lock::default(),
             parked: Parked::default(),
         };
         Arc::new(Net { front: Arc::new(front), listeners: Lock::default() })
@@ -114,9 +115,9 @@ impl Net {
                 own.iter().for_each(|one| one.share_port(true));
                 let socket = listener::open(at, next, !own.is_empty());
                 own.iter().for_each(|one| one.share_port(false));
-                Ok((at.clone(), socket?))
+                socket.map(|all| all.into_iter().map(|socket| (at.clone(), socket)).collect::<Vec<_>>())
             };
-            new.iter().map(open).collect()
+            new.iter().map(open).collect::<Result<Vec<_>, _>>().map(|all| all.into_iter().flatten().collect())
         })
         .await
     }

@@ -53,7 +53,9 @@ fn decoded(path: &str) -> String {
 
 /// Whether there may be something at a path, which is as it is [`meant`].
 pub fn exists(path: &str) -> bool {
-    let admin = [PAGE, HEALTHZ, READYZ, HEALTH, STATUS, METRICS];
+    // What stands for the server as a whole, or for another one, is there, and takes no method of ours (RFC 9112 section
+    // 3.2).
+    let admin = ["", "*", PAGE, HEALTHZ, READYZ, HEALTH, STATUS, METRICS];
     admin.contains(&path) || BRIDGE.contains(&path) || path.starts_with(SERVERS)
 }
 

@@ -10,11 +10,16 @@ pub(crate) fn uuid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// So many random bytes.
+pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|e| format!("no random numbers to be had: {e}"))?;
+    Ok(bytes)
+}
+
 /// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
 pub(crate) fn id() -> Result<String, String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| format!("no random numbers to be had: {e}"))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(bytes::<16>()?.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Uniform in 0..1, so that what failed together does not start again together; 0.5 where no random numbers are to be

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 
-use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setegid, seteuid, setgroups, setresgid, setresuid};
 
 use crate::model::config::Account;
 
@@ -49,6 +49,20 @@ pub(crate) fn group(name: &str) -> Result<u32, String> {
         Ok(None) => Err(format!("there is no group '{name}'")),
         Err(e) => Err(format!("cannot look up the group '{name}': {}", e.desc())),
     }
+}
+
+/// Does something as another user, whose files and folders are then no way to anybody else's. Call it as root, while the
+/// process has one thread.
+pub(crate) fn as_user<T>(account: &Account, work: impl FnOnce() -> T) -> io::Result<T> {
+    setegid(Gid::from_raw(account.gid))?;
+    if let Err(e) = seteuid(Uid::from_raw(account.uid)) {
+        setegid(Gid::from_raw(0))?;
+        return Err(e.into());
+    }
+    let done = work();
+    seteuid(Uid::from_raw(0))?;
+    setegid(Gid::from_raw(0))?;
+    Ok(done)
 }
 
 /// Becomes an account for good, groups first, and makes sure that there is no way back.

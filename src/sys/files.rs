@@ -186,6 +186,11 @@ pub(crate) fn read_judged(path: &Path, most: u64, users: &[u32]) -> io::Result<(
     Ok((bytes, before.or(own).or_else(|| untrusted(path, users))))
 }
 
+/// Whether there is no room left on the disk of a folder, for who may not use what is kept back for root (statvfs(3)).
+pub(crate) fn is_full(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| disk.blocks() > 0 && disk.blocks_available() == 0)
+}
+
 /// Whether root alone can make and remove names in the folder of a file: the folder and all above it belong to root, and
 /// no other user may write there.
 pub(crate) fn is_for_root_alone(path: &Path) -> bool {

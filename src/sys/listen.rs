@@ -1,7 +1,7 @@
 //! Listening sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
@@ -43,12 +43,64 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds and listens; port 0 lets the kernel choose. The error says who holds a taken address.
+/// Binds all addresses of a host and listens; port 0 lets the kernel choose one for all of them. The error says who holds a
+/// taken address. Addresses that this machine has not are left out, as long as there is one that it has.
 ///
 /// With `share`, a socket of our own that was told to [`share_port`] is not in the way.
-pub(crate) fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
-    let address: SocketAddr =
-        (host, port).to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the name has no address"))?;
+pub(crate) fn tcp(host: &str, port: u16, share: bool) -> io::Result<Vec<Socket>> {
+    let addresses = addresses(host, port)?;
+    let mut tries = 0;
+    loop {
+        match bind_all(&addresses, share) {
+            // The port that the kernel chose for one address can be taken at another.
+            Err(e) if port == 0 && tries < TRIES && e.kind() == io::ErrorKind::AddrInUse => tries += 1,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How often another port is asked for.
+const TRIES: u32 = 16;
+
+/// The addresses of a host, none twice. That of this machine itself is both loopback addresses, whatever a file or a server
+/// of names says of it (RFC 6761 section 6.3).
+fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host == "localhost" {
+        let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(both.into_iter().map(|ip| (ip, port).into()).collect());
+    }
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in (host, port).to_socket_addrs()? {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+fn bind_all(addresses: &[SocketAddr], share: bool) -> io::Result<Vec<Socket>> {
+    let (mut sockets, mut missing, mut port) = (Vec::new(), None, None);
+    for address in addresses {
+        let mut address = *address;
+        address.set_port(port.unwrap_or(address.port()));
+        match bind_one(address, addresses.len() > 1, share) {
+            Ok(listener) => {
+                port = Some(listener.local_addr()?.port());
+                sockets.push(Socket::Tcp(listener));
+            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)) => missing = Some(e),
+            Err(e) => return Err(e),
+        }
+    }
+    match missing {
+        Some(e) if sockets.is_empty() => Err(e),
+        _ if sockets.is_empty() => Err(io::Error::other("the name has no address")),
+        _ => Ok(sockets),
+    }
+}
+
+/// Binds one address; where it is one of `several`, an error names it.
+fn bind_one(address: SocketAddr, several: bool, share: bool) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
@@ -61,11 +113,12 @@ pub(crate) fn tcp(host: &str, port: u16, share: bool) -> io::Result<Socket> {
         Ok(()) => {
             // Its purpose is served.
             setsockopt(&fd, sockopt::ReusePort, &false)?;
-            Ok(Socket::Tcp(TcpListener::from(fd)))
+            Ok(TcpListener::from(fd))
         }
         Err(Errno::EADDRINUSE) => {
-            let holder = process::port_holder(port).unwrap_or_else(|| "a process of another user".to_owned());
-            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("the address is in use by {holder}")))
+            let holder = process::port_holder(address.port()).unwrap_or_else(|| "a process of another user".to_owned());
+            let which = if several { format!(" {address}") } else { String::new() };
+            Err(io::Error::new(io::ErrorKind::AddrInUse, format!("the address{which} is in use by {holder}")))
         }
         Err(e) => Err(e.into()),
     }

@@ -1,10 +1,16 @@
 //! Where an instance keeps its files: run directory, logs (file-hierarchy(7), XDG Base Directory Specification).
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Uid, User};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, User, fchown};
+
+use super::files;
+use crate::model::config::Account;
 
 /// PATH where there is none.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -47,6 +53,41 @@ fn own_log_dir() -> PathBuf {
         true => PathBuf::from("/var/log/mcp"),
         false => absolute("XDG_STATE_HOME").unwrap_or_else(|| home().join(".local/state")).join("mcp"),
     }
+}
+
+/// Whether root's run directory, or folder of logs, is the usual one: there each user whom a daemon becomes has a folder.
+pub(crate) fn is_usual(variable: &str) -> bool {
+    Uid::effective().is_root() && absolute(variable).is_none()
+}
+
+/// Makes a folder for another user in one of root's, with this mode; one that is there already is his, or becomes it if it
+/// is root's.
+pub(crate) fn make_dir_of(path: &Path, account: &Account, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        make_dir(parent)?;
+        if let Some(why) = files::untrusted(parent, &[]) {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why.to_string()));
+        }
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
+    let dir = File::from(open(path, flags, Mode::empty())?);
+    let owner = dir.metadata()?.uid();
+    if owner == 0 {
+        fchown(&dir, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))?;
+    } else if owner != account.uid {
+        let why = format!("it belongs to uid {owner}, and not to '{}'", account.name);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+/// Whether a folder belongs to this account.
+pub(crate) fn belongs_to(path: &Path, account: &Account) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_dir() && meta.uid() == account.uid)
 }
 
 /// Makes a folder with its parents, for its owner to write.

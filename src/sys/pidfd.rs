@@ -36,6 +36,26 @@ impl PidFd {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Queues a real-time signal with a number for this very process (sigqueue(3)).
+    pub(crate) fn queue(&self, signal: i32, value: u32) -> io::Result<()> {
+        // As the kernel lays it out (siginfo_t of a queued signal): signo, errno, code, padding, pid, uid, value.
+        #[repr(C)]
+        struct Queued {
+            head: [i32; 4],
+            pid: i32,
+            uid: u32,
+            value: u64,
+            rest: [u8; 96],
+        }
+        let uid = nix::unistd::getuid().as_raw();
+        let pid = std::process::id() as i32;
+        let info = Queued { head: [signal, 0, libc::SI_QUEUE, 0], pid, uid, value: value.into(), rest: [0; 96] };
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the descriptor is open; the struct has the 128 bytes that the kernel reads, and is only read.
+        let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Waits for the end, also of a process that is not our child. False when the time is over first.
     pub(crate) fn wait_end(&self, limit: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + limit;

@@ -1,6 +1,8 @@
 //! Signal masks and dispositions.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask, sigprocmask};
 
@@ -41,6 +43,49 @@ pub(crate) fn hold(wait: bool) {
     let set = SigSet::from_iter(ours);
     let how = if wait { SigmaskHow::SIG_BLOCK } else { SigmaskHow::SIG_UNBLOCK };
     let _ = pthread_sigmask(how, Some(&set), None);
+    if wait {
+        // It has no handler, and stays blocked: it is read from a descriptor.
+        let _ = block_restarts();
+    }
+}
+
+/// The signal that asks for another child of a server; it carries the server's serial.
+pub(crate) fn restart_signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// Blocks that signal in this thread and those that it starts from now on, also over exec(2): what comes meanwhile waits,
+/// each with its number.
+fn block_restarts() -> io::Result<libc::sigset_t> {
+    // SAFETY: the set is made by sigemptyset(3) before it is used, and all pointers are to it.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, restart_signal());
+        match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) {
+            0 => Ok(set),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+/// Where that signal is read, which every thread must have blocked ([`hold`]).
+pub(crate) fn restarts() -> io::Result<OwnedFd> {
+    let set = block_restarts()?;
+    // SAFETY: the set is a whole one; the descriptor is ours alone.
+    unsafe {
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// The number that the next of these signals carries; None if none has come.
+pub(crate) fn next_restart(mut from: &File) -> Option<u32> {
+    const VALUE: usize = std::mem::offset_of!(libc::signalfd_siginfo, ssi_int);
+    let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+    from.read_exact(&mut info).ok()?;
+    let value = info.get(VALUE..VALUE + 4)?;
+    Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
 /// Ignores a signal.

@@ -33,8 +33,22 @@ fn child_has_a_clean_environment_signals_and_descriptors() {
     assert!(fds.iter().filter(|f| f.contains("pipe:")).count() == 3, "{fds:?}");
     let env = seen["env"].as_object().unwrap();
     let mut names: Vec<&str> = env.keys().map(String::as_str).collect();
-    names.retain(|n| !matches!(*n, "LANG" | "TZ"));
-    assert_eq!(names, ["HOME", "MCPDAEMON_MARK", "MINE", "PASSED", "PATH"]);
+    const NETWORK: [&str; 12] = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "all_proxy",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "NODE_EXTRA_CA_CERTS",
+        "REQUESTS_CA_BUNDLE",
+    ];
+    names.retain(|n| !NETWORK.contains(n) && !matches!(*n, "LANG" | "TZ" | "LOGNAME" | "USER" | "SHELL" | "TERM"));
+    assert_eq!(names, ["HOME", "MCPDAEMON_MARK", "MINE", "PASSED", "PATH", "PYTHONUNBUFFERED"]);
     assert_eq!(seen["pid"], seen["pgrp"], "a process group of its own");
     assert_eq!(seen["cwd"], json!(scratch.path("sub").canonicalize().unwrap()));
     assert_eq!(seen["umask"], "Umask:\t0027");

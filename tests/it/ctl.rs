@@ -39,7 +39,10 @@ fn every_verb_has_the_exit_codes_of_lsb() {
     assert_eq!(code(&scratch.ctl(&["status", "t", "other"])), 3, "the worst counts");
     let out = scratch.ctl(&["list"]);
     let row: Vec<String> = stdout(&out).lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect();
-    assert_eq!(row, ["t", &daemon.pid.to_string(), "ready", "1", &daemon.url]);
+    assert_eq!(
+        row,
+        ["t", &daemon.pid.to_string(), "ready", "1", &daemon.url, &scratch.path("t.ron").display().to_string()]
+    );
     let text = stdout(&scratch.ctl(&["status"]));
     assert!(text.starts_with(&format!("t: ready (pid {}, up ", daemon.pid)), "{text}");
     assert!(
@@ -82,7 +85,10 @@ fn json_is_valid_at_any_width_and_for_the_longest_names() {
         assert_eq!(all["instances"][0]["status"]["pid"], daemon.pid);
     }
     let none: Value = serde_json::from_slice(&scratch.ctl(&["status", "--json", "other"]).stdout).unwrap();
-    assert_eq!(none, json!({"instances": [{"name": "other", "running": false, "exit_code": 3, "status": null}]}));
+    assert_eq!(
+        none,
+        json!({"instances": [{"name": "other", "running": false, "fresh": true, "exit_code": 3, "status": null}]})
+    );
 }
 
 #[test]

@@ -226,7 +226,7 @@ fn log_to_a_full_pipe_stalls_no_request() {
     nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     let line = wait("ready", || {
         let text = stdout(&scratch.ctl(&["list"]));
-        text.lines().nth(1).filter(|l| l.contains("ready")).map(|l| l.split_whitespace().last().unwrap().to_owned())
+        text.lines().nth(1).filter(|l| l.contains("ready")).map(|l| l.split_whitespace().nth(4).unwrap().to_owned())
     });
     let daemon = Daemon { scratch: &scratch, name: "t".into(), pid: front.id() as i32, url: line };
     let mut ws = daemon.ws("fake");
@@ -287,7 +287,7 @@ fn a_status_file_that_cannot_be_read_is_said_to_be() {
             Some(text) => drop(scratch.write("run/t.status", text)),
         }
         let out = scratch.ctl(&["status", "t"]);
-        assert_eq!((code(&out), stdout(&out)), (0, wanted.clone()), "{text:?}");
+        assert_eq!((code(&out), stdout(&out)), (4, wanted.clone()), "{text:?}");
         let row = stdout(&scratch.ctl(&["list"])).lines().nth(1).unwrap().to_owned();
         assert!(row.contains("unknown"), "{text:?}: {row}");
         assert!(daemon.status().is_null(), "{text:?}");
@@ -323,7 +323,7 @@ fn what_stands_in_place_of_a_pid_file_is_neither_believed_nor_touched() {
         assert!(stderr(&out).ends_with(&format!("run/t.pid: cannot read it: {why}\n")), "{what}: {}", stderr(&out));
         let out = scratch.ctl(&["status", "--json", "t"]);
         let all: Value = serde_json::from_slice(&out.stdout).unwrap();
-        let wanted = json!({"name": "t", "running": null, "exit_code": 4, "status": null});
+        let wanted = json!({"name": "t", "running": null, "fresh": false, "exit_code": 4, "status": null});
         assert_eq!((code(&out), &all["instances"][0]), (4, &wanted), "{what}");
         let out = scratch.ctl(&["list"]);
         assert!(code(&out) == 1 && stdout(&out).contains("unknown"), "{what}: {out:?}");

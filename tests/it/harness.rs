@@ -292,7 +292,11 @@ impl Response {
         })
     }
 
+    /// The one message of the body, or the last one of an event stream, which an answer that took long is.
     pub fn json(&self) -> Value {
+        if self.header("content-type").as_deref() == Some("text/event-stream") {
+            return self.messages().pop().unwrap_or_else(|| panic!("no message: {self:?}"));
+        }
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 

@@ -46,6 +46,11 @@ fn what_one_client_made_a_shared_server_say_is_told_to_no_other() {
     let out = scratch.ctl(&["status", "t"]);
     let text = stdout(&out);
     assert!(text.contains("exited with status 7\n") && text.contains("its last words: "), "{text}");
+    // One line each, which says best what is wrong; the rest stands in the log.
+    for cause in ["its last words: fatal: asked to die\n", "its last words: fatal: no database\n"] {
+        assert!(text.contains(cause), "{cause}: {text}");
+    }
+    let text = stdout(&scratch.ctl(&["logs", "t", "-n", "1000"]));
     secrets.iter().for_each(|secret| assert!(text.contains(secret), "{secret}: {text}"));
     if nix::unistd::Uid::effective().is_root() {
         let ctl = scratch.path("mcpctl");

@@ -10,38 +10,38 @@ const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
 
 /// Lines of a request, and the statuses of the answers; a healthy request follows on the same connection.
 const LINES: &[(&[u8], &[u16])] = &[
-    (b"GET /healthz HTTP/1.1", &[200, 200]),
-    (b"GET /healthz HTTP/1.0", &[200]),
-    (b"get /healthz HTTP/1.1", &[405, 200]),
-    (b"GET  /healthz HTTP/1.1", &[400]),
-    (b"GET /healthz  HTTP/1.1", &[400]),
-    (b" GET /healthz HTTP/1.1", &[400]),
-    (b"GET /healthz HTTP/1.1 ", &[400]),
-    (b"GET /healthz HTTP/2.0", &[400]),
-    (b"GET /healthz HTTP/1.2", &[400]),
-    (b"GET /healthz HTTP/9.9", &[400]),
-    (b"GET /healthz HTTP/1.", &[400]),
-    (b"GET /healthz http/1.1", &[400]),
-    (b"GET /healthz", &[400]),
-    (b"GET\t/healthz\tHTTP/1.1", &[400]),
+    (b"GET /metrics HTTP/1.1", &[200, 200]),
+    (b"GET /metrics HTTP/1.0", &[200]),
+    (b"get /metrics HTTP/1.1", &[405, 200]),
+    (b"GET  /metrics HTTP/1.1", &[400]),
+    (b"GET /metrics  HTTP/1.1", &[400]),
+    (b" GET /metrics HTTP/1.1", &[400]),
+    (b"GET /metrics HTTP/1.1 ", &[400]),
+    (b"GET /metrics HTTP/2.0", &[400]),
+    (b"GET /metrics HTTP/1.2", &[400]),
+    (b"GET /metrics HTTP/9.9", &[400]),
+    (b"GET /metrics HTTP/1.", &[400]),
+    (b"GET /metrics http/1.1", &[400]),
+    (b"GET /metrics", &[400]),
+    (b"GET\t/metrics\tHTTP/1.1", &[400]),
     (b"GET /health\x00z HTTP/1.1", &[400]),
     (b"GET /health\x7fz HTTP/1.1", &[400]),
-    (b"GET /healthz#x HTTP/1.1", &[200, 200]),
-    (b"GET /healthz?x HTTP/1.1", &[200, 200]),
-    (b"GET //healthz HTTP/1.1", &[404, 200]),
-    (b"GET /%68ealthz HTTP/1.1", &[404, 200]),
-    (b"GET /x/../healthz HTTP/1.1", &[200, 200]),
-    (b"GET http://localhost/healthz HTTP/1.1", &[200, 200]),
-    (b"GET http://evil.example/healthz HTTP/1.1", &[403, 200]),
+    (b"GET /metrics#x HTTP/1.1", &[200, 200]),
+    (b"GET /metrics?x HTTP/1.1", &[200, 200]),
+    (b"GET //metrics HTTP/1.1", &[200, 200]),
+    (b"GET /%68ealthz HTTP/1.1", &[200, 200]),
+    (b"GET /x/../metrics HTTP/1.1", &[200, 200]),
+    (b"GET http://localhost/metrics HTTP/1.1", &[200, 200]),
+    (b"GET http://evil.example/metrics HTTP/1.1", &[403, 200]),
     (b"GET healthz HTTP/1.1", &[403, 200]),
     (b"OPTIONS * HTTP/1.1", &[405, 200]),
     (b"CONNECT localhost:80 HTTP/1.1", &[405, 200]),
-    (b"TRACE /healthz HTTP/1.1", &[405, 200]),
+    (b"TRACE /metrics HTTP/1.1", &[405, 200]),
     (b"PRI * HTTP/2.0", &[400]),
-    (b"G\xc9T /healthz HTTP/1.1", &[400]),
+    (b"G\xc9T /metrics HTTP/1.1", &[400]),
     (b"GET /h\xc3\xa9althz HTTP/1.1", &[404, 200]),
-    (b"(GET) /healthz HTTP/1.1", &[400]),
-    (b"XXXXXXXXXXXXXXXXXXXX /healthz HTTP/1.1", &[405, 200]),
+    (b"(GET) /metrics HTTP/1.1", &[400]),
+    (b"XXXXXXXXXXXXXXXXXXXX /metrics HTTP/1.1", &[405, 200]),
 ];
 
 /// Fields beside `Host: localhost`.
@@ -219,7 +219,7 @@ const ORIGINS: &[(&str, u16)] = &[
 fn statuses(address: &str, bytes: &[u8]) -> Vec<u16> {
     let mut raw = Raw::open(address);
     raw.send(bytes);
-    raw.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    raw.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let all = raw.rest();
     let status = |(at, _): (usize, &str)| all[at + 9..at + 12].parse().unwrap();
     all.match_indices("HTTP/1.").map(status).collect()
@@ -237,7 +237,7 @@ fn raw_requests_end_where_they_end_and_nowhere_else() {
         check(line, &[line, &b"\r\nHost: localhost\r\n\r\n"[..]].concat(), wanted);
     }
     for (fields, wanted) in FIELDS {
-        let head = [&b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"[..], fields, b"\r\n"].concat();
+        let head = [&b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"[..], fields, b"\r\n"].concat();
         check(fields, &head, wanted);
     }
     for (fields, body, wanted) in BODIES {
@@ -255,7 +255,7 @@ fn hosts_and_origins_of_strangers_are_refused_in_every_spelling() {
     let daemon = scratch.fake(&[]);
     let ask = |fields: String| {
         let mut raw = Raw::open(daemon.address());
-        raw.send(format!("GET /healthz HTTP/1.1\r\n{fields}Connection: close\r\n\r\n").as_bytes());
+        raw.send(format!("GET /metrics HTTP/1.1\r\n{fields}Connection: close\r\n\r\n").as_bytes());
         raw.response().status
     };
     for (host, wanted) in HOSTS {

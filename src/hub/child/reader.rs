@@ -226,9 +226,13 @@ impl Child {
         }
     }
 
-    /// The number of the handshake, if that is all that the child has been sent: an error without an id is for it.
+    /// The number of the handshake, if that is all that the child has been sent: an error that says that it was not
+    /// understood, and has no id therefore, is for it (JSON-RPC 2.0 section 5).
     fn only_question(&self, e: &Envelope<'_>) -> Option<u64> {
-        let first = e.id.is_none() && e.error.is_some() && self.info().is_none() && !self.is_private();
+        const NOT_UNDERSTOOD: [&str; 2] = ["-32700", "-32600"];
+        let code = e.get(&e.error).and_then(|error| envelope::member(error, "code"));
+        let first = e.id.is_none() && code.is_some_and(|code| NOT_UNDERSTOOD.contains(&code));
+        let first = first && self.info().is_none() && !self.is_private();
         let number = self.pending().waiting.last();
         (first && number == 1).then_some(number)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use event_listener::Event;
 
@@ -27,6 +27,8 @@ pub(crate) type HeardOf = Arc<dyn Fn(&str) + Send + Sync>;
 /// What a server is, whatever it is made of.
 pub(crate) struct Core {
     pub name: Arc<str>,
+    /// Tells it from all other servers, also from one of the same name before it.
+    serial: AtomicU32,
     pub ctx: Arc<Context>,
     pub meters: Arc<Meters>,
     /// Its open requests.
@@ -60,6 +62,7 @@ impl Core {
             load: Load::measured(meters.clone(), []),
             waiting: WaitingRoom::new(name.clone()),
             name,
+            serial: AtomicU32::new(ctx.next_serial()),
             ctx: ctx.clone(),
             meters,
             members: Members::default(),
@@ -70,6 +73,10 @@ impl Core {
             heard_of,
             children: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn serial(&self) -> u32 {
+        self.serial.load(SeqCst)
     }
 
     /// What is known of the server without waiting.
@@ -139,6 +146,7 @@ impl Core {
         let restarts = self.restarts();
         handover::Server {
             name: self.name.to_string(),
+            serial: self.serial(),
             restarts: restarts.count,
             restarted: restarts.at,
             last_exit: restarts.last_exit,
@@ -155,6 +163,9 @@ impl Core {
     /// Goes on with what the program before had.
     pub(crate) fn restore(&self, saved: &mut handover::Server) {
         self.meters.load(&saved.methods, &saved.meter);
+        if saved.serial > 0 {
+            self.serial.store(saved.serial, SeqCst);
+        }
         let restarts = Restarts {
             count: saved.restarts,
             at: std::mem::take(&mut saved.restarted),

@@ -204,6 +204,7 @@ impl Server {
         };
         status::Server {
             name: self.name().to_owned(),
+            serial: self.core.serial(),
             kind: config.kind.name().to_owned(),
             state: phase,
             reason,

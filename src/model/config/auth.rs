@@ -46,18 +46,28 @@ pub enum Credential {
 }
 
 impl Auth {
-    /// Whose token this is. Takes as long whichever it is, and if it is none.
+    /// Whose token this is. Takes as long whichever of those it is, and if it is none.
+    ///
+    /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: it is understood, for
+    /// nobody could know that hash who does not know the token.
     pub fn owner(&self, token: &[u8]) -> Option<Admitted> {
         let Auth::Bearer { tokens, .. } = self else { return None };
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        let mut found = None;
-        for one in tokens {
-            let differs = one.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
-            if std::hint::black_box(differs) == 0 {
-                found = Some(one.name.as_str());
+        let known = |digest: [u8; 32]| {
+            let mut found = None;
+            for one in tokens {
+                let differs = one.digest.iter().zip(&digest).fold(0, |all, (a, b)| all | (a ^ b));
+                if std::hint::black_box(differs) == 0 {
+                    found = Some(one.name.as_str());
+                }
             }
-        }
-        found.map(|name| Admitted { name: name.into(), by: Credential::Token(digest) })
+            found.map(|name| Admitted { name: name.into(), by: Credential::Token(digest) })
+        };
+        known(Sha256::digest(token).into()).or_else(|| known(with_line_feed(token)))
+    }
+
+    /// Whether the line of a token is the hash of the token and a line feed.
+    pub fn is_of_line(token: &[u8], who: &Admitted) -> bool {
+        who.by == Credential::Token(with_line_feed(token))
     }
 
     /// Whether a process with this user and these groups may connect.
@@ -92,6 +102,26 @@ impl Auth {
     }
 }
 
+fn with_line_feed(token: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(token).chain_update(b"\n").finalize().into()
+}
+
+/// A line of the file of tokens.
+pub fn line(name: &str, token: &[u8]) -> String {
+    format!("{name} {}", data_encoding::HEXLOWER.encode(&Sha256::digest(token)))
+}
+
+/// Whether a name can stand in a line of the file of tokens.
+pub fn check_token_name(name: &str) -> Result<(), String> {
+    match !name.is_empty()
+        && name.len() <= 64
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
+    {
+        true => Ok(()),
+        false => Err(format!("'{name}' cannot be the name of a token: 1 to 64 bytes without blanks and '#'")),
+    }
+}
+
 /// Reads `Bearer("file")` or `Peer(uids: [...], gids: [...])`.
 pub(super) fn read(s: &mut Section<'_, '_>, listen: &[Listen]) -> Option<Auth> {
     let Some(node) = s.optional("auth") else {
@@ -101,7 +131,18 @@ pub(super) fn read(s: &mut Section<'_, '_>, listen: &[Listen]) -> Option<Auth> {
     let reader = s.reader;
     let auth = match reader.variant(node) {
         Some(("Bearer", Some(body))) => {
-            let file = reader.path(reader.only(body, "Bearer(\"file with tokens\")")?)?;
+            // As other sections have keys, some write one here.
+            let named = body.0.trim_start_matches('(').trim_start().starts_with("file");
+            let at = match named {
+                true => {
+                    let mut inner = reader.section(body)?;
+                    let at = inner.node("file");
+                    inner.finish();
+                    at?
+                }
+                false => reader.only(body, "Bearer(\"file with tokens\")")?,
+            };
+            let file = reader.path(at)?;
             s.show_given("auth", node, format!("Bearer({:?})", file.display().to_string()));
             let tokens = match (reader.around().read)(&file) {
                 Ok(text) => tokens(reader, node, &file.display().to_string(), &text),
@@ -165,9 +206,14 @@ fn tokens<'a>(reader: &Reader<'a>, at: Node<'a>, file: &str, text: &str) -> Vec<
             wrong("expected a name, and the SHA-256 of its token in hexadecimal digits");
             continue;
         };
-        let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(digest.trim().as_bytes()).ok();
+        // Behind it stands the name of a file, where the line is sha256sum's own.
+        let digest = digest.split_whitespace().next().unwrap_or("");
+        let digest = data_encoding::HEXLOWER_PERMISSIVE.decode(digest.as_bytes()).ok();
         let Some(digest) = digest.and_then(|d| <[u8; 32]>::try_from(d).ok()) else {
-            wrong("the SHA-256 of a token has 64 hexadecimal digits: printf %s \"$TOKEN\" | sha256sum");
+            wrong(
+                "the SHA-256 of a token has 64 hexadecimal digits: 'mcpdaemon --new-token NAME' prints such a line with its \
+                 token",
+            );
             continue;
         };
         if tokens.iter().any(|t| t.digest == digest) {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use account::Account;
 pub use alerts::Alerts;
-pub use auth::{Admitted, Auth, Credential, Token};
+pub use auth::{Admitted, Auth, Credential, Token, check_token_name, line as token_line};
 pub use bridge::Tools;
 pub use command::Command;
 pub use environment::Environment;
@@ -40,8 +40,9 @@ pub use setting::{Mode, Size};
 use crate::model::bridge::Naming;
 use read::{Node, Reader, Section, Setting};
 
-/// The default address: loopback, and the port where clients of cc_executor look (tests/requirements.md, S1.4).
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8003";
+/// The default address: loopback in both families, because clients take a name for either, and the port where clients of
+/// cc_executor look (tests/requirements.md, S1.4).
+pub const DEFAULT_LISTEN: &str = "localhost:8003";
 
 /// One instance, as configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +128,8 @@ pub struct Input<'a> {
     pub parts: Vec<Part>,
     /// Where `NAME.log` goes by default.
     pub log_dir: PathBuf,
+    /// In a folder there for each user whom a daemon becomes.
+    pub divides: bool,
 }
 
 /// A file beside the instance file with one more server (`NAME.d/*.ron`).
@@ -269,13 +272,17 @@ fn instance<'a>(
     let limits = s.nested("limits", limits);
     let websocket = s.nested("websocket", |s| websocket(s, &limits, given));
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
+    let account = server::account(&mut s);
+    let log_dir = match &account {
+        Some(account) if input.divides && account.uid != 0 => input.log_dir.join(&account.name),
+        _ => input.log_dir.clone(),
+    };
     let log = s.nested("log", |s| {
         let level = given.log_level.as_ref().and_then(|(l, o)| l.parse().ok().map(|l| (l, o.clone())));
-        logging::log(s, input.log_dir.join(format!("{name}.log")), level)
+        logging::log(s, log_dir.join(format!("{name}.log")), level)
     });
     let umask = s.get("umask", Mode(0o027));
     let hints = s.get("hints", false);
-    let account = server::account(&mut s);
     let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
     let next_ports = port_conflict(&mut s);
     let on_event = server::command(&mut s, "on_event");

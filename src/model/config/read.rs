@@ -129,9 +129,19 @@ impl<'a> Reader<'a> {
     /// The whole file as a node, or the one problem that makes it unreadable.
     pub fn root(&self) -> Option<Node<'a>> {
         match options().from_str::<&'a RawValue>(self.text) {
+            // JSON can be read as RON, and is not what is meant.
+            Ok(raw) if node(raw).0.starts_with('{') => {
+                let what = not_ron(self.text).unwrap_or_default();
+                self.problems.borrow_mut().push(Problem { file: self.name.clone(), place: Some((1, 1)), what });
+                None
+            }
             Ok(raw) => Some(node(raw)),
             Err(e) => {
                 let (line, column) = (e.span.end.line.max(1), e.span.end.col.max(1));
+                if let Some(what) = not_ron(self.text) {
+                    self.problems.borrow_mut().push(Problem { file: self.name.clone(), place: Some((1, 1)), what });
+                    return None;
+                }
                 self.problems.borrow_mut().push(Problem {
                     file: self.name.clone(),
                     place: Some((line, column)),
@@ -318,6 +328,32 @@ impl<'a> Reader<'a> {
         };
         self.problem(at, format!("unknown {noun} '{word}'{hint}"));
     }
+}
+
+/// What a file is that is no instance file at all, where that shows; and what to do then.
+fn not_ron(text: &str) -> Option<String> {
+    let comment = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with("//");
+    let first = text.lines().find(|line| !comment(line)).map(str::trim);
+    let Some(first) = first else {
+        return Some("there is nothing in this file: an instance file is (servers: {\"NAME\": Stdio(...)})".to_owned());
+    };
+    if text.contains("\"mcpServers\"") || text.contains("\"context_servers\"") || text.contains("[mcp_servers") {
+        return Some(
+            "this is the configuration of an MCP client: 'mcpdaemon --import FILE' makes an instance file of it"
+                .to_owned(),
+        );
+    }
+    if first.starts_with('{') {
+        return Some(
+            "this is JSON, or begins as such: an instance file is RON, (key: value, ...) in parentheses".to_owned(),
+        );
+    }
+    let key = first.split(':').next().unwrap_or("").trim();
+    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain && first.contains(':') {
+        return Some("the whole file stands in parentheses: (key: value, ...)".to_owned());
+    }
+    None
 }
 
 fn node(raw: &RawValue) -> Node<'_> {

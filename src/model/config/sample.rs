@@ -41,6 +41,7 @@ pub fn read(text: &str, given: &Given) -> Result<Loaded, Vec<String>> {
         text,
         parts: Vec::new(),
         log_dir: "/var/log/mcp".into(),
+        divides: false,
     };
     load(&input, given, &around).map_err(|p| p.iter().map(ToString::to_string).collect())
 }

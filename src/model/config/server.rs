@@ -512,19 +512,29 @@ pub fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&
     if name.contains('/') {
         let absolute = reader.dir().join(name);
         if find(&absolute.to_string_lossy(), None).is_none() {
-            reader.problem(at, format!("'{}' is not there or not executable", absolute.display()));
+            let hint = as_list(name).map_or(String::new(), |hint| format!(": {hint}"));
+            reader.problem(at, format!("'{}' is not there or not executable{hint}", absolute.display()));
             return None;
         }
         return Some(normal(&absolute));
     }
     let found = find(name, path);
     if found.is_none() {
-        reader.problem(
-            at,
-            format!("'{name}' was not found in PATH: install it, or write its full path (PATH is the daemon's own)"),
-        );
+        let what = match as_list(name) {
+            Some(hint) => format!("there is no program '{name}': {hint}"),
+            None => {
+                format!("'{name}' was not found in PATH: install it, or write its full path (PATH is the daemon's own)")
+            }
+        };
+        reader.problem(at, what);
     }
     found
+}
+
+/// How to write what may be a program with arguments.
+fn as_list(name: &str) -> Option<String> {
+    let words: Vec<String> = name.split_whitespace().map(quoted).collect();
+    (words.len() > 1).then(|| format!("a program and its arguments are a list, [{}]", words.join(", ")))
 }
 
 /// Without `.` components, so that paths print as people write them.

@@ -12,7 +12,7 @@ fn problems(text: &str) -> Vec<String> {
 fn the_shortest_file_is_complete() {
     let c =
         read(r#"(servers: {"time": Stdio(command: ["uvx", "mcp-server-time"])})"#, &Given::default()).unwrap().config;
-    assert_eq!((c.name.as_str(), c.listen[0].to_string().as_str()), ("prod", "127.0.0.1:8003"));
+    assert_eq!((c.name.as_str(), c.listen[0].to_string().as_str()), ("prod", "localhost:8003"));
     assert_eq!(c.log.file, PathBuf::from("/var/log/mcp/prod.log"));
     let Kind::Stdio(s) = &c.servers["time"].kind else { panic!() };
     assert_eq!(
@@ -223,6 +223,7 @@ fn nobody_runs_as_root_by_accident_or_as_somebody_that_cannot_be() {
             text,
             parts: Vec::new(),
             log_dir: "/log".into(),
+            divides: false,
         };
         load(&input, &Given::default(), &around).map(drop).map_err(|p| p[0].what.clone())
     };
