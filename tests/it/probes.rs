@@ -6,7 +6,7 @@
 use crate::harness::*;
 
 /// The body of a message; the status is 400 where it arrives, because there is no session.
-const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/x"}"#;
+const MESSAGE: &[u8] = br#"{"jsonrpc":"2.0","id":1,"method":"xxxxxxxx"}"#;
 
 /// Lines of a request, and the statuses of the answers; a healthy request follows on the same connection.
 const LINES: &[(&[u8], &[u16])] = &[
@@ -85,7 +85,7 @@ const BODIES: &[(&[u8], &[u8], &[u16])] = &[
     (b"Transfer-Encoding: chunked\r\n", b"2c\r\n@\r\n0\r\n\r\n", &[400, 200]),
     (
         b"Transfer-Encoding: chunked\r\n",
-        b"5\r\n{\"jso\r\n27\r\nnrpc\":\"2.0\",\"method\":\"notifications/x\"}\r\n0\r\n\r\n",
+        b"5\r\n{\"jso\r\n27\r\nnrpc\":\"2.0\",\"id\":1,\"method\":\"xxxxxxxx\"}\r\n0\r\n\r\n",
         &[400, 200],
     ),
     (b"Transfer-Encoding: chunked\r\nContent-Length: 44\r\n", b"2c\r\n@\r\n0\r\n\r\n", &[400]),
