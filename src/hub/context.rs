@@ -72,6 +72,8 @@ pub(crate) struct Context {
     /// All open requests.
     pub load: Arc<Load>,
     pub connections: AtomicU64,
+    /// The end is near: health checks are told so, and everything is served still.
+    pub lame: Flag,
     /// No new requests.
     pub draining: Flag,
     /// Everything comes to rest, to go on in another process.
@@ -120,6 +122,7 @@ impl Context {
             load: Load::measured(meters.clone(), []),
             meters,
             connections: AtomicU64::new(0),
+            lame: Flag::default(),
             draining: Flag::default(),
             quiesce: Switch::default(),
             close_stragglers: Switch::default(),
@@ -139,6 +142,11 @@ impl Context {
             changes: AtomicU64::new(0),
             config: Lock::new(config),
         })
+    }
+
+    /// The end is near, or the drain has begun.
+    pub(crate) fn leaving_soon(&self) -> bool {
+        self.lame.is_set() || self.draining.is_set()
     }
 
     /// The configuration in force.

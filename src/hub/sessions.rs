@@ -16,7 +16,7 @@ use crate::model::places::{self, Place};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::task;
-use crate::rt::wait::{sleep, timeout};
+use crate::rt::wait::{paused, sleep, timeout};
 
 /// The least time between two looks at all sessions, however often memory is refused meanwhile.
 const SHORT: Duration = Duration::from_millis(100);
@@ -183,8 +183,14 @@ impl Hub {
                 let least = hub.servers.all().iter().filter_map(|s| s.idle_limit()).min();
                 let pace = least.map_or(limit, |least| least.min(limit)) / 10;
                 let pace = pace.clamp(SHORT, Duration::from_secs(60));
+                let begin = Instant::now();
                 let short = timeout(pace, hub.ctx.memory.is_short()).await.is_some();
                 let all: Vec<Client> = hub.clients.lock().values().cloned().collect();
+                if let Some(late) = paused(begin, pace) {
+                    // Nobody could use them meanwhile.
+                    all.iter().for_each(|c| c.session.forgive(late));
+                    all.iter().flat_map(|c| c.endpoint.parts()).for_each(|c| c.session.forgive(late));
+                }
                 if short {
                     // What others need comes before what may never be asked for.
                     all.iter().for_each(|c| c.session.replay().give_up());

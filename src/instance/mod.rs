@@ -19,7 +19,7 @@ use crate::model::text::{count, duration};
 use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::task;
-use crate::rt::wait::sleep;
+use crate::rt::wait::{sleep, timeout};
 use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
@@ -331,7 +331,13 @@ impl Instance {
         self.enter(InstanceState::Draining);
         if let Some(notifier) = &self.notifier {
             let grace = config.servers.values().map(|s| s.kind.grace()).max().unwrap_or_default();
-            notifier.stopping("stopping", config.drain_timeout + grace + Duration::from_secs(10));
+            notifier.stopping("stopping", config.lame_duck + config.drain_timeout + grace + Duration::from_secs(10));
+        }
+        self.hub.ctx.lame.set();
+        if !config.lame_duck.is_zero() {
+            info!("health checks are told for {} that it stops, then it does", duration(config.lame_duck));
+            self.hub.ctx.changed();
+            timeout(config.lame_duck, self.hub.ctx.end_drain.wait()).await;
         }
         net.close_listeners();
         self.hub.begin_drain();

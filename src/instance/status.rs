@@ -39,7 +39,7 @@ impl Instance {
                 let status = me.upgrade().map(|me| me.status());
                 status.and_then(|s| serde_json::to_string_pretty(&s).ok()).unwrap_or_default()
             }),
-            not_ready: Arc::new(move || match hub.ctx.draining.is_set() {
+            not_ready: Arc::new(move || match hub.ctx.leaving_soon() {
                 true => vec!["the daemon is shutting down".to_owned()],
                 false => hub.not_ready(),
             }),
@@ -133,7 +133,7 @@ impl Instance {
             last_upgrade,
             restarts,
             last_restart,
-            drain_seconds: config.drain_timeout.as_secs_f64(),
+            drain_seconds: (config.lame_duck + config.drain_timeout).as_secs_f64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),

@@ -11,6 +11,7 @@ use super::metrics::{self, Format};
 use super::page;
 use super::pages::{Admin, App};
 use super::paths;
+use super::proxied;
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
 
@@ -79,13 +80,14 @@ pub(super) fn nothing() -> Answer {
 
 /// Hands a request to the router and its answer back.
 pub(super) async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
+    let (config, meant) = (front.hub.ctx.config(), paths::meant(request.uri().path()));
+    let path = proxied::without(&config.base_path, &meant);
     let method = match *request.method() {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,
-        _ if !paths::exists(&paths::meant(request.uri().path())) => return nothing(),
+        _ if !paths::exists(path) => return nothing(),
         _ => return not_allowed("GET, HEAD", "GET or HEAD"),
     };
-    let path = paths::meant(request.uri().path());
     let Ok(url) = http::Url::parse(&format!("http://localhost{path}")) else { return nothing() };
     let mut asked = http::Request::new(method, url);
     for value in request.headers().get_all(hyper::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {

@@ -51,6 +51,8 @@ struct State {
     request: Asked,
     /// The principal who asks; None where there is no `auth`.
     who: Option<Arc<Admitted>>,
+    /// The address of the client that a proxy speaks for.
+    client: Option<IpAddr>,
     /// It is being brought to rest: what is dropped now is put here.
     parking: bool,
     left: Left,
@@ -146,6 +148,7 @@ impl Connection {
             seen_idle: None,
             request: Asked::default(),
             who: None,
+            client: None,
             parking: false,
             left: Left::default(),
         };
@@ -179,6 +182,16 @@ impl Connection {
         self.state().who = who;
     }
 
+    /// From where its client comes, where a proxy says so that is believed.
+    pub(crate) fn is_for(&self, client: Option<IpAddr>) {
+        self.state().client = client;
+    }
+
+    /// From where its client comes, as far as that tells him from others.
+    pub(crate) fn from(&self) -> Option<IpAddr> {
+        self.state().client.or(self.address)
+    }
+
     /// The principal who asks.
     pub(crate) fn who(&self) -> Option<Arc<str>> {
         self.state().who.as_ref().map(|who| who.name.clone())
@@ -192,7 +205,7 @@ impl Connection {
     /// there.
     pub(crate) fn holder(&self) -> Holder {
         let who = self.state().who.as_ref().map(|who| Holder::Principal(who.name.clone()));
-        let holder = who.or_else(|| self.address.map(Holder::Address));
+        let holder = who.or_else(|| self.from().map(Holder::Address));
         holder.unwrap_or(Holder::Connection(self.number))
     }
 

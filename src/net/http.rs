@@ -16,7 +16,7 @@ use super::connection::Connection;
 use super::front::Front;
 use super::origin::Stranger;
 use super::request::{is_preflight, named, preflight};
-use super::{admin, auth, origin, paths, sse, streamable, ws};
+use super::{admin, auth, origin, paths, proxied, sse, streamable, ws};
 use crate::hub::{Dropped, Server};
 use crate::model::config::Admitted;
 use crate::model::jsonrpc;
@@ -37,7 +37,7 @@ pub(super) async fn serve(
     let origin = match check_names(&front, local, &request) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
-        Err(_) if is_health(&paths::meant(request.uri().path())) => {
+        Err(_) if is_health(&config.base_path, &request) => {
             let answer = admin::without_detail(admin::serve(&front, &request).await);
             connection.idles();
             return Ok(answer);
@@ -50,6 +50,7 @@ pub(super) async fn serve(
     };
     let allowed_origin = origin.map(str::to_owned);
     let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
+    connection.is_for(proxied::client(&config, connection.address, request.headers()));
     let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
     connection.busy(request.version() >= Version::HTTP_11, keeps, allowed_origin.clone());
     let mut response = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
@@ -66,11 +67,11 @@ pub(super) async fn serve(
         }
         Err(_) if is_preflight(&request) => preflight(request.headers()),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
-        Err(_) if is_health(&paths::meant(request.uri().path())) => {
-            admin::without_detail(admin::serve(&front, &request).await)
-        }
+        Err(_) if is_health(&config.base_path, &request) => admin::without_detail(admin::serve(&front, &request).await),
         // Clients look in many places for how to get a token, and take a 401 there for an answer.
-        Err(_) if !paths::exists(&paths::meant(request.uri().path())) => admin::nothing(),
+        Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(request.uri().path()))) => {
+            admin::nothing()
+        }
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
             log_refusal(&front, &connection);
@@ -82,15 +83,16 @@ pub(super) async fn serve(
         Body::Events(_) => connection.streams(),
     }
     share(&mut response, allowed_origin.as_deref());
-    if front.hub.ctx.draining.is_set() {
+    if front.hub.ctx.leaving_soon() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// Whether a path is one that health checks ask for.
-fn is_health(path: &str) -> bool {
-    matches!(path, paths::HEALTHZ | paths::READYZ | paths::HEALTH)
+/// Whether a request is one of a health check.
+fn is_health(base: &str, request: &Request<Incoming>) -> bool {
+    let path = paths::meant(request.uri().path());
+    matches!(proxied::without(base, &path), paths::HEALTHZ | paths::READYZ | paths::HEALTH)
 }
 
 /// The origin that a request names, if it and the host may be named; else the answer to it.
@@ -126,7 +128,7 @@ fn log_refusal(front: &Front, connection: &Connection) {
         return;
     }
     *last = Some(Instant::now());
-    let from = connection.address.map_or("this host".to_owned(), |ip| ip.to_string());
+    let from = connection.from().map_or("this host".to_owned(), |ip| ip.to_string());
     warn!("a request from {from} was not let in (401); dropped.unauthorized counts all, this is logged once a minute");
 }
 
@@ -140,7 +142,9 @@ async fn dispatch(
     if is_preflight(&request) {
         return preflight(request.headers());
     }
-    let path = &*paths::meant(request.uri().path()).into_owned();
+    let config = front.hub.ctx.config();
+    let meant = paths::meant(request.uri().path());
+    let path = proxied::without(&config.base_path, &meant);
     let all = match path {
         "/mcp" => Some("mcp"),
         "/ws/mcp" => Some("ws"),
@@ -158,16 +162,17 @@ async fn dispatch(
     let Some((name, endpoint)) = path.strip_prefix(paths::SERVERS).and_then(|rest| rest.split_once('/')) else {
         return admin::serve(front, &request).await;
     };
-    if !matches!(endpoint, "mcp" | "ws" | "sse" | "message") {
+    let Some(endpoint) = ["mcp", "ws", "sse", "message"].into_iter().find(|known| *known == endpoint) else {
         let why = format!("there is no such path: a server has /servers/{name}/mcp, .../ws and .../sse");
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
-    }
+    };
     let Some(server) = front.hub.server(name) else {
         let why = format!("there is no server '{}' in this instance", printable(name, 64));
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     };
-    let (base, endpoint) = (format!("/servers/{name}"), endpoint.to_owned());
-    mcp(front, connection, &server, &base, &endpoint, request).await
+    let base = format!("/servers/{name}");
+    drop(meant);
+    mcp(front, connection, &server, &base, endpoint, request).await
 }
 
 /// One of the endpoints of a server, or of the bridge, whose paths begin with `base`.
@@ -183,7 +188,10 @@ async fn mcp(
         return ws::upgrade(front, connection, server, request);
     }
     match (endpoint, request.method()) {
-        ("sse", &Method::GET) => return sse::open(front, server, base, connection, request.headers()),
+        ("sse", &Method::GET) => {
+            let before = proxied::before(&front.hub.ctx.config(), connection.address, request.headers());
+            return sse::open(front, server, &(before + base), connection, request.headers());
+        }
         ("message", &Method::POST) => return sse::post(front, server, connection, request).await,
         ("sse" | "message", _) => {
             let (allowed, why) = if endpoint == "sse" {

@@ -23,6 +23,7 @@ pub(crate) mod page;
 mod pages;
 mod parked;
 pub mod paths;
+mod proxied;
 pub mod request;
 mod respond;
 mod serve;

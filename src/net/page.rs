@@ -324,7 +324,7 @@ fn instance(s: &Status) -> Markup {
     html! {
         (pairs(&facts))
         p.note {
-            "The same for programs: " a href="/status" { "/status" } " and " a href="/metrics" { "/metrics" } "."
+            "The same for programs: " a href="status" { "status" } " and " a href="metrics" { "metrics" } "."
         }
     }
 }

@@ -47,7 +47,7 @@ use crate::model::text::head;
 use crate::model::transport::Transport;
 use crate::rt::blocking::{LONG, busy};
 use crate::rt::task;
-use crate::rt::wait::timeout;
+use crate::rt::wait::{PAUSE, timeout};
 use crate::sys::fds;
 
 /// Larger buffers are zeroed at each read; smaller ones cost calls.
@@ -583,6 +583,12 @@ impl Driver {
                 }
                 self.timer.set_at(until);
                 continue;
+            }
+            let due =
+                self.waits_since.map_or(self.next_ping, |since| (since + self.times.ping_timeout).min(self.next_ping));
+            if now.saturating_duration_since(due) > PAUSE {
+                // It was this process that was silent: the peer is asked anew.
+                (self.waits_since, self.next_ping) = (None, now);
             }
             if self.waits_since.is_some_and(|since| now.duration_since(since) >= self.times.ping_timeout) {
                 return Err("silent for longer than websocket.ping_timeout");

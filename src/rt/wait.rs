@@ -133,6 +133,27 @@ pub(crate) async fn timeout<T>(limit: Duration, work: impl Future<Output = T>) -
     work.or(limit).await
 }
 
+/// What is later than it should be by more than this is so because this process did not run: it was stopped, or frozen with
+/// its container, or its machine was. What others did meanwhile says nothing of them.
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long this process did not run, if it waited for a time that is over for so long.
+pub(crate) fn paused(since: Instant, waited: Duration) -> Option<Duration> {
+    since.elapsed().checked_sub(waited).filter(|late| *late > PAUSE)
+}
+
+/// The outcome, or None once the time is over, in which this process has run.
+pub(crate) async fn timeout_awake<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let begin = Instant::now();
+        let outcome = timeout(limit, work.as_mut()).await;
+        if outcome.is_some() || paused(begin, limit).is_none() {
+            return outcome;
+        }
+    }
+}
+
 /// Milliseconds of the monotonic clock since the first call: a time that fits in an atomic number.
 pub(crate) fn millis() -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();

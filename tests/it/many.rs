@@ -150,7 +150,7 @@ fn drop_in_files_add_servers() {
     assert!(stderr(&out).contains(&format!("{path}:2:5: unknown key 'comand', did you mean 'command'?")), "{out:?}");
     // One that cannot be read is not taken for one that is gone.
     scratch.write("t.d/gamma.ron", &body(&[]));
-    std::fs::write(scratch.path("t.d/delta.ron"), [0xff, 0xfe]).unwrap();
+    std::fs::write(scratch.path("t.d/delta.ron"), [0xff, 0xfd]).unwrap();
     let out = scratch.ctl(&["reload", "t"]);
     assert!(stderr(&out).contains("delta.ron: it is not UTF-8 text"), "{out:?}");
     std::fs::remove_file(scratch.path("t.d/delta.ron")).unwrap();

@@ -145,6 +145,9 @@ fn what_is_installed_is_removed_again_and_nothing_else() {
         "share/zsh/site-functions/_mcpdaemon",
         "share/fish/vendor_completions.d/mcpctl.fish",
         "lib/systemd/system/mcpdaemon@.socket",
+        "lib/systemd/system/mcpdaemon@.path",
+        "lib/systemd/user/mcpdaemon@.service",
+        "share/doc/mcpdaemon/examples/service/mcpdaemon.nginx",
         "share/doc/mcpdaemon/examples/prod.ron",
         "share/doc/mcpdaemon/examples/service/s6/run",
     ] {

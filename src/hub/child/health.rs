@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::child::Child;
 use crate::model::config::server::Health;
 use crate::model::{method, modern};
-use crate::rt::wait::{sleep, timeout};
+use crate::rt::wait::{sleep, timeout_awake};
 use crate::sys::process;
 
 /// What a look at a child has brought.
@@ -50,7 +50,7 @@ async fn answers(child: &Child, limit: Duration) -> bool {
         };
     };
     let before = child.written.load(Relaxed);
-    let answered = timeout(limit, question).await.is_some();
+    let answered = timeout_awake(limit, question).await.is_some();
     // It reads, and has not come to the question yet: clients may have sent much before it.
     let reads = child.stdin.is_behind() && child.written.load(Relaxed) > before;
     // While everything is at rest, what it says is not read.

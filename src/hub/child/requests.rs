@@ -21,7 +21,7 @@ use crate::model::modern::legacy_meta;
 use crate::model::text::duration;
 use crate::model::{ids, jsonrpc, method};
 use crate::rt::task;
-use crate::rt::wait::{millis, sleep};
+use crate::rt::wait::{millis, paused, sleep};
 
 /// The code that MCP SDKs use for a request that was not answered in time.
 const TIMED_OUT: i32 = -32001;
@@ -193,7 +193,11 @@ impl Child {
         let pace = (self.config().request_timeout / 10).clamp(Duration::from_millis(20), Duration::from_secs(5));
         task::spawn(async move {
             while !child.reaped.is_set() {
+                let begin = Instant::now();
                 sleep(pace).await;
+                if let Some(late) = paused(begin, pace) {
+                    child.put_off(late);
+                }
                 child.expire(Instant::now());
                 if child.load.is_quiet() {
                     break;
@@ -204,6 +208,16 @@ impl Child {
                 child.tick();
             }
         });
+    }
+
+    /// Gives all open requests so much longer: nobody could hear an answer meanwhile.
+    fn put_off(&self, late: Duration) {
+        for one in self.pending().waiting.values_mut() {
+            if let Waiting::Client { deadline, latest, .. } = one {
+                *deadline += late;
+                *latest += late;
+            }
+        }
     }
 
     /// Ends the requests whose time is over.

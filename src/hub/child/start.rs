@@ -33,7 +33,7 @@ use crate::rt::live::Live;
 use crate::rt::pipe::{Input, Output};
 use crate::rt::process::environment;
 use crate::rt::task;
-use crate::rt::wait::{Flag, sleep, timeout};
+use crate::rt::wait::{Flag, sleep, timeout, timeout_awake};
 use crate::sys::process;
 use crate::sys::spawn::{Spec, Started, end_unwatched};
 
@@ -287,7 +287,7 @@ async fn within<T>(
 ) -> (Option<T>, Duration) {
     let (mut waited, mut seen) = (Duration::ZERO, child.life().await);
     loop {
-        let outcome = timeout(limit, opened.as_mut()).await;
+        let outcome = timeout_awake(limit, opened.as_mut()).await;
         waited += limit;
         if outcome.is_some() || waited + limit > longest {
             return (outcome, waited);

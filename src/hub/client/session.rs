@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 
@@ -391,6 +392,12 @@ impl Session {
 
     pub(crate) fn touch(&self) {
         self.last_used.store(self.ctx.seconds(), SeqCst);
+    }
+
+    /// So much time does not count as idle.
+    pub(crate) fn forgive(&self, time: Duration) {
+        let later = self.last_used.load(SeqCst).saturating_add(time.as_secs() + 1);
+        self.last_used.store(later.min(self.ctx.seconds()), SeqCst);
     }
 
     /// Seconds since it was last used, for the handover document.

@@ -12,6 +12,7 @@ pub mod environment;
 mod listen;
 mod logging;
 mod name;
+mod proxies;
 pub mod read;
 #[cfg(test)]
 pub mod sample;
@@ -33,6 +34,7 @@ pub use environment::Environment;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
 pub use name::check_name;
+pub use proxies::{Network, is_base};
 pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
@@ -59,6 +61,12 @@ pub struct Config {
     pub limits: Limits,
     pub websocket: WebSocket,
     pub drain_timeout: Duration,
+    /// Before a drain, how long clients are still taken while health checks are told that it ends.
+    pub lame_duck: Duration,
+    /// Proxies whose word on clients and paths is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// What a proxy has before our paths; empty, or without a slash at its end.
+    pub base_path: String,
     pub log: Log,
     pub umask: Mode,
     /// Print commands to try after a background start.
@@ -272,6 +280,9 @@ fn instance<'a>(
     let limits = s.nested("limits", limits);
     let websocket = s.nested("websocket", |s| websocket(s, &limits, given));
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
+    let lame_duck = s.get("lame_duck", Duration::ZERO);
+    let trusted_proxies = s.get("trusted_proxies", Vec::new());
+    let base_path = proxies::base_path(&mut s);
     let account = server::account(&mut s);
     let log_dir = match &account {
         Some(account) if input.divides && account.uid != 0 => input.log_dir.join(&account.name),
@@ -322,6 +333,9 @@ fn instance<'a>(
         limits,
         websocket,
         drain_timeout,
+        lame_duck,
+        trusted_proxies,
+        base_path,
         log,
         umask,
         hints,

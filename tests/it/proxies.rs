@@ -1,0 +1,239 @@
+//! The shipped configurations of nginx and haproxy, with Debian's programs: what passes through them, for how long, and what
+//! happens when the instance stops.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::*;
+
+/// A proxy, which ends with the test.
+struct Proxy {
+    child: Child,
+    /// Where it listens.
+    address: String,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // In order: nginx would leave its workers.
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+fn shipped(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/service").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Proxy {
+    fn start(mut command: Command, port: u16) -> Proxy {
+        let child = command.stdin(Stdio::null()).spawn().expect("the proxy is installed by tests/install");
+        let address = format!("127.0.0.1:{port}");
+        let mut proxy = Proxy { child, address };
+        wait("the proxy", || {
+            assert!(proxy.child.try_wait().unwrap().is_none(), "it ended");
+            std::net::TcpStream::connect(&proxy.address).ok()
+        });
+        proxy
+    }
+
+    fn nginx(scratch: &Scratch, daemon: &str) -> Proxy {
+        let port = free_port();
+        let location = shipped("mcpdaemon.nginx").replace("127.0.0.1:8003", daemon);
+        let dir = scratch.path("nginx");
+        std::fs::create_dir(&dir).unwrap();
+        let dir = dir.display();
+        let text = format!(
+            "daemon off; pid {dir}/pid; error_log {dir}/error.log; worker_processes 1; events {{ }}\n\
+             http {{ access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
+             fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
+             server {{ listen 127.0.0.1:{port};\n{location}\n}} }}"
+        );
+        let file = scratch.write("nginx.conf", &text);
+        let mut command = Command::new("/usr/sbin/nginx");
+        command.arg("-c").arg(file).arg("-e").arg(format!("{dir}/error.log"));
+        Proxy::start(command, port)
+    }
+
+    fn haproxy(scratch: &Scratch, daemon: &str) -> Proxy {
+        let port = free_port();
+        let text = shipped("mcpdaemon.haproxy")
+            .replace("127.0.0.1:8003", daemon)
+            .replace("bind :8080", &format!("bind 127.0.0.1:{port}"));
+        let file = scratch.write("haproxy.cfg", &text);
+        let checked = Command::new("/usr/sbin/haproxy").arg("-c").arg("-f").arg(&file).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        let mut command = Command::new("/usr/sbin/haproxy");
+        command.arg("-db").arg("-f").arg(file);
+        Proxy::start(command, port)
+    }
+}
+
+const MORE: &str = "trusted_proxies: [\"127.0.0.1\"], lame_duck: \"4s\", drain_timeout: \"20s\",";
+
+fn all_transports(proxy: &Proxy) {
+    let address = &proxy.address;
+    for path in ["/gw/servers/fake", "/gw"] {
+        let tool = if path == "/gw" { "fake__echo" } else { "echo" };
+        let mut http = Http::open_at(address, &format!("{path}/mcp"));
+        assert_eq!(said(&http.ask(&call(1, tool, json!({"text": "http"})))), "http");
+        let ws = if path == "/gw" { "/gw/ws/mcp".to_owned() } else { format!("{path}/ws") };
+        let mut ws = Ws::open(address, &ws);
+        ws.ask(&initialize(json!(0)));
+        assert_eq!(said(&ws.ask(&call(2, tool, json!({"text": "ws"})))), "ws");
+        // HTTP+SSE, which says where to post: with what stands before our paths.
+        let mut sse = Raw::open(address);
+        sse.send(format!("GET {path}/sse HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n").as_bytes());
+        assert_eq!(sse.head().status, 200);
+        let first = sse.chunk().unwrap();
+        let endpoint = first.lines().find_map(|l| l.strip_prefix("data: ")).unwrap().to_owned();
+        assert!(endpoint.starts_with(&format!("{path}/message?sessionId=")), "{endpoint}");
+        let mut post = Http {
+            address: address.clone(),
+            path: endpoint,
+            session: String::new(),
+            accept: None,
+            raw: Raw::open(address),
+        };
+        assert_eq!(post.post(&initialize(json!(7)).to_string()).status, 202);
+        assert_eq!(sse.event().unwrap()["id"], 7);
+    }
+    // The page, whose links lead to where it is.
+    let page = get(address, "/gw/");
+    assert!(
+        page.status == 200 && page.body.contains("href=\"status\"") && !page.body.contains("href=\"/"),
+        "{}",
+        page.body
+    );
+    assert_eq!(get(address, "/gw/status").status, 200);
+}
+
+/// How long events of a stream take that come one after another: a proxy that waits for more shows in each.
+fn events_come_at_once(proxy: &Proxy) {
+    let mut http = Http::open_at(&proxy.address, "/gw/servers/fake/mcp");
+    let mut progress = call(3, "progress", json!({"n": 40, "ms": 1}));
+    progress["params"]["_meta"] = json!({"progressToken": 1});
+    let begin = Instant::now();
+    let events = http.post(&progress.to_string()).messages();
+    assert_eq!(events.len(), 41);
+    // With 200 ms for each it would be eight seconds.
+    assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
+}
+
+/// Proxies give up on what is silent for 60 seconds.
+fn a_call_of_75_seconds_is_answered(proxy: &Proxy) {
+    let mut stream = Http::open_at(&proxy.address, "/gw/servers/fake/mcp");
+    let mut plain = stream.again();
+    plain.accept = Some("application/json");
+    let listens = stream.stream();
+    for one in [&mut stream, &mut plain] {
+        one.raw.reader.get_ref().set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        one.send(&call(9, "sleep", json!({"n": 75_000, "text": "late"})).to_string());
+    }
+    assert_eq!(said(&stream.raw.response().messages().pop().unwrap()), "late");
+    assert_eq!(said(&plain.raw.response().json()), "late");
+    drop(listens);
+}
+
+/// While it stops, what is open is answered, and what comes is served as long as the proxy may not know.
+fn a_stop_loses_nothing(proxy: &Proxy, daemon: &Daemon<'_>) {
+    let mut open = Http::open_at(&proxy.address, "/gw/servers/fake/mcp");
+    open.send(&call(1, "sleep", json!({"n": 6000, "text": "still answered"})).to_string());
+    let mut other = Http::open_at(&proxy.address, "/gw/servers/fake/mcp");
+    kill(daemon.pid, 15);
+    wait("health checks to be told", || (get(daemon.address(), "/readyz").status == 503).then_some(()));
+    for n in 0..20 {
+        assert_eq!(said(&other.ask(&call(n, "echo", json!({"text": "x"})))), "x");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(said(&open.raw.response().messages().pop().unwrap()), "still answered");
+    wait("its end", || (!alive(daemon.pid)).then_some(()));
+}
+
+#[test]
+fn everything_passes_through_nginx_as_it_is_shipped() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", MORE, &stdio("fake", &[], "")));
+    let proxy = Proxy::nginx(&scratch, daemon.address());
+    all_transports(&proxy);
+    events_come_at_once(&proxy);
+    a_call_of_75_seconds_is_answered(&proxy);
+    a_stop_loses_nothing(&proxy, &daemon);
+    drop(proxy);
+    scratch.gone();
+}
+
+#[test]
+fn everything_passes_through_haproxy_as_it_is_shipped() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", MORE, &stdio("fake", &[], "")));
+    let proxy = Proxy::haproxy(&scratch, daemon.address());
+    wait("the check", || (get(&proxy.address, "/gw/healthz").status == 200).then_some(()));
+    all_transports(&proxy);
+    events_come_at_once(&proxy);
+    a_call_of_75_seconds_is_answered(&proxy);
+    a_stop_loses_nothing(&proxy, &daemon);
+    drop(proxy);
+    scratch.gone();
+}
+
+#[test]
+fn a_base_path_is_served_with_and_without_it() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "base_path: \"/gw/\",", &stdio("fake", &[], "")));
+    for path in ["/gw/servers/fake/mcp", "/servers/fake/mcp", "/gw/mcp", "/mcp"] {
+        Http::open_at(daemon.address(), path);
+    }
+    for path in ["/gw/healthz", "/healthz", "/gw/", "/gw", "/gw/status"] {
+        assert_eq!(get(daemon.address(), path).status, 200, "{path}");
+    }
+    assert_eq!(get(daemon.address(), "/gwx/healthz").status, 404);
+    let mut sse = Raw::open(daemon.address());
+    sse.send(format!("GET /servers/fake/sse HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address()).as_bytes());
+    sse.head();
+    assert!(sse.chunk().unwrap().contains("data: /gw/servers/fake/message?sessionId="));
+}
+
+#[test]
+fn a_prefix_is_believed_of_a_trusted_proxy_alone() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut sse = Raw::open(daemon.address());
+    let ask =
+        format!("GET /servers/fake/sse HTTP/1.1\r\nHost: {}\r\nX-Forwarded-Prefix: /gw\r\n\r\n", daemon.address());
+    sse.send(ask.as_bytes());
+    sse.head();
+    assert!(sse.chunk().unwrap().contains("data: /servers/fake/message?sessionId="));
+}
+
+#[test]
+fn lame_duck_serves_on_while_health_checks_are_told() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "lame_duck: \"1500ms\",", &stdio("fake", &[], "")));
+    let mut http = daemon.http("fake");
+    kill(daemon.pid, 15);
+    let told = wait("the news", || Some(get(daemon.address(), "/readyz")).filter(|a| a.status == 503));
+    assert!(told.body.contains("shutting down"), "{told:?}");
+    assert_eq!(daemon.status()["state"], "draining");
+    // New connections are taken, and told that there will be no next request.
+    let answer = http.post(&call(1, "echo", json!({"text": "x"})).to_string());
+    assert_eq!((answer.status, answer.header("connection").as_deref()), (200, Some("close")));
+    let mut new = http.again();
+    assert_eq!(said(&new.ask(&call(2, "echo", json!({"text": "y"})))), "y");
+    wait("its end", || (!alive(daemon.pid)).then_some(()));
+    // A second signal does not wait.
+    let daemon = scratch.start(&scratch.instance_with("t", "lame_duck: \"10m\",", &stdio("fake", &[], "")));
+    kill(daemon.pid, 15);
+    wait("the news", || (daemon.status()["state"] == "draining").then_some(()));
+    kill(daemon.pid, 15);
+    wait("its end", || (!alive(daemon.pid)).then_some(()));
+}
