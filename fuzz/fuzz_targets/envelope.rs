@@ -85,7 +85,7 @@ fn deep(text: &str) -> bool {
 fn pages(result: &str) {
     for list in List::ALL {
         let Some((items, _)) = bridge::read_page(list, result) else { continue };
-        for naming in [Naming::Prefix, Naming::First, Naming::Error] {
+        for naming in [Naming::default(), Naming::First, Naming::Error] {
             let names = Names::new(&naming, ["a".to_owned(), "b__c".to_owned()]);
             let items = std::sync::Arc::new(items.clone());
             let of = [("a".to_owned(), items.clone()), ("b__c".to_owned(), items)].into();

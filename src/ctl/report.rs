@@ -187,7 +187,14 @@ fn text(found: &Found, s: &Status, log: &str) -> String {
             if let Some(words) = logline::last_words(log.lines(), &v.name) {
                 let _ = writeln!(out, "  {:width$}  {}{}", "", logline::LAST_WORDS, first_of(&words));
             }
-        } else if let Some(last) = v.last_exit.as_ref().filter(|_| v.restarts > 0) {
+        }
+        for what in &v.left_out {
+            let _ = writeln!(out, "  {:width$}  not on the bridge: {what}", "");
+        }
+        if v.reason.is_some() {
+            continue;
+        }
+        if let Some(last) = v.last_exit.as_ref().filter(|_| v.restarts > 0) {
             let _ = writeln!(out, "  {:width$}  its last child {last}", "");
         }
     }

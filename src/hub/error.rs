@@ -42,8 +42,6 @@ pub(crate) enum Error {
     NoList { list: &'static str },
     /// A child was asked for a list that is longer than `limits.reply` allows.
     LongList,
-    /// A child was asked for a list that has no end within so many pages.
-    EndlessList { pages: usize },
     /// A child was to speak the modern era.
     NotModern,
     /// A child was started that is not wanted any more.
@@ -84,7 +82,6 @@ impl fmt::Display for Error {
             Error::Unanswered => f.write_str("it did not answer in time"),
             Error::NoList { list } => write!(f, "its answer has no {list}"),
             Error::LongList => f.write_str("it has more of them than 10000, or than 8 MiB or limits.reply"),
-            Error::EndlessList { pages } => write!(f, "they have no end within {pages} pages"),
             Error::NotModern => f.write_str("it does not speak the modern era"),
             Error::Unwanted => f.write_str("it is not wanted any more"),
             Error::NoHandshake(why) => f.write_str(why),

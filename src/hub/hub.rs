@@ -63,7 +63,7 @@ impl Hub {
     /// Makes the server that stands for all.
     fn make_bridge(&self) -> (Arc<Server>, Arc<BridgeBackend>) {
         let naming = self.ctx.config().bridge.clone().unwrap_or_default();
-        let config = config::Server { kind: Kind::Bridge(naming.clone()), required: false };
+        let config = config::Server { kind: Kind::Bridge(naming.clone()), required: false, alias: None };
         let core = Core::new(&self.ctx, "bridge", Arc::new(|_: &str| {}));
         let whole = BridgeBackend::new(&core, &self.servers, &naming);
         let server = Server::new(core, config.clone());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::envelope::{Envelope, batch, decode, is_id, member, members, plain_text, quote, spliced};
+use super::envelope::{Envelope, Span, batch, decode, is_id, member, members, plain_text, quote, spliced};
 use super::method;
 use super::spelling::same_letters;
 
@@ -23,17 +23,22 @@ const PAGE_ITEMS: usize = 1000;
 const PAGE_BYTES: usize = 4 << 20;
 
 /// How the bridge names tools and prompts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Naming {
-    /// `server__tool`.
-    #[default]
-    Prefix,
+    /// `server__tool`, and no longer than this: clients put more before it.
+    Prefix { longest: usize },
     /// As the server calls it; of two with the same name the first server's, in the order of their names.
     First,
     /// Bare names; of servers with the same one, the first in this order has it. Servers that are not named come behind.
     Priority(Vec<String>),
     /// As the server calls it; what two servers have belongs to neither.
     Error,
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        Naming::Prefix { longest: LONGEST }
+    }
 }
 
 /// What can be listed.
@@ -146,6 +151,8 @@ pub struct Names {
     naming: Naming,
     /// In the order in which they are listed.
     servers: Vec<String>,
+    /// What stands before the names of some of them, in place of their own.
+    aliases: HashMap<String, String>,
 }
 
 impl Names {
@@ -155,7 +162,17 @@ impl Names {
         if let Naming::Priority(order) = naming {
             servers.sort_by_key(|s| order.iter().position(|o| o == s).unwrap_or(order.len()));
         }
-        Names { naming: naming.clone(), servers }
+        Names { naming: naming.clone(), servers, aliases: HashMap::new() }
+    }
+
+    /// With what stands before the names of some servers, in place of their own.
+    pub fn aliased(self, aliases: HashMap<String, String>) -> Names {
+        Names { aliases, ..self }
+    }
+
+    /// What stands before a server's names.
+    fn prefix<'n>(&'n self, server: &'n str) -> &'n str {
+        self.aliases.get(server).map_or(server, String::as_str)
     }
 
     pub fn servers(&self) -> &[String] {
@@ -168,40 +185,53 @@ impl Names {
     /// that cannot be taken as it is, or could be taken for another server's, ends with a piece of a hash.
     pub fn published(&self, server: &str, own: &str) -> String {
         let plain = match self.naming {
-            Naming::Prefix => format!("{server}{BETWEEN}{own}"),
+            Naming::Prefix { .. } => format!("{}{BETWEEN}{own}", self.prefix(server)),
             _ => own.to_owned(),
         };
-        let fits = !plain.is_empty() && plain.len() <= LONGEST && plain.bytes().all(is_fine);
-        if fits && (self.naming != Naming::Prefix || self.longest_prefix(&plain) == Some(server)) {
+        let longest = if let Naming::Prefix { longest } = self.naming { longest } else { LONGEST };
+        let fits = !plain.is_empty() && plain.len() <= longest && plain.bytes().all(is_fine);
+        if fits && (!self.has_prefixes() || self.longest_prefix(&plain) == Some(server)) {
             return plain;
         }
         let mut name: String = plain.chars().map(|c| if c.is_ascii() && is_fine(c as u8) { c } else { '_' }).collect();
-        name.truncate(LONGEST - 9);
+        name.truncate(longest - 9);
         let hash = Sha256::digest(format!("{server}\0{own}"));
         name.push('_');
         name.extend(hash.iter().take(4).map(|b| format!("{b:02x}")));
         name
     }
 
+    fn has_prefixes(&self) -> bool {
+        matches!(self.naming, Naming::Prefix { .. })
+    }
+
     /// The server that a name with a prefix would be taken for.
     fn longest_prefix(&self, name: &str) -> Option<&str> {
-        let fits = |s: &&String| name.strip_prefix(s.as_str()).is_some_and(|rest| rest.starts_with(BETWEEN));
-        self.servers.iter().filter(fits).max_by_key(|s| s.len()).map(String::as_str)
+        let fits = |s: &&String| name.strip_prefix(self.prefix(s)).is_some_and(|rest| rest.starts_with(BETWEEN));
+        self.servers.iter().filter(fits).max_by_key(|s| self.prefix(s).len()).map(String::as_str)
     }
 
     /// Whose tool it is and what that calls it, where the name says so by itself.
     pub fn owner<'n>(&self, name: &'n str) -> Option<(&str, &'n str)> {
-        if self.naming != Naming::Prefix || has_hash(name) {
+        if !self.has_prefixes() || has_hash(name) {
             return None;
         }
         let server = self.longest_prefix(name)?;
-        let own = &name[server.len() + BETWEEN.len()..];
+        let own = &name[self.prefix(server).len() + BETWEEN.len()..];
         (!own.is_empty() && self.published(server, own) == name).then_some((server, own))
+    }
+
+    /// Whose page of an app it is, and what that calls it.
+    pub fn page_owner(&self, uri: &str) -> Option<(&str, String)> {
+        let rest = uri.strip_prefix(UI)?;
+        let server = self.servers.iter().filter(|s| rest.strip_prefix(s.as_str()).is_some_and(|r| r.starts_with('/')));
+        let server = server.max_by_key(|s| s.len())?;
+        Some((server, format!("{UI}{}", &rest[server.len() + 1..])))
     }
 
     /// The servers that could have the same name, and a better right to it.
     pub fn rivals<'s>(&'s self, server: &'s str) -> impl Iterator<Item = &'s str> {
-        let (all, first) = (matches!(self.naming, Naming::Error), !matches!(self.naming, Naming::Prefix));
+        let (all, first) = (matches!(self.naming, Naming::Error), !self.has_prefixes());
         let before = self.servers.iter().take_while(move |s| all || *s != server);
         before.filter(move |s| first && *s != server).map(String::as_str)
     }
@@ -216,7 +246,7 @@ impl Names {
         for (server, item) in all {
             let mut name = match list {
                 List::Tools | List::Prompts => self.published(server, &item.name),
-                List::Resources | List::Templates => item.name.clone(),
+                List::Resources | List::Templates => ui_alias(server, &item.name).unwrap_or_else(|| item.name.clone()),
             };
             if let Some(first) = places.get(&name).map(|at| &merged.listed[*at].server) {
                 if first == server {
@@ -228,7 +258,7 @@ impl Names {
                         merged.conflicts.entry(name).or_insert_with(|| vec![first.clone()]).push(server.clone());
                         continue;
                     }
-                    (Naming::Prefix, List::Resources) => name = alias(server, &item.name),
+                    (Naming::Prefix { .. }, List::Resources) => name = alias(server, &item.name),
                     _ => continue,
                 }
             }
@@ -236,7 +266,10 @@ impl Names {
                 continue;
             }
             places.insert(name.clone(), merged.listed.len());
-            let text = if name == item.name { item.text.clone() } else { renamed(list, &item.text, &name) };
+            let mut text = if name == item.name { item.text.clone() } else { renamed(list, &item.text, &name) };
+            if list == List::Tools {
+                text = with_page_of(server, text);
+            }
             merged.listed.push(Listed { name, server: server.clone(), own: item.name.clone(), text });
         }
         let conflicts = &merged.conflicts;
@@ -261,6 +294,38 @@ fn alias(server: &str, uri: &str) -> String {
     let scheme: String = server.chars().map(|c| if c == '_' { '-' } else { c }).collect();
     let letter = if scheme.starts_with(|c: char| c.is_ascii_alphabetic()) { "" } else { "s" };
     format!("{letter}{scheme}+{uri}")
+}
+
+/// The scheme of the pages of MCP Apps (SEP-1865).
+const UI: &str = "ui://";
+
+/// The URI of a page of an app on the bridge: servers call theirs alike, and hosts know them by the scheme. None for what
+/// is no such page.
+fn ui_alias(server: &str, uri: &str) -> Option<String> {
+    uri.strip_prefix(UI).map(|rest| format!("{UI}{server}/{rest}"))
+}
+
+/// A tool whose page is the one of its own server.
+fn with_page_of(server: &str, text: String) -> String {
+    // In a section of its own, and as it was before that.
+    let place = || {
+        let (_, meta) = members(&text).into_iter().find(|(key, _)| key == "_meta")?;
+        let inside = |outer: &Span, key: &str| {
+            let (_, span) = members(&text[outer.clone()]).into_iter().find(|(k, _)| k == key)?;
+            Some(outer.start + span.start..outer.start + span.end)
+        };
+        let new = inside(&meta, "ui").and_then(|ui| inside(&ui, "resourceUri"));
+        Some([new, inside(&meta, "ui/resourceUri")])
+    };
+    let mut found: Vec<Span> = place().into_iter().flatten().flatten().collect();
+    found.sort_by_key(|span| span.start);
+    let renamed = |span: &Span| Some((span.clone(), quote(&ui_alias(server, &decode(&text[span.clone()]))?)));
+    let changes: Vec<(Span, String)> = found.iter().filter_map(renamed).collect();
+    if changes.is_empty() {
+        return text;
+    }
+    let changes: Vec<(Span, &str)> = changes.iter().map(|(span, uri)| (span.clone(), uri.as_str())).collect();
+    spliced(&text, &changes)
 }
 
 /// An item under another name.

@@ -21,7 +21,7 @@ fn shown(merged: &Merged) -> Vec<String> {
 
 #[test]
 fn a_prefix_tells_whose_it_is() {
-    let n = names(&Naming::Prefix, &["time", "my__files", "my", "a.b", "x"]);
+    let n = names(&Naming::default(), &["time", "my__files", "my", "a.b", "x"]);
     for (server, own, name) in [
         ("time", "get", "time__get"),
         ("time", "get__it", "time__get__it"),
@@ -59,7 +59,7 @@ fn a_prefix_tells_whose_it_is() {
 fn two_servers_with_the_same_tools() {
     let two: &[(&str, &[&str])] = &[("b", &["one", "two"]), ("a", &["two", "three"])];
     for (naming, expected) in [
-        (Naming::Prefix, &["a__two=a/two", "a__three=a/three", "b__one=b/one", "b__two=b/two"][..]),
+        (Naming::default(), &["a__two=a/two", "a__three=a/three", "b__one=b/one", "b__two=b/two"][..]),
         (Naming::First, &["two=a/two", "three=a/three", "one=b/one"]),
         (Naming::Priority(vec!["b".to_owned()]), &["one=b/one", "two=b/two", "three=a/three"]),
         (Naming::Priority(vec!["x".to_owned()]), &["two=a/two", "three=a/three", "one=b/one"]),
@@ -81,7 +81,7 @@ fn two_servers_with_the_same_tools() {
 #[test]
 fn whoever_comes_first_has_to_be_asked_first() {
     for (naming, server, rivals) in [
-        (Naming::Prefix, "b", &[][..]),
+        (Naming::default(), "b", &[][..]),
         (Naming::First, "a", &[]),
         (Naming::First, "b", &["a"]),
         (Naming::Priority(vec!["c".to_owned()]), "c", &[]),
@@ -95,7 +95,7 @@ fn whoever_comes_first_has_to_be_asked_first() {
 
 #[test]
 fn items_keep_every_byte_but_their_name() {
-    let all = merged(&Naming::Prefix, List::Tools, &[("s", &["t\"1"])]);
+    let all = merged(&Naming::default(), List::Tools, &[("s", &["t\"1"])]);
     let [one] = all.listed.as_slice() else { panic!() };
     assert_eq!(one.text, format!(r#"{{"title":"T","name":"{}","x":9007199254740993}}"#, one.name));
     let page = r#" {"tools": [ {"name":"a", "inputSchema": {"name":"inner"}}, 7, {"noname":1} , {"name":"x","n\u0061me":"y"}, {"name":"\u0062"}], "nextCursor":"c"}"#;
@@ -111,7 +111,7 @@ fn items_keep_every_byte_but_their_name() {
 fn resources_keep_their_uris_unless_two_servers_have_the_same() {
     let two: &[(&str, &[&str])] = &[("a_1", &["file:///x", "u:1"]), ("b", &["file:///x", "u:2"]), ("9", &["u:1"])];
     assert_eq!(
-        shown(&merged(&Naming::Prefix, List::Resources, two)),
+        shown(&merged(&Naming::default(), List::Resources, two)),
         ["u:1=9/u:1", "file:///x=a_1/file:///x", "a-1+u:1=a_1/u:1", "b+file:///x=b/file:///x", "u:2=b/u:2"]
     );
     assert_eq!(alias("9", "u:1"), "s9+u:1");
@@ -121,7 +121,7 @@ fn resources_keep_their_uris_unless_two_servers_have_the_same() {
     );
     assert_eq!(merged(&Naming::Error, List::Resources, two).conflicts.len(), 2);
     // Templates are patterns, and may be of several.
-    assert_eq!(merged(&Naming::Prefix, List::Templates, &[("a", &["f:{x}"]), ("b", &["f:{x}"])]).listed.len(), 1);
+    assert_eq!(merged(&Naming::default(), List::Templates, &[("a", &["f:{x}"]), ("b", &["f:{x}"])]).listed.len(), 1);
 }
 
 #[test]
@@ -215,14 +215,14 @@ proptest! {
         servers in proptest::collection::hash_set("[ab_.]{1,4}", 1..4),
         own in proptest::collection::hash_set("[ab_.é]{0,5}|[a_]{60,70}", 1..6),
     ) {
-        for naming in [Naming::Prefix, Naming::First] {
+        for naming in [Naming::default(), Naming::First] {
             let n = Names::new(&naming, servers.iter().cloned());
             let mut seen: HashMap<String, (String, String)> = HashMap::new();
             for server in &servers {
                 for tool in &own {
                     let name = n.published(server, tool);
                     prop_assert!((1..=LONGEST).contains(&name.len()) && name.bytes().all(is_fine), "{}", name);
-                    if naming == Naming::Prefix {
+                    if matches!(naming, Naming::Prefix { .. }) {
                         let before = seen.insert(name.clone(), (server.clone(), tool.clone()));
                         prop_assert!(before.is_none(), "{} is {:?} and {:?}", name, before, (server, tool));
                         if let Some(owner) = n.owner(&name) {

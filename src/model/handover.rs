@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +129,9 @@ pub struct Server {
     pub name: String,
     #[serde(default)]
     pub serial: u32,
+    /// The tasks that its clients have started, each with its principal.
+    #[serde(default)]
+    pub tasks: Vec<(String, Option<Arc<str>>)>,
     pub restarts: u64,
     /// When the last ones were, in seconds since the start.
     #[serde(default)]

@@ -22,11 +22,16 @@ pub struct ServerInfo {
     pub instructions: Option<String>,
 }
 
-/// The `initialize` request of the daemon to a shared child: it declares no client capabilities, because a shared
-/// child's requests could not be told apart by client.
+/// What the daemon says that its clients can: to show pages of apps (SEP-1865), which asks nothing of anybody. A child that
+/// hears nothing of that has no tools with pages.
+pub const CAPABILITIES: &str =
+    r#"{"extensions":{"io.modelcontextprotocol/ui":{"mimeTypes":["text/html;profile=mcp-app"]}}}"#;
+
+/// The `initialize` request of the daemon to a shared child: it declares nothing that would let the child ask a client for
+/// something, because a shared child's requests could not be told apart by client.
 pub fn initialize_params(version: &str) -> String {
     format!(
-        r#"{{"protocolVersion":"{LATEST}","capabilities":{{}},"clientInfo":{{"name":"mcpdaemon","version":"{version}"}}}}"#
+        r#"{{"protocolVersion":"{LATEST}","capabilities":{CAPABILITIES},"clientInfo":{{"name":"mcpdaemon","version":"{version}"}}}}"#
     )
 }
 

@@ -16,6 +16,7 @@ pub mod health;
 pub mod history;
 pub mod ids;
 pub mod import;
+pub mod items;
 pub mod jsonc;
 pub mod jsonrpc;
 pub mod last_words;

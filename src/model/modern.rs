@@ -280,10 +280,12 @@ pub fn own_meta(version: &str) -> String {
     format!(
         concat!(
             r#"{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"{}","#,
-            r#""io.modelcontextprotocol/clientCapabilities":{{}},"#,
+            r#""io.modelcontextprotocol/clientCapabilities":{},"#,
             r#""io.modelcontextprotocol/clientInfo":{{"name":"mcpdaemon","version":"{}"}}}}}}"#
         ),
-        VERSION, version
+        VERSION,
+        mcp::CAPABILITIES,
+        version
     )
 }
 
@@ -292,6 +294,36 @@ pub fn with_meta(e: &Envelope<'_>, version: &str) -> String {
     let own = own_meta(version);
     let own = member(&own, "_meta").unwrap_or("{}");
     add_meta(e, &own[1..own.len() - 1]).unwrap_or_else(|| e.text().to_owned())
+}
+
+/// The extension of tasks (SEP-2663).
+const TASKS: &str = "io.modelcontextprotocol/tasks";
+
+/// Whether the client of a request takes a task for an answer.
+pub fn takes_tasks(e: &Envelope<'_>) -> bool {
+    e.get(&e.modern.capabilities).is_some_and(|capabilities| capabilities.contains(TASKS))
+}
+
+/// The id of the task that a result is.
+pub fn task_begun(result: Option<&str>) -> Option<String> {
+    let result = result?;
+    if member(result, "resultType")? != "\"task\"" {
+        return None;
+    }
+    let id = member(result, "taskId").or_else(|| member(member(result, "task")?, "taskId"))?;
+    unescaped(id).map(std::borrow::Cow::into_owned)
+}
+
+/// A request whose client takes no task for an answer, as far as the server hears; None where it takes none anyway.
+pub fn without_tasks(e: &Envelope<'_>) -> Option<String> {
+    let span = e.modern.capabilities.clone().filter(|_| takes_tasks(e))?;
+    let capabilities = &e.text()[span.clone()];
+    let (_, outer) = members(capabilities).into_iter().find(|(key, _)| key == "extensions")?;
+    let extensions = &capabilities[outer.clone()];
+    let kept = members(extensions).into_iter().filter(|(key, _)| key != TASKS);
+    let kept: Vec<String> = kept.map(|(key, span)| format!("{}:{}", quote(&key), &extensions[span])).collect();
+    let place = span.start + outer.start..span.start + outer.end;
+    Some(spliced(e.text(), &[(place, &format!("{{{}}}", kept.join(",")))]))
 }
 
 /// What a child said of itself in its answer to `server/discover`; None unless it names this revision: that it
@@ -341,8 +373,35 @@ pub fn legacy_meta(meta: &str, token: Option<&str>) -> String {
     format!("{{{}}}", kept.join(","))
 }
 
+/// For how long, and for whom, an answer may be kept (utilities/caching).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fresh {
+    pub millis: u64,
+    /// All clients would get the same.
+    pub public: bool,
+}
+
+impl Fresh {
+    /// A list that its server tells of when it changes, and one that it does not tell of.
+    const TOLD: u64 = 5 * 60 * 1000;
+    const UNTOLD: u64 = 10 * 1000;
+
+    /// Of the answer of a child that clients share. `alone` says that nobody is told from another.
+    pub fn of(method: &str, info: Option<&mcp::ServerInfo>, alone: bool) -> Fresh {
+        let capability = match method {
+            method::TOOLS_LIST => "tools",
+            method::PROMPTS_LIST => "prompts",
+            method::RESOURCES_LIST | method::TEMPLATES_LIST => "resources",
+            // What a resource holds is not known.
+            _ => return Fresh::default(),
+        };
+        let tells = info.and_then(|info| info.capabilities.get(capability)).and_then(|c| member(c, "listChanged"));
+        Fresh { millis: if tells == Some("true") { Fresh::TOLD } else { Fresh::UNTOLD }, public: alone }
+    }
+}
+
 /// A legacy child's answer to `method` as one of this era; `id` is the client's.
-pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> String {
+pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str, fresh: Fresh) -> String {
     let Some(own) = e.id.clone() else { return String::new() };
     let mut changes: Vec<(Span, String)> = vec![(own, id.to_owned())];
     if let Some(result) = e.result.clone().filter(|r| e.text()[r.clone()].starts_with('{')) {
@@ -365,8 +424,8 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str) -> St
         };
         add("resultType", "\"complete\"");
         if cached {
-            add("ttlMs", "0");
-            add("cacheScope", "\"private\"");
+            add("ttlMs", &fresh.millis.to_string());
+            add("cacheScope", if fresh.public { "\"public\"" } else { "\"private\"" });
         }
         let meta = all.iter().find(|(key, span)| key == "_meta" && text[span.clone()].starts_with('{'));
         match meta {

@@ -121,7 +121,7 @@ fn a_legacy_answer_becomes_a_modern_one_and_nothing_else_changes() {
             r#"{"jsonrpc":"2.0","id":"a","error":{"code":-32602,"message":"m","data":{"uri":"x"}}}"#,
         ),
     ] {
-        let made = answer(&scan(text).unwrap(), "\"a\"", method, "{}");
+        let made = answer(&scan(text).unwrap(), "\"a\"", method, "{}", Fresh::default());
         assert_eq!(made, wanted);
         assert!(serde_json::from_str::<serde_json::Value>(&made).is_ok());
     }

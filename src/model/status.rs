@@ -276,6 +276,9 @@ pub struct Server {
     /// What the server says it is: name and version.
     pub server_info: Option<String>,
     pub protocol: Option<String>,
+    /// Tools and the like that are not on the bridge because they are not as they must be, with the reason.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     pub sessions: u64,
     pub requests: Requests,
     #[serde(default)]
@@ -304,6 +307,7 @@ pub mod sample {
             last_exit: None,
             server_info: None,
             protocol: None,
+            left_out: Vec::new(),
             sessions: 0,
             requests: Requests::default(),
             methods: Default::default(),

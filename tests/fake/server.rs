@@ -17,6 +17,9 @@ static ASKER: Mutex<Value> = Mutex::new(Value::Null);
 static ERA: OnceLock<bool> = OnceLock::new();
 /// Pings that are left unanswered.
 static SULKS: AtomicU64 = AtomicU64::new(0);
+const UI: &str = "io.modelcontextprotocol/ui";
+/// The client shows pages of apps.
+static SHOWS: AtomicBool = AtomicBool::new(false);
 /// The handshake is complete.
 static SHAKEN: AtomicBool = AtomicBool::new(false);
 /// The last line of another kind.
@@ -182,12 +185,14 @@ fn answer(message: &Value, line: &str) {
                 say(r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"no id"}}"#);
                 say(r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#);
             }
+            let shows = flag("--apps").is_some() && !message["params"]["capabilities"]["extensions"][UI].is_null();
+            SHOWS.store(shows, SeqCst);
             let asked = &message["params"]["protocolVersion"];
             let version = flag("--revision").map_or(asked.clone(), Value::from);
             say(&json!({"jsonrpc": "2.0", "id": id, "result": {
                 "protocolVersion": version,
                 "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true, "listChanged": true},
-                    "logging": {}, "tasks": {}},
+                    "logging": {}, "tasks": {}, "extensions": if shows { json!({UI: {}}) } else { json!({}) }},
                 "serverInfo": {"name": flag("--name").unwrap_or("fake".into()), "version": "1"},
                 "instructions": "be nice",
             }})
@@ -195,6 +200,10 @@ fn answer(message: &Value, line: &str) {
         }
         Some("tools/list") if flag("--strict").is_some() && !SHAKEN.load(SeqCst) => {
             error(id, -32602, "received a request before the handshake was complete")
+        }
+        Some("tools/list") if SHOWS.load(SeqCst) => {
+            let page = json!({"name": "with_page", "inputSchema": {"type": "object"}, "_meta": {"ui": {"resourceUri": "ui://p"}}});
+            result(id, json!({"tools": [{"name": "echo", "inputSchema": {"type": "object"}}, page]}));
         }
         Some("tools/list") => result(
             id,
@@ -358,7 +367,20 @@ fn answer_modern(message: &Value, line: &str) {
             eprintln!("cancelled {}", params["requestId"]);
             LISTENS.lock().unwrap().retain(|(id, ..)| *id != params["requestId"]);
         }
+        Some("tasks/get") => {
+            result(id, json!({"resultType": "complete", "taskId": params["taskId"], "status": "working"}))
+        }
         Some("tools/call") => match params["name"].as_str() {
+            Some("task") => {
+                let extensions = &params["_meta"]["io.modelcontextprotocol/clientCapabilities"]["extensions"];
+                match extensions["io.modelcontextprotocol/tasks"].is_null() {
+                    true => text(id, if extensions["other"].is_null() { "no task" } else { "no task, but other" }),
+                    false => {
+                        let task = json!({"taskId": format!("task-{}", std::process::id()), "status": "working"});
+                        result(id, json!({"resultType": "task", "task": task}));
+                    }
+                }
+            }
             Some("era") => text(id, "modern"),
             Some("list_changed") => {
                 for (id, ..) in LISTENS.lock().unwrap().iter().filter(|(_, tools, _)| *tools) {

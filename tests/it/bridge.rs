@@ -138,7 +138,7 @@ fn bridge_initialize_answers_over_http_websocket_and_sse() {
     );
     assert_eq!(
         result["capabilities"],
-        json!({"completions": {}, "prompts": {"listChanged": true}, "tools": {"listChanged": true},
+        json!({"extensions": {"io.modelcontextprotocol/ui": {}}, "completions": {}, "prompts": {"listChanged": true}, "tools": {"listChanged": true},
             "resources": {"listChanged": true, "subscribe": true}})
     );
     assert_eq!(result["instructions"], "Server 'one': be \"nice\"");
@@ -621,7 +621,7 @@ fn bridge_configuration_that_makes_no_sense_is_refused() {
     for (more, why) in [
         ("bridge: Prefx,", "unknown kind of bridge 'Prefx', did you mean 'Prefix'?"),
         ("bridge: Priority([\"nobody\"]),", "there is no server 'nobody' in this instance"),
-        ("bridge: Priority,", "expected Prefix, First, Priority"),
+        ("bridge: Priority,", "expected Prefix, Prefix(longest: 45), First, Priority"),
     ] {
         let file = scratch.instance_with("t", more, &stdio("a", &[], ""));
         let out = scratch.run(mcpdaemon(), &["-t", "-c", file.to_str().unwrap()]);

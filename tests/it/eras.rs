@@ -165,7 +165,7 @@ fn a_modern_client_is_served_by_a_legacy_server() {
         assert_eq!(result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"], "fake");
         assert!(result["capabilities"]["logging"].is_null() && result["capabilities"]["tools"].is_object());
         let listed = ask(&daemon, &modern(1, "tools/list", json!({}))).json();
-        assert_eq!(listed["result"]["cacheScope"], "private");
+        assert_eq!((&listed["result"]["cacheScope"], &listed["result"]["ttlMs"]), (&json!("public"), &json!(300_000)));
         // The child sees a request of its own era.
         let mut request = tool(2, "raw", json!({}));
         request["params"]["_meta"]["traceparent"] = json!("t");

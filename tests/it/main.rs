@@ -6,6 +6,7 @@ mod harness;
 mod auth;
 mod autobahn;
 mod bridge;
+mod catalogue;
 mod chaos;
 mod children;
 mod conformance;

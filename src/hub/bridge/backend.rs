@@ -38,7 +38,10 @@ impl BridgeBackend {
 
     /// The names of the servers, or the servers, have changed.
     pub(crate) fn name(&self, naming: &Naming) {
-        self.0.catalogue.renew(naming, self.0.servers.names());
+        let alias = |name: &String| Some((name.clone(), self.0.servers.get(name)?.config().alias?));
+        let names = self.0.servers.names();
+        let aliases = names.iter().filter_map(alias).collect();
+        self.0.catalogue.renew(naming, names, aliases);
     }
 
     /// Tells its sessions that the servers have changed.

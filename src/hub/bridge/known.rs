@@ -57,6 +57,9 @@ pub(crate) struct Catalogue {
     warned: Lock<BTreeSet<String>>,
 }
 
+/// What clients put before the name of a tool, as `mcp__NAME__`, in characters.
+const ROOM: usize = 14;
+
 /// A URI that is longer is not looked for among templates, in bytes: there may be many.
 const LONGEST: usize = 8 << 10;
 
@@ -74,13 +77,13 @@ impl Catalogue {
     }
 
     /// The servers or their names have changed.
-    pub(crate) fn renew(&self, naming: &Naming, servers: Vec<String>) {
+    pub(crate) fn renew(&self, naming: &Naming, servers: Vec<String>, aliases: HashMap<String, String>) {
         let mut known = self.known.lock();
         known.items.values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
         known.failed.retain(|(_, name)| servers.contains(name));
         known.version += 1;
         self.warned.lock().clear();
-        self.names.replace(Arc::new(Names::new(naming, servers)));
+        self.names.replace(Arc::new(Names::new(naming, servers).aliased(aliases)));
     }
 
     /// A server can be asked again; true if it was in vain before.
@@ -112,11 +115,31 @@ impl Catalogue {
                 warn!("bridge: '{name}' is in the {what} of several servers, and left out: {servers} (bridge: Error)");
             }
         }
+        if list == List::Tools {
+            self.advise(&merged);
+        }
         match alone {
             true => known.merged.insert(list, (wanted, merged.clone())),
             false => own.merged.insert(list, (wanted, merged.clone())),
         };
         merged
+    }
+
+    /// Says of each server once if the names of its tools are so long that clients, which put some characters more before
+    /// them, have no room for that.
+    fn advise(&self, merged: &Merged) {
+        for tool in merged.listed.iter().filter(|tool| tool.name.len() > bridge::LONGEST - ROOM) {
+            if self.warned.lock().insert(format!("{}\0", tool.server)) {
+                warn!(
+                    "bridge: the name '{}' has {} characters, which leaves little room for what clients put before it \
+                     ({} is the most that models take): give server '{}' an alias, or set bridge: Prefix(longest: 45)",
+                    tool.name,
+                    tool.name.len(),
+                    bridge::LONGEST,
+                    tool.server
+                );
+            }
+        }
     }
 
     /// Which server has a thing, as far as it is known.
@@ -141,6 +164,9 @@ impl Catalogue {
 
     /// Which server has a resource, which may be one that a template gives.
     pub(crate) fn find_resource(&self, own: &Lock<Known>, uri: &str) -> Owner {
+        if let Some((server, own)) = self.names().page_owner(uri) {
+            return Owner::Server(server.to_owned(), own);
+        }
         match self.find(own, List::Resources, uri) {
             Owner::Nobody => {}
             found => return found,

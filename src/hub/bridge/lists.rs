@@ -1,6 +1,7 @@
 //! What all servers have, gathered. A server that cannot be asked hides nothing of the others: what it had when it was
 //! last asked stands, and where nothing is known of it, it is left out until it can be.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::hub::error::Error;
 use crate::hub::server::server::Server;
 use crate::model::bridge::{List, Merged, page};
 use crate::model::envelope::{Envelope, decode, member};
+use crate::model::items::sound;
 use crate::model::jsonrpc;
 use crate::rt::task;
 use crate::rt::wait::timeout;
@@ -107,6 +109,17 @@ impl BridgeSession {
                 if list == List::Tools {
                     items.retain(|item| server.admits(Some(&item.name)));
                 }
+                items.retain_mut(|item| match sound(list, &item.text) {
+                    Ok(Cow::Borrowed(_)) => true,
+                    Ok(Cow::Owned(text)) => {
+                        item.text = text;
+                        true
+                    }
+                    Err(why) => {
+                        server.core.leave_out(list.member().trim_end_matches('s'), &item.name, &why);
+                        false
+                    }
+                });
                 let news = known.learn(list, server.name(), items) || vain;
                 drop(known);
                 match (news, own) {

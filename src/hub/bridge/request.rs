@@ -68,6 +68,7 @@ impl BridgeSession {
         let all: Vec<String> = self.bridge.servers.all().iter().filter_map(text).collect();
         let capabilities = [
             ("completions", "{}"),
+            ("extensions", r#"{"io.modelcontextprotocol/ui":{}}"#),
             ("prompts", r#"{"listChanged":true}"#),
             ("resources", r#"{"listChanged":true,"subscribe":true}"#),
             ("tools", r#"{"listChanged":true}"#),
@@ -249,6 +250,12 @@ impl BridgeSession {
         let is_modern = call.session.is_modern();
         let call = call.move_to(&part.session);
         let text = what.place(e).map(|span| spliced(e.text(), &[(span, &quote(own))])).unwrap_or_default();
+        // A task would be asked for here, where it is not known whose it is.
+        let text = match is_modern.then(|| envelope::scan(&text).ok().and_then(|e| modern::without_tasks(&e))).flatten()
+        {
+            Some(without) => without,
+            None => text,
+        };
         match envelope::scan(&text) {
             Ok(e) if is_modern => part.endpoint.modern_request(call, &e),
             Ok(e) if server.core.is_modern_only() => pass_to_modern(&part, call, &e),

@@ -55,6 +55,9 @@ pub(crate) trait Observer: Send + Sync {
 
     /// It tells of something that belongs to no request. From a private child also what belongs to one.
     fn notification(&self, child: &Child, e: &Envelope<'_>);
+
+    /// It has begun a task for a request of this principal.
+    fn task_begun(&self, _task: &str, _owner: Option<Arc<str>>) {}
 }
 
 /// What a child is, apart from its pipes.
@@ -91,6 +94,8 @@ pub(crate) struct Child {
     pub(super) stderr: Lock<Tail>,
     /// A message of it that is spread over several lines.
     pub(super) torn: Lock<Torn>,
+    /// A list of it was found to have no end.
+    pub(super) endless: AtomicBool,
     /// Something has come on its standard output.
     pub(super) spoke: AtomicBool,
     /// What its tasks hand in when everything comes to rest.
@@ -150,6 +155,7 @@ impl Child {
             asking: async_std::sync::Mutex::default(),
             stderr: Lock::default(),
             torn: Lock::default(),
+            endless: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
             parked: Lock::default(),
             handed_in: Event::new(),

@@ -1,5 +1,10 @@
 //! What a child has: its lists, and a resource, asked for the bridge.
 
+use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
+
+use log::warn;
+
 use super::child::Child;
 use crate::hub::error::Error;
 use crate::model::bridge::{Item, List, read_page};
@@ -21,6 +26,7 @@ impl Child {
             return Ok(Vec::new());
         }
         let (mut all, mut bytes) = (Vec::new(), 0);
+        let (mut names, mut cursors) = (HashSet::new(), HashSet::new());
         let mut cursor = None::<String>;
         for _ in 0..PAGES {
             let params = match (&cursor, self.is_modern()) {
@@ -42,16 +48,26 @@ impl Child {
             let page = if long { busy(read).await } else { read() };
             let (items, next) = page.ok_or(Error::NoList { list: list.member() })?;
             bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
+            let new = items.iter().filter(|item| names.insert(item.name.clone())).count();
+            let more = items.is_empty() || new > 0;
             all.extend(items);
             if bytes > limit.min(LONGEST) || all.len() > MOST {
                 return Err(Error::LongList);
             }
-            cursor = next;
-            if cursor.is_none() {
-                return Ok(all);
+            let Some(next) = next else { return Ok(all) };
+            if !more || !cursors.insert(next.clone()) {
+                break;
             }
+            cursor = Some(next);
         }
-        Err(Error::EndlessList { pages: PAGES })
+        // What there is can be used all the same.
+        if !self.endless.swap(true, Relaxed) {
+            let (server, list) = (&self.server, list.member());
+            warn!(
+                "server '{server}': its {list} have no end: its 'nextCursor' leads in a circle, or beyond {PAGES} pages"
+            );
+        }
+        Ok(all)
     }
 
     /// A resource, as the result of `resources/read`; None if the child does not give it.

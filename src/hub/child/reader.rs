@@ -23,7 +23,7 @@ use crate::model::lost_reply::id_in_pieces;
 use crate::model::out::Out;
 use crate::model::text::printable;
 use crate::model::torn::Part;
-use crate::model::{ids, jsonrpc, method};
+use crate::model::{ids, jsonrpc, method, modern};
 use crate::rt::blocking::{LONG, busy};
 use crate::rt::lines::{self, Line, Lines};
 use crate::rt::pipe::Input;
@@ -198,6 +198,12 @@ impl Child {
                     && let Some(revision) = e.get(&e.result).and_then(|r| envelope::member(r, "protocolVersion"))
                 {
                     call.session.agree(envelope::decode(revision).into_owned());
+                }
+                if call.starts_task
+                    && let Some(task) = modern::task_begun(e.get(&e.result))
+                    && let Some(observer) = self.observer()
+                {
+                    observer.task_begun(&task, call.session.owner.clone());
                 }
                 let text = one_line(e, call.phrase(e, self.info()));
                 call.answer(text, e.error.is_some());

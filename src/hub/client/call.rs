@@ -14,6 +14,7 @@ use crate::model::envelope::{self, Envelope};
 use crate::model::ids::Id;
 use crate::model::mcp::ServerInfo;
 use crate::model::method::Method;
+use crate::model::modern::Fresh;
 use crate::model::out::Out;
 use crate::model::{bridge, ids, jsonrpc, modern};
 
@@ -42,6 +43,8 @@ pub(crate) struct Call {
     pub translated: Option<Box<Translation>>,
     /// It is the handshake of a session with a child of its own.
     pub opening: bool,
+    /// Its answer may be a task, which is its client's.
+    pub starts_task: bool,
     /// A request of the modern era that asks for log messages.
     pub logs: bool,
     /// Its answer is a list of tools, of which these may be shown; None where all may.
@@ -94,6 +97,7 @@ impl Call {
             subscribes: None,
             translated: None,
             opening: false,
+            starts_task: false,
             logs: false,
             shown: None,
             open,
@@ -147,7 +151,11 @@ impl Call {
     fn in_era(&self, e: &Envelope<'_>, server: Option<&ServerInfo>) -> String {
         let Some(translation) = &self.translated else { return ids::restored(e, &self.id) };
         let known = server.map(|s| s.server_info.as_str()).or(translation.server.as_deref());
-        modern::answer(e, &self.id, &translation.method, known.unwrap_or(r#"{"name":"","version":""}"#))
+        let fresh = match server {
+            Some(server) => Fresh::of(&translation.method, Some(server), self.session.owner.is_none()),
+            None => Fresh::default(),
+        };
+        modern::answer(e, &self.id, &translation.method, known.unwrap_or(r#"{"name":"","version":""}"#), fresh)
     }
 
     /// The answer is not wanted any more: an outbox that was made to carry it ends without one.

@@ -1,12 +1,14 @@
 //! What a server is, whatever it is made of: its name, its counts, its sessions, and what it last said of itself.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use event_listener::Event;
+use log::warn;
 
 use super::members::Members;
+use super::tasks::TaskOwners;
 use super::waiting::WaitingRoom;
 use crate::hub::client::watchers::Watchers;
 use crate::hub::context::Context;
@@ -15,9 +17,12 @@ use crate::model::handover;
 use crate::model::mcp::ServerInfo;
 use crate::model::meter::Meters;
 use crate::model::modern;
+use crate::model::text::printable;
 use crate::rt::wait::until;
 use crate::sys::lock::Lock;
 
+/// So much of what is left out is told of.
+const LEFT_OUT: usize = 20;
 /// The times of so many restarts are kept.
 const RESTARTS: usize = 100;
 
@@ -40,6 +45,10 @@ pub(crate) struct Core {
     /// What its last child said of itself: clients can be greeted while it is being replaced.
     info: Lock<Option<ServerInfo>>,
     restarts: Lock<Restarts>,
+    /// The tasks that its clients have started.
+    pub tasks: TaskOwners,
+    /// What of it is not on the bridge because it is not as it must be.
+    left_out: Lock<BTreeSet<String>>,
     changed: Event,
     heard_of: HeardOf,
     /// How often a child was put in place.
@@ -69,6 +78,8 @@ impl Core {
             watchers: Arc::default(),
             info: Lock::default(),
             restarts: Lock::default(),
+            tasks: TaskOwners::default(),
+            left_out: Lock::default(),
             changed: Event::new(),
             heard_of,
             children: AtomicU64::new(0),
@@ -96,6 +107,20 @@ impl Core {
     /// Whether the server has tools, prompts or resources, as far as it is known.
     pub(crate) fn has_list(&self, list: &str) -> bool {
         self.info.lock().as_ref().is_some_and(|i| i.has(list))
+    }
+
+    /// Something of it is not on the bridge, for this reason; said once.
+    pub(crate) fn leave_out(&self, what: &str, name: &str, why: &str) {
+        let text = format!("{what} '{}': {why}", printable(name, 100));
+        let mut all = self.left_out.lock();
+        if all.len() < LEFT_OUT && all.insert(text.clone()) {
+            warn!("server '{}': left out of the bridge, or no client could read the list: {text}", self.name);
+        }
+    }
+
+    /// What of it is not on the bridge.
+    pub(crate) fn left_out(&self) -> Vec<String> {
+        self.left_out.lock().iter().cloned().collect()
     }
 
     /// Tells those who wait for a state, and the status document.
@@ -147,6 +172,7 @@ impl Core {
         handover::Server {
             name: self.name.to_string(),
             serial: self.serial(),
+            tasks: self.tasks.save(),
             restarts: restarts.count,
             restarted: restarts.at,
             last_exit: restarts.last_exit,
@@ -163,6 +189,7 @@ impl Core {
     /// Goes on with what the program before had.
     pub(crate) fn restore(&self, saved: &mut handover::Server) {
         self.meters.load(&saved.methods, &saved.meter);
+        self.tasks.restore(std::mem::take(&mut saved.tasks));
         if saved.serial > 0 {
             self.serial.store(saved.serial, SeqCst);
         }

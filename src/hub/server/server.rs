@@ -216,6 +216,7 @@ impl Server {
             last_exit: restarts.last_exit,
             server_info: known.as_ref().map(ServerInfo::name),
             protocol: known.as_ref().map(|i| i.revision.clone()),
+            left_out: self.core.left_out(),
             sessions: self.session_count() as u64,
             requests: self.core.meters.sum(second).requests(in_flight),
             methods: self.core.meters.methods(second),

@@ -15,11 +15,11 @@ use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::error::Error;
 use crate::hub::server::admit::{NO_TASKS, is_task};
 use crate::hub::server::server::translate;
-use crate::model::envelope::{Envelope, member};
-use crate::model::jsonrpc;
+use crate::model::envelope::{Envelope, decode, member};
 use crate::model::mcp::ServerInfo;
 use crate::model::modern::Filter;
 use crate::model::status::ServerState;
+use crate::model::{jsonrpc, method, modern};
 use crate::rt::task;
 use crate::rt::wait::Flag;
 
@@ -38,12 +38,24 @@ impl Shared {
     /// Sends a request on to the child that answers it; given back if there is none now, or it is gone meanwhile.
     pub(crate) fn forward_modern(&self, call: Call, e: &Envelope<'_>) -> Option<Call> {
         let Some(target) = self.target(call.session.place) else { return Some(call) };
-        // What one client has started is not for another to see, where there is more than one.
-        let one = call.session.owner.is_none();
-        if !(one && matches!(target, Target::Modern(_))) && is_task(e) {
-            call.error(jsonrpc::METHOD_NOT_FOUND, NO_TASKS);
-            return None;
+        let mut call = call;
+        if is_task(e) {
+            // What one client has started is not for another to see.
+            let task = e.get(&e.task_id).map(decode);
+            let own = task.is_some_and(|task| self.core.tasks.is_for(&task, call.session.owner.as_ref()));
+            match target {
+                Target::Modern(_) if own || (e.task_id.is_none() && call.session.owner.is_none()) => {}
+                Target::Modern(_) if method::is_of_tasks(&e.method) => {
+                    call.error(jsonrpc::INVALID_PARAMS, "there is no such task of this client");
+                    return None;
+                }
+                _ => {
+                    call.error(jsonrpc::METHOD_NOT_FOUND, NO_TASKS);
+                    return None;
+                }
+            }
         }
+        call.starts_task = e.method == method::TOOLS_CALL && modern::takes_tasks(e);
         match target {
             Target::Modern(child) => child.request(call, e),
             Target::Legacy(child) => child.request(translate(call, e, child.info(), None)?, e),

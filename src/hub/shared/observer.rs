@@ -72,6 +72,10 @@ impl Observer for Shared {
         child.send_line(&jsonrpc::error(e.get(&e.id), jsonrpc::METHOD_NOT_FOUND, &text));
     }
 
+    fn task_begun(&self, task: &str, owner: Option<Arc<str>>) {
+        self.core.tasks.note(task, owner);
+    }
+
     fn notification(&self, child: &Child, e: &Envelope<'_>) {
         let drop = || self.core.ctx.counters.count(Dropped::UnownedNotifications);
         if child.is_modern() {

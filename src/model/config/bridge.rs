@@ -1,7 +1,7 @@
 //! The `bridge` of an instance, and which tools of a server may be used.
 
 use super::read::{Node, Origin, Reader, Section, Setting};
-use crate::model::bridge::{Naming, admits};
+use crate::model::bridge::{LONGEST, Naming, admits};
 
 /// The tools of a server that clients may see and call.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,9 +32,20 @@ pub(super) fn tools(s: &mut Section<'_, '_>) -> Tools {
 impl Setting for Option<Naming> {
     fn read<'a>(reader: &Reader<'a>, node: Node<'a>) -> Option<Self> {
         const KINDS: [&str; 5] = ["Prefix", "First", "Priority", "Error", "None"];
-        const EXPECTED: &str = "expected Prefix, First, Priority([\"server\", ...]), Error or None";
+        const EXPECTED: &str =
+            "expected Prefix, Prefix(longest: 45), First, Priority([\"server\", ...]), Error or None";
         match reader.variant(node) {
-            Some(("Prefix", None)) => Some(Some(Naming::Prefix)),
+            Some(("Prefix", None)) => Some(Some(Naming::default())),
+            Some(("Prefix", Some(body))) => {
+                let mut inner = reader.section(body)?;
+                let longest: u32 = inner.quiet("longest", LONGEST as u32);
+                let at = inner.node("longest").unwrap_or(body);
+                inner.finish();
+                if !(20..=LONGEST as u32).contains(&longest) {
+                    reader.problem(at, format!("names of 20 to {LONGEST} characters can be had"));
+                }
+                Some(Some(Naming::Prefix { longest: (longest as usize).clamp(20, LONGEST) }))
+            }
             Some(("First", None)) => Some(Some(Naming::First)),
             Some(("Error", None)) => Some(Some(Naming::Error)),
             Some(("None", None)) => Some(None),
@@ -56,6 +67,8 @@ impl Setting for Option<Naming> {
     fn show(&self) -> String {
         match self {
             Some(Naming::Priority(order)) => format!("Priority({})", order.show()),
+            Some(Naming::Prefix { longest: LONGEST }) => "Prefix".to_owned(),
+            Some(Naming::Prefix { longest }) => format!("Prefix(longest: {longest})"),
             Some(other) => format!("{other:?}"),
             None => "None".to_owned(),
         }

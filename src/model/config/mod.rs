@@ -321,6 +321,7 @@ fn instance<'a>(
         }
         servers.extend(server::one(reader, &part.name, root, &environment).map(|s| (part.name.clone(), s)));
     }
+    check_aliases(reader, node.unwrap_or(root), &servers);
     check_accounts(reader, node.unwrap_or(root), &servers, account.as_ref(), allow_root);
     Some(Config {
         name,
@@ -346,6 +347,21 @@ fn instance<'a>(
         alerts,
         bridge,
     })
+}
+
+/// Whether each alias tells its server from all others.
+fn check_aliases<'a>(reader: &Reader<'a>, at: Node<'a>, servers: &BTreeMap<String, Server>) {
+    for (name, server) in servers {
+        let Some(alias) = &server.alias else { continue };
+        let other =
+            servers.iter().find(|(other, s)| *other != name && (*other == alias || s.alias.as_ref() == Some(alias)));
+        if let Some((other, _)) = other {
+            reader.problem(
+                at,
+                format!("the alias '{alias}' of server '{name}' is the name or alias of server '{other}' too"),
+            );
+        }
+    }
 }
 
 /// Whether each server can run as the user that it shall, and whether that is wise.

@@ -21,6 +21,8 @@ pub struct Server {
     pub kind: Kind,
     /// The instance counts as ready only with it.
     pub required: bool,
+    /// What stands before its names on the bridge, in place of its own.
+    pub alias: Option<String>,
 }
 
 impl Kind {
@@ -249,13 +251,21 @@ pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environm
     let mut s = reader.section(body)?;
     reader.show(Shown::Open(format!("{}: {kind}(", quoted(name))));
     let required = s.get("required", true);
+    let alias: Option<String> = s.opt("alias");
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if let Some(alias) = &alias
+        && let Some(at) = s.node("alias")
+        && (alias.is_empty() || alias.len() > 32 || !alias.chars().all(fine))
+    {
+        s.reader.problem(at, "an alias has 1 to 32 letters, digits, '-' and '_'");
+    }
     let kind = match kind {
         "Stdio" => stdio(&mut s, node, above).map(|k| Kind::Stdio(Box::new(k))),
         _ => exec(&mut s, node, above).map(|k| Kind::Exec(Box::new(k))),
     };
     s.finish();
     reader.show(Shown::Close(')'));
-    Some(Server { kind: kind?, required })
+    Some(Server { kind: kind?, required, alias })
 }
 
 fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> Option<Stdio> {
