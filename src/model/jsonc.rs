@@ -87,6 +87,11 @@ impl Document {
         }
     }
 
+    /// A number, or None where the value is none.
+    pub fn number(&self, node: Node<'_>) -> Option<f64> {
+        node.0.starts_with(|c: char| c.is_ascii_digit() || c == '-').then(|| node.0.parse().ok()).flatten()
+    }
+
     fn expected(&self, node: Node<'_>, what: &str, expected: &str) -> Wrong {
         let found = match node.0.as_bytes().first() {
             Some(b'{') => "an object",
@@ -100,8 +105,13 @@ impl Document {
     }
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
     /// The value as it is written.
+    pub fn written(self) -> &'a str {
+        self.0
+    }
+
+    /// Whether it is written so.
     pub fn is(self, written: &str) -> bool {
         self.0 == written
     }

@@ -189,10 +189,14 @@ fn answer(message: &Value, line: &str) {
             SHOWS.store(shows, SeqCst);
             let asked = &message["params"]["protocolVersion"];
             let version = flag("--revision").map_or(asked.clone(), Value::from);
+            let mut capabilities = json!({"tools": {"listChanged": true},
+                "resources": {"subscribe": true, "listChanged": true}, "logging": {}, "tasks": {}});
+            if shows {
+                capabilities["extensions"] = json!({UI: {}});
+            }
             say(&json!({"jsonrpc": "2.0", "id": id, "result": {
                 "protocolVersion": version,
-                "capabilities": {"tools": {"listChanged": true}, "resources": {"subscribe": true, "listChanged": true},
-                    "logging": {}, "tasks": {}, "extensions": if shows { json!({UI: {}}) } else { json!({}) }},
+                "capabilities": capabilities,
                 "serverInfo": {"name": flag("--name").unwrap_or("fake".into()), "version": "1"},
                 "instructions": "be nice",
             }})

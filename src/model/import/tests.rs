@@ -1,5 +1,6 @@
 //! What becomes of the files of clients.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -12,7 +13,7 @@ use crate::model::config::{Given, Input as File, Kind, Stdio, Surroundings, load
 fn loaded(text: &str) -> BTreeMap<String, Stdio> {
     let var = |name: &str| match name {
         "HOME" => Some("/home/u".to_owned()),
-        "TOKEN" | "API_KEY" => Some("s3cret".to_owned()),
+        "TOKEN" | "API_KEY" | "NO" => Some("s3cret".to_owned()),
         "WORKSPACE_FOLDER" => Some("/work".to_owned()),
         _ => None,
     };
@@ -70,15 +71,16 @@ fn the_files_of_three_clients() {
     let text = &imported.text;
     for wanted in [
         "        // Its name was \"My Server!\", which cannot be one here.\n",
-        "        // \".env\" is not read: put its variables into `env`, ",
-        "        // What the client has for itself is not carried over: \"autoApprove\".\n        \"My-Server\": Stdio(\n",
+        "            env_file: [\".env\"],\n",
+        "        // Without an equivalent here: \"autoApprove\": [\"x\"].\n        \"My-Server\": Stdio(\n",
         "        // \"far\" is not carried over: it is a remote server (https://f.example/mcp), and what runs here is commands.\n",
+        "        //     command: [\"npx\", \"-y\", \"mcp-remote\", \"https://f.example/mcp?key=hunter2\", \"--header\", \"Authorization:$${AUTHORIZATION}\"],\n",
+        "        //         \"AUTHORIZATION\": \"hunter3\",\n",
         "        // \"old\" is not carried over: it is switched off there.\n        // \"old\": Stdio(\n        //     command: [\"old\"],\n",
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");
     }
-    assert!(!text.contains("hunter"), "{text}");
-    let server = &loaded(text)["My-Server"];
+    let server = &loaded(&text.replace("env_file: [\".env\"],", ""))["My-Server"];
     assert_eq!(server.program, Path::new("/home/u/bin/run"));
     assert_eq!(server.args, ["--port", "8080", "s3cret$", "a/b"]);
     assert_eq!(imported.summary(), "1 server imported; 2 not carried over, the comments say why");
@@ -150,16 +152,21 @@ fn a_mistake_has_its_place() {
     for (text, wanted) in [
         ("", "c.json:1:1: EOF while parsing a value"),
         ("{\n  \"é\": 1 x}", "c.json:2:10: expected `,` or `}`"),
-        ("{}", "c.json:1:1: there is neither 'mcpServers' (Claude Desktop, Cursor) nor 'servers' (VS Code) in it"),
+        (
+            "{}",
+            "c.json:1:1: no servers are found in it: 'mcpServers' (Claude, Cursor, Gemini and others), 'servers' (VS Code), \
+             'context_servers' (Zed), 'mcp_servers' (Codex) and 'mcp' (opencode) are known",
+        ),
         ("[1]", "c.json:1:1: the file: expected an object {...}, found a list"),
         ("{\"mcpServers\": {}}", "c.json:1:16: there is no server in it"),
         ("{\"mcpServers\":\n [ ]}", "c.json:2:2: the servers: expected an object {...}, found a list"),
         ("{\"mcpServers\": {\"a\": {}}}", "c.json:1:22: server \"a\": there is neither 'command' nor 'url'"),
         ("{\"mcpServers\": {\"a\": 5}}", "c.json:1:22: server \"a\": expected an object {...}, found a number"),
         (
-            "{\"mcpServers\": {\"a\": {\"command\": [\"x\"]}}}",
-            "c.json:1:34: server \"a\", 'command': expected a string in quotes, found a list",
+            "{\"mcpServers\": {\"a\": {\"command\": 5}}}",
+            "c.json:1:34: server \"a\", 'command': expected a string in quotes, found a number",
         ),
+        ("{\"mcpServers\": {\"a\": {\"command\": []}}}", "c.json:1:34: server \"a\", 'command' is empty"),
         ("{\"mcpServers\": {\"a\": {\"command\": \"\"}}}", "c.json:1:34: server \"a\", 'command' is empty"),
         (
             "{\"mcpServers\": {\"a\": {\"command\": \"x\",\n\"args\": [\"é\", null]}}}",
@@ -170,8 +177,8 @@ fn a_mistake_has_its_place() {
             "c.json:1:48: a NUL character cannot be part of this",
         ),
         (
-            "{\"servers\": {\"a\": {\"url\": \"http://a\"}}}",
-            "c.json:1:13: none of its servers can be run here; \"a\": it is a remote server (http://a), and what runs here is commands",
+            "{\"servers\": {\"a\": {\"type\": \"http\"}}}",
+            "c.json:1:13: none of its servers can be run here; \"a\": it is a remote server without a URL",
         ),
         ("{\"servers\": {}, \"inputs\": [{}]}", "c.json:1:28: an element of 'inputs' has no 'id'"),
         ("{ /* ", "c.json:1:3: this comment has no end"),
@@ -201,6 +208,223 @@ fn names_are_made_fit_and_stay_apart() {
     let long = "x".repeat(64);
     let text = json!({"mcpServers": {&long: {"command": "1"}, format!("{long}y"): {"command": "2"}}}).to_string();
     assert_eq!(loaded(&import("c.json", &text).unwrap().text).len(), 2);
+}
+
+/// Imports, and loads what came of it: with its comments, and once more with the servers that are comments taken in.
+fn imported(file: &str, text: &str) -> (String, BTreeMap<String, Stdio>) {
+    let text = import(file, text).unwrap_or_else(|p| panic!("{p}\n{text}")).text;
+    let servers = if text.contains("\n        \"") { loaded(&text) } else { BTreeMap::new() };
+    (text, servers)
+}
+
+#[test]
+fn a_remote_server_is_offered_by_mcp_remote_ready_to_be_used() {
+    let file = r#"{"mcpServers": {"a": {"type": "streamable-http", "url": "https://h/mcp",
+        "headers": {"Authorization": "Bearer ${env:TOKEN}", "X-Team": "ops"}},
+        "near": {"serverUrl": "http://127.0.0.1:9/sse", "type": "sse"}, "lan": {"httpUrl": "http://lan:9/mcp"}}}"#;
+    let found = import("c.json", file).unwrap();
+    assert_eq!(found.summary(), "0 servers imported; 3 not carried over, the comments say why");
+    let live = found.text.replace("        // \"", "        \"").replace("        //     ", "            ");
+    let live = live.replace("        // ),", "        ),").replace("        //   ", "        ");
+    let quoted: Vec<&str> =
+        live.lines().filter(|l| !l.trim().starts_with("\"a\" is") && !l.contains("not carried")).collect();
+    let servers = loaded(&quoted.join("\n"));
+    let a = &servers["a"];
+    let wanted = [
+        "-y",
+        "mcp-remote",
+        "https://h/mcp",
+        "--header",
+        "Authorization:${AUTHORIZATION}",
+        "--header",
+        "X-Team:${X_TEAM}",
+    ];
+    assert_eq!((a.program.as_path(), &a.args[..]), (Path::new("/found/npx"), &wanted.map(str::to_owned)[..]));
+    assert_eq!(
+        (a.environment.set["AUTHORIZATION"].as_str(), a.environment.set["X_TEAM"].as_str()),
+        ("Bearer s3cret", "ops")
+    );
+    assert_eq!(servers["near"].args[2..], ["http://127.0.0.1:9/sse", "--transport", "sse-only"]);
+    assert_eq!(servers["lan"].args[2..], ["http://lan:9/mcp", "--allow-http"]);
+}
+
+#[test]
+fn codex_toml_is_carried_over() {
+    let file = r#"
+        model = "gpt"
+        [mcp_servers.docs]
+        command = "npx"
+        args = ["-y", "docs", "${PORT}"]
+        env = { A = "1" }
+        env_vars = ["TOKEN", { name = "SEAT", source = "remote" }]
+        cwd = "/srv"
+        startup_timeout_sec = 20
+        tool_timeout_sec = 45.5
+        enabled_tools = ["search", "read_*"]
+        disabled_tools = ["read_all"]
+        required = false
+        supports_parallel_tool_calls = true
+        [mcp_servers.off]
+        command = "x"
+        enabled = false
+        [mcp_servers.far]
+        url = "https://h/mcp"
+        bearer_token_env_var = "TOKEN"
+        env_http_headers = { X-Seat = "SEAT" }
+    "#;
+    for name in ["config.toml", "standard input"] {
+        let (text, servers) = imported(name, file);
+        assert_eq!(servers.len(), 1, "{text}");
+        let docs = &servers["docs"];
+        assert_eq!((docs.args.last().unwrap().as_str(), docs.cwd.as_deref()), ("${PORT}", Some(Path::new("/srv"))));
+        assert_eq!((docs.start_timeout.as_millis(), docs.request_timeout.as_millis()), (20_000, 45_500));
+        for wanted in [
+            "tools: (allow: [\"search\", \"read_*\"], deny: [\"read_all\"])",
+            "pass_env: [\"TOKEN\", \"SEAT\"]",
+            "required: false",
+            "// Without an equivalent here: \"supports_parallel_tool_calls\": true.",
+            "// The rest of that file is the client's own, and not carried over: \"model\".",
+            "// \"off\" is not carried over: it is switched off there.",
+            "\"AUTHORIZATION\": \"Bearer ${TOKEN}\"",
+            "\"X_SEAT\": \"${SEAT}\"",
+        ] {
+            assert!(text.contains(wanted), "{wanted}\n{text}");
+        }
+    }
+    for (text, wanted) in [
+        ("[mcp_servers.a]\ncommand = x\n", "c.toml:2:11: "),
+        ("model = \"x\"\n", "c.toml: no servers are found in it"),
+        ("[mcp_servers.a]\ncommand = [1, {}]\n", "c.toml: server \"a\", 'command': expected a string"),
+    ] {
+        let problem = import("c.toml", text).unwrap_err().to_string();
+        assert!(problem.starts_with(wanted), "{problem}");
+    }
+}
+
+#[test]
+fn claude_code_has_servers_of_projects_and_replaces_variables() {
+    let file = r#"{
+        "numStartups": 5,
+        "mcpServers": {"time": {"type": "stdio", "command": "uvx", "args": ["time"], "env": {}}},
+        "projects": {
+            "/work/a": {"allowedTools": [], "mcpServers": {"time": {"command": "uvx", "args": ["--at", "${TOKEN}", "${PORT:-80}"]}}},
+            "/work/b": {"mcpServers": {}, "history": [{"display": "mcpServers"}]}
+        }
+    }"#;
+    let (text, servers) = imported(".claude.json", file);
+    let of_project = &servers["time-2"];
+    assert_eq!((servers.len(), of_project.cwd.as_deref()), (2, Some(Path::new("/work/a"))), "{text}");
+    assert_eq!(of_project.args, ["--at", "s3cret", "80"]);
+    for wanted in [
+        "// Its name was \"time\", which another one has.",
+        "// It is a server of the project \"/work/a\".",
+        "not carried over: \"numStartups\".",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    // A project's own file; elsewhere such a text is no variable.
+    let file = r#"{"mcpServers": {"s": {"command": "x", "args": ["${TOKEN}"]}}}"#;
+    assert_eq!(imported("/repo/.mcp.json", file).1["s"].args, ["s3cret"]);
+    assert_eq!(imported("claude_desktop_config.json", file).1["s"].args, ["${TOKEN}"]);
+}
+
+#[test]
+fn zed_gemini_and_opencode_are_carried_over() {
+    let zed = r#"{ // settings of Zed
+        "theme": "One",
+        "context_servers": {
+            "old": {"command": {"path": "node", "args": ["s.js"], "env": {"A": "1"}}, "settings": {}},
+            "new": {"source": "custom", "command": "node", "args": ["t.js"], "env": {}},
+            "ext": {"source": "extension", "settings": {"x": 1}},
+        }
+    }"#;
+    let (text, servers) = imported("settings.json", zed);
+    assert_eq!((servers["old"].args[0].as_str(), servers["new"].args[0].as_str()), ("s.js", "t.js"), "{text}");
+    assert_eq!(servers["old"].environment.set["A"], "1");
+    assert!(
+        text.contains("\"ext\" is not carried over: it has no command: an extension of the client runs it."),
+        "{text}"
+    );
+
+    let gemini = r#"{"selectedAuthType": "x", "mcp": {"excluded": ["no"]}, "mcpServers": {
+        "g": {"command": "python3", "args": ["$TOKEN", "${TOKEN}x", "a$"], "cwd": "./sub", "timeout": 3000, "trust": true,
+              "includeTools": ["a"], "excludeTools": ["b"], "env": {"K": "$API_KEY"}},
+        "no": {"command": "x"},
+        "h": {"httpUrl": "https://h/mcp", "headers": {"Authorization": "Bearer $TOKEN"}, "timeout": 5000}}}"#;
+    let (text, servers) = imported("/home/u/.gemini/settings.json", gemini);
+    let g = &servers["g"];
+    assert_eq!((servers.len(), &g.args[..]), (1, &["s3cret", "s3cretx", "a$"].map(str::to_owned)[..]), "{text}");
+    assert_eq!((g.request_timeout.as_millis(), g.environment.set["K"].as_str()), (3000, "s3cret"));
+    for wanted in [
+        "tools: (allow: [\"a\"], deny: [\"b\"])",
+        "\"trust\": true",
+        "\"no\" is not carried over: it is switched off",
+        "Its timeout of 3000 is taken as milliseconds.",
+        "\"Bearer ${TOKEN}\"",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+
+    let opencode = r#"{"$schema": "x", "mcp": {
+        "l": {"type": "local", "command": ["bun", "x", "srv", "{env:TOKEN}"], "environment": {"K": "{file:/run/key}"},
+              "enabled": true, "timeout": 9000},
+        "r": {"type": "remote", "url": "https://r/mcp", "headers": {"K": "{env:API_KEY}"}, "enabled": false, "oauth": {}}}}"#;
+    let text = import("opencode.json", opencode).unwrap().text;
+    for wanted in [
+        "command: [\"bun\", \"x\", \"srv\", \"${TOKEN}\"]",
+        "\"K\": \"${file:/run/key}\"",
+        "start_timeout: \"9s\"",
+        "\"r\" is not carried over: it is a remote server (https://r/mcp), switched off there",
+        "\"K\": \"${API_KEY}\"",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    assert!(!text.contains("schema"), "{text}");
+    // The servers alone, as instructions of servers have them.
+    assert_eq!(imported("c.json", r#"{"t": {"command": "uvx", "args": ["t"]}}"#).1["t"].args, ["t"]);
+}
+
+#[test]
+fn a_bridge_becomes_settings_of_the_instance() {
+    let file = r#"{"mcpServers": {
+            "b": {"command": "x", "timeout": 60, "priority": 200, "toolNamespace": "bee", "tags": ["t"], "retryDelay": 2000,
+                "healthCheck": {"enabled": true, "interval": 30000, "timeout": 5000, "maxConsecutiveFailures": 4, "toolName": "q"},
+                "security": {"read_only_mode": false, "tool_security": {"block_tools": ["rm"], "allow_patterns": ["list_*"]}}},
+            "a": {"command": "y", "priority": 10, "oauth": {"client": "hunter2"}, "log_level": "ERROR", "healthCheck": {"enabled": false}}
+        },
+        "bridge": {"host": "::1", "port": 9999, "conflictResolution": "priority", "defaultNamespace": true,
+            "daemon": {"user": "mcp", "group": "mcp", "log_file": "~/x.log", "pid_file": "/run/x.pid"},
+            "configReload": {"enabled": true}, "mcp_log_level": "WARNING", "aggregation": {"tools": true}}}"#;
+    let text = import("c.json", file).unwrap().text;
+    for wanted in [
+        "    listen: [\"[::1]:9999\"],\n",
+        "    bridge: Priority([\"a\", \"b\"]),\n",
+        "    user: \"mcp\",\n",
+        "    group: \"mcp\",\n",
+        "    log: (level: Warn),\n",
+        "mcpdaemon@NAME.path",
+        "`log: (file: ...)`",
+        "\"aggregation\": {\"tools\":true}",
+        "\"defaultNamespace\": true",
+        "request_timeout: \"1m\"",
+        "alias: \"bee\"",
+        "tools: (allow: [\"list_*\"], deny: [\"rm\"])",
+        "health: (interval: \"30s\", timeout: \"5s\", failures: 4)",
+        "restart: (delay: \"2s\")",
+        "health: None",
+        "\"tags\": [\"t\"]",
+        "\"healthCheck.toolName\": \"q\"",
+        "\"security.read_only_mode\": false",
+        "\"oauth\" (may be secret: not repeated here)",
+        "\"log_level\": \"ERROR\"",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    assert!(!text.contains("hunter2"), "{text}");
+    let live = text.replace("    user: \"mcp\",\n", "").replace("    group: \"mcp\",\n", "");
+    assert_eq!(loaded(&live).len(), 2);
+    let none = import("c.json", r#"{"mcpServers": {"a": {"command": "x", "blockedTools": ["^rm$"]}}}"#).unwrap().text;
+    assert!(none.contains("has patterns that `tools` has not"), "{none}");
 }
 
 /// Texts of what is special somewhere: in JSON, in RON, in a comment, in an expansion.
