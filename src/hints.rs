@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::model::config::server::Allow;
 use crate::model::config::{Config, Kind};
+use crate::model::status::reachable;
 use crate::sys::paths;
 
 /// Commands to paste after a start with `hints: true`.
@@ -15,7 +16,8 @@ pub(crate) fn hints(config: &Config, urls: &[String], run_dir: &Path) -> String 
     }
     let name = &config.name;
     let mut out = String::new();
-    let url = urls.iter().find(|u| u.starts_with("http://"));
+    let url = reachable(urls, &config.base_path);
+    let url = url.as_ref();
     if let Some(url) = url {
         out.push_str("\nThe servers, as MCP clients reach them:\n");
         for server in config.servers.keys() {

@@ -8,8 +8,8 @@ use super::place::{Age, Found};
 use crate::model::exit::{Exit, Failure};
 use crate::model::last_words::first_of;
 use crate::model::logline;
-use crate::model::status::Status;
-use crate::model::text::{count, duration};
+use crate::model::status::{Client, Status};
+use crate::model::text::{count, duration, millis};
 use crate::sys::pidfile::Probe;
 
 /// One element of `instances`.
@@ -91,7 +91,7 @@ pub(super) fn describe(found: &Found) -> String {
     }
 }
 
-/// So many alerts are shown.
+/// So many alerts, and so many clients, are shown.
 const SHOWN: usize = 3;
 
 /// `log` is the end of its log, as far as it may be read.
@@ -123,12 +123,23 @@ fn text(found: &Found, s: &Status, log: &str) -> String {
         "clients",
         &format!("{}, {}", count(s.connections as usize, "connection"), count(s.sessions as usize, "session")),
     );
+    for c in s.clients.iter().take(SHOWN) {
+        line("", &client(c));
+    }
+    if let Some(more) = s.clients.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        line("", &format!("and {more} more"));
+    }
     let r = &s.requests;
     line(
         "requests",
         &format!(
-            "{} in all, {} in the last minute, {} in flight, {} failed; average {:.1} ms, p95 {:.1} ms",
-            r.total, r.per_minute, r.in_flight, r.errors, r.average_ms, r.p95_ms
+            "{} in all, {} in the last minute, {} in flight, {} failed; average {}, p95 {}",
+            r.total,
+            r.per_minute,
+            r.in_flight,
+            r.errors,
+            millis(r.average_ms),
+            millis(r.p95_ms)
         ),
     );
     let p = &s.process;
@@ -180,7 +191,7 @@ fn text(found: &Found, s: &Status, log: &str) -> String {
             v.state,
             v.restarts,
             v.requests.total,
-            mib(v.process.memory_bytes)
+            if v.process.processes == 0 { "-".to_owned() } else { mib(v.process.memory_bytes) }
         );
         if let Some(reason) = &v.reason {
             let _ = writeln!(out, "  {:width$}  {}", "", reason.replace('\n', "\n      "));
@@ -198,7 +209,23 @@ fn text(found: &Found, s: &Status, log: &str) -> String {
             let _ = writeln!(out, "  {:width$}  its last child {last}", "");
         }
     }
+    let urls: Vec<(&str, &str)> = s.servers.iter().filter_map(|v| Some((v.name.as_str(), v.url.as_deref()?))).collect();
+    if !urls.is_empty() {
+        let _ = writeln!(out, "\n  {:width$}  URL", "SERVER");
+        for (name, url) in urls.into_iter().chain(s.url.as_deref().map(|url| ("(all)", url))) {
+            let _ = writeln!(out, "  {name:width$}  {url}");
+        }
+    }
     out
+}
+
+/// Who is connected, in a line.
+fn client(c: &Client) -> String {
+    let name = if c.name.is_empty() { "(no name)" } else { &c.name };
+    let principal = c.principal.as_ref().map_or(String::new(), |who| format!(" as {who}"));
+    let server = c.server.as_ref().map_or("all servers as one".to_owned(), |server| format!("'{server}'"));
+    let sessions = if c.sessions > 1 { format!(", {} sessions", c.sessions) } else { String::new() };
+    format!("{name}{principal} at {server}{sessions}")
 }
 
 fn mib(bytes: u64) -> String {

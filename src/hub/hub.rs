@@ -146,6 +146,18 @@ impl Hub {
         self.servers_and_bridge().iter().flat_map(|s| s.core.members.clients()).collect()
     }
 
+    /// Who has sessions: what each client says it is, whose it is, and at which server, or at all as one.
+    pub(crate) fn who(&self) -> Vec<(String, Option<String>, Option<String>)> {
+        let bridge = self.bridge.get().map(|(server, _)| server.name().to_owned());
+        let all = self.all_clients().into_iter().filter(|c| c.session.kind.is_lasting());
+        let told = all.map(|c| {
+            let s = &c.session;
+            let server = Some(s.server.to_string()).filter(|name| bridge.as_ref() != Some(name));
+            (s.client().unwrap_or_default().to_owned(), s.owner.as_ref().map(ToString::to_string), server)
+        });
+        told.collect()
+    }
+
     /// Gives the bridge the names that the configuration has.
     pub(super) fn name_bridge(&self) {
         if let Some((_, whole)) = self.bridge.get()

@@ -16,7 +16,7 @@ use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
 use crate::model::exit::plain;
 use crate::model::health::Limits;
-use crate::model::status::{InstanceState, ServerState, Status};
+use crate::model::status::{InstanceState, ServerState, Status, clients, reachable};
 use crate::model::text::{count, printable};
 use crate::net::Admin;
 use crate::net::metrics::Measured;
@@ -106,7 +106,11 @@ impl Instance {
             (life.state, life.generation, life.reloads, reload, life.upgrades, upgrade, restarts, restart)
         };
         let degraded = state == InstanceState::Ready && !hub.not_ready().is_empty();
-        let servers: Vec<_> = hub.servers.all().iter().map(|s| s.status(second)).collect();
+        let url = reachable(&urls, &config.base_path);
+        let mut servers: Vec<_> = hub.servers.all().iter().map(|s| s.status(second)).collect();
+        for server in &mut servers {
+            server.url = url.as_ref().map(|url| format!("{url}/servers/{}/mcp", server.name));
+        }
         let mut waiting_for = Vec::new();
         if state == InstanceState::Draining {
             let busy = servers.iter().filter(|s| s.requests.in_flight > 0);
@@ -143,6 +147,8 @@ impl Instance {
             uptime_seconds: second,
             connections,
             sessions: hub.session_count(),
+            clients: clients(hub.who()),
+            url: url.filter(|_| config.bridge.is_some()).map(|url| format!("{url}/mcp")),
             waiting_for,
             requests: hub.ctx.meters.sum(second).requests(in_flight),
             methods: hub.ctx.meters.methods(second),

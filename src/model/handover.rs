@@ -262,6 +262,9 @@ pub struct Session {
     pub server: String,
     pub slot: usize,
     pub revision: Option<String>,
+    /// What its client says it is.
+    #[serde(default)]
+    pub client: Option<String>,
     pub push: Option<usize>,
     #[serde(rename = "subscriptions")]
     pub watched: Vec<String>,

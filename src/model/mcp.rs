@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+use crate::model::text::printable;
+
 /// Legacy revisions, oldest first.
 pub const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 /// A draft of the first revision, which the SDKs take for it still; it differs in nothing that passes here.
@@ -34,6 +36,20 @@ pub fn initialize_params(version: &str) -> String {
         r#"{{"protocolVersion":"{LATEST}","capabilities":{CAPABILITIES},"clientInfo":{{"name":"mcpdaemon","version":"{version}"}}}}"#
     )
 }
+
+/// What a client says it is, in a few words: `clientInfo` as it stands in a message, its name and version. Empty where it
+/// has no name.
+pub fn client_name(info: &str) -> String {
+    let word = |key| serde_json::from_str::<String>(crate::model::envelope::member(info, key)?).ok();
+    let name = word("name").unwrap_or_default();
+    match word("version").filter(|version| !name.is_empty() && !version.is_empty()) {
+        Some(version) => printable(&format!("{name} {version}"), CLIENT),
+        None => printable(&name, CLIENT),
+    }
+}
+
+/// A client's name is no longer here, in bytes.
+const CLIENT: usize = 80;
 
 /// A server says no more of itself, in bytes: each client is told all of it.
 const LONGEST: usize = 1 << 20;

@@ -12,6 +12,8 @@ use super::method;
 use super::spelling::same_letters;
 
 /// The one revision of this era.
+/// The member of `_meta` in which a client says what it is.
+pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 pub const VERSION: &str = "2026-07-28";
 /// A header and the body differ, or a header is missing.
 pub const HEADER_MISMATCH: i32 = -32020;

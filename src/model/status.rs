@@ -140,6 +140,13 @@ pub struct Status {
     pub uptime_seconds: u64,
     pub connections: u64,
     pub sessions: u64,
+    /// Who is connected, those with most sessions first, [`CLIENTS`] at most; without the requests of revision 2026-07-28
+    /// over HTTP, which have no session.
+    #[serde(default)]
+    pub clients: Vec<Client>,
+    /// Where clients reach all servers as one, over Streamable HTTP. None without a bridge or a TCP address.
+    #[serde(default)]
+    pub url: Option<String>,
     /// How long a drain may take, in seconds: `drain_timeout`.
     #[serde(default)]
     pub drain_seconds: f64,
@@ -244,6 +251,43 @@ pub struct Process {
     pub processes: u64,
 }
 
+/// So many clients are named.
+pub const CLIENTS: usize = 100;
+
+/// The sessions of one client at one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// What it says it is: name and version; empty where it does not say.
+    pub name: String,
+    /// Whose token or user it has; None without `auth`.
+    pub principal: Option<String>,
+    /// None: all servers as one.
+    pub server: Option<String>,
+    pub sessions: u64,
+}
+
+/// Sessions one by one, as (name, principal, server), told together.
+pub fn clients(all: impl IntoIterator<Item = (String, Option<String>, Option<String>)>) -> Vec<Client> {
+    let mut counted = BTreeMap::<_, u64>::new();
+    for one in all {
+        *counted.entry(one).or_default() += 1;
+    }
+    let told = counted.into_iter();
+    let mut told: Vec<Client> =
+        told.map(|((name, principal, server), sessions)| Client { name, principal, server, sessions }).collect();
+    told.sort_by_key(|client| std::cmp::Reverse(client.sessions));
+    told.truncate(CLIENTS);
+    told
+}
+
+/// Where clients reach the paths of the daemon: the first TCP address, with `localhost` in place of all addresses of the
+/// machine, and what stands before the paths. None where only Unix sockets are listened on.
+pub fn reachable(listen: &[String], base_path: &str) -> Option<String> {
+    let url = listen.iter().find(|url| url.starts_with("http://"))?;
+    let near = url.replacen("//0.0.0.0:", "//localhost:", 1).replacen("//[::]:", "//localhost:", 1);
+    Some(near + base_path)
+}
+
 /// The shared children of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Children {
@@ -259,6 +303,9 @@ pub struct Server {
     pub serial: u32,
     /// `Stdio` or `Exec`.
     pub kind: String,
+    /// Where clients reach it, over Streamable HTTP. None without a TCP address.
+    #[serde(default)]
+    pub url: Option<String>,
     pub state: ServerState,
     /// Why it is in this state, where that is not plain.
     pub reason: Option<String>,
@@ -296,6 +343,7 @@ pub mod sample {
             name: name.to_owned(),
             serial: 1,
             kind: "Stdio".to_owned(),
+            url: None,
             state: ServerState::Ready,
             reason: None,
             health: Default::default(),
@@ -339,6 +387,8 @@ pub mod sample {
             uptime_seconds: 0,
             connections: 0,
             sessions: 0,
+            clients: Vec::new(),
+            url: None,
             waiting_for: Vec::new(),
             requests: Requests::default(),
             methods: Default::default(),

@@ -47,6 +47,18 @@ pub fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
+/// A time in milliseconds, for a person: `0.04 ms`, `12.3 ms`, `2.0 s`; `-` where nothing was measured.
+pub fn millis(ms: f64) -> String {
+    match ms {
+        ms if ms.is_nan() || ms <= 0.0 => "-".to_owned(),
+        ms if ms < 0.01 => "< 0.01 ms".to_owned(),
+        ms if ms < 0.995 => format!("{ms:.2} ms"),
+        ms if ms < 999.95 => format!("{ms:.1} ms"),
+        ms if ms < 59_950.0 => format!("{:.1} s", ms / 1e3),
+        ms => format!("{:.1} min", ms / 6e4),
+    }
+}
+
 /// A duration as the configuration writes it: `500ms`, `30s`, `5m`.
 pub fn duration(d: Duration) -> String {
     humantime::format_duration(d).to_string().replace(' ', "")

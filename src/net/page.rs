@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::model::history::{History, Minute};
 use crate::model::logline::Line;
 use crate::model::status::{
-    Health, InstanceState, Level, Methods, News, Process, Requests, Server, ServerState, Status,
+    InstanceState, Level, Methods, News, Process, Recent, Requests, Server, ServerState, Status,
 };
 use crate::model::text::count;
 use words::{bytes, clock, millis, number, uptime};
@@ -77,7 +77,7 @@ pub(crate) fn page(shown: &Shown) -> String {
                     span #live role="status" {}
                 }
                 main {
-                    (reasons(&s.health))
+                    (reasons(s))
                     section #glance aria-label="At a glance" { (glance(s)) }
                     section #hour aria-labelledby="hour-h" {
                         h2 #hour-h { "The last hour" }
@@ -85,9 +85,9 @@ pub(crate) fn page(shown: &Shown) -> String {
                     }
                     section #servers aria-labelledby="servers-h" {
                         h2 #servers-h { "Servers" }
-                        (servers(&s.servers))
-                        @for server in &s.servers { (details(server, shown)) }
+                        (servers(&s.servers, shown))
                     }
+                    section #clients aria-labelledby="clients-h" { h2 #clients-h { "Clients" } (clients(s)) }
                     section #events aria-labelledby="events-h" { h2 #events-h { "Events" } (events(&shown.news)) }
                     section #log aria-labelledby="log-h" { h2 #log-h { "Log" } (log(&shown.log)) }
                     section #instance aria-labelledby="instance-h" { h2 #instance-h { "Instance" } (instance(s)) }
@@ -114,17 +114,62 @@ fn head(s: &Status) -> Markup {
         h1 { (s.name) }
         " " (badge(s.health.level))
         p {
-            span.state { (s.state) } ", up " (uptime(s.uptime_seconds)) ", mcpdaemon " (s.version) ", pid " (s.pid)
-            ". " span.as-of { "As of " time datetime=(s.written) { (clock(&s.written)) } " UTC." }
+            span.state { (state(s.state)) } ", up " (uptime(s.uptime_seconds)) ", mcpdaemon " (s.version) ", pid " (s.pid)
+            ". " span.as-of { "As of " time datetime=(s.written) { (clock(&s.written)) } " UTC" span.local {} "." }
         }
     }
 }
 
-fn reasons(health: &Health) -> Markup {
+/// The state in words that are not those of the health.
+fn state(state: InstanceState) -> String {
+    match state {
+        InstanceState::Degraded => "serving, but not all that is required".to_owned(),
+        state => state.to_string(),
+    }
+}
+
+/// What is not well, a line each, with a link to the server it is about.
+fn reasons(s: &Status) -> Markup {
+    let health = &s.health;
     let class = if health.level == Level::Unhealthy { "bad" } else { "fair" };
+    let about = |why: &str| {
+        let name = s.servers.iter().map(|v| &v.name).find(|name| why.starts_with(&format!("server '{name}': ")))?;
+        Some((name.clone(), format!("server '{name}'")))
+    };
     html! {
         section #reasons aria-label="Why it is not healthy" hidden[health.reasons.is_empty()] {
-            ul class=(class) { @for why in &health.reasons { li { (why) } } }
+            ul class=(class) {
+                @for why in &health.reasons {
+                    @match about(why) {
+                        Some((name, said)) => li { a href=(format!("#server-{name}")) { (said) } (why[said.len()..]) }
+                        None => li { (why) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who is connected.
+fn clients(s: &Status) -> Markup {
+    html! {
+        @if s.clients.is_empty() { p.note { "Nobody has a session." } }
+        @else {
+            div.wide tabindex="0" role="region" aria-label="Who is connected" {
+                table {
+                    thead { tr { @for name in ["Client", "Principal", "Server", "Sessions"] { th scope="col" { (name) } } } }
+                    tbody {
+                        @for c in &s.clients {
+                            tr {
+                                th scope="row" { (if c.name.is_empty() { "(no name)" } else { &c.name }) }
+                                td { (c.principal.as_deref().unwrap_or("-")) }
+                                td { (c.server.as_deref().unwrap_or("all as one")) }
+                                td { (number(c.sessions)) }
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -141,7 +186,7 @@ fn glance(s: &Status) -> Markup {
         dl.tiles {
             (tile("Servers ready", &format!("{ready} of {}", s.servers.len()), ""))
             (tile("Requests", &number(r.per_minute), &format!("in the last minute, {} in all", number(r.total))))
-            (tile("Failed", &percent(recent.error_rate), &format!("in 5 min, {} in all", number(r.errors))))
+            (tile("Failed", &failed(recent), &format!("in 5 min, {} in all", number(r.errors))))
             (tile("p95", &millis(recent.p95_ms), &format!("in 5 min, p50 {}", millis(recent.p50_ms))))
             (tile("In flight", &number(r.in_flight), "requests"))
             (tile("Sessions", &number(s.sessions), &format!("on {}", count(s.connections as usize, "connection"))))
@@ -151,8 +196,9 @@ fn glance(s: &Status) -> Markup {
     }
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
+/// The share that failed; `-` where there was none to fail.
+fn failed(recent: &Recent) -> String {
+    if recent.total == 0 { "-".to_owned() } else { format!("{:.1} %", recent.error_rate * 100.0) }
 }
 
 /// A cell that says by itself what it is, for narrow screens.
@@ -160,7 +206,10 @@ fn cell(label: &str, inside: Markup) -> Markup {
     html! { td data-label=(label) { (inside) } }
 }
 
-fn servers(all: &[Server]) -> Markup {
+/// How many columns the table of servers has.
+const COLUMNS: usize = 9;
+
+fn servers(all: &[Server], shown: &Shown) -> Markup {
     html! {
         table.servers {
             caption.unseen { "The servers of the instance" }
@@ -177,14 +226,18 @@ fn servers(all: &[Server]) -> Markup {
                     tr data-server=(v.name) {
                         th scope="row" { a href=(format!("#server-{}", v.name)) { (v.name) } }
                         (cell("Health", badge(v.health.level)))
-                        (cell("State", html! { (v.state) }))
+                        (cell("State", html! {
+                            (v.state)
+                            @if let Some(why) = v.health.reasons.first().or(v.reason.as_ref()) { div.reason { (why) } }
+                        }))
                         (cell("Sessions", html! { (number(v.sessions)) }))
                         (cell("Requests", html! { (number(v.requests.total)) }))
-                        (cell("Failed", html! { (percent(recent.error_rate)) }))
+                        (cell("Failed", html! { (failed(recent)) }))
                         (cell("p95", html! { (millis(recent.p95_ms)) }))
                         (cell("Restarts", html! { (number(v.restarts)) }))
-                        (cell("Memory", html! { (bytes(v.process.memory_bytes)) }))
+                        (cell("Memory", html! { @if v.process.processes > 0 { (bytes(v.process.memory_bytes)) } @else { "-" } }))
                     }
+                    tr.more data-server=(v.name) { td colspan=(COLUMNS) { (details(v, shown)) } }
                 }
             }
         }
@@ -195,10 +248,17 @@ fn servers(all: &[Server]) -> Markup {
 fn details(v: &Server, shown: &Shown) -> Markup {
     let hour = shown.history.hour(&shown.running, |minute| minute.servers.get(&v.name).copied());
     html! {
-        details id=(format!("server-{}", v.name)) data-server=(v.name) {
-            summary { (v.name) " " span.note { (v.kind) @if let Some(info) = &v.server_info { ", " (info) } } }
-            @if !v.health.reasons.is_empty() {
-                ul.why { @for why in &v.health.reasons { li { (why) } } }
+        details id=(format!("server-{}", v.name)) {
+            summary {
+                span.unseen { (v.name) ": " }
+                span.note { (v.kind) @if let Some(info) = &v.server_info { ", " (info) } }
+                @if let Some(url) = &v.url { " " code { (url) } }
+            }
+            @if v.health.reasons.len() > 1 {
+                ul.why { @for why in &v.health.reasons[1..] { li { (why) } } }
+            }
+            @if !v.left_out.is_empty() {
+                ul.why { @for what in &v.left_out { li { "Not on the bridge: " (what) } } }
             }
             (plot::plots(&v.name, &hour, false))
             (pairs(&server_facts(v)))
@@ -300,6 +360,7 @@ fn log(lines: &[Line]) -> Markup {
 fn instance(s: &Status) -> Markup {
     let mut facts = vec![
         ("Listens on", s.listen.join(", ")),
+        ("All servers as one", s.url.clone().unwrap_or_else(|| "-".to_owned())),
         ("Configuration", s.config.clone().unwrap_or_else(|| "the command line".to_owned())),
         ("Log", s.log.clone().unwrap_or_else(|| "standard error".to_owned())),
         ("Started", format!("{} UTC", clock(&s.started))),

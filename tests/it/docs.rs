@@ -222,3 +222,24 @@ fn every_requirement_is_answered() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
+
+/// What the manual shows for clients is understood by the import, and so by what it knows of these clients.
+#[test]
+fn the_configurations_of_clients_in_the_manual_are_understood() {
+    let manual = read("man/mcpdaemon.7");
+    let (_, part) = manual.split_once("\n.Sh CLIENTS\n").unwrap();
+    let (part, _) = part.split_once("\n.Sh ").unwrap();
+    let shown: Vec<&str> =
+        part.split(".Bd -literal -compact\n").skip(1).map(|b| b.split_once(".Ed\n").unwrap().0).collect();
+    let (commands, files): (Vec<&str>, Vec<&str>) = shown.into_iter().partition(|text| text.starts_with("claude "));
+    assert_eq!((commands.len(), files.len()), (1, 8));
+    let scratch = Scratch::new();
+    for text in files {
+        let out = scratch.run(mcpdaemon(), &["--import", scratch.write("file", text).to_str().unwrap()]);
+        let made = stdout(&out);
+        assert_eq!(code(&out), 0, "{text}\n{}", stderr(&out));
+        let command = "\"npx\", \"-y\", \"mcp-remote\", \"http://127.0.0.1:8003/servers/time/mcp\", \"--header\", \
+                       \"Authorization:$${AUTHORIZATION}\"";
+        assert!(made.contains(command) && made.contains("\"AUTHORIZATION\": \"Bearer "), "{text}\n{made}");
+    }
+}

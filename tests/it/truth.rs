@@ -298,3 +298,53 @@ fn list_shows_the_configuration_of_each() {
     assert!(out.lines().next().unwrap().ends_with("CONFIG"), "{out}");
     assert!(out.lines().nth(1).unwrap().ends_with(&file.display().to_string()), "{out}");
 }
+
+#[test]
+fn status_tells_who_is_connected_and_where_clients_connect() {
+    let scratch = Scratch::new();
+    // "secret" by its SHA-256.
+    let tokens = "ann 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b\n";
+    let file = scratch.write("tokens", tokens);
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let more = format!("base_path: \"/gw\", auth: Bearer({:?}),", file.display().to_string());
+    let daemon = scratch.start(&scratch.instance_with("t", &more, &stdio("fake", &[], "")));
+    let open = |path: &str, info: Value| {
+        let mut hello = initialize(json!(0));
+        hello["params"]["clientInfo"] = info;
+        let (address, body) = (daemon.address(), hello.to_string());
+        let mut raw = Raw::open(address);
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer secret\r\n{ACCEPT}Content-Length: {length}\r\n\r\n"
+        );
+        raw.send(&[head.as_bytes(), body.as_bytes()].concat());
+        assert_eq!(raw.response().status, 200, "{path}");
+    };
+    open("/servers/fake/mcp", json!({"name": "editor\u{1b}[31m", "version": "2.1"}));
+    open("/servers/fake/mcp", json!({"name": "editor\u{1b}[31m", "version": "2.1"}));
+    open("/gw/mcp", json!({"name": 5}));
+    let url = format!("http://{}/gw", daemon.address());
+    for round in 0..2 {
+        let status = daemon.status();
+        let clients = json!([
+            {"name": "editor\\u{1b}[31m 2.1", "principal": "ann", "server": "fake", "sessions": 2},
+            {"name": "", "principal": "ann", "server": null, "sessions": 1},
+        ]);
+        assert_eq!(status["clients"], clients, "{round}");
+        assert_eq!(status["servers"][0]["url"], format!("{url}/servers/fake/mcp"), "{round}");
+        assert_eq!(status["url"], format!("{url}/mcp"));
+        let text = stdout(&scratch.ctl(&["status", "t"]));
+        for wanted in [
+            "            editor\\u{1b}[31m 2.1 as ann at 'fake', 2 sessions\n",
+            "            (no name) as ann at all servers as one\n",
+            &format!("\n  SERVER  URL\n  fake    {url}/servers/fake/mcp\n  (all)   {url}/mcp\n"),
+        ] {
+            assert!(text.contains(wanted), "{round}: {wanted}\n{text}");
+        }
+        // And once more by the next program.
+        if round == 0 {
+            let out = scratch.ctl(&["restart", "t"]);
+            assert_eq!(code(&out), 0, "{}", stderr(&out));
+        }
+    }
+}

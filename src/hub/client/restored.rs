@@ -94,6 +94,9 @@ impl Restored {
         if let Some(revision) = saved.revision {
             session.agree(revision);
         }
+        if let Some(name) = saved.client {
+            session.restore_client(name);
+        }
         session.note_era(if saved.modern { Era::Modern } else { Era::Legacy });
         session.restore_use(saved.idle, saved.used);
         saved.watched.iter().for_each(|uri| session.watch(uri));

@@ -100,6 +100,7 @@ impl Saver {
             server: session.server.to_string(),
             slot: session.place,
             revision: session.revision().map(str::to_owned),
+            client: session.client().map(str::to_owned),
             push: session.own_push().map(|outbox| self.places.of(&outbox)),
             watched: session.watched(),
             subscriptions: session.subscriptions().iter().map(|s| s.save(&mut self.places)).collect(),

@@ -20,6 +20,7 @@ use crate::hub::load::Load;
 use crate::hub::memory::Kept;
 use crate::model::budget::Holder;
 use crate::model::ids::Id;
+use crate::model::mcp;
 use crate::model::modern::Era;
 use crate::model::out::Out;
 use crate::model::transport::SessionKind;
@@ -77,6 +78,8 @@ pub(crate) struct Session {
     pub load: Arc<Load>,
     /// The revision agreed on in the handshake.
     revision: OnceLock<String>,
+    /// What its client says it is: name and version. Empty where it does not say.
+    client: OnceLock<Box<str>>,
     /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
     push: Lock<Option<Arc<Outbox>>>,
     /// The resources that it has subscribed to with `resources/subscribe`.
@@ -116,6 +119,7 @@ impl Session {
             place: from.place,
             load: Load::below(from.above),
             revision: OnceLock::new(),
+            client: OnceLock::new(),
             push: Lock::new(None),
             watched: Lock::default(),
             watchers: from.watchers,
@@ -158,6 +162,20 @@ impl Session {
 
     pub(crate) fn agree(&self, revision: String) {
         let _ = self.revision.set(revision);
+    }
+
+    /// What its client says it is, once it could say so; empty where it did not.
+    pub(crate) fn client(&self) -> Option<&str> {
+        self.client.get().map(|name| &**name)
+    }
+
+    /// Notes what its client says it is, from `clientInfo` as it stands in a message. The first word counts.
+    pub(crate) fn note_client(&self, info: Option<&str>) {
+        self.client.get_or_init(|| info.map(mcp::client_name).unwrap_or_default().into());
+    }
+
+    pub(crate) fn restore_client(&self, name: String) {
+        let _ = self.client.set(name.into());
     }
 
     /// Its client speaks the modern era here, and has not shaken hands in the other one.

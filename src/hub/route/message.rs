@@ -7,7 +7,7 @@ use crate::hub::client::outbox::Outbox;
 use crate::hub::client::subscription::Wanted;
 use crate::hub::counters::Dropped;
 use crate::hub::server::admit::{SHUTTING_DOWN, admit, refuse};
-use crate::model::envelope::{Envelope, Fault, Kind, decode};
+use crate::model::envelope::{Envelope, Fault, Kind, decode, member};
 use crate::model::modern::{self, Era, Filter, Refusal};
 use crate::model::out::Out;
 use crate::model::{jsonrpc, method};
@@ -43,6 +43,8 @@ pub(crate) fn message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outbox>) ->
     session.touch();
     if e.method != method::INITIALIZE {
         session.note_use();
+    } else if e.kind == Kind::Request {
+        session.note_client(e.get(&e.params).and_then(|params| member(params, "clientInfo")));
     }
     if matches!(e.method.as_ref(), method::INITIALIZE | method::SET_LEVEL)
         && e.kind == Kind::Request
@@ -87,6 +89,9 @@ pub(crate) fn modern_message(client: &Client, e: &Envelope<'_>, reply: &Arc<Outb
     match (e.kind, e.method.as_ref()) {
         (Kind::Request, method) => {
             session.note_era(Era::Modern);
+            if session.kind.is_lasting() && session.client().is_none() {
+                session.note_client(e.get(&e.meta).and_then(|meta| member(meta, modern::CLIENT_INFO)));
+            }
             if method == method::LISTEN {
                 return subscribe(client, e, reply);
             }

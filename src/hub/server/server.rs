@@ -206,6 +206,7 @@ impl Server {
             name: self.name().to_owned(),
             serial: self.core.serial(),
             kind: config.kind.name().to_owned(),
+            url: None,
             state: phase,
             reason,
             health: Default::default(),

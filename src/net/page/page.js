@@ -23,6 +23,17 @@
         }
     };
 
+    // Times of the reader's own clock, beside UTC.
+    const local = (root) => {
+        for (const time of root.querySelectorAll("time[datetime]")) {
+            const at = new Date(time.dateTime);
+            if (isNaN(at)) continue;
+            time.title = `${at.toLocaleString()} here`;
+            const beside = time.parentElement.querySelector(".local");
+            if (beside) beside.textContent = ` (${at.toLocaleTimeString()} here)`;
+        }
+    };
+
     // Takes over what is new, part by part, so that nothing moves that is the same.
     const exchange = (now, next) => {
         if (now.isEqualNode(next)) return;
@@ -44,6 +55,7 @@
                 next.getElementById(open.id)?.setAttribute("open", "");
             }
             dress(next);
+            local(next);
             // A selection of the reader is kept.
             if (String(getSelection())) return;
             for (const part of [...document.querySelectorAll("#head, main > section")]) {
@@ -94,10 +106,11 @@
     };
     addEventListener("hashchange", reveal);
     document.addEventListener("click", (event) => {
-        if (event.target.closest?.("table.servers a")) setTimeout(reveal);
+        if (event.target.closest?.("table.servers a, #reasons a")) setTimeout(reveal);
     });
     tools.hidden = false;
     dress(document);
+    local(document);
     reveal();
     say(`live, every ${every / 1000} s`);
     plan();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::history::Point;
-use crate::model::status::{Method, sample};
+use crate::model::status::{Client, Health, Method, sample};
 
 fn shown(change: impl FnOnce(&mut Shown)) -> String {
     let mut shown = Shown {
@@ -26,6 +26,9 @@ fn whatever_others_say_is_text() {
         }
         (s.config, s.log) = (Some(bad.to_owned()), Some(bad.to_owned()));
         s.listen = vec![bad.to_owned()];
+        s.url = Some(bad.to_owned());
+        let told = || Some(bad.to_owned());
+        s.clients = vec![Client { name: bad.to_owned(), principal: told(), server: told(), sessions: 1 }];
         s.health = Health { level: Level::Unhealthy, reasons: vec![bad.to_owned()] };
         s.dropped.insert(bad.to_owned(), 1);
         s.methods.insert(bad.to_owned(), Method::default());
@@ -33,7 +36,8 @@ fn whatever_others_say_is_text() {
         for field in [&mut v.name, &mut v.kind] {
             bad.clone_into(field);
         }
-        v.health.reasons = vec![bad.to_owned()];
+        v.health.reasons = vec![bad.to_owned(), bad.to_owned()];
+        (v.url, v.left_out) = (Some(bad.to_owned()), vec![bad.to_owned()]);
         for field in [&mut v.reason, &mut v.last_exit, &mut v.server_info, &mut v.protocol] {
             *field = Some(bad.to_owned());
         }
@@ -74,6 +78,10 @@ fn what_matters_is_said_in_words() {
         let s = &mut shown.status;
         s.health = Health { level: Level::Degraded, reasons: vec!["server 'b': it is ill".to_owned()] };
         s.servers[1].health = Health { level: Level::Unhealthy, reasons: vec!["it is ill".to_owned()] };
+        s.servers[1].url = Some("http://h/servers/b/mcp".to_owned());
+        s.servers[1].left_out = vec!["tool 'x'".to_owned()];
+        let (name, principal) = ("claude-code 2.1".to_owned(), Some("alice".to_owned()));
+        s.clients = vec![Client { name, principal, server: Some("b".to_owned()), sessions: 3 }];
         s.uptime_seconds = 3700;
         shown.running.all.requests = 7;
         shown.news = vec![News { at: "2026-11-20T12:00:00.000Z".to_owned(), text: "the older one".to_owned() }];
@@ -81,7 +89,12 @@ fn what_matters_is_said_in_words() {
     });
     for wanted in [
         "<title>t is degraded – mcpdaemon</title>",
-        "<li>server 'b': it is ill</li>",
+        "<li><a href=\"#server-b\">server 'b'</a>: it is ill</li>",
+        "<div class=\"reason\">it is ill</div>",
+        "<code>http://h/servers/b/mcp</code>",
+        "<th scope=\"row\">claude-code 2.1</th><td>alice</td><td>b</td><td>3</td>",
+        "<li>Not on the bridge: tool 'x'</li>",
+        "<b>-</b> <span>in 5 min, p50 -</span>",
         "up 1 h 1 min",
         "<th scope=\"row\"><a href=\"#server-b\">b</a></th>",
         "unhealthy</span>",

@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+pub(super) use crate::model::text::millis;
+
 /// `12 345`.
 pub(super) fn number(n: u64) -> String {
     let digits = n.to_string();
@@ -26,18 +28,9 @@ pub(super) fn bytes(n: u64) -> String {
     if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") }
 }
 
-/// A time in microseconds: `0.4 ms`, `2.0 s`.
+/// A time in microseconds, as [`millis`] has it.
 pub(super) fn time(micros: u64) -> String {
-    match micros {
-        0..1_000_000 => format!("{:.1} ms", micros as f64 / 1e3),
-        1_000_000..60_000_000 => format!("{:.1} s", micros as f64 / 1e6),
-        _ => format!("{:.1} min", micros as f64 / 6e7),
-    }
-}
-
-/// A number of milliseconds.
-pub(super) fn millis(ms: f64) -> String {
-    time((ms * 1000.0) as u64)
+    millis(micros as f64 / 1e3)
 }
 
 /// How long something runs, the two largest units of it.
@@ -64,7 +57,8 @@ mod tests {
     fn words_are_short_and_true() {
         assert_eq!([number(0), number(999), number(1_234_567)], ["0", "999", "1\u{202f}234\u{202f}567"]);
         assert_eq!([bytes(1023), bytes(1536), bytes(5 << 30)], ["1023 B", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!([time(400), time(999_949), time(61_000_000)], ["0.4 ms", "999.9 ms", "1.0 min"]);
+        assert_eq!([time(0), time(5), time(40), time(400)], ["-", "< 0.01 ms", "0.04 ms", "0.40 ms"]);
+        assert_eq!([time(999_949), time(2_000_000), time(61_000_000)], ["999.9 ms", "2.0 s", "1.0 min"]);
         assert_eq!(
             [uptime(59), uptime(61), uptime(7260), uptime(90_000)],
             ["59 s", "1 min 1 s", "2 h 1 min", "1 d 1 h"]
