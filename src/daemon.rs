@@ -24,7 +24,8 @@ use crate::many;
 use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
-use crate::model::text::count;
+use crate::model::status::Status;
+use crate::model::text::{count, printable};
 use crate::rt::main_thread::{self, Spawner};
 use crate::rt::random;
 use crate::rt::task;
@@ -76,7 +77,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     process::hide();
     // Before anything else is opened.
     let passed = Passed::take();
-    let args = match cli::daemon(args)? {
+    let mut args = match cli::daemon(args)? {
         Parsed::Say(help) => {
             say(&help);
             return Ok(Exit::Ok);
@@ -86,6 +87,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     if args.version {
         say(concat!("mcpdaemon ", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
+    }
+    if args.config.is_none() && args.command.is_empty() {
+        args.config = paths::config();
     }
     if let Some(document) = passed.handover {
         return go_on(&args, document).inspect_err(|failure| error!("{failure}"));
@@ -123,7 +127,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         (None, _) => paths::run_dir(),
     };
     if args.cleanup {
-        return clean_up(&loaded.config, &run_dir);
+        return clean_up(&loaded.config, &run_dir, source.file.as_deref());
     }
     let newline = args.notify_fd.map(|fd| {
         let missing = || Failure::new(Exit::Usage, format!("mcpdaemon: --notify-fd {fd}: this descriptor is not open"));
@@ -153,7 +157,8 @@ fn folder(args: &cli::Daemon, cwd: &Path) -> Result<Option<PathBuf>, Failure> {
                 true => Ok(Some(dir)),
                 false => {
                     let text = format!(
-                        "mcpdaemon: what shall it run? There is no folder {}; give -c FILE, or a command behind --",
+                        "mcpdaemon: what shall it run? There is no folder {}; give -c FILE, set MCP_CONFIG, or \
+                         give a command behind --",
                         dir.display()
                     );
                     Err(Failure::new(Exit::Usage, text))
@@ -164,9 +169,9 @@ fn folder(args: &cli::Daemon, cwd: &Path) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// `--cleanup`: what a killed daemon left behind goes, processes and files.
-fn clean_up(config: &Config, run_dir: &Path) -> Result<Exit, Failure> {
+fn clean_up(config: &Config, run_dir: &Path, file: Option<&Path>) -> Result<Exit, Failure> {
     let name = &config.name;
-    let (lock, run_dir) = lock(name, run_dir)?;
+    let (lock, run_dir) = lock(name, run_dir, file)?;
     let key = key(&run_dir, name);
     no_living_owner(&key, config)?;
     let (found, left) = end_predecessor(&key);
@@ -188,7 +193,8 @@ fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     prepare::make_folders(&loaded.config, &from)?;
     from.source.settle(loaded.config.account.as_ref());
     from.after_kill = from.run_dir.join(format!("{name}.pid")).exists();
-    let (lock, run_dir) = prepare::in_folder(&loaded.config, &from.run_dir, || lock(&name, &from.run_dir))??;
+    let take = || lock(&name, &from.run_dir, from.source.file.as_deref());
+    let (lock, run_dir) = prepare::in_folder(&loaded.config, &from.run_dir, take)??;
     from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
     if !from.foreground {
@@ -229,8 +235,9 @@ fn hear(name: &str, code: u8, text: &str) -> Result<Exit, Failure> {
     Err(Failure::new(exit, format!("{name}: {text}")))
 }
 
-/// Takes the lock; also gives the run directory by its one real name, which is part of the mark of all children.
-fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
+/// Takes the lock; also gives the run directory by its one real name, which is part of the mark of all children. `file` is
+/// what the instance would run from.
+fn lock(name: &str, run_dir: &Path, file: Option<&Path>) -> Result<(PidFile, PathBuf), Failure> {
     let io = |doing: &str, path: &Path, e: &std::io::Error| Failure::io(Exit::CannotCreate, doing, path, e);
     paths::make_dir(run_dir).map_err(|e| {
         let mut failure = io("make the run directory", run_dir, &e);
@@ -263,7 +270,11 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
                 true => String::new(),
                 false => format!("; somebody removed its PID file: 'kill {pid}' ends it"),
             };
-            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid}){removed}")))
+            let other = other_file(&real.join(format!("{name}.status")), pid.as_raw(), file);
+            let other = other.map_or(String::new(), |other| {
+                format!("; it runs from {other}: give this one a name of its own by --name")
+            });
+            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid}){removed}{other}")))
         }
         Err(Refused::Running(None)) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (another start is under way)")))
@@ -271,6 +282,23 @@ fn lock(name: &str, run_dir: &Path) -> Result<(PidFile, PathBuf), Failure> {
         Err(Refused::Io(e)) => Err(io("lock the PID file", &path, &e)),
     }
 }
+
+/// The file that the daemon of this PID runs from, if that is another one.
+fn other_file(status: &Path, pid: i32, file: Option<&Path>) -> Option<String> {
+    let bytes = std::fs::File::open(status).and_then(|opened| files::content(opened, LONGEST)).ok()?;
+    let status: Status = serde_json::from_slice(&bytes).ok()?;
+    let same =
+        |path: &Path| file.is_some_and(|file| file == path || file.canonicalize().ok() == path.canonicalize().ok());
+    match status.config {
+        _ if status.pid != pid => None,
+        Some(config) if same(Path::new(&config)) => None,
+        Some(config) => Some(printable(&config, 200)),
+        None => file.is_some().then(|| "a command line".to_owned()),
+    }
+}
+
+/// No status document is longer, in bytes.
+const LONGEST: u64 = 64 << 20;
 
 /// The daemon's own side, still with one thread: everything that has to be there before the runtime.
 fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readiness) -> Result<Exit, Failure> {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::place::{Age, Found, Place, complain, refresh_all, say};
+use super::report::whole;
 use crate::cli::List;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::InstanceState;
@@ -65,7 +66,7 @@ pub(super) fn run(place: &Place, args: &List) -> Result<Exit, Failure> {
         });
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&serde_json::json!({ "instances": rows }));
+        let text = serde_json::to_string_pretty(&whole(&rows));
         say(&text.unwrap_or_default());
         return Ok(worst);
     }

@@ -1,7 +1,7 @@
 //! An instance in words and as JSON, for those who look once and those who watch.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::logs;
 use super::place::{Age, Found};
@@ -11,6 +11,12 @@ use crate::model::logline;
 use crate::model::status::{Client, Status};
 use crate::model::text::{count, duration, millis};
 use crate::sys::pidfile::Probe;
+
+/// The whole of a JSON answer: when it was made, and the instances.
+pub(super) fn whole(instances: &impl serde::Serialize) -> serde_json::Value {
+    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    serde_json::json!({ "at": at, "instances": instances })
+}
 
 /// One element of `instances`.
 pub(super) fn document(name: &str, found: &Result<Found, Failure>) -> serde_json::Value {
@@ -133,13 +139,13 @@ fn text(found: &Found, s: &Status, log: &str) -> String {
     line(
         "requests",
         &format!(
-            "{} in all, {} in the last minute, {} in flight, {} failed; average {}, p95 {}",
+            "{} in all, {} in the last minute, {} in flight, {} failed; average {}, p95 {} in the last 5 minutes",
             r.total,
             r.per_minute,
             r.in_flight,
             r.errors,
             millis(r.average_ms),
-            millis(r.p95_ms)
+            millis(r.recent.p95_ms)
         ),
     );
     let p = &s.process;

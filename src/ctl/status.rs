@@ -1,7 +1,7 @@
 //! `mcpctl status`: what an instance says of itself, with the exit codes of LSB.
 
 use super::place::{Found, Place, complain, refresh_all, say};
-use super::report::{describe, document, exit, exit_of, in_short};
+use super::report::{describe, document, exit, exit_of, in_short, whole};
 use super::watch;
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
@@ -42,7 +42,7 @@ pub(super) fn run(place: &Place, args: &cli::Status) -> Result<Exit, Failure> {
         }
     }
     if args.json {
-        let text = serde_json::to_string_pretty(&serde_json::json!({ "instances": documents }));
+        let text = serde_json::to_string_pretty(&whole(&documents));
         say(&text.unwrap_or_default());
     }
     // There is one way not to be well.

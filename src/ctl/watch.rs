@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 
 use super::place::{ANSWER, Age, Asked, Found, Place, say};
-use super::report::{describe, document, exit};
+use super::report::{describe, document, exit, whole};
 use crate::cli;
 use crate::model::changes::{Seen, changes};
 use crate::model::exit::{Exit, Failure, plain};
@@ -77,7 +77,7 @@ impl Look {
 
     fn json(&self) -> String {
         let all: Vec<_> = self.0.iter().map(|(name, found)| document(name, found)).collect();
-        serde_json::json!({ "instances": all }).to_string()
+        whole(&all).to_string()
     }
 
     /// Says of those who do not answer that they do not.

@@ -197,7 +197,11 @@ impl Hub {
                     sleep(SHORT).await;
                 }
                 let parts = all.iter().flat_map(|c| c.endpoint.parts()).filter(|p| p.endpoint.is_private());
-                let limit = |c: &Client| c.endpoint.idle_limit().map_or(limit, |own| own.min(limit));
+                let own = |c: &Client| {
+                    let own = c.endpoint.idle_limit()?;
+                    Some(if c.session.has_left() { own / 2 } else { own })
+                };
+                let limit = |c: &Client| own(c).map_or(limit, |own| own.min(limit));
                 for client in all.iter().cloned().chain(parts).filter(|c| c.session.idle() > limit(c).as_secs()) {
                     hub.end_session(&client, "idle for longer than limits.idle_session, or than its server allows");
                 }

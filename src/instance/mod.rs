@@ -24,7 +24,7 @@ use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
 use crate::sys::pidfd::PidFd;
-use crate::sys::{fds, memory, reap};
+use crate::sys::{fds, memory, process, reap};
 
 /// How often it is looked whether who started it is still there.
 const LOOK: Duration = Duration::from_millis(200);
@@ -244,15 +244,24 @@ impl Instance {
 
     /// Tells everybody that the instance serves: status file first, then the caller.
     fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
+        self.life().startup = self.started.elapsed().ok().map(|took| took.as_millis() as u64);
         self.enter(InstanceState::Ready);
         memory::note_start();
         let config = self.hub.ctx.config();
+        let urls = net.urls();
+        let listens = |port: &u16| urls.iter().any(|url| url.ends_with(&format!(":{port}")));
+        let taken = config.listen.iter().filter_map(Listen::port).filter(|port| *port != 0 && !listens(port));
+        let taken = taken.map(|port| match process::port_holder(port) {
+            Some(holder) => format!("; port {port} is in use by {holder}"),
+            None => format!("; port {port} was in use"),
+        });
         let text = format!(
-            "{}: ready on {} (pid {}, {})",
+            "{}: ready on {} (pid {}, {}){}",
             config.name,
-            net.urls().join(", "),
+            urls.join(", "),
             Pid::this(),
-            count(config.servers.len(), "server")
+            count(config.servers.len(), "server"),
+            taken.collect::<String>()
         );
         info!("{text}");
         if let Err(e) = self.write_file() {
@@ -264,8 +273,7 @@ impl Instance {
         if let Some(fd) = self.newline.lock().take() {
             notify::newline(fd);
         }
-        let text =
-            if config.hints { format!("{text}\n{}", hints::hints(&config, &net.urls(), &self.run_dir)) } else { text };
+        let text = if config.hints { format!("{text}\n{}", hints::hints(&config, &urls, &self.run_dir)) } else { text };
         if readiness.is_background() {
             let _ = fds::null_standard_streams();
             if !readiness.ready(&text) {

@@ -127,6 +127,8 @@ pub(crate) struct Start {
 /// How it stands.
 pub(super) struct Life {
     pub(super) state: InstanceState,
+    /// Milliseconds from the start until it served.
+    pub(super) startup: Option<u64>,
     pub(super) generation: u64,
     pub(super) reloads: u64,
     pub(super) last_reload: Option<Reload>,
@@ -144,6 +146,7 @@ impl Instance {
         from.log.remember(before.map(|b| b.observed.log.clone()).unwrap_or_default());
         let life = Life {
             state: InstanceState::Starting,
+            startup: before.and_then(|b| b.startup),
             generation: before.map_or(1, |b| b.generation),
             reloads: before.map_or(0, |b| b.reloads),
             last_reload: before.and_then(|b| b.last_reload.clone()),

@@ -143,6 +143,7 @@ impl Instance {
             log: self.log.path().map(|p| p.display().to_string()),
             listen: urls,
             started: rfc3339(self.started),
+            startup_ms: self.life().startup,
             written,
             uptime_seconds: second,
             connections,

@@ -122,6 +122,7 @@ impl Instance {
                 .as_ref()
                 .map(|n| Notify { name: n.name().to_owned(), watchdog: n.watchdog().map(|w| w.as_micros() as u64) }),
             started: millis(self.started),
+            startup: life.startup,
             uptime: self.hub.ctx.boot.at.elapsed().as_millis() as u64,
             generation: life.generation,
             reloads: life.reloads,

@@ -58,6 +58,9 @@ pub struct Handover {
     pub notify: Option<Notify>,
     /// Milliseconds since 1970, and since the start.
     pub started: u64,
+    /// Milliseconds from there until it served.
+    #[serde(default)]
+    pub startup: Option<u64>,
     pub uptime: u64,
     pub generation: u64,
     pub reloads: u64,

@@ -126,6 +126,9 @@ pub fn readings(status: &Status, limits: &Limits<'_>) -> Vec<Reading> {
     all
 }
 
+/// Of so many requests, 5 of 100 are more than a few.
+const MANY: u64 = 100;
+
 fn of_server(server: &Server, limits: &Limits<'_>, all: &mut Vec<Reading>) {
     let alerts = limits.alerts;
     let mut push = |check, value, limits, quiet, text: String| {
@@ -156,7 +159,9 @@ fn of_server(server: &Server, limits: &Limits<'_>, all: &mut Vec<Reading>) {
     // How long a command takes is the affair of the client that wants it to run.
     if let Some(p95) = alerts.p95.filter(|_| server.kind == "Stdio") {
         let limit = p95.as_secs_f64() * 1000.0;
-        let value = if enough { recent.p95_ms } else { 0.0 };
+        // A few slow ones are no trend, unless most are.
+        let many = recent.total >= MANY || recent.p50_ms > limit;
+        let value = if enough && many { recent.p95_ms } else { 0.0 };
         let took = duration(Duration::from_millis(recent.p95_ms as u64));
         let text = format!("5 of 100 requests took longer than {took} {RECENTLY} ({} is the limit)", duration(p95));
         push(Check::Latency, value, (limit, NEVER), false, text);

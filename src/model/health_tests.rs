@@ -100,9 +100,17 @@ fn each_trouble_has_a_level_and_a_reason() {
     let (_, one) = health(|s| s.servers[0].requests.recent = requests(100, 12));
     assert_eq!(one.reasons, ["12 of 100 requests failed in the last 5 minutes (12 %; 5 % is the limit)"]);
     let slow = |s: &mut Status| {
-        s.servers[0].requests.recent = requests(10, 0);
+        s.servers[0].requests.recent = requests(100, 0);
         s.servers[0].requests.recent.p95_ms = 6000.0;
     };
+    // Of few requests, two that take long make a p95.
+    for (total, p50, level) in [(99, 10.0, Healthy), (100, 10.0, Degraded), (20, 5500.0, Degraded)] {
+        let (_, one) = health(|s| {
+            slow(s);
+            (s.servers[0].requests.recent.total, s.servers[0].requests.recent.p50_ms) = (total, p50);
+        });
+        assert_eq!(one.level, level, "{total} {p50}");
+    }
     let (_, one) = health(slow);
     assert_eq!(one.reasons, ["5 of 100 requests took longer than 6s in the last 5 minutes (5s is the limit)"]);
     let (_, one) = health(|s| {

@@ -136,6 +136,9 @@ pub struct Status {
     pub listen: Vec<String>,
     /// RFC 3339, UTC.
     pub started: String,
+    /// Milliseconds from the start until it served; None before.
+    #[serde(default)]
+    pub startup_ms: Option<u64>,
     pub written: String,
     pub uptime_seconds: u64,
     pub connections: u64,
@@ -383,6 +386,7 @@ pub mod sample {
             log: None,
             listen: vec!["http://127.0.0.1:1".to_owned()],
             started: "then".to_owned(),
+            startup_ms: None,
             written: "then".to_owned(),
             uptime_seconds: 0,
             connections: 0,

@@ -295,7 +295,7 @@ fn processes(p: &Process) -> String {
 
 fn summary(r: &Requests) -> String {
     format!(
-        "{} in all, {} failed; average {}, p50 {}, p95 {}, p99 {}",
+        "{} in all, {} failed; since the start average {}, p50 {}, p95 {}, p99 {}",
         number(r.total),
         number(r.errors),
         millis(r.average_ms),

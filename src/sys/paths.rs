@@ -25,6 +25,11 @@ pub(crate) fn home() -> PathBuf {
     absolute("HOME").or_else(from_passwd).unwrap_or_else(|| "/".into())
 }
 
+/// The instance file, or the folder of them, where no flag says: MCP_CONFIG.
+pub(crate) fn config() -> Option<PathBuf> {
+    absolute("MCP_CONFIG")
+}
+
 /// The run directory: MCP_RUN_DIR, /run/mcp for root, $XDG_RUNTIME_DIR/mcp for others. Where a user has no
 /// XDG_RUNTIME_DIR, it is a folder of his state directory: private, if not on tmpfs.
 pub(crate) fn run_dir() -> PathBuf {

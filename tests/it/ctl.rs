@@ -87,7 +87,7 @@ fn json_is_valid_at_any_width_and_for_the_longest_names() {
     let none: Value = serde_json::from_slice(&scratch.ctl(&["status", "--json", "other"]).stdout).unwrap();
     assert_eq!(
         none,
-        json!({"instances": [{"name": "other", "running": false, "fresh": true, "exit_code": 3, "status": null}]})
+        json!({"at": none["at"], "instances": [{"name": "other", "running": false, "fresh": true, "exit_code": 3, "status": null}]})
     );
 }
 

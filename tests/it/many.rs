@@ -179,7 +179,10 @@ fn port_conflict_next_takes_the_next_port() {
     assert_eq!(code(&out), 69);
     let own = std::process::id();
     assert!(stderr(&out).contains(&format!("the address is in use by pid {own}")), "{}", stderr(&out));
-    let daemon = scratch.start(&with("Next(20)"));
+    let out = scratch.run(mcpdaemon(), &["-c", &with("Next(20)").display().to_string()]);
+    let said = stdout(&out);
+    assert!(said.contains(&format!("); port {port} is in use by pid {own}, ")), "{said}");
+    let daemon = scratch.started(&said);
     let chosen: u16 = daemon.address().rsplit(':').next().unwrap().parse().unwrap();
     assert!(chosen > port && chosen <= port + 20, "{chosen}");
     assert!(daemon.log().contains(&format!("port {chosen} is used in its place")), "{}", daemon.log());

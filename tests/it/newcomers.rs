@@ -205,3 +205,45 @@ fn a_user_whom_the_daemon_becomes_has_folders_of_his_own() {
     assert!(!said.contains("has no access"), "{said}");
     assert_eq!(said.matches("mine: stopped").count(), 2, "{said}");
 }
+
+#[test]
+fn a_second_start_from_another_file_is_told_from_which_one_the_first_runs() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], "")));
+    let text = std::fs::read_to_string(scratch.path("t.ron")).unwrap();
+    let other = scratch.write("other/t.ron", &text).display().to_string();
+    let link = scratch.path("link.ron");
+    std::os::unix::fs::symlink(scratch.path("t.ron"), &link).unwrap();
+    let start = |args: &[&str]| {
+        let out = scratch.run(mcpdaemon(), args);
+        assert_eq!((code(&out), stdout(&out).as_str()), (75, ""));
+        stderr(&out)
+    };
+    let plain = format!("t: already running (pid {})", daemon.pid);
+    let from = scratch.path("t.ron").canonicalize().unwrap();
+    let named = format!("{plain}; it runs from {}: give this one a name of its own by --name\n", from.display());
+    assert_eq!(start(&["-c", &other]), named);
+    assert_eq!(start(&["-c", link.to_str().unwrap(), "--name", "t"]), format!("{plain}\n"));
+}
+
+#[test]
+fn the_file_can_come_from_the_environment() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("fake", &[], ""));
+    let run = |config: &std::path::Path, args: &[&str]| {
+        scratch.command(mcpdaemon()).args(args).env("MCP_CONFIG", config).output().unwrap()
+    };
+    assert_eq!(stdout(&run(&file, &["-t"])), "t: configuration OK\n");
+    let out = run(&file, &[]);
+    let daemon = scratch.started(&stdout(&out));
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    // It is held by the next program, which starts with the same environment.
+    let out = scratch.ctl(&["restart", "t"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+    assert_eq!(daemon.status()["config"], file.canonicalize().unwrap().display().to_string());
+    // What is said on the command line goes before it.
+    let none = scratch.write("none.ron", "(");
+    assert_eq!(stdout(&run(&none, &["-t", "-c", file.to_str().unwrap()])), "t: configuration OK\n");
+    assert_eq!(code(&run(&none, &["-t"])), 78);
+    assert_eq!(code(&run(&none, &["-t", "--", "cat"])), 0);
+}

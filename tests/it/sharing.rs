@@ -108,6 +108,24 @@ fn idle_session_ends_with_its_child() {
 }
 
 #[test]
+fn a_session_whose_client_has_left_its_stream_ends_sooner() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &per_session("idle: \"16s\", spare: 0")));
+    let pid = |http: &mut Http| {
+        let told = http.ask(&call(1, "self", json!({})))["result"]["structuredContent"]["pid"].clone();
+        told.as_i64().unwrap() as i32
+    };
+    // One has never listened, one listens, and one does no more.
+    let (mut quiet, mut listens, mut left) = (daemon.http("fake"), daemon.http("fake"), daemon.http("fake"));
+    let (quiet_child, listening_child, left_child) = (pid(&mut quiet), pid(&mut listens), pid(&mut left));
+    let stream = listens.stream();
+    drop(left.stream());
+    wait("its end", || (!alive(left_child)).then_some(()));
+    assert!(alive(quiet_child) && alive(listening_child));
+    drop(stream);
+}
+
+#[test]
 fn pool_spreads_sessions_by_load() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], "sharing: Pool(3)")));

@@ -36,7 +36,8 @@ fn upgrade_keeps_pid_lock_children_sessions_and_counts() {
     }
     let after = daemon.status();
     assert_eq!((after["pid"].clone(), daemon.child("fake")), (before["pid"].clone(), child));
-    for same in ["start_time", "started", "listen", "generation", "config"] {
+    assert!(before["startup_ms"].as_u64().is_some(), "{before}");
+    for same in ["start_time", "started", "startup_ms", "listen", "generation", "config"] {
         assert_eq!(after[same], before[same], "{same}");
     }
     assert_eq!((&after["upgrades"], &after["sessions"], &after["state"]), (&json!(3), &json!(2), &json!("ready")));

@@ -119,7 +119,7 @@ fn several_are_watched_until_the_last_is_gone_and_json_is_a_document_a_line() {
     let last = document(lines.last().unwrap());
     assert_eq!(code, Some(3));
     let gone = |name: &str| json!({"name": name, "running": false, "fresh": true, "exit_code": 3, "status": null});
-    assert_eq!(last, json!({"instances": [gone("one"), gone("two")]}));
+    assert_eq!(last, json!({"at": last["at"], "instances": [gone("one"), gone("two")]}));
     lines.iter().for_each(|l| drop(document(l)));
 }
 

@@ -93,6 +93,8 @@ pub(crate) struct Session {
     /// Open response streams and GET streams.
     streams: AtomicUsize,
     replay: Arc<Lock<ResumableStreams>>,
+    /// Its client has had a stream for what answers no request.
+    listened: AtomicBool,
     /// Counts what it keeps of its client's wishes.
     wishes: Lock<Kept>,
     pub batches: Arc<Batches>,
@@ -127,6 +129,7 @@ impl Session {
             modern: AtomicBool::new(false),
             whole: OnceLock::new(),
             streams: AtomicUsize::new(0),
+            listened: AtomicBool::new(false),
             batches: Arc::default(),
             last_used: AtomicU64::new(ctx.seconds()),
             used: AtomicBool::new(false),
@@ -258,6 +261,7 @@ impl Session {
     /// Makes `outbox` the place for messages that answer no request; the one before is ended, so that each message
     /// goes to exactly one stream (2025-11-25 basic/transports).
     pub(crate) fn attach(&self, outbox: Arc<Outbox>) {
+        self.listened.store(true, SeqCst);
         if let Some(before) = self.push.replace(Some(outbox)) {
             before.end();
         }
@@ -443,6 +447,12 @@ impl Session {
         // The whole has a client who may be told what its part hears.
         let streams = |session: &Session| session.streams.load(SeqCst) > 0;
         streams(self) || !self.load.is_quiet() || self.whole().is_some_and(|whole| streams(&whole))
+    }
+
+    /// Its client has listened, and listens no more: mostly it has gone away without a word.
+    pub(crate) fn has_left(&self) -> bool {
+        let listened = |session: &Session| session.listened.load(SeqCst);
+        !self.is_in_use() && (listened(self) || self.whole().is_some_and(|whole| listened(&whole)))
     }
 
     /// Seconds since the last sign of life; 0 while it is in use.

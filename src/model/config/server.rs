@@ -410,14 +410,14 @@ fn sharing(s: &mut Section<'_, '_>) -> Sharing {
             };
             let sharing = Sharing::PerSession {
                 max: inner.quiet("max", 100),
-                idle: inner.quiet("idle", Duration::from_secs(30 * 60)),
+                idle: inner.quiet("idle", Duration::from_secs(10 * 60)),
                 spare: inner.quiet("spare", 1),
             };
             inner.finish();
             Some(sharing)
         }
         Some((kind, _)) if KINDS.contains(&kind) => {
-            s.reader.problem(node, "expected Shared, PerSession(max: 100, idle: \"30m\", spare: 1) or Pool(n)");
+            s.reader.problem(node, "expected Shared, PerSession(max: 100, idle: \"10m\", spare: 1) or Pool(n)");
             None
         }
         Some((kind, _)) => {
