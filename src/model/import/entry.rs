@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::model::config::setting::quoted;
-use crate::model::import::values::{Dialect, Values, shown, variable};
+use crate::model::import::values::{Dialect, Values, is_variable, shown, variable};
 use crate::model::jsonc::{Document, Node, Wrong};
 use crate::model::text::{duration, printable};
 
@@ -64,8 +64,13 @@ struct Reading<'a, 'd> {
     args: Vec<String>,
     remote: Remote,
     tools: Tools,
-    health: Vec<String>,
-    restart: Vec<String>,
+    /// The settings of the sections `health` and `restart`.
+    health: Vec<(&'static str, String)>,
+    restart: Vec<(&'static str, String)>,
+    /// It has no health check.
+    unchecked: bool,
+    /// A rule for tools that cannot be kept: without it more could be called than was allowed.
+    open: Option<String>,
     off: bool,
     priority: Option<f64>,
     notes: Vec<String>,
@@ -91,6 +96,8 @@ pub(super) fn entry<'d>(
         tools: Tools::default(),
         health: Vec::new(),
         restart: Vec::new(),
+        unchecked: false,
+        open: None,
         off: false,
         priority: None,
         notes: Vec::new(),
@@ -114,7 +121,7 @@ impl<'d> Reading<'_, 'd> {
     }
 
     fn set(&mut self, key: &'static str, value: String) {
-        self.settings.others.push((key, value));
+        put(&mut self.settings.others, key, value);
     }
 
     fn has(&self, key: &str) -> bool {
@@ -135,14 +142,14 @@ impl<'d> Reading<'_, 'd> {
                 let text = self.document.string(value, &what)?;
                 if !text.is_empty() {
                     let text = self.text(value, &text)?;
-                    self.relative(!text.starts_with(['/', '$']));
+                    self.note_relative(&text);
                     self.set("cwd", quoted(&text));
                 }
             }
             "envFile" | "env_file" => {
                 let text = self.document.string(value, &what)?;
                 let text = self.text(value, &text)?;
-                self.relative(!text.starts_with(['/', '$']));
+                self.note_relative(&text);
                 self.set("env_file", format!("[{}]", quoted(&text)));
             }
             "url" | "serverUrl" | "httpUrl" => {
@@ -158,13 +165,13 @@ impl<'d> Reading<'_, 'd> {
             }
             "env_http_headers" => {
                 for (name, value) in self.document.object(value, &what)? {
-                    let variable = self.document.string(value, &what)?;
-                    self.remote.headers.push((name, format!("${{{variable}}}")));
+                    let variable = self.variable(value, &what)?;
+                    self.remote.headers.push((name, variable));
                 }
             }
             "bearer_token_env_var" => {
-                let variable = self.document.string(value, &what)?;
-                self.remote.headers.push(("Authorization".to_owned(), format!("Bearer ${{{variable}}}")));
+                let variable = self.variable(value, &what)?;
+                self.remote.headers.push(("Authorization".to_owned(), format!("Bearer {variable}")));
             }
             "type" | "transport" => self.remote.kind = self.document.string(value, &what)?.to_lowercase(),
             "source" if ["\"custom\"", "\"extension\""].iter().any(|s| value.is(s)) => {}
@@ -197,32 +204,45 @@ impl<'d> Reading<'_, 'd> {
         Ok(true)
     }
 
-    /// A string with `args` beside it, a list of all words (opencode), or an object with both (Zed).
-    fn command(&mut self, value: Node<'d>, what: &str) -> Result<(), Wrong> {
-        if value.written().starts_with('{') {
-            for (key, value) in self.document.object(value, what)? {
-                match key.as_str() {
-                    "path" | "command" => self.command(value, what)?,
-                    _ if self.known(&key, value)? => {}
-                    _ => self.drop(&format!("command.{key}"), value),
-                }
-            }
-            return Ok(());
+    /// The name of a variable, as the instance file has its value.
+    fn variable(&self, value: Node<'_>, what: &str) -> Result<String, Wrong> {
+        let name = self.document.string(value, what)?;
+        match is_variable(&name) {
+            true => Ok(format!("${{{name}}}")),
+            false => Err(self.document.wrong(value, format!("{what}: {} is no name of a variable", shown(&name)))),
         }
+    }
+
+    /// A program, or an object with it and what belongs to it (Zed).
+    fn command(&mut self, value: Node<'d>, what: &str) -> Result<(), Wrong> {
+        if !value.written().starts_with('{') {
+            return self.program(value, what);
+        }
+        for (key, value) in self.document.object(value, what)? {
+            match key.as_str() {
+                // Not deeper: a file of objects in objects would go on for as long as it is.
+                "path" | "command" | "cmd" => self.program(value, what)?,
+                _ if self.known(&key, value)? => {}
+                _ => self.drop(&format!("command.{key}"), value),
+            }
+        }
+        Ok(())
+    }
+
+    /// A string with `args` beside it, or a list of all words (opencode).
+    fn program(&mut self, value: Node<'d>, what: &str) -> Result<(), Wrong> {
         if value.written().starts_with('[') {
             self.settings.command = self.words(value, what)?;
         } else {
             let text = self.document.string(value, what)?;
             self.settings.command = vec![self.text(value, &text)?];
         }
-        match self.settings.command.first().map(String::as_str) {
-            None | Some("") => Err(self.document.wrong(value, format!("{what} is empty"))),
-            Some(program) => {
-                let relative = program.contains('/') && !program.starts_with(['/', '$']);
-                self.relative(relative);
-                Ok(())
-            }
+        let program = self.settings.command.first().filter(|program| !program.is_empty()).cloned();
+        let Some(program) = program else { return Err(self.document.wrong(value, format!("{what} is empty"))) };
+        if program.contains('/') {
+            self.note_relative(&program);
         }
+        Ok(())
     }
 
     fn words(&mut self, value: Node<'d>, what: &str) -> Result<Vec<String>, Wrong> {
@@ -249,9 +269,10 @@ impl<'d> Reading<'_, 'd> {
         Ok(())
     }
 
-    fn relative(&mut self, is: bool) {
+    /// Says where a path begins, unless it is absolute or a variable says it.
+    fn note_relative(&mut self, path: &str) {
         let note = "A relative path starts at the folder of this file.";
-        if is && !self.notes.iter().any(|n| n == note) {
+        if !path.starts_with(['/', '$']) && !self.notes.iter().any(|n| n == note) {
             self.notes.push(note.to_owned());
         }
     }
@@ -275,15 +296,16 @@ impl<'d> Reading<'_, 'd> {
         match key {
             "enabledTools" | "enabled_tools" | "includeTools" | "include_tools" | "allowedTools" | "allowed_tools"
             | "allow_tools" | "allowTools" | "allow_patterns" | "allowPatterns" | "tools" => {
-                let Some(names) = names().filter(|names| names.iter().all(plain)) else { return Ok(false) };
+                let Some(names) = names().filter(|names| names.iter().all(plain)) else {
+                    self.open = Some(key.to_owned());
+                    return Ok(false);
+                };
                 self.tools.allow.get_or_insert_default().extend(names);
             }
             "disabledTools" | "disabled_tools" | "excludeTools" | "exclude_tools" | "block_tools" | "blockTools"
             | "blockedTools" | "blocked_tools" | "deny_tools" | "block_patterns" | "blockPatterns" => {
                 let Some(names) = names().filter(|names| names.iter().all(plain)) else {
-                    // What would be open by a rule that is lost had better not start.
-                    self.notes
-                        .push(format!("{} has patterns that `tools` has not: write its `deny` by hand.", shown(key)));
+                    self.open = Some(key.to_owned());
                     return Ok(false);
                 };
                 self.tools.deny.extend(names);
@@ -313,8 +335,7 @@ impl<'d> Reading<'_, 'd> {
             "startup_timeout_ms" | "startupTimeout" | "initTimeout" => ("start_timeout", 0.001),
             "retryDelay" | "retry_delay" | "restartDelay" => {
                 let Some(delay) = span(number, 0.001).filter(|d| *d >= Duration::from_millis(10)) else { return false };
-                self.restart.push(format!("delay: {}", quoted(&duration(delay))));
-                return true;
+                return put(&mut self.restart, "delay", quoted(&duration(delay)));
             }
             _ => return false,
         };
@@ -330,26 +351,28 @@ impl<'d> Reading<'_, 'd> {
 
     /// The health check of MCP Foxxy Bridge; its times are milliseconds.
     fn health(&mut self, value: Node<'d>) -> Result<(), Wrong> {
-        let mut off = false;
         for (key, value) in self.document.object(value, &format!("{}, 'healthCheck'", self.what))? {
             let number = self.document.number(value).filter(|n| *n > 0.0);
             let time = number.and_then(|n| span(n, 0.001)).filter(|d| !d.is_zero()).map(|d| quoted(&duration(d)));
-            match (key.as_str(), time, number) {
-                ("enabled", ..) => off = value.is("false"),
-                ("interval", Some(time), _) => self.health.push(format!("interval: {time}")),
-                ("timeout", Some(time), _) => self.health.push(format!("timeout: {time}")),
-                ("maxConsecutiveFailures", _, Some(n)) if n.fract() == 0.0 && n < 1000.0 => {
-                    self.health.push(format!("failures: {n}"));
+            let taken = match (key.as_str(), time, number) {
+                ("enabled", ..) => {
+                    self.unchecked |= value.is("false");
+                    true
                 }
-                ("restartDelay", Some(_), _) if self.number(&key, value) => {}
-                ("autoRestart", ..) if value.is("true") => {}
-                ("autoRestart", ..) if value.is("false") => self.restart.push("policy: Never".to_owned()),
-                ("operation", ..) if ["\"ping\"", "\"list_tools\""].iter().any(|o| value.is(o)) => {}
-                _ => self.drop(&format!("healthCheck.{key}"), value),
+                ("interval", Some(time), _) => put(&mut self.health, "interval", time),
+                ("timeout", Some(time), _) => put(&mut self.health, "timeout", time),
+                ("maxConsecutiveFailures", _, Some(n)) if n.fract() == 0.0 && n < 1000.0 => {
+                    put(&mut self.health, "failures", n.to_string())
+                }
+                ("restartDelay", ..) => self.number(&key, value),
+                ("autoRestart", ..) if value.is("false") => put(&mut self.restart, "policy", "Never".to_owned()),
+                ("autoRestart", ..) => value.is("true"),
+                ("operation", ..) => ["\"ping\"", "\"list_tools\""].iter().any(|o| value.is(o)),
+                _ => false,
+            };
+            if !taken {
+                self.drop(&format!("healthCheck.{key}"), value);
             }
-        }
-        if off {
-            self.health = vec!["None".to_owned()];
         }
         Ok(())
     }
@@ -364,9 +387,13 @@ impl<'d> Reading<'_, 'd> {
             || matches!(self.remote.kind.as_str(), "sse" | "ws" | "websocket" | "remote");
         self.settings.command.append(&mut self.args);
         let has_command = !self.settings.command.is_empty();
+        let lost = self.open.as_ref().map(|rule| {
+            let rule = shown(rule);
+            format!("{rule} cannot be kept, and without it more tools could be called than were meant: write `tools` by hand")
+        });
         let here = match (has_command && !far, &self.remote.url) {
             (true, _) if self.off => Here::Left("it is switched off there".to_owned()),
-            (true, _) => Here::Runs,
+            (true, _) => lost.map_or(Here::Runs, Here::Left),
             (false, Some(url)) => {
                 // Behind the question mark there may be a key.
                 let address = url.split(['?', '#']).next().unwrap_or_default();
@@ -397,14 +424,12 @@ impl<'d> Reading<'_, 'd> {
         if !tools.is_empty() {
             self.set("tools", format!("({})", tools.join(", ")));
         }
-        if self.health == ["None"] {
+        if self.unchecked {
             self.set("health", "None".to_owned());
-        } else if !self.health.is_empty() {
-            let health = format!("({})", self.health.join(", "));
+        } else if let Some(health) = section(&self.health) {
             self.set("health", health);
         }
-        if !self.restart.is_empty() {
-            let restart = format!("({})", self.restart.join(", "));
+        if let Some(restart) = section(&self.restart) {
             self.set("restart", restart);
         }
         if !self.dropped.is_empty() {
@@ -458,6 +483,21 @@ pub(super) fn was(key: &str, value: Node<'_>) -> String {
 pub(super) fn quoted_list(words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
     format!("[{}]", words.join(", "))
+}
+
+/// Adds a setting, unless it is there: a file may say the same in two words. False if it was.
+fn put(settings: &mut Vec<(&'static str, String)>, key: &'static str, value: String) -> bool {
+    let new = !settings.iter().any(|(k, _)| *k == key);
+    if new {
+        settings.push((key, value));
+    }
+    new
+}
+
+/// Settings as a section; None without any.
+fn section(settings: &[(&'static str, String)]) -> Option<String> {
+    let all: Vec<String> = settings.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    (!all.is_empty()).then(|| format!("({})", all.join(", ")))
 }
 
 fn fits_alias(alias: &str) -> bool {

@@ -188,6 +188,14 @@ fn a_mistake_has_its_place() {
 }
 
 #[test]
+fn objects_in_objects_are_not_followed_to_the_end_of_the_stack() {
+    for key in ["command", "cmd", "path"] {
+        let deep = format!("{{\"{key}\":").repeat(200_000) + "1" + &"}".repeat(200_000);
+        refused(&format!("{{\"mcpServers\": {{\"a\": {{\"command\": {deep}}}}}}}"));
+    }
+}
+
+#[test]
 fn names_are_made_fit_and_stay_apart() {
     for (was, name) in [
         ("fine_1.x", "fine_1.x"),
@@ -292,6 +300,10 @@ fn codex_toml_is_carried_over() {
         }
     }
     for (text, wanted) in [
+        (
+            "[mcp_servers.a]\nurl = \"http://h\"\nbearer_token_env_var = \"file:/etc/x\"\n",
+            "c.toml: server \"a\", 'bearer_token_env_var': \"file:/etc/x\" is no name of a variable",
+        ),
         ("[mcp_servers.a]\ncommand = x\n", "c.toml:2:11: "),
         ("model = \"x\"\n", "c.toml: no servers are found in it"),
         ("[mcp_servers.a]\ncommand = [1, {}]\n", "c.toml: server \"a\", 'command': expected a string"),
@@ -387,8 +399,9 @@ fn zed_gemini_and_opencode_are_carried_over() {
 #[test]
 fn a_bridge_becomes_settings_of_the_instance() {
     let file = r#"{"mcpServers": {
-            "b": {"command": "x", "timeout": 60, "priority": 200, "toolNamespace": "bee", "tags": ["t"], "retryDelay": 2000,
-                "healthCheck": {"enabled": true, "interval": 30000, "timeout": 5000, "maxConsecutiveFailures": 4, "toolName": "q"},
+            "b": {"command": "x", "timeout": 60, "priority": 200, "toolNamespace": "bee", "tags": ["t"], "retryDelay": 2000, "cwd": "/a", "workingDirectory": "/b",
+                "healthCheck": {"enabled": true, "interval": 30000, "timeout": 5000, "maxConsecutiveFailures": 4, "toolName": "q",
+                    "restartDelay": 5000},
                 "security": {"read_only_mode": false, "tool_security": {"block_tools": ["rm"], "allow_patterns": ["list_*"]}}},
             "a": {"command": "y", "priority": 10, "oauth": {"client": "hunter2"}, "log_level": "ERROR", "healthCheck": {"enabled": false}}
         },
@@ -413,6 +426,7 @@ fn a_bridge_becomes_settings_of_the_instance() {
         "restart: (delay: \"2s\")",
         "health: None",
         "\"tags\": [\"t\"]",
+        "\"healthCheck.restartDelay\": 5000",
         "\"healthCheck.toolName\": \"q\"",
         "\"security.read_only_mode\": false",
         "\"oauth\" (may be secret: not repeated here)",
@@ -424,7 +438,9 @@ fn a_bridge_becomes_settings_of_the_instance() {
     let live = text.replace("    user: \"mcp\",\n", "").replace("    group: \"mcp\",\n", "");
     assert_eq!(loaded(&live).len(), 2);
     let none = import("c.json", r#"{"mcpServers": {"a": {"command": "x", "blockedTools": ["^rm$"]}}}"#).unwrap().text;
-    assert!(none.contains("has patterns that `tools` has not"), "{none}");
+    let wanted =
+        "\"a\" is not carried over: \"blockedTools\" cannot be kept, and without it more tools could be called";
+    assert!(none.contains(wanted), "{none}");
 }
 
 /// Texts of what is special somewhere: in JSON, in RON, in a comment, in an expansion.
