@@ -24,7 +24,6 @@ use crate::many;
 use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
-use crate::model::status::Status;
 use crate::model::text::{count, printable};
 use crate::rt::main_thread::{self, Spawner};
 use crate::rt::random;
@@ -285,8 +284,7 @@ fn lock(name: &str, run_dir: &Path, file: Option<&Path>) -> Result<(PidFile, Pat
 
 /// The file that the daemon of this PID runs from, if that is another one.
 fn other_file(status: &Path, pid: i32, file: Option<&Path>) -> Option<String> {
-    let bytes = std::fs::File::open(status).and_then(|opened| files::content(opened, LONGEST)).ok()?;
-    let status: Status = serde_json::from_slice(&bytes).ok()?;
+    let status = process::said(status)?;
     let same =
         |path: &Path| file.is_some_and(|file| file == path || file.canonicalize().ok() == path.canonicalize().ok());
     match status.config {
@@ -296,9 +294,6 @@ fn other_file(status: &Path, pid: i32, file: Option<&Path>) -> Option<String> {
         None => file.is_some().then(|| "a command line".to_owned()),
     }
 }
-
-/// No status document is longer, in bytes.
-const LONGEST: u64 = 64 << 20;
 
 /// The daemon's own side, still with one thread: everything that has to be there before the runtime.
 fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readiness) -> Result<Exit, Failure> {

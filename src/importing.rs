@@ -48,7 +48,7 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Writes a file that is not there yet; it may hold secrets, so nobody else may read it.
+/// Writes a file that is not there yet; its owner alone may read it, because it may hold secrets.
 fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let written = made.and_then(|mut file| file.write_all(text.as_bytes()));

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter, Log, Metadata, Record, error};
 use simplelog::{ConfigBuilder, WriteLogger};
@@ -25,6 +25,7 @@ use crate::model::config::{self, Format, Rotate};
 use crate::model::exit::plain;
 use crate::model::logline;
 use crate::model::text::printable;
+use crate::sys::clock;
 use crate::sys::lock::{Guard, Lock};
 pub(crate) use file::Opened;
 
@@ -82,11 +83,7 @@ impl Shared {
     }
 
     fn note(&self, level: Level, text: &str) {
-        let line = logline::Line {
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            level: level.to_string(),
-            text: printable(text, SHORT),
-        };
+        let line = logline::Line { at: clock::now(), level: level.to_string(), text: printable(text, SHORT) };
         let mut last = self.last();
         if last.len() >= REMEMBERED {
             last.pop_front();
@@ -297,7 +294,7 @@ struct OneLine {
 
 impl OneLine {
     fn json(&self, record: &Record<'_>, text: &str) -> Vec<u8> {
-        let now = (!self.shared.journal).then(|| humantime::format_rfc3339_millis(SystemTime::now()).to_string());
+        let now = (!self.shared.journal).then(clock::now);
         let line = logline::json(now.as_deref(), record.level(), record.target(), text);
         format!("{}{line}\n", self.mark(record)).into_bytes()
     }

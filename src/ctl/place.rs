@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, Uid, User};
@@ -13,6 +13,7 @@ use crate::model::config::check_name;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::status::Status;
 use crate::model::text::turns;
+use crate::sys::clock;
 use crate::sys::files;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
@@ -82,7 +83,7 @@ pub(super) struct Found {
 /// Of when a status document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
-    /// The daemon has written it when it was asked to, or nobody has asked.
+    /// The daemon has written it when it was asked to, or it was not asked.
     Current,
     /// Of when it says: the daemon cannot be asked.
     AsOf,
@@ -243,7 +244,7 @@ impl Found {
             Probe::Absent | Probe::Stale | Probe::Starting => return None,
         };
         // Another status may be on its way, of a moment before.
-        let asked = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let asked = clock::now();
         match handle.send(Signal::SIGUSR1) {
             Ok(()) => Some(Asked(asked)),
             Err(_) => {

@@ -1,7 +1,7 @@
 //! An instance in words and as JSON, for those who look once and those who watch.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::logs;
 use super::place::{Age, Found};
@@ -10,12 +10,12 @@ use crate::model::last_words::first_of;
 use crate::model::logline;
 use crate::model::status::{Client, Status};
 use crate::model::text::{count, duration, millis};
+use crate::sys::clock;
 use crate::sys::pidfile::Probe;
 
 /// The whole of a JSON answer: when it was made, and the instances.
 pub(super) fn whole(instances: &impl serde::Serialize) -> serde_json::Value {
-    let at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-    serde_json::json!({ "at": at, "instances": instances })
+    serde_json::json!({ "at": clock::now(), "instances": instances })
 }
 
 /// One element of `instances`.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write as _};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -15,6 +15,7 @@ use crate::cli;
 use crate::model::changes::{Seen, changes};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::printable;
+use crate::sys::clock;
 use crate::sys::pidfile::Probe;
 use crate::sys::watch::{Watch, Woken, die_of, terminal_size};
 
@@ -153,7 +154,7 @@ fn lines(place: &Place, args: &cli::Status) -> io::Result<Result<Exit, Failure>>
             questions.ask(&mut look);
             asked = Instant::now();
         }
-        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        let now = clock::now();
         let mut lines = Vec::new();
         for (name, found) in &look.0 {
             let new = seen(found);

@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use event_listener::Event as Bell;
 use futures_lite::FutureExt;
@@ -24,6 +24,7 @@ use crate::rt::blocking::blocking;
 use crate::rt::main_thread::Spawner;
 use crate::rt::task;
 use crate::rt::wait::{self, Clock, Flag, Switch, SystemClock, sleep};
+use crate::sys::clock;
 use crate::sys::lock::Lock;
 use crate::sys::memory;
 
@@ -284,7 +285,7 @@ impl Context {
             reason: reason.map(|r| printable(r, 2000)),
             level: alert.map(|a| a.level),
             check: alert.map(|a| a.check.clone()),
-            at: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            at: clock::now(),
             pid: std::process::id(),
         };
         if self.events.0.try_send(event).is_err() {

@@ -187,7 +187,7 @@ impl Hub {
                 let short = timeout(pace, hub.ctx.memory.is_short()).await.is_some();
                 let all: Vec<Client> = hub.clients.lock().values().cloned().collect();
                 if let Some(late) = paused(begin, pace) {
-                    // Nobody could use them meanwhile.
+                    // Their clients could not use them meanwhile.
                     all.iter().for_each(|c| c.session.forgive(late));
                     all.iter().flat_map(|c| c.endpoint.parts()).for_each(|c| c.session.forgive(late));
                 }

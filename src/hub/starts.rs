@@ -14,7 +14,7 @@ use crate::sys::lock::Lock;
 
 /// So many children are started at a time, or as many as there are processors.
 const AT_A_TIME: usize = 4;
-/// A start that takes longer makes room for the next one, so that one that hangs holds up nobody for long.
+/// A start that takes longer makes room for the next one, so that one that hangs does not hold up the others for long.
 pub(crate) const HOLD: Duration = Duration::from_secs(10);
 /// A server is given so many times its `start_timeout` at most.
 pub(crate) const MOST: u32 = 4;

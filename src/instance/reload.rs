@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use async_io::Async;
 use log::{error, info, warn};
 
-use super::state::{Instance, now};
+use super::state::Instance;
 use crate::hub::{prepare, restart};
 use crate::model::exit::plain;
 use crate::model::plan::diff;
@@ -16,6 +16,7 @@ use crate::net::Net;
 use crate::rt::blocking::blocking;
 use crate::rt::wait::until;
 use crate::source::lines;
+use crate::sys::clock;
 use crate::sys::{become_daemon, signals};
 
 /// So many restarts of servers may be wanted at a time.
@@ -82,7 +83,7 @@ impl Instance {
         }
         let mut life = self.life();
         life.restarts += 1;
-        life.last_restart = Some(Restart { at: now(), server: name, serial, ok, text });
+        life.last_restart = Some(Restart { at: clock::now(), server: name, serial, ok, text });
         drop(life);
         self.hub.ctx.changed();
     }
@@ -139,7 +140,7 @@ impl Instance {
                     }
                 };
                 life.reloads += 1;
-                life.last_reload = Some(Reload { at: now(), ok, text });
+                life.last_reload = Some(Reload { at: clock::now(), ok, text });
                 if life.state == InstanceState::Reloading {
                     life.state = InstanceState::Ready;
                 }

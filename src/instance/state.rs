@@ -27,6 +27,7 @@ use crate::rt::blocking::blocking;
 use crate::rt::random::uuid;
 use crate::rt::task;
 use crate::source::Source;
+use crate::sys::clock;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::Notifier;
 use crate::sys::pidfile::PidFile;
@@ -199,7 +200,7 @@ impl Instance {
     pub(super) fn note_upgrade(&self, ok: bool, text: String) {
         let mut life = self.life();
         life.upgrades += 1;
-        life.last_upgrade = Some(Upgrade { at: now(), ok, text });
+        life.last_upgrade = Some(Upgrade { at: clock::now(), ok, text });
     }
 
     /// The status file shall be written although nothing changed.
@@ -225,12 +226,4 @@ impl Instance {
             Err(refused) => error!("{}: it cannot be made again: {refused:?}", self.pid_path.display()),
         }
     }
-}
-
-pub(super) fn now() -> String {
-    rfc3339(SystemTime::now())
-}
-
-pub(super) fn rfc3339(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
 }

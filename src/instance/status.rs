@@ -10,7 +10,7 @@ use log::warn;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 
-use super::state::{Instance, now, rfc3339};
+use super::state::Instance;
 use crate::hub::Server;
 use crate::model::config::Kind;
 use crate::model::config::server::Sharing;
@@ -23,6 +23,7 @@ use crate::net::metrics::Measured;
 use crate::net::page::Shown;
 use crate::rt::blocking::blocking;
 use crate::rt::wait::{sleep, timeout};
+use crate::sys::clock;
 use crate::sys::{files, process};
 
 /// Changes of state within this time become one write of the status file.
@@ -93,7 +94,7 @@ impl Instance {
 
     fn facts(&self) -> Status {
         // Before everything else: mcpctl takes what was written at a time for what was true at it.
-        let written = now();
+        let written = clock::now();
         let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
         let (hub, config) = (&self.hub, self.hub.ctx.config());
         let second = hub.ctx.seconds();
@@ -142,7 +143,7 @@ impl Instance {
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),
             listen: urls,
-            started: rfc3339(self.started),
+            started: clock::rfc3339(self.started),
             startup_ms: self.life().startup,
             written,
             uptime_seconds: second,

@@ -388,7 +388,7 @@ impl Fresh {
     const TOLD: u64 = 5 * 60 * 1000;
     const UNTOLD: u64 = 10 * 1000;
 
-    /// Of the answer of a child that clients share. `alone` says that nobody is told from another.
+    /// How long the answer of a shared child may be kept, and by whom. `alone` says that all clients see the same.
     pub fn of(method: &str, info: Option<&mcp::ServerInfo>, alone: bool) -> Fresh {
         let capability = match method {
             method::TOOLS_LIST => "tools",

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 pub const HEALTHZ: &str = "/healthz";
 /// 200 while every required server is ready.
 pub const READYZ: &str = "/readyz";
-/// The same, under the name that many programs ask for.
+/// Another name of [`READYZ`], for the many programs that ask for it.
 pub const HEALTH: &str = "/health";
 pub const STATUS: &str = "/status";
 pub const METRICS: &str = "/metrics";

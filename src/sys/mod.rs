@@ -4,6 +4,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod become_daemon;
+pub(crate) mod clock;
 pub(crate) mod fds;
 pub(crate) mod files;
 pub(crate) mod guard;

@@ -20,7 +20,6 @@ use nix::unistd::{Gid, Pid, Uid, fchown};
 
 use super::pidfd::PidFd;
 use super::{files, process};
-use crate::model::status::Status;
 
 /// A PID file whose lock this process holds. Dropping it releases the lock and leaves the files.
 #[derive(Debug)]
@@ -280,8 +279,7 @@ fn is_daemon_of(path: &Path, pid: Pid, file: &File) -> bool {
     let Ok(owner) = file.metadata().map(|m| m.uid()) else { return false };
     // Root's daemon could not give it away.
     let fits = owner == 0 || process::user_of(pid) == Some(owner);
-    let said = files::read(&path.with_extension("status"), process::STATUS).ok();
-    let said = said.and_then(|text| serde_json::from_slice::<Status>(&text).ok()).filter(|s| s.pid == pid.as_raw());
+    let said = process::said(&path.with_extension("status")).filter(|s| s.pid == pid.as_raw());
     fits && process::lives(pid) && said.is_none_or(|s| process::start_time(pid) == Some(s.start_time))
 }
 

@@ -16,6 +16,11 @@ use crate::model::status::Status;
 /// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:NONCE:SERIAL`.
 pub(crate) const MARK: &str = "MCPDAEMON_MARK";
 
+/// What a status file says, if it can be read and understood.
+pub(crate) fn said(path: &Path) -> Option<Status> {
+    serde_json::from_slice(&super::files::read(path, STATUS).ok()?).ok()
+}
+
 /// The longest status file that is read, in bytes.
 pub(crate) const STATUS: u64 = 64 << 20;
 
@@ -241,7 +246,7 @@ fn instance_on(port: u16) -> Option<String> {
     std::fs::read_dir(super::paths::run_dir()).ok()?.flatten().find_map(|entry| {
         let path = entry.path();
         let name = path.file_name()?.to_str()?.strip_suffix(".status")?.to_owned();
-        let status: Status = serde_json::from_slice(&super::files::read(&path, STATUS).ok()?).ok()?;
+        let status = said(&path)?;
         let pid = Pid::from_raw(status.pid);
         let there = lives(pid) && start_time(pid) == Some(status.start_time);
         let listens = status.listen.iter().any(|url| url.ends_with(&ending));

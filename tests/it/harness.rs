@@ -508,6 +508,17 @@ impl Http {
     }
 }
 
+/// A POST on a connection of its own, with these header lines.
+pub fn post(address: &str, path: &str, headers: &str, body: &str) -> Response {
+    let mut raw = Raw::open(address);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    raw.send(&[head.as_bytes(), body.as_bytes()].concat());
+    raw.response()
+}
+
 /// A WebSocket client.
 pub struct Ws {
     pub socket: tungstenite::WebSocket<TcpStream>,

@@ -7,16 +7,6 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-fn post(address: &str, path: &str, headers: &str, body: &str) -> Response {
-    let mut raw = Raw::open(address);
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    raw.send(&[head.as_bytes(), body.as_bytes()].concat());
-    raw.response()
-}
-
 #[test]
 fn streamable_http_session_from_initialize_to_delete() {
     let scratch = Scratch::new();

@@ -8,14 +8,9 @@ use crate::harness::*;
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
+/// A POST as MCP clients send it.
 fn post(address: &str, path: &str, headers: &str, body: &str) -> Response {
-    let mut raw = Raw::open(address);
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    raw.send(&[head.as_bytes(), body.as_bytes()].concat());
-    raw.response()
+    crate::harness::post(address, path, &format!("{ACCEPT}{headers}"), body)
 }
 
 /// A request as raw bytes, and the status of its answer with the rest of it.

@@ -210,7 +210,7 @@ impl Child {
         });
     }
 
-    /// Gives all open requests so much longer: nobody could hear an answer meanwhile.
+    /// Gives all open requests so much longer: for that time the daemon could hear no answer.
     fn put_off(&self, late: Duration) {
         for one in self.pending().waiting.values_mut() {
             if let Waiting::Client { deadline, latest, .. } = one {

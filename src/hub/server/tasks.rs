@@ -42,7 +42,7 @@ impl TaskOwners {
         }
     }
 
-    /// Whether this principal may ask for a task: it is his, or nobody's in particular because there is no `auth`.
+    /// Whether this principal may ask for a task: he has started it, or there is no `auth`.
     pub(crate) fn is_for(&self, task: &str, who: Option<&Arc<str>>) -> bool {
         match (self.0.lock().owners.get(task), who) {
             (Some(owner), who) => owner.as_ref() == who,

@@ -49,7 +49,7 @@ impl Auth {
     /// Whose token this is. Takes as long whichever of those it is, and if it is none.
     ///
     /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: it is understood, for
-    /// nobody could know that hash who does not know the token.
+    /// whoever knows that hash knows the token.
     pub fn owner(&self, token: &[u8]) -> Option<Admitted> {
         let Auth::Bearer { tokens, .. } = self else { return None };
         let known = |digest: [u8; 32]| {

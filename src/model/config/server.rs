@@ -252,10 +252,9 @@ pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environm
     reader.show(Shown::Open(format!("{}: {kind}(", quoted(name))));
     let required = s.get("required", true);
     let alias: Option<String> = s.opt("alias");
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if let Some(alias) = &alias
         && let Some(at) = s.node("alias")
-        && (alias.is_empty() || alias.len() > 32 || !alias.chars().all(fine))
+        && !is_alias(alias)
     {
         s.reader.problem(at, "an alias has 1 to 32 letters, digits, '-' and '_'");
     }
@@ -625,4 +624,10 @@ impl Setting for RestartMode {
     fn show(&self) -> String {
         format!("{self:?}")
     }
+}
+
+/// Whether a text can stand before names on the bridge: 1 to 32 letters, digits, `-` and `_`.
+pub(crate) fn is_alias(text: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=32).contains(&text.len()) && text.chars().all(fine)
 }

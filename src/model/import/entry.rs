@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::model::config::server::is_alias;
 use crate::model::config::setting::quoted;
 use crate::model::import::values::{Dialect, Values, is_variable, shown, variable};
 use crate::model::jsonc::{Document, Node, Wrong};
@@ -179,7 +180,7 @@ impl<'d> Reading<'_, 'd> {
             "enabled" => self.off |= value.is("false"),
             "required" if value.is("true") || value.is("false") => self.set("required", value.written().to_owned()),
             "toolNamespace" | "alias" => match self.document.string(value, &what) {
-                Ok(alias) if alias.len() <= 32 && !alias.is_empty() && fits_alias(&alias) => {
+                Ok(alias) if is_alias(&alias) => {
                     self.set("alias", quoted(&alias));
                 }
                 _ => return Ok(false),
@@ -498,10 +499,6 @@ fn put(settings: &mut Vec<(&'static str, String)>, key: &'static str, value: Str
 fn section(settings: &[(&'static str, String)]) -> Option<String> {
     let all: Vec<String> = settings.iter().map(|(key, value)| format!("{key}: {value}")).collect();
     (!all.is_empty()).then(|| format!("({})", all.join(", ")))
-}
-
-fn fits_alias(alias: &str) -> bool {
-    alias.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
 }
 
 /// A time, to the millisecond; None beyond what the configuration takes.
