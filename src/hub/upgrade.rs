@@ -17,6 +17,7 @@ use crate::model::config::{self, Config};
 use crate::model::envelope::scan;
 use crate::model::handover;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::blocking::all_back;
 use crate::rt::task;
 use crate::rt::wait::timeout;
 
@@ -26,13 +27,15 @@ impl Hub {
         self.ctx.quiescing().iter().filter_map(|one| one.mark().map(str::to_owned)).collect()
     }
 
-    /// Waits, once [`super::context::Context::quiesce`] is on, until everything rests that the hub has. What does not come
-    /// to rest in time is on its way to its end, and is left behind.
+    /// Waits, once [`super::context::Context::quiesce`] is on and no client is heard any more, until everything rests that
+    /// the hub has. What does not come to rest in time is on its way to its end, and is left behind.
     pub(crate) async fn quiesced(&self, limit: Duration) {
         let rest = async {
             for one in self.ctx.quiescing() {
                 one.quiesced().await;
             }
+            // A thread may hold an answer that nobody has any more.
+            all_back().await;
         };
         let _ = timeout(limit, rest).await;
     }

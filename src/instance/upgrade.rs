@@ -50,7 +50,9 @@ impl Instance {
             return "children of the last reload are still going down; try again".to_owned();
         }
         self.hub.ctx.quiesce.turn(true);
-        let (left, ()) = zip(net.quiesced(REST), self.hub.quiesced(REST)).await;
+        // Clients first: what one says now still has to come to rest in the hub.
+        let left = net.quiesced(REST).await;
+        self.hub.quiesced(REST).await;
         if left > 0 {
             warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
         }

@@ -272,7 +272,8 @@ pub fn unmarked(text: &str) -> &str {
 
 /// Scans one message; where it is `strict`, members in another spelling are looked for.
 fn read(text: &str, strict: bool) -> Result<Envelope<'_>, Fault<'_>> {
-    if text.starts_with(BYTE_ORDER_MARK) {
+    // One mark, not as many as there are: each is a turn for who mends it.
+    if text.starts_with(BYTE_ORDER_MARK) && !unmarked(text).starts_with(BYTE_ORDER_MARK) {
         return Err(Fault::Inexact(vec![(0..BYTE_ORDER_MARK.len_utf8(), "")]));
     }
     let mut s = Scanner { strict, ..Scanner::new(text) };

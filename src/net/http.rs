@@ -188,19 +188,13 @@ async fn mcp(
         return ws::upgrade(front, connection, server, request);
     }
     match (endpoint, request.method()) {
-        ("sse", &Method::GET) => {
+        ("sse", &Method::GET) if !streamable::names_session(request.headers()) => {
             let before = proxied::before(&front.hub.ctx.config(), connection.address, request.headers());
             return sse::open(front, server, &(before + base), connection, request.headers());
         }
         ("message", &Method::POST) => return sse::post(front, server, connection, request).await,
-        ("sse" | "message", _) => {
-            let (allowed, why) = if endpoint == "sse" {
-                ("GET", "GET opens the event stream of HTTP+SSE (2024-11-05)")
-            } else {
-                ("POST", "POST takes the messages of a session that /sse has opened")
-            };
-            return not_allowed(allowed, why);
-        }
+        ("message", _) => return not_allowed("POST", "POST takes the messages of a session that /sse has opened"),
+        // What else comes to /sse is of a client that was told this path and speaks Streamable HTTP.
         _ => {}
     }
     streamable::serve(front, server, connection, request).await

@@ -41,6 +41,11 @@ pub(super) async fn serve(
     }
 }
 
+/// Whether a request is of a session of this transport, as it says itself.
+pub(super) fn names_session(headers: &HeaderMap) -> bool {
+    headers.contains_key(SESSION)
+}
+
 /// The session that a request names, if it is there and its sender's.
 fn named(front: &Front, server: &Arc<Server>, connection: &Connection, headers: &HeaderMap) -> Option<Client> {
     let found = headers.get(SESSION)?.to_str().ok().and_then(|n| front.hub.session(n));
@@ -59,7 +64,7 @@ fn session(
     id: Option<&str>,
 ) -> Result<Client, Box<Answer>> {
     let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
-    if !headers.contains_key(SESSION) {
+    if !names_session(headers) {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     }
     let Some(client) = named(front, server, connection, headers) else {

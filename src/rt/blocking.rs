@@ -43,6 +43,37 @@ impl Places {
     }
 }
 
+/// How much work of [`busy`] is not back with who waits for it.
+static AWAY: Away = Away { count: AtomicUsize::new(0), back: Event::new() };
+
+struct Away {
+    count: AtomicUsize,
+    back: Event,
+}
+
+/// One piece of such work, until it is dropped.
+struct OneAway;
+
+impl OneAway {
+    fn new() -> OneAway {
+        AWAY.count.fetch_add(1, SeqCst);
+        OneAway
+    }
+}
+
+impl Drop for OneAway {
+    fn drop(&mut self) {
+        AWAY.count.fetch_sub(1, SeqCst);
+        AWAY.back.notify(usize::MAX);
+    }
+}
+
+/// Waits until the results of all work of [`busy`] are with those who wait for them: nothing is in the hands of another
+/// thread then.
+pub(crate) async fn all_back() {
+    until(&AWAY.back, || (AWAY.count.load(SeqCst) == 0).then_some(())).await;
+}
+
 /// One of the places, until it is dropped.
 struct Place(&'static Places);
 
@@ -64,6 +95,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 /// Does work that takes a processor for long, of which only as much is done at a time as there are processors: the tasks
 /// are to get theirs. It goes on to its end also where it is not waited for any more.
 pub(crate) async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let _away = OneAway::new();
     let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
     aside(BUSY.take(processors).await, work).await
 }

@@ -89,8 +89,11 @@ fn ws_client(address: &str, server: &str, number: u64, seen: &Seen) {
             ws.send(&call(calls, "sleep", json!({"n": calls % 30, "text": text})).to_string());
             open_calls.insert(calls, text);
         }
+        // Longer than any request may take; pings keep the read from timing out.
+        let until = Instant::now() + Duration::from_secs(90);
         while !open_calls.is_empty() {
             let message = loop {
+                assert!(Instant::now() < until, "{server}: no answer to {open_calls:?}");
                 match ws.socket.read() {
                     Ok(tungstenite::Message::Text(text)) => {
                         break serde_json::from_str::<Value>(text.as_str()).unwrap();

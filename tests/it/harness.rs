@@ -45,7 +45,8 @@ pub fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 /// The longest that a test may take; chaos may be told to take ten minutes.
 const LONGEST: Duration = Duration::from_secs(900);
 
-/// A folder of its own for one test, with a run directory; at its end nothing of it may still run.
+/// A folder of its own for one test, with a run directory; at its end nothing of it may still run. With `MCP_TEST_KEEP`
+/// set the folder stays, for who wants to read the logs.
 pub struct Scratch {
     pub dir: tempfile::TempDir,
     /// Dropped at the end of the test, which the watch over its time waits for.
@@ -63,7 +64,9 @@ impl Scratch {
                 std::process::exit(101);
             }
         });
-        Scratch { dir: tempfile::tempdir().unwrap(), _over: over }
+        let mut dir = tempfile::tempdir().unwrap();
+        dir.disable_cleanup(std::env::var_os("MCP_TEST_KEEP").is_some());
+        Scratch { dir, _over: over }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -352,8 +355,11 @@ impl Raw {
             self.reader.read_exact(&mut body).unwrap();
             response.body = String::from_utf8(body).unwrap();
         } else if response.header("transfer-encoding").as_deref() == Some("chunked") {
+            // Heartbeats keep the read from timing out.
+            let until = Instant::now() + 3 * LONG;
             while let Some(chunk) = self.chunk() {
                 response.body.push_str(&chunk);
+                assert!(Instant::now() < until, "no end within {:?}: {response:?}", 3 * LONG);
             }
         }
         response

@@ -254,6 +254,32 @@ fn a_byte_order_mark_before_a_message_is_skipped() {
 }
 
 #[test]
+fn byte_order_marks_without_end_are_refused() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    // Were each skipped in a turn of its own, this would be the end of the stack.
+    let marks = "\u{feff}".repeat(300_000) + &initialize(json!(1)).to_string();
+    assert_eq!(post(daemon.address(), "/servers/fake/mcp", "", &marks).status, 400);
+    let mut ws = daemon.ws("fake");
+    ws.send(&marks);
+    assert_eq!(ws.next().unwrap()["error"]["code"], -32700);
+    assert!(alive(daemon.pid) && daemon.ws("fake").ask(&initialize(json!(1)))["result"].is_object());
+}
+
+#[test]
+fn streamable_http_is_spoken_at_the_path_of_http_sse_too() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance_with("t", "bridge: Prefix,", &stdio("fake", &[], "")));
+    for (path, tool) in [("/servers/fake/sse", "echo"), ("/sse", "fake__echo")] {
+        let mut http = Http::open_at(daemon.address(), path);
+        assert_eq!(said(&http.ask(&call(1, tool, json!({"text": "here"})))), "here", "{path}");
+        let stream = http.stream();
+        assert_eq!(http.bare("DELETE").response().status, 204, "{path}");
+        drop(stream);
+    }
+}
+
+#[test]
 fn a_batch_of_inexact_messages_is_served() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);

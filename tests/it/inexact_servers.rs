@@ -44,6 +44,16 @@ fn a_byte_order_mark_before_a_line_of_a_child_is_skipped() {
 }
 
 #[test]
+fn byte_order_marks_without_end_in_a_line_of_a_child_are_garbage() {
+    let scratch = Scratch::new();
+    // Were each skipped in a turn of its own, this would be the end of the stack.
+    let say = "def say(m): print('\\ufeff' * 300000 + '{}\\n' + json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': \
+               result(m)}), flush=True)\nsys.stdout.reconfigure(encoding='utf-8')";
+    let daemon = scratch.start(&scratch.instance("t", &python(&scratch, "marks", say)));
+    assert!(said(&daemon.http("marks").ask(&call(1, "t", json!({})))).contains("tools/call"));
+}
+
+#[test]
 fn the_id_of_a_reply_in_another_json_type_is_understood() {
     let scratch = Scratch::new();
     let mut servers = String::new();

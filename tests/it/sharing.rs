@@ -182,9 +182,9 @@ fn http_sse_transport_of_2024_11_05() {
     assert_eq!(post(&to_one, "{"), 400);
     assert_eq!(post("/servers/fake/message?sessionId=00", "{}"), 404);
     let mut refused = Raw::open(&address);
-    refused.send(format!("POST /servers/fake/sse HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n").as_bytes());
+    refused.send(format!("GET /servers/fake/message HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes());
     let refused = refused.response();
-    assert_eq!((refused.status, refused.header("allow").as_deref()), (405, Some("GET")));
+    assert_eq!((refused.status, refused.header("allow").as_deref()), (405, Some("POST")));
     // The stream is the session.
     drop(two);
     wait("its end", || (daemon.status()["sessions"] == 1).then_some(()));

@@ -57,6 +57,37 @@ fn upgrade_keeps_pid_lock_children_sessions_and_counts() {
 }
 
 #[test]
+fn upgrades_while_commands_begin_and_end_lose_no_answer() {
+    let scratch = Scratch::new();
+    let servers = "\"sh\": Exec(allow: [\"*\"], shell: \"/bin/sh\", sessions: 20),";
+    let daemon = scratch.start(&scratch.instance_with("t", "log: (level: Warn),", servers));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|all| {
+        for client in 0..8 {
+            let (over, address) = (&over, daemon.address());
+            all.spawn(move || {
+                let mut http = Http::open(address, "sh");
+                for n in 0.. {
+                    if over.load(std::sync::atomic::Ordering::SeqCst) {
+                        break;
+                    }
+                    // Long enough that it takes time to be put into words.
+                    let command = format!("head -c 200000 /dev/zero | tr '\\0' x; echo {client}.{n}");
+                    let answer = http.ask(&call(n, "execute", json!({"command": command})));
+                    let text = answer["result"]["structuredContent"]["stdout"].as_str();
+                    assert!(text.is_some_and(|t| t.ends_with(&format!("{client}.{n}\n"))), "{answer:.300}");
+                }
+            });
+        }
+        for _ in 0..12 {
+            restart(&daemon);
+        }
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    assert_eq!(daemon.status()["requests"]["in_flight"], 0);
+}
+
+#[test]
 fn upgrade_answers_requests_in_flight_on_their_connections() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));

@@ -44,7 +44,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The executor of one server.
 pub(crate) struct Executor {
     /// The name of the server.
-    name: Arc<str>,
+    pub(super) name: Arc<str>,
     pub(super) ctx: Arc<Context>,
     pub(super) me: Weak<Executor>,
     config: Live<Exec>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_io::Async;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::command::Work;
@@ -15,15 +16,30 @@ use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::context::Quiesce;
 use crate::hub::leaving::Pending;
-use crate::model::handover;
+use crate::model::{handover, jsonrpc};
 use crate::rt::task;
 use crate::rt::wait::{Flag, until};
 use crate::sys::pidfd::PidFd;
 use crate::sys::reap;
+use crate::sys::spawn::signal_group;
 
 impl Quiesce for Executor {
     fn quiesced(&self) -> Pending<'_> {
         Box::pin(until(&self.finished, || self.running().values().all(|r| r.quiesced.is_some()).then_some(())))
+    }
+
+    fn give_up_if_busy(&self) {
+        let why = format!("server '{}': the command was lost in an upgrade", self.name);
+        let lost: Vec<_> = self.running().extract_if(|_, r| r.quiesced.is_none()).map(|(_, r)| r).collect();
+        for mut running in lost {
+            running.pid.map(Pid::from_raw).into_iter().for_each(|pid| signal_group(pid, Signal::SIGKILL));
+            if let Some(call) = running.owner.take_call(|_| true) {
+                call.error(jsonrpc::INTERNAL_ERROR, &why);
+            }
+            if let Some((direct, pid)) = running.take_direct() {
+                direct.fail(pid, &why);
+            }
+        }
     }
 
     fn resume(self: Arc<Self>) {
