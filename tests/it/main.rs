@@ -9,6 +9,7 @@ mod bridge;
 mod catalogue;
 mod chaos;
 mod children;
+mod clients;
 mod conformance;
 mod ctl;
 mod direct;
