@@ -39,6 +39,10 @@ pub struct Daemon {
     #[argh(option, arg_name = "name")]
     pub name: Option<String>,
 
+    /// where a port is in use, try so many after it
+    #[argh(option, arg_name = "number", from_str_fn(ports))]
+    pub port_conflict: Option<u16>,
+
     /// print an instance file made from the mcpServers JSON of a client, "-" for standard input, and exit
     #[argh(option, arg_name = "file")]
     pub import: Option<PathBuf>,
@@ -78,6 +82,10 @@ pub struct Daemon {
     /// the command behind "--"
     #[argh(positional, hidden_help)]
     pub command: Vec<String>,
+}
+
+fn ports(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|n| *n <= 1000).ok_or_else(|| format!("'{text}' is no number of ports: 0 to 1000"))
 }
 
 fn lines(text: &str) -> Result<usize, String> {

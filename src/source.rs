@@ -23,6 +23,7 @@ pub(crate) struct Source {
     command: Vec<String>,
     name: Option<String>,
     listen: Vec<String>,
+    port_conflict: Option<u16>,
     log_level: Option<String>,
     allow_root: bool,
     /// Where the program was started: the daemon itself is in / later.
@@ -41,6 +42,7 @@ impl Source {
             command: args.command.clone(),
             name: args.name.clone(),
             listen: args.listen.clone(),
+            port_conflict: args.port_conflict,
             log_level: args.log_level.clone(),
             allow_root: args.allow_root,
             cwd: cwd.to_owned(),
@@ -205,6 +207,7 @@ impl Source {
         Given {
             name: choose(self.name.clone(), "--name", "MCP_NAME"),
             listen,
+            port_conflict: self.port_conflict.map(|n| (n, Origin::Flag("--port-conflict"))),
             log_level: choose(self.log_level.clone(), "--log-level", "MCP_LOG_LEVEL"),
             allow_root: match self.allow_root {
                 true => Some((true, Origin::Flag("--allow-root"))),

@@ -32,10 +32,10 @@ _mcpdaemon() {
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'off error warn info debug trace' -- "$word") ;;
-    --listen | --name | --notify-fd) ;;
+    --listen | --name | --notify-fd | --port-conflict) ;;
     *)
         mapfile -t COMPREPLY < <(compgen -W '-c --config -f --foreground -t --test -T --dump --listen --name
-            --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token -V --version --help' -- "$word")
+            --port-conflict --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token -V --version --help' -- "$word")
         ;;
     esac
 }

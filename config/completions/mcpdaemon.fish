@@ -19,6 +19,7 @@ complete -c mcpdaemon -n $own -s t -l test -d 'Check the configuration, print ev
 complete -c mcpdaemon -n $own -s T -l dump -d 'Print the effective configuration, secrets masked, and exit'
 complete -c mcpdaemon -n $own -l listen -x -d 'Listen here instead of where the file says'
 complete -c mcpdaemon -n $own -l name -x -d 'The name of the instance'
+complete -c mcpdaemon -n $own -l port-conflict -x -d 'Where a port is in use, try so many after it'
 complete -c mcpdaemon -n $own -l run-dir -x -a '(__fish_complete_directories)' -d 'The folder of PID and status files'
 complete -c mcpdaemon -n $own -l log-level -x -a 'off error warn info debug trace' -d 'What to log'
 complete -c mcpdaemon -n $own -l allow-root -d 'Let servers run as root'

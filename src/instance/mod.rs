@@ -1,5 +1,6 @@
 //! A running instance: becomes ready, follows signals, reloads, writes its status, drains.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -264,6 +265,10 @@ impl Instance {
             taken.collect::<String>()
         );
         info!("{text}");
+        if self.foreground && std::io::stderr().is_terminal() {
+            // A supervisor knows; somebody at a terminal may not.
+            info!("{}: in front of this terminal; ^C ends it in order", config.name);
+        }
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
         }

@@ -74,7 +74,9 @@ impl Instance {
         let status = self.status();
         let running = self.minute(&status, self.hub.ctx.seconds() / 60);
         let (history, news) = self.monitor.told();
-        Shown { running, history, news, log: self.log.last(), status }
+        let named = |s: Arc<Server>| Some((s.name().to_owned(), s.tool_names()?));
+        let tools = self.hub.servers.all().into_iter().filter_map(named).collect();
+        Shown { running, history, news, log: self.log.last(), tools, status }
     }
 
     /// Everything that a program needs which draws graphs.

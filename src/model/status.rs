@@ -242,16 +242,65 @@ pub struct Method {
 /// Requests by method, as far as one has occurred.
 pub type Methods = BTreeMap<String, Method>;
 
-/// What the kernel says of a process.
+/// What the kernel says of a process, or of several together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     pub cpu_seconds: f64,
     pub memory_bytes: u64,
     pub threads: u64,
     pub open_files: u64,
+    /// How many of the open files are sockets: connections, and what waits for such.
+    #[serde(default)]
+    pub sockets: u64,
     /// How many there are.
     #[serde(default)]
     pub processes: u64,
+    /// When the oldest was started, RFC 3339.
+    #[serde(default)]
+    pub started: Option<String>,
+    /// Of several, that of the one which is farthest from work.
+    #[serde(default)]
+    pub state: Option<ProcessState>,
+}
+
+/// What a process does at this moment (proc(5), the third field of /proc/PID/stat); the one that is farthest from work
+/// comes last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    Running,
+    /// It waits for something to do.
+    Sleeping,
+    /// It waits for a device or the like, and hears no signal.
+    Blocked,
+    /// By a debugger.
+    Traced,
+    /// By a signal.
+    Stopped,
+}
+
+impl ProcessState {
+    /// By the kernel's letter.
+    pub fn of(letter: &str) -> Option<ProcessState> {
+        Some(match letter {
+            "R" => ProcessState::Running,
+            "S" | "I" => ProcessState::Sleeping,
+            "D" => ProcessState::Blocked,
+            "t" => ProcessState::Traced,
+            "T" => ProcessState::Stopped,
+            _ => return None,
+        })
+    }
+
+    pub fn word(self) -> &'static str {
+        match self {
+            ProcessState::Running => "running",
+            ProcessState::Sleeping => "sleeping",
+            ProcessState::Blocked => "blocked",
+            ProcessState::Traced => "traced",
+            ProcessState::Stopped => "stopped",
+        }
+    }
 }
 
 /// So many clients are named.

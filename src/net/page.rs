@@ -8,7 +8,8 @@
 mod plot;
 mod words;
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use data_encoding::BASE64;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -19,7 +20,7 @@ use crate::model::logline::Line;
 use crate::model::status::{
     InstanceState, Level, Methods, News, Process, Recent, Requests, Server, ServerState, Status,
 };
-use crate::model::text::count;
+use crate::model::text::{count, printable};
 use words::{bytes, clock, millis, number, uptime};
 
 const STYLE: &str = include_str!("page/page.css");
@@ -36,6 +37,8 @@ pub(crate) struct Shown {
     pub running: Minute,
     pub news: Vec<News>,
     pub log: Vec<Line>,
+    /// The tools of each server, as far as they are known.
+    pub tools: HashMap<String, Arc<Vec<String>>>,
 }
 
 /// What the page may do: what is in it, and to ask for itself again.
@@ -206,6 +209,9 @@ fn cell(label: &str, inside: Markup) -> Markup {
     html! { td data-label=(label) { (inside) } }
 }
 
+/// How many tools of a server are named.
+const TOOLS: usize = 100;
+
 /// How many columns the table of servers has.
 const COLUMNS: usize = 9;
 
@@ -261,19 +267,21 @@ fn details(v: &Server, shown: &Shown) -> Markup {
                 ul.why { @for what in &v.left_out { li { "Not on the bridge: " (what) } } }
             }
             (plot::plots(&v.name, &hour, false))
-            (pairs(&server_facts(v)))
+            (pairs(&server_facts(v, shown.tools.get(&v.name))))
             @if !v.methods.is_empty() { (methods(&v.methods)) }
         }
     }
 }
 
-fn server_facts(v: &Server) -> Vec<(&'static str, String)> {
+fn server_facts(v: &Server, tools: Option<&Arc<Vec<String>>>) -> Vec<(&'static str, String)> {
     let pids: Vec<String> = v.pids.iter().map(ToString::to_string).collect();
     let mut facts = vec![
         ("Required", if v.required { "yes" } else { "no" }.to_owned()),
         ("Processes", with(pids.join(", "), &processes(&v.process))),
+        ("Started", v.process.started.as_deref().map_or("-".to_owned(), |at| format!("{} UTC", clock(at)))),
         ("Processor time", format!("{:.1} s", v.process.cpu_seconds)),
         ("Requests", summary(&v.requests)),
+        ("Tools", tools.map_or("-".to_owned(), |names| listed(names))),
     ];
     if v.children.wanted > 1 {
         facts.push(("Children", format!("{} of {} ready", v.children.ready, v.children.wanted)));
@@ -283,14 +291,27 @@ fn server_facts(v: &Server) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// How many tools there are, and the names of the first.
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let mut first: Vec<String> = names.iter().take(TOOLS).map(|name| printable(name, 64)).collect();
+    if names.len() > TOOLS {
+        first.push(format!("and {} more", names.len() - TOOLS));
+    }
+    with(names.len().to_string(), &first.join(", "))
+}
+
 /// What there is, with more about it.
 fn with(what: String, more: &str) -> String {
     if what.is_empty() { "none".to_owned() } else { format!("{what} ({more})") }
 }
 
 fn processes(p: &Process) -> String {
-    let each = [(p.processes, "process"), (p.threads, "thread"), (p.open_files, "open file")];
-    each.map(|(n, what)| count(n as usize, what)).join(", ")
+    let each = [(p.processes, "process"), (p.threads, "thread"), (p.open_files, "open file"), (p.sockets, "socket")];
+    let state = p.state.map(|state| state.word().to_owned());
+    each.map(|(n, what)| count(n as usize, what)).into_iter().chain(state).collect::<Vec<_>>().join(", ")
 }
 
 fn summary(r: &Requests) -> String {

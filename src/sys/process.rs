@@ -5,13 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::clock;
 use super::pidfd::PidFd;
-use crate::model::status::Status;
+use crate::model::status::{ProcessState, Status};
 
 /// The environment variable that marks everything an instance started: `INSTANCE:PID:STARTTIME:NONCE:SERIAL`.
 pub(crate) const MARK: &str = "MCPDAEMON_MARK";
@@ -28,6 +29,8 @@ pub(crate) const STATUS: u64 = 64 << 20;
 const FAMILY: usize = 1000;
 /// So many descriptors of a family are counted: a look at each takes its time.
 const DESCRIPTORS: u64 = 100_000;
+/// Of so many descriptors of a process it is looked up whether they are sockets.
+const SOCKETS: usize = 1000;
 
 /// A process's start in clock ticks since boot: with the number it names one process for ever (proc(5), field 22).
 pub(crate) fn start_time(pid: Pid) -> Option<u64> {
@@ -85,6 +88,7 @@ pub(crate) fn usage(pids: &[i32], family: bool) -> crate::model::status::Process
     // SAFETY: sysconf(3) only reads.
     let (tick, page) = unsafe { (libc::sysconf(libc::_SC_CLK_TCK), libc::sysconf(libc::_SC_PAGESIZE)) };
     let (mut left, mut seen) = (pids.to_vec(), BTreeSet::new());
+    let mut oldest = None::<u64>;
     while let Some(pid) = left.pop() {
         if !seen.insert(pid) || seen.len() > FAMILY {
             continue;
@@ -96,12 +100,29 @@ pub(crate) fn usage(pids: &[i32], family: bool) -> crate::model::status::Process
         sum.threads += field(17);
         sum.memory_bytes += field(21) * page.max(0) as u64;
         let more = DESCRIPTORS.saturating_sub(sum.open_files) as usize;
-        sum.open_files += std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.take(more).count() as u64);
+        for (n, file) in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().take(more).enumerate() {
+            sum.open_files += 1;
+            // To read what each of many is costs more than it tells.
+            let link = file.ok().filter(|_| n < SOCKETS).and_then(|f| std::fs::read_link(f.path()).ok());
+            sum.sockets += u64::from(link.is_some_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:")));
+        }
+        sum.state = sum.state.max(ProcessState::of(&fields[0]));
+        oldest = oldest.into_iter().chain([field(19)]).min();
         if family {
             left.extend(children_of(&pid.to_string()).0.iter().map(|p| p.as_raw()));
         }
     }
+    sum.started = oldest.zip(booted()).map(|(ticks, boot)| {
+        clock::rfc3339(boot + Duration::from_millis(ticks.saturating_mul(1000) / tick.max(1) as u64))
+    });
     sum
+}
+
+/// When the machine started, by its clock of now (proc(5), /proc/stat).
+fn booted() -> Option<SystemTime> {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// The direct children of a process, `self` included, and whether the kernel tells them at all (proc(5),

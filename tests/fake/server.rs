@@ -7,7 +7,7 @@ use std::io::{BufRead, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -449,6 +449,12 @@ fn call(id: &Value, params: &Value, line: &str) {
         "hog" | "sleep" => {
             std::thread::sleep(Duration::from_millis(n));
             text(id, args["text"].as_str().unwrap_or("slept"));
+        }
+        // Takes a processor for so long.
+        "spin" => {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_millis(n) {}
+            text(id, "spun");
         }
         // Waits, with progress, and gives back what it was told.
         "told" => {

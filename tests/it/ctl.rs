@@ -275,6 +275,25 @@ fn the_numbers_of_the_status_are_true() {
     let (told, is) = (process["memory_bytes"].as_u64().unwrap() >> 10, line("VmRSS:"));
     assert!(told.abs_diff(is) * 4 < is, "{told} kB told, {is} kB taken");
     assert_eq!(process["open_files"], std::fs::read_dir(of("fd")).unwrap().count(), "{process}");
+    // It has pipes alone, and was started a moment ago.
+    assert_eq!(process["sockets"], 0, "{process}");
+    let at = |what: &Value| humantime::parse_rfc3339(what.as_str().unwrap()).unwrap();
+    let (started, now) = (at(&process["started"]), std::time::SystemTime::now());
+    let second = Duration::from_secs(1);
+    let (written, begun) = (at(&daemon.status()["written"]), at(&daemon.status()["started"]));
+    assert!(started + 2 * second > begun && started < written + second && written <= now + second, "{process}");
+    assert!(["sleeping", "running"].contains(&process["state"].as_str().unwrap()), "{process}");
+    // One that works takes processor time, which is told as the kernel has it.
+    daemon.http("fake").ask(&call(1, "spin", json!({"n": 1500})));
+    let cpu = daemon.server("fake")["process"]["cpu_seconds"].as_f64().unwrap();
+    let stat = std::fs::read_to_string(of("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+    assert!(cpu >= 1.0 && (cpu - ticks / 100.0).abs() < 0.5, "{cpu} s told, {ticks} ticks taken");
+    // And one that is stopped is said to be.
+    kill(Pid::from_raw(daemon.child("fake")), Signal::SIGSTOP).unwrap();
+    wait("its state", || (daemon.server("fake")["process"]["state"] == "stopped").then_some(()));
+    kill(Pid::from_raw(daemon.child("fake")), Signal::SIGCONT).unwrap();
 }
 
 /// A document that was begun before the question is not an answer to it, although the file is a new one.

@@ -179,7 +179,25 @@ fn port_conflict_next_takes_the_next_port() {
     assert_eq!(code(&out), 69);
     let own = std::process::id();
     assert!(stderr(&out).contains(&format!("the address is in use by pid {own}")), "{}", stderr(&out));
-    let out = scratch.run(mcpdaemon(), &["-c", &with("Next(20)").display().to_string()]);
+    // The flag counts more than the file, in both directions.
+    let file = with("Next(20)").display().to_string();
+    let out = scratch.run(mcpdaemon(), &["-c", &file, "--port-conflict", "0"]);
+    assert_eq!(code(&out), 69);
+    for wrong in ["1001", "-1", "many"] {
+        let out = scratch.run(mcpdaemon(), &["-c", &file, "--port-conflict", wrong]);
+        assert!(code(&out) == 64 && stderr(&out).contains("0 to 1000"), "{}", stderr(&out));
+    }
+    let address = format!("127.0.0.1:{port}");
+    let flags = ["--listen", &address, "--port-conflict", "20", "--name", "flag", "--", &fake()];
+    let out = scratch.run(mcpdaemon(), &flags);
+    assert!(
+        stdout(&out).contains(&format!("; port {port} is in use by pid {own}")),
+        "{}{}",
+        stdout(&out),
+        stderr(&out)
+    );
+    assert_eq!(code(&scratch.ctl(&["stop", "flag"])), 0);
+    let out = scratch.run(mcpdaemon(), &["-c", &file]);
     let said = stdout(&out);
     assert!(said.contains(&format!("); port {port} is in use by pid {own}, ")), "{said}");
     let daemon = scratch.started(&said);

@@ -30,6 +30,29 @@ fn page_works_in_a_browser() {
 }
 
 #[test]
+fn page_names_the_tools_of_each_server() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &[], "")
+        + &stdio("hidden", &["--tool", "a_secret"], "tools: (deny: [\"*secret*\"])")
+        + &stdio("own", &[], "sharing: PerSession(spare: 1)")
+        + "\"host\": Exec(allow: [\"date\"]),";
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    // They are asked for while somebody looks.
+    assert_eq!(daemon.status()["requests"]["total"], 0);
+    let row = |page: &str, server: &str| {
+        let from = page.split(&format!("id=\"server-{server}\"")).nth(1).unwrap().split("</details>").next().unwrap();
+        let tools = from.split("<dt>Tools</dt><dd>").nth(1).expect("a row for tools");
+        tools.split("</dd>").next().unwrap().to_owned()
+    };
+    for (server, tools) in [("fake", "1 (echo)"), ("hidden", "none"), ("own", "1 (echo)"), ("host", "1 (execute)")] {
+        wait(server, || (row(&get(daemon.address(), "/").body, server) == tools).then_some(()));
+    }
+    // Nobody's request is counted for it, and no child is started.
+    let status = daemon.status();
+    assert_eq!((&status["requests"]["total"], &status["sessions"]), (&json!(0), &json!(0)));
+}
+
+#[test]
 fn page_needs_auth_and_cannot_be_framed() {
     let scratch = Scratch::new();
     // "secret" by its SHA-256.

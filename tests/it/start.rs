@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::Instant;
 
 use crate::harness::*;
+use crate::watch::{Terminal, ended};
 
 /// A start that must fail: its exit status, what it printed, and that nothing is left.
 fn fails(scratch: &Scratch, args: &[&str]) -> (i32, String) {
@@ -327,6 +328,18 @@ fn foreground_logs_to_stderr_and_ends_with_0() {
     assert_eq!((code(&out), stdout(&out).as_str()), (0, ""));
     assert!(stderr(&out).contains("[INFO] t: ready on http://127.0.0.1:"), "{}", stderr(&out));
     assert!(!scratch.path("t.log").exists());
+    scratch.gone();
+}
+
+#[test]
+fn in_front_of_a_terminal_it_says_how_to_end_it() {
+    let scratch = Scratch::new();
+    let file = scratch.instance("t", &stdio("a", &[], "")).display().to_string();
+    let mut terminal = Terminal::start(&scratch, mcpdaemon(), &["-f", "-c", &file], 40);
+    terminal.see("ready on http://127.0.0.1:");
+    terminal.see("t: in front of this terminal; ^C ends it in order\r\n");
+    terminal.types("\x03");
+    assert_eq!(ended(&mut terminal.child).code(), Some(0));
     scratch.gone();
 }
 

@@ -52,7 +52,7 @@ impl Piped {
     }
 }
 
-fn ended(child: &mut Child) -> ExitStatus {
+pub(crate) fn ended(child: &mut Child) -> ExitStatus {
     wait("its end", || child.try_wait().unwrap())
 }
 
@@ -142,9 +142,9 @@ fn without_an_instance_or_a_reader_there_is_nothing_to_wait_for() {
     drop(daemon);
 }
 
-/// mcpctl on a terminal of its own.
-struct Terminal {
-    child: Child,
+/// A program on a terminal of its own.
+pub(crate) struct Terminal {
+    pub(crate) child: Child,
     master: File,
     shown: Arc<Mutex<String>>,
 }
@@ -168,11 +168,12 @@ fn resize(master: &File, rows: u16) {
 }
 
 impl Terminal {
-    fn start(scratch: &Scratch, args: &[&str], rows: u16) -> Terminal {
+    pub(crate) fn start(scratch: &Scratch, program: &str, args: &[&str], rows: u16) -> Terminal {
         let (master, slave) = open_terminal();
         resize(&master, rows);
-        let mut command = scratch.command(mcpctl());
-        command.args(args).env("TERM", "xterm").stdin(slave.try_clone().unwrap()).stdout(slave);
+        let mut command = scratch.command(program);
+        let end = || slave.try_clone().unwrap();
+        command.args(args).env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
         // SAFETY: two plain system calls.
         unsafe {
             command.pre_exec(|| match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 {
@@ -181,7 +182,7 @@ impl Terminal {
             });
         }
         let child = command.spawn().unwrap();
-        drop(command);
+        drop((command, slave));
         let (mut from, shown) = (master.try_clone().unwrap(), Arc::new(Mutex::new(String::new())));
         let into = shown.clone();
         std::thread::spawn(move || {
@@ -193,12 +194,16 @@ impl Terminal {
         Terminal { child, master, shown }
     }
 
+    pub(crate) fn types(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
     fn shown(&self) -> String {
         self.shown.lock().unwrap().clone()
     }
 
     /// Waits for a text, and forgets everything up to it.
-    fn see(&self, wanted: &str) {
+    pub(crate) fn see(&self, wanted: &str) {
         wait(&format!("{wanted:?} on the terminal"), || {
             let mut shown = self.shown.lock().unwrap();
             let at = shown.find(wanted)? + wanted.len();
@@ -215,7 +220,7 @@ const LEFT: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 fn status_watch_redraws_on_a_terminal_and_restores_it() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
-    let mut terminal = Terminal::start(&scratch, &["status", "--watch", "t"], 40);
+    let mut terminal = Terminal::start(&scratch, mcpctl(), &["status", "--watch", "t"], 40);
     terminal.see(&format!("{ENTERED}\x1b[Ht: ready (pid {}", daemon.pid));
     terminal.see("\r\n  fake    Stdio  ready");
     terminal.see("\x1b[J\x1b[Ht: ready");
@@ -239,14 +244,14 @@ fn status_watch_redraws_on_a_terminal_and_restores_it() {
 fn status_watch_restores_the_terminal_on_sigint_and_sigtstp() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
-    let mut terminal = Terminal::start(&scratch, &["status", "--watch"], 24);
+    let mut terminal = Terminal::start(&scratch, mcpctl(), &["status", "--watch"], 24);
     terminal.see("fake    Stdio  ready");
     // ^C
-    terminal.master.write_all(b"\x03").unwrap();
+    terminal.types("\x03");
     assert_eq!(ended(&mut terminal.child).signal(), Some(libc::SIGINT));
     wait("the terminal", || terminal.shown().ends_with(LEFT).then_some(()));
     // A job that is stopped and continued; the kernel stops no process without a shell by ^Z.
-    let mut terminal = Terminal::start(&scratch, &["status", "--watch"], 24);
+    let mut terminal = Terminal::start(&scratch, mcpctl(), &["status", "--watch"], 24);
     let pid = terminal.child.id() as i32;
     terminal.see("fake    Stdio  ready");
     kill(pid, libc::SIGTSTP);

@@ -11,5 +11,6 @@ pub(super) mod members;
 #[expect(clippy::module_inception, reason = "the server itself, beside what it is made of")]
 pub(super) mod server;
 pub(super) mod servers;
+mod shown;
 pub(super) mod tasks;
 pub(super) mod waiting;

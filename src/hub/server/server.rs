@@ -10,6 +10,7 @@ use log::info;
 
 use super::backend::{Backend, Opened, TakePlace};
 use super::core::Core;
+use super::shown::ShownTools;
 use crate::hub::client::call::{Call, Translation};
 use crate::hub::client::endpoint::{Client, Endpoint, Later};
 use crate::hub::client::outbox::Outbox;
@@ -21,6 +22,7 @@ use crate::hub::context::Context;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::load::Load;
+use crate::model::bridge::List;
 use crate::model::budget::Holder;
 use crate::model::config::{self, Tools};
 use crate::model::envelope::{self, Envelope};
@@ -44,6 +46,7 @@ pub(crate) struct Server {
     leaving: Lock<Vec<Arc<dyn Backend>>>,
     /// The state of a server whose backend has none of its own.
     phase: Lock<ServerState>,
+    shown: Arc<ShownTools>,
 }
 
 impl Server {
@@ -55,6 +58,7 @@ impl Server {
             backend: Lock::default(),
             leaving: Lock::default(),
             phase: Lock::new(ServerState::Starting),
+            shown: Arc::default(),
         })
     }
 
@@ -82,6 +86,18 @@ impl Server {
     /// Which of its tools may be used.
     pub(crate) fn tools(&self) -> Tools {
         self.config.lock().kind.tools().cloned().unwrap_or_default()
+    }
+
+    /// The names of the tools that may be used, as far as they are known; for those who look at the instance.
+    pub(crate) fn tool_names(self: &Arc<Self>) -> Option<Arc<Vec<String>>> {
+        let me = self.clone();
+        self.shown.look(async move {
+            let backend = me.backend().ok_or(Error::Absent)?;
+            let client = me.open_request(Holder::Session(0));
+            let items = backend.list(&client.session, List::Tools, false).await?;
+            let tools = me.tools();
+            Ok(items.into_iter().map(|item| item.name).filter(|name| tools.admits(Some(name))).collect())
+        })
     }
 
     // --- its backend -------------------------------------------------------------------------------------------------

@@ -116,6 +116,8 @@ pub struct WebSocket {
 pub struct Given {
     pub name: Option<(String, Origin)>,
     pub listen: Option<(Vec<String>, Origin)>,
+    /// How many ports to try after one that is in use.
+    pub port_conflict: Option<(u16, Origin)>,
     pub log_level: Option<(String, Origin)>,
     pub allow_root: Option<(bool, Origin)>,
     pub ws_ping_interval: Option<String>,
@@ -295,7 +297,7 @@ fn instance<'a>(
     let umask = s.get("umask", Mode(0o027));
     let hints = s.get("hints", false);
     let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
-    let next_ports = port_conflict(&mut s);
+    let next_ports = port_conflict(&mut s, given.port_conflict.clone());
     let on_event = server::command(&mut s, "on_event");
     let alerts = s.nested("alerts", alerts::alerts);
     let environment = environment::environment(&mut s, &Environment::default());
@@ -411,9 +413,15 @@ fn check_accounts<'a>(
 }
 
 /// `Error`, or `Next(n)`: how many ports to try after the one that is taken.
-fn port_conflict(s: &mut Section<'_, '_>) -> u16 {
-    let Some(node) = s.node("port_conflict") else {
-        s.show("port_conflict", "Error".to_owned(), Origin::Default);
+fn port_conflict(s: &mut Section<'_, '_>, given: Option<(u16, Origin)>) -> u16 {
+    let node = s.node("port_conflict");
+    let text = |n: u16| if n == 0 { "Error".to_owned() } else { format!("Next({n})") };
+    if let Some((n, origin)) = given {
+        s.show("port_conflict", text(n), origin);
+        return n;
+    }
+    let Some(node) = node else {
+        s.show("port_conflict", text(0), Origin::Default);
         return 0;
     };
     let read = |s: &Section<'_, '_>| match s.reader.variant(node) {
@@ -432,7 +440,7 @@ fn port_conflict(s: &mut Section<'_, '_>) -> u16 {
         }
     };
     let n = read(s).unwrap_or(0);
-    s.show_given("port_conflict", node, if n == 0 { "Error".to_owned() } else { format!("Next({n})") });
+    s.show_given("port_conflict", node, text(n));
     n
 }
 

@@ -11,6 +11,7 @@ fn shown(change: impl FnOnce(&mut Shown)) -> String {
         running: Minute::default(),
         news: Vec::new(),
         log: Vec::new(),
+        tools: HashMap::new(),
     };
     change(&mut shown);
     page(&shown)
@@ -38,6 +39,7 @@ fn whatever_others_say_is_text() {
         }
         v.health.reasons = vec![bad.to_owned(), bad.to_owned()];
         (v.url, v.left_out) = (Some(bad.to_owned()), vec![bad.to_owned()]);
+        shown.tools.insert(bad.to_owned(), Arc::new(vec![bad.to_owned(); 200]));
         for field in [&mut v.reason, &mut v.last_exit, &mut v.server_info, &mut v.protocol] {
             *field = Some(bad.to_owned());
         }
