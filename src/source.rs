@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli;
 use crate::model::config::Text;
 use crate::model::config::{
-    self, Account, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings,
+    self, Account, Auth, Config, Given, Input, Kind, Listen, Loaded, Origin, Part, Problem, Surroundings,
 };
 use crate::model::envelope::unmarked;
 use crate::model::exit::plain;
@@ -79,6 +79,7 @@ impl Source {
         let mut warnings: Vec<String> = found.iter().chain(&tokens).map(ToString::to_string).collect();
         warnings.extend(unsafe_programs(&loaded.config));
         warnings.extend(plain_tokens(&loaded.config));
+        warnings.extend(containers(&loaded.config));
         warnings.extend(loaded.warnings);
         Ok(Loaded { warnings, ..loaded })
     }
@@ -232,6 +233,23 @@ fn unsafe_programs(config: &Config) -> Vec<String> {
             if let Some(why) = files::untrusted(program, &users) {
                 found.push(format!("server '{name}': others could exchange {}: {why}", program.display()));
             }
+        }
+    }
+    found
+}
+
+/// Containers that may outlive the command which runs them: it is the client of another daemon, whose process it is.
+fn containers(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, server) in &config.servers {
+        let Kind::Stdio(stdio) = &server.kind else { continue };
+        let program = stdio.program.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let runs = ["docker", "podman", "nerdctl"].contains(&program) && stdio.args.iter().any(|a| a == "run");
+        if runs && stdio.stop.command.is_none() {
+            found.push(format!(
+                "server '{name}': a container can outlive '{program} run': give it a name by --name, and set \
+                 stop: (command: [\"{program}\", \"rm\", \"-f\", \"THAT-NAME\"])"
+            ));
         }
     }
     found

@@ -260,6 +260,25 @@ fn a_waiting_start_that_is_interrupted_is_over() {
 }
 
 #[test]
+fn a_container_that_may_outlive_its_command_is_warned_of() {
+    let scratch = Scratch::new();
+    let docker = scratch.write("docker", "#!/bin/sh\n");
+    std::fs::set_permissions(&docker, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let test = |args: &str, more: &str| {
+        let text = format!("\"d\": Stdio(command: [{:?}, {args}], {more}),", docker.display().to_string());
+        let file = scratch.instance("t", &text).display().to_string();
+        let out = scratch.run(mcpdaemon(), &["-t", "-c", &file]);
+        assert_eq!(code(&out), 0, "{}", stderr(&out));
+        stderr(&out)
+    };
+    let run = "\"run\", \"-i\", \"--rm\", \"mcp/time\"";
+    let said = test(run, "");
+    assert!(said.contains("server 'd': a container can outlive 'docker run': give it a name"), "{said}");
+    assert_eq!(test(run, "stop: (command: [\"true\"])"), "");
+    assert_eq!(test("\"exec\", \"-i\", \"x\"", ""), "");
+}
+
+#[test]
 fn the_stop_command_ends_what_signals_do_not_reach() {
     let scratch = Scratch::new();
     let (gone, server) = (scratch.path("gone"), fake());
