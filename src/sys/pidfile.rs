@@ -253,7 +253,12 @@ pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
     let now = std::str::from_utf8(&again[..n]).ok().and_then(|t| t.trim().parse().ok()).map(Pid::from_raw);
     match (pid, handle) {
         (Some(pid), Some(Ok(handle))) if now == Some(pid) => {
-            let proven = locked.is_none_or(|lock| holds(pid, &lock)) && is_daemon_of(path, pid, &file);
+            let proven = match locked.map(|lock| holds(pid, &lock)) {
+                None | Some(Some(true)) => true,
+                Some(Some(false)) => false,
+                // The first process is another one in each PID namespace, and is the daemon in a container.
+                Some(None) => pid.as_raw() != 1 || started_when_said(path, pid) == Some(true),
+            } && is_daemon_of(path, pid, &file);
             Ok(if proven { Probe::Running(pid, handle) } else { Probe::Elsewhere(pid) })
         }
         (Some(pid), Some(Err(e))) if now == Some(pid) && e.raw_os_error() == Some(libc::ESRCH) => {
@@ -279,20 +284,35 @@ fn is_daemon_of(path: &Path, pid: Pid, file: &File) -> bool {
     let Ok(owner) = file.metadata().map(|m| m.uid()) else { return false };
     // Root's daemon could not give it away.
     let fits = owner == 0 || process::user_of(pid) == Some(owner);
-    let said = process::said(&path.with_extension("status")).filter(|s| s.pid == pid.as_raw());
-    fits && process::lives(pid) && said.is_none_or(|s| process::start_time(pid) == Some(s.start_time))
+    fits && process::lives(pid) && started_when_said(path, pid) != Some(false)
 }
 
-/// Whether a process has this file open and holds a lock by it, as proc(5) shows in fdinfo. Of a process that may not be
-/// looked into it is believed, but of the first one.
-fn holds(pid: Pid, file: &File) -> bool {
-    let Ok(wanted) = file.metadata() else { return false };
-    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return pid.as_raw() != 1 };
-    fds.flatten().any(|fd| {
-        let same = std::fs::metadata(fd.path()).is_ok_and(|m| (m.dev(), m.ino()) == (wanted.dev(), wanted.ino()));
+/// Whether a process started when the status file beside a PID file says; None where that does not speak of it.
+fn started_when_said(path: &Path, pid: Pid) -> Option<bool> {
+    let said = process::said(&path.with_extension("status")).filter(|s| s.pid == pid.as_raw())?;
+    Some(process::start_time(pid) == Some(said.start_time))
+}
+
+/// Whether a process has this file open and holds a lock by it, as proc(5) shows in fdinfo; None where it may not be looked
+/// into, as by other users, and by root without `CAP_SYS_PTRACE`, who finds the folder open and each link in it closed.
+fn holds(pid: Pid, file: &File) -> Option<bool> {
+    let wanted = file.metadata().ok()?;
+    let mut closed = false;
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        let there = match std::fs::metadata(fd.path()) {
+            Ok(there) => there,
+            Err(e) => {
+                closed |= e.kind() == io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
         let info = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy()));
-        same && info().is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
-    })
+        let locks = |text: String| text.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"));
+        if (there.dev(), there.ino()) == (wanted.dev(), wanted.ino()) && info().is_ok_and(locks) {
+            return Some(true);
+        }
+    }
+    (!closed).then_some(false)
 }
 
 #[cfg(test)]

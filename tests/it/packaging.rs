@@ -146,6 +146,7 @@ fn what_is_installed_is_removed_again_and_nothing_else() {
         "share/fish/vendor_completions.d/mcpctl.fish",
         "lib/systemd/system/mcpdaemon@.socket",
         "lib/systemd/system/mcpdaemon@.path",
+        "lib/systemd/system/mcpdaemon-drop-ins@.path",
         "lib/systemd/user/mcpdaemon@.service",
         "share/doc/mcpdaemon/examples/service/mcpdaemon.nginx",
         "share/doc/mcpdaemon/examples/prod.ron",

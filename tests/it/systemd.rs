@@ -241,3 +241,184 @@ fn notify_fd_gets_a_newline() {
     assert_eq!(code(&out), 64);
     assert!(stderr(&out).contains("--notify-fd 99: this descriptor is not open"), "{}", stderr(&out));
 }
+
+/// The shipped units under a systemd of their own: a manager of a user, in namespaces in which it has all to itself. What a
+/// unit needs of the system stands elsewhere for it: `sed` takes these lines out or replaces them.
+fn under_a_user_manager(scratch: &Scratch, script: &str) {
+    let home = scratch.path("home");
+    std::fs::create_dir_all(home.join(".config/systemd/user")).unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let whole = format!(
+        r#"
+set -euo pipefail
+mount -t tmpfs none /run
+mkdir -p /run/user/0 /run/systemd/system
+umount -R /sys/fs/cgroup 2>/dev/null || true
+mount -t cgroup2 none /sys/fs/cgroup
+export XDG_RUNTIME_DIR=/run/user/0 HOME={home} MCP_RUN_DIR=/run/user/0/mcp PATH="$PATH:/usr/lib/systemd:/lib/systemd"
+unset MCP_LOG_DIR DBUS_SESSION_BUS_ADDRESS
+systemd --user --log-target=console >"$HOME/manager" 2>&1 &
+until systemctl --user is-system-running >/dev/null 2>&1; do sleep 0.05; done
+failed() {{ systemctl --user status --no-pager -l 't*' 'mcpdaemon*' >&2; tail -n 50 "$HOME/manager" >&2; }}
+trap failed ERR
+mcpctl() {{ {ctl} "$@"; }}
+until_() {{ for _ in $(seq 400); do if "$@"; then return; fi; sleep 0.05; done; echo "in vain: $*" >&2; return 1; }}
+main_pid() {{ systemctl --user show -P MainPID "$1"; }}
+state_is() {{ [[ $(systemctl --user show -P ActiveState "$1") == "$2" ]]; }}
+unit() {{ # FILE: as it is shipped, with the programs of this build
+    sed -e 's|/usr/bin/mcpdaemon|{daemon}|; s|/usr/bin/mcpctl|{ctl}|; s|/usr/bin/systemctl|& --user|' \
+        -e '/^Environment=/s|$| MCP_ALLOW_ROOT=1|' "${{@:2}}" "{units}/$1" >"$HOME/.config/systemd/user/${{1##*/}}"
+    systemctl --user daemon-reload
+}}
+{script}
+[[ -z $(pgrep -x mcpdaemon) ]]
+"#,
+        home = home.display(),
+        ctl = mcpctl(),
+        daemon = mcpdaemon(),
+        units = root.join("config/service").display(),
+    );
+    let mut command = scratch.command("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--cgroup"]);
+    let out = command.args(["timeout", "150", "bash", "-c", &whole]).output().unwrap();
+    if stderr(&out).contains("unshare failed") && !nix::unistd::Uid::effective().is_root() {
+        return eprintln!("an ordinary user can boot no systemd here");
+    }
+    assert!(out.status.success(), "{}{}", stdout(&out), stderr(&out));
+    scratch.gone();
+}
+
+#[test]
+fn the_user_unit_starts_reloads_upgrades_recovers_and_stops() {
+    let scratch = Scratch::new();
+    let text = format!("(listen: [\"127.0.0.1:0\"], servers: {{{}}})", stdio("fake", &[], ""));
+    scratch.write("home/.config/mcp/t.ron", &text);
+    under_a_user_manager(
+        &scratch,
+        r#"
+unit user/mcpdaemon@.service -e 's/^WatchdogSec=.*/WatchdogSec=2/; s/^RestartSec=.*/RestartSec=100ms/'
+systemctl --user start mcpdaemon@t
+# It came back, so it serves.
+export MCP_RUN_DIR=$(dirname "$(find /run/user/0 -name t.pid)")
+mcpctl status --check t
+[[ $(systemctl --user show -P StatusText mcpdaemon@t) == *"1 server"* ]]
+first=$(main_pid mcpdaemon@t)
+[[ $(<"$MCP_RUN_DIR/t.pid") == "$first" ]]
+systemctl --user reload mcpdaemon@t
+mcpctl status t | grep -q 'reload *applied'
+# The program is exchanged, and the process stays.
+mcpctl restart t
+[[ $(main_pid mcpdaemon@t) == "$first" ]] && state_is mcpdaemon@t active
+# The watchdog of the manager hears it, more than twice as long as it waits.
+sleep 5
+[[ $(main_pid mcpdaemon@t) == "$first" ]]
+# One that is killed, and one that hangs, are started again.
+kill -KILL "$first"
+new() { [[ $(main_pid mcpdaemon@t) != "$1" && $(main_pid mcpdaemon@t) != 0 ]] && state_is mcpdaemon@t active; }
+until_ new "$first"
+second=$(main_pid mcpdaemon@t)
+kill -STOP "$second"
+until_ new "$second"
+mcpctl status --check t
+# A configuration that is refused is not tried again and again.
+echo nonsense >"$HOME/.config/mcp/t.ron"
+! systemctl --user restart mcpdaemon@t
+state_is mcpdaemon@t failed
+[[ $(systemctl --user show -P ExecMainStatus mcpdaemon@t) == 78 ]]
+"#,
+    );
+    scratch.write("home/.config/mcp/t.ron", &text);
+    under_a_user_manager(
+        &scratch,
+        r#"
+unit user/mcpdaemon@.service
+systemctl --user start mcpdaemon@t
+systemctl --user stop mcpdaemon@t
+state_is mcpdaemon@t inactive
+[[ $(systemctl --user show -P Result mcpdaemon@t) == success ]]
+"#,
+    );
+}
+
+/// Of the units of the system, what a manager of a user can do as well.
+const SYSTEM: &str = r#"
+places=(-e '/^User=/d; /^Group=/d; /^Private/d; /^Protect/d'
+    -e "s|/etc/mcp|$HOME/etc|; s|/run/mcp|%t/mcp|; s|/var/log/mcp|$HOME/log|; s|/var/lib/mcp|$HOME|")
+"#;
+
+#[test]
+fn the_forking_unit_and_the_path_unit_start_reload_and_stop() {
+    let scratch = Scratch::new();
+    let text = format!("(listen: [\"127.0.0.1:0\"], servers: {{{}}})", stdio("fake", &[], ""));
+    scratch.write("home/etc/t.ron", &text);
+    let script = r#"
+unit mcpdaemon-forking@.service "${places[@]}"
+export MCP_RUN_DIR=/run/user/0/mcp/mcp
+systemctl --user start mcpdaemon-forking@t
+mcpctl status --check t
+[[ $(<"$MCP_RUN_DIR/t.pid") == "$(main_pid mcpdaemon-forking@t)" ]]
+systemctl --user reload mcpdaemon-forking@t
+mcpctl restart t
+[[ $(<"$MCP_RUN_DIR/t.pid") == "$(main_pid mcpdaemon-forking@t)" ]]
+systemctl --user stop mcpdaemon-forking@t
+state_is mcpdaemon-forking@t inactive
+
+unit mcpdaemon@.service "${places[@]}"
+unit mcpdaemon@.path "${places[@]}"
+unit mcpdaemon-drop-ins@.path "${places[@]}"
+unit mcpdaemon-reload@.service "${places[@]}"
+systemctl --user start mcpdaemon@t mcpdaemon@t.path mcpdaemon-drop-ins@t.path
+mcpctl status --check t
+has() { mcpctl status t | grep "^  $1 " >/dev/null; }
+# Written to the side and renamed, as editors do, while there is no folder of drop-ins.
+sed -i 's/"fake"/"other"/' "$HOME/etc/t.ron"
+until_ has other
+# In place, and by the folder: it comes, a file in it comes, and goes.
+sed 's/"other"/"third"/' "$HOME/etc/t.ron" >"$HOME/new"
+cat "$HOME/new" >"$HOME/etc/t.ron"
+until_ has third
+mkdir "$HOME/etc/t.d"
+printf 'Stdio(command: ["%s"])' "$(sed -n 's/.*command: \["\([^"]*\)".*/\1/p' "$HOME/new")" >"$HOME/more.ron"
+mv "$HOME/more.ron" "$HOME/etc/t.d/more.ron"
+until_ has more
+rm "$HOME/etc/t.d/more.ron"
+gone() { ! has more; }
+until_ gone
+systemctl --user stop mcpdaemon@t
+state_is mcpdaemon@t.path inactive
+"#;
+    under_a_user_manager(&scratch, &format!("{SYSTEM}{script}"));
+}
+
+#[test]
+fn the_socket_unit_starts_the_instance_at_the_first_connection() {
+    let scratch = Scratch::new();
+    let text = format!("(listen: [\"systemd:\"], servers: {{{}}})", stdio("fake", &[], ""));
+    scratch.write("home/etc/t.ron", &text);
+    let script = r#"
+unit mcpdaemon@.service "${places[@]}"
+unit mcpdaemon@.socket "${places[@]}" -e '/^SocketUser=/d; /^SocketGroup=/d'
+export MCP_RUN_DIR=/run/user/0/mcp/mcp
+systemctl --user start mcpdaemon@t.socket
+state_is mcpdaemon@t inactive
+healthy() {
+    python3 - <<'END'
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(20)
+s.connect("/run/user/0/mcp/t.sock")
+s.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+answer = s.recv(1000)
+assert answer.startswith(b"HTTP/1.1 200 "), answer
+END
+}
+healthy
+first=$(main_pid mcpdaemon@t)
+# Who connects while there is none waits for the next one.
+systemctl --user restart mcpdaemon@t
+healthy
+[[ $(main_pid mcpdaemon@t) != "$first" ]]
+systemctl --user stop mcpdaemon@t.socket mcpdaemon@t
+"#;
+    under_a_user_manager(&scratch, &format!("{SYSTEM}{script}"));
+}

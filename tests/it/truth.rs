@@ -352,3 +352,56 @@ fn status_tells_who_is_connected_and_where_clients_connect() {
         }
     }
 }
+
+/// Docker's containers have no `CAP_SYS_PTRACE`, nor have the shipped units.
+#[test]
+fn mcpctl_knows_a_daemon_into_which_it_may_not_look() {
+    if !nix::unistd::Uid::effective().is_root() {
+        // Then each test of mcpctl is this one.
+        return;
+    }
+    let less = ["--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"];
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let mut command = scratch.command("setpriv");
+    let out = command.args(less).args([mcpctl(), "reload", "t"]).output().unwrap();
+    assert_eq!((code(&out), stdout(&out).as_str()), (0, "t: reloaded (1 unchanged)\n"), "{}", stderr(&out));
+    daemon.stop();
+    // As the first process of a container, of an ordinary user or of root.
+    for who in [&["--reuid", "65534", "--regid", "65534", "--clear-groups"][..], &[]] {
+        let scratch = Scratch::new();
+        let mode = |path: &std::path::Path, mode| {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        mode(scratch.dir.path(), 0o755);
+        let program = |path: &str| {
+            let copy = scratch.path(path.rsplit('/').next().unwrap());
+            std::fs::copy(path, &copy).unwrap();
+            copy.display().to_string()
+        };
+        let (daemon, ctl, server) = (program(mcpdaemon()), program(mcpctl()), program(&fake()));
+        let text = format!("(listen: [\"127.0.0.1:0\"], servers: {{\"fake\": Stdio(command: [{server:?}])}})");
+        let file = scratch.write("t.ron", &text);
+        std::fs::create_dir(scratch.path("run")).unwrap();
+        let owner = if who.is_empty() { 0 } else { 65534 };
+        std::os::unix::fs::chown(scratch.path("run"), Some(owner), Some(owner)).unwrap();
+        let mut command = scratch.command("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "setpriv"]).args(less).args(who);
+        let mut container = command.args([&daemon, "-c"]).arg(&file).spawn().unwrap();
+        wait("ready", || {
+            assert!(container.try_wait().unwrap().is_none(), "it ended: is unshare(1) allowed here?");
+            scratch.file("run/t.status").contains("\"state\": \"ready\"").then_some(())
+        });
+        let inside = scratch.processes().into_iter().find(|(_, line)| line.starts_with(&daemon)).unwrap().0;
+        let mut command = scratch.command("nsenter");
+        command.args(["--target", &inside.to_string(), "--pid", "--mount", "setpriv"]).args(less).args(who);
+        let out = command.args([&ctl, "reload", "t"]).output().unwrap();
+        let reloaded = (0, "t: reloaded (1 unchanged)\n");
+        assert_eq!((code(&out), stdout(&out).as_str()), reloaded, "{who:?}: {}", stderr(&out));
+        // From outside it is known to be somebody else's first process.
+        let out = scratch.ctl(&["stop", "t"]);
+        assert!(stderr(&out).contains("it runs in another PID namespace (as pid 1 there)"), "{out:?}");
+        kill(inside, 15);
+        wait("its end", || container.try_wait().unwrap());
+    }
+}
