@@ -213,6 +213,9 @@ pub struct Call {
     pub translated: Option<String>,
     pub opening: bool,
     pub logs: bool,
+    /// A version of before does not say.
+    #[serde(default)]
+    pub starts_task: bool,
 }
 
 /// A command of the executor.

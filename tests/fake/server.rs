@@ -380,6 +380,7 @@ fn answer_modern(message: &Value, line: &str) {
                 match extensions["io.modelcontextprotocol/tasks"].is_null() {
                     true => text(id, if extensions["other"].is_null() { "no task" } else { "no task, but other" }),
                     false => {
+                        std::thread::sleep(Duration::from_millis(params["arguments"]["ms"].as_u64().unwrap_or(0)));
                         let task = json!({"taskId": format!("task-{}", std::process::id()), "status": "working"});
                         result(id, json!({"resultType": "task", "task": task}));
                     }

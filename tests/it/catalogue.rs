@@ -218,6 +218,16 @@ fn a_task_is_for_who_has_started_it_and_for_no_other() {
     assert!(scratch.ctl(&["restart", "t"]).status.success());
     assert_eq!(get(ann, &task)["result"]["taskId"], task.as_str());
     assert_eq!(get(bob, &task)["error"]["code"], -32602);
+    // Also of one that is being started meanwhile.
+    daemon.status();
+    std::thread::scope(|scope| {
+        let late = json!({"name": "task", "arguments": {"ms": 1500}});
+        let begun = scope.spawn(|| modern(address, path, bob, 5, "tools/call", late, "task"));
+        wait("the call", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+        assert!(scratch.ctl(&["restart", "t"]).status.success());
+        assert_eq!(begun.join().unwrap()["result"]["resultType"], "task");
+    });
+    assert_eq!(get(bob, &task)["result"]["taskId"], task.as_str(), "it has the same id here, and is bob's now");
     // On the bridge nothing is promised: the server does not hear that its client takes tasks.
     let whole =
         modern(address, "/mcp", ann, 4, "tools/call", json!({"name": "fake__task", "arguments": {}}), "fake__task");

@@ -56,6 +56,7 @@ impl Saver {
             translated: call.translated.as_ref().map(|t| t.method.to_string()),
             opening: call.opening,
             logs: call.logs,
+            starts_task: call.starts_task,
         }
     }
 
