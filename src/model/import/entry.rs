@@ -122,7 +122,10 @@ impl<'d> Reading<'_, 'd> {
     }
 
     fn set(&mut self, key: &'static str, value: String) {
-        put(&mut self.settings.others, key, value);
+        let shown = format!("Its {key} is said in two ways; the other is {value}.");
+        if !put(&mut self.settings.others, key, value) {
+            self.notes.push(shown);
+        }
     }
 
     fn has(&self, key: &str) -> bool {

@@ -420,6 +420,7 @@ fn a_bridge_becomes_settings_of_the_instance() {
         "\"aggregation\": {\"tools\":true}",
         "\"defaultNamespace\": true",
         "request_timeout: \"1m\"",
+        "Its cwd is said in two ways; the other is \"/b\".",
         "alias: \"bee\"",
         "tools: (allow: [\"list_*\"], deny: [\"rm\"])",
         "health: (interval: \"30s\", timeout: \"5s\", failures: 4)",
