@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use async_io::Async;
 use log::{error, info, warn};
@@ -81,11 +82,19 @@ impl Instance {
             true => info!("{text}"),
             false => error!("{text}; the old child goes on"),
         }
+        self.log_written().await;
         let mut life = self.life();
         life.restarts += 1;
         life.last_restart = Some(Restart { at: clock::now(), server: name, serial, ok, text });
         drop(life);
         self.hub.ctx.changed();
+    }
+
+    /// Waits until everything that was said is in the log: who asked looks there for the words of a server, once there is an
+    /// outcome.
+    async fn log_written(&self) {
+        let log = self.log.clone();
+        blocking(move || log.flush(Duration::from_secs(1))).await;
     }
 
     pub(super) fn want_reload(&self) {
@@ -125,6 +134,7 @@ impl Instance {
                 continue;
             }
             let outcome = self.reload(&net).await;
+            self.log_written().await;
             {
                 let mut life = self.life();
                 let (ok, text) = match outcome {

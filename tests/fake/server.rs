@@ -7,7 +7,7 @@ use std::io::{BufRead, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -451,10 +451,12 @@ fn call(id: &Value, params: &Value, line: &str) {
             std::thread::sleep(Duration::from_millis(n));
             text(id, args["text"].as_str().unwrap_or("slept"));
         }
-        // Takes a processor for so long.
+        // Takes so much time of a processor (proc(5), schedstat: nanoseconds), however long that takes.
         "spin" => {
-            let begin = Instant::now();
-            while begin.elapsed() < Duration::from_millis(n) {}
+            let taken = || std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            let taken = || taken().split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000;
+            let begin = taken();
+            while taken() - begin < n {}
             text(id, "spun");
         }
         // Waits, with progress, and gives back what it was told.

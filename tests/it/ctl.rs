@@ -284,7 +284,7 @@ fn the_numbers_of_the_status_are_true() {
     assert!(started + 2 * second > begun && started < written + second && written <= now + second, "{process}");
     assert!(["sleeping", "running"].contains(&process["state"].as_str().unwrap()), "{process}");
     // One that works takes processor time, which is told as the kernel has it.
-    daemon.http("fake").ask(&call(1, "spin", json!({"n": 1500})));
+    daemon.http("fake").ask(&call(1, "spin", json!({"n": 1200})));
     let cpu = daemon.server("fake")["process"]["cpu_seconds"].as_f64().unwrap();
     let stat = std::fs::read_to_string(of("stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
