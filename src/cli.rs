@@ -251,8 +251,12 @@ fn descriptor(text: &str) -> Result<i32, String> {
     text.parse().ok().filter(|fd| *fd >= 1).ok_or_else(|| format!("'{text}' is no descriptor: a number from 1 on"))
 }
 
+/// As in the file; a bare number is one of seconds, as other programs of this kind have it.
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| format!("'{text}' is no duration; write 500ms, 30s or 5m"))
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    humantime::parse_duration(text).map_err(|_| format!("'{text}' is no duration; write 500ms, 30s or 5m, or seconds"))
 }
 
 /// The program's arguments, without its name. What is not UTF-8 becomes U+FFFD, and is then refused by name.
@@ -284,6 +288,10 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     }
     match (&daemon.config, daemon.command.is_empty()) {
         _ if daemon.version => Ok(Parsed::Args(daemon)),
+        // A variable that is not set, and not this folder.
+        (Some(path), _) if path.as_os_str().is_empty() => {
+            Err(usage("-c is empty: it names an instance file, or a folder of them"))
+        }
         _ if daemon.output.is_some() && daemon.import.is_none() => Err(usage("--output FILE goes with --import FILE")),
         (None, true) if daemon.import.is_some() != daemon.new_token.is_some() => Ok(Parsed::Args(daemon)),
         _ if daemon.new_token.is_some() => Err(usage("--new-token NAME goes alone: it prints a line and runs nothing")),
@@ -318,6 +326,13 @@ pub fn parse<T: FromArgs>(program: &str, args: Vec<String>, usage: Exit) -> Resu
                     help.split_whitespace().filter(|w| w.starts_with("--") || known_verb(w)).collect();
                 let known: Vec<&str> = known.into_iter().map(|w| w.trim_end_matches([',', ']'])).collect();
                 let near = suggest(typed, known.iter().copied()).map(|k| format!(", did you mean '{k}'?"));
+                let near = match (program, typed, verb) {
+                    ("mcpctl", "start", _) => Some("; to start an instance: mcpdaemon -c FILE".to_owned()),
+                    ("mcpctl", _, Some(verb)) if words.first() == Some(&typed) && !typed.starts_with('-') => {
+                        Some(format!("; the verb comes first: mcpctl {verb} {typed}"))
+                    }
+                    _ => near,
+                };
                 text = format!("unrecognized argument '{typed}'{}", near.unwrap_or_default());
             }
             let text = format!("{program}: {text}\n{}", hint(program));

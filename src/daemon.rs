@@ -47,10 +47,15 @@ pub fn main(args: Vec<String>) -> ExitCode {
     match begin(args) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            complain(&failure.text);
             failure.exit.into()
         }
     }
+}
+
+/// In one piece: others may write there at the same time.
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 fn say(text: &str) {
@@ -64,8 +69,10 @@ fn new_token(name: &str) -> Result<Exit, Failure> {
     let bytes: [u8; 32] = random::bytes().map_err(|why| Failure::new(Exit::Os, why))?;
     let token = data_encoding::BASE64URL_NOPAD.encode(&bytes);
     say(&config::token_line(name, token.as_bytes()));
-    let text =
-        format!("the token of {name}, which is shown this once; the line is for the file of auth: Bearer(\"FILE\"):");
+    let text = format!(
+        "the token of {name}, which is shown this once; the line is for the file of auth: Bearer(\"FILE\"), \
+                        which a reload reads again:"
+    );
     let _ = writeln!(std::io::stderr(), "{text}\n{token}");
     Ok(Exit::Ok)
 }
@@ -106,7 +113,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     let source = Source::new(&args, &cwd);
     let loaded = source.load().map_err(|problems| Failure::new(Exit::Config, lines(&problems)))?;
     for warning in &loaded.warnings {
-        let _ = writeln!(std::io::stderr(), "{warning}");
+        complain(&format!("warning: {warning}"));
     }
     if args.dump {
         say(&config::dump(&loaded.shown));
@@ -197,7 +204,7 @@ fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
     if !from.foreground {
-        let progress = |text: &str| drop(writeln!(std::io::stderr(), "{name}: {text}"));
+        let progress = |text: &str| complain(&format!("{name}: {text}"));
         match become_daemon::fork_away(&progress) {
             Ok(Side::Daemon(pipe)) => readiness = pipe,
             Ok(Side::Caller(code, text)) => {
@@ -273,7 +280,15 @@ fn lock(name: &str, run_dir: &Path, file: Option<&Path>) -> Result<(PidFile, Pat
             let other = other.map_or(String::new(), |other| {
                 format!("; it runs from {other}: give this one a name of its own by --name")
             });
-            Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (pid {pid}){removed}{other}")))
+            // Who starts it again wants what he has changed, or another one.
+            let next = match (removed.is_empty(), other.is_empty()) {
+                (true, true) => format!("; 'mcpctl reload {name}' takes over what has changed"),
+                _ => String::new(),
+            };
+            Err(Failure::new(
+                Exit::AlreadyRunning,
+                format!("{name}: already running (pid {pid}){removed}{other}{next}"),
+            ))
         }
         Err(Refused::Running(None)) => {
             Err(Failure::new(Exit::AlreadyRunning, format!("{name}: already running (another start is under way)")))
@@ -304,6 +319,10 @@ fn settle(mut from: Start, loaded: Loaded, lock: PidFile, mut readiness: Readine
         Ok((program, prepared)) => run(from, loaded, lock, readiness, program, prepared, None),
         Err(failure) => {
             lock.remove();
+            if readiness.is_background() {
+                // In front it is said where the log goes.
+                error!("the start failed: {failure}");
+            }
             readiness.failed(&failure);
             Err(failure)
         }

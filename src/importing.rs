@@ -54,7 +54,10 @@ fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => {
-            let text = format!("{}: there is such a file already, and it is left as it is", path.display());
+            let text = format!(
+                "{}: there is such a file already, and it is left as it is: name another one by -o, or remove it",
+                path.display()
+            );
             Failure::new(Exit::CannotCreate, text)
         }
         _ => Failure::io(Exit::CannotCreate, "write the instance file", path, &e),

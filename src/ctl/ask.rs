@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::logs;
-use super::place::{Age, Found, Place, each, queue, running, say, signal};
+use super::place::{Age, Found, Place, each, queue, running, say, server_of, signal};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 use crate::model::last_words::first_of;
 use crate::model::logline;
 use crate::model::status::{InstanceState, Status};
-use crate::model::text::{duration, suggest};
+use crate::model::text::duration;
 
 /// What is asked for.
 struct Wish {
@@ -53,7 +53,7 @@ pub(super) fn restart(place: &Place, args: &cli::Restart) -> Result<Exit, Failur
             count: |s| s.restarts,
             outcome: |s| s.last_restart.map(|r| (r.ok, r.text)),
             done: "restarted",
-            refused: "not restarted, the old child goes on",
+            refused: "not restarted, it is left as it was",
         };
         return run(place, &wish, &args.names, false, args.timeout);
     }
@@ -89,16 +89,12 @@ fn with_words(found: &Found, why: &str) -> String {
 
 /// The serial of a server. A daemon that knows none would be ended by the signal.
 fn serial(name: &str, server: &str, status: &Status) -> Result<u32, Failure> {
-    let fail = |text| Err(Failure::new(Exit::Failed, text));
-    match status.servers.iter().find(|s| s.name == server).map(|s| s.serial) {
-        Some(0) => fail(format!("{name}: this daemon is of a version that cannot restart one server")),
-        Some(serial) => Ok(serial),
-        None => {
-            let known: Vec<&str> = status.servers.iter().map(|s| s.name.as_str()).collect();
-            let near = suggest(server, known.iter().copied()).map(|near| format!(", did you mean '{near}'?"));
-            let near = near.unwrap_or_else(|| format!(" (it has: {})", known.join(", ")));
-            fail(format!("{name}: there is no server '{server}'{near}"))
+    match server_of(name, server, status)?.serial {
+        0 => {
+            let text = format!("{name}: this daemon is of a version that cannot restart one server");
+            Err(Failure::new(Exit::Failed, text))
         }
+        serial => Ok(serial),
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::place::{Found, Place, say};
+use super::place::{Found, Place, say, server_of};
 use crate::cli::Logs;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::logline;
@@ -48,7 +48,11 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
     let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
     check_owner(&found, &path, &file)?;
-    for line in last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))? {
+    let lines = last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))?;
+    if let (Some(server), Some(status), true) = (&args.server, &found.status, lines.is_empty()) {
+        server_of(&args.name, server, status)?;
+    }
+    for line in lines {
         if !say(&line) {
             return Ok(Exit::Ok);
         }

@@ -7,18 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::{Pid, Uid};
 
 use crate::model::config::check_name;
 use crate::model::exit::{Exit, Failure, plain};
-use crate::model::status::Status;
-use crate::model::text::turns;
-use crate::sys::clock;
-use crate::sys::files;
+use crate::model::status::{Server, Status};
+use crate::model::text::{suggest, turns};
 use crate::sys::pidfd::PidFd;
 use crate::sys::pidfile::{Probe, probe};
 use crate::sys::process::{self, STATUS};
 use crate::sys::signals::restart_signal;
+use crate::sys::{accounts, clock, files};
 
 /// Standard output could not be written, for another reason than that it is not read.
 static UNSAID: AtomicBool = AtomicBool::new(false);
@@ -196,7 +195,13 @@ impl Place {
     }
 
     pub(super) fn find(&self, name: &str) -> Result<Found, Failure> {
-        check_name(name).map_err(|why| Failure::new(Exit::CtlUsage, format!("mcpctl: {why}")))?;
+        check_name(name).map_err(|why| {
+            let slash = match name.contains('/') {
+                true => "; a server is named as NAME/SERVER by 'mcpctl wait', and by --server elsewhere",
+                false => "",
+            };
+            Failure::new(Exit::CtlUsage, format!("mcpctl: {why}{slash}"))
+        })?;
         let place = self.folder_of(name)?;
         let path = place.pid_file(name);
         let probe = probe(&path).map_err(|e| place.unreadable(&path, &e))?;
@@ -233,6 +238,19 @@ impl Place {
 }
 
 impl Found {
+    /// Which instance may have been meant by a name that none has, as the end of a message.
+    pub(super) fn meant(&self) -> Option<String> {
+        let names = self.place.names().unwrap_or_default();
+        let others = || names.iter().map(String::as_str).filter(|name| *name != self.name);
+        let stem = self.name.strip_suffix(".ron");
+        let near = stem.filter(|stem| others().any(|name| name == *stem)).or_else(|| suggest(&self.name, others()));
+        match (near, stem) {
+            (Some(near), _) => Some(format!(", did you mean '{near}'?")),
+            (None, Some(stem)) => Some(format!(": the instance of that file is called '{stem}'")),
+            (None, None) => None,
+        }
+    }
+
     /// Asks the daemon to write its status; None if it cannot be asked.
     pub(super) fn ask(&mut self) -> Option<Asked> {
         let handle = match &self.probe {
@@ -311,13 +329,24 @@ pub(super) fn refresh_all(all: &mut [Result<Found, Failure>]) {
     }
 }
 
+/// A server of an instance by its name.
+pub(super) fn server_of<'s>(name: &str, server: &str, status: &'s Status) -> Result<&'s Server, Failure> {
+    status.servers.iter().find(|s| s.name == server).ok_or_else(|| {
+        let known: Vec<&str> = status.servers.iter().map(|s| s.name.as_str()).collect();
+        let near = suggest(server, known.iter().copied()).map(|near| format!(", did you mean '{near}'?"));
+        let near = near.unwrap_or_else(|| format!(" (it has: {})", known.join(", ")));
+        Failure::new(Exit::Failed, format!("{name}: there is no server '{server}'{near}"))
+    })
+}
+
 /// The running process of an instance, or why there is none to signal.
 pub(super) fn running(found: &Found) -> Result<(Pid, &PidFd), Failure> {
     let name = &found.name;
     match &found.probe {
         Probe::Running(pid, handle) => Ok((*pid, handle)),
         Probe::Absent => {
-            Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running ('mcpctl list' shows what does)")))
+            let hint = found.meant().unwrap_or_else(|| " ('mcpctl list' shows what does)".to_owned());
+            Err(Failure::new(Exit::CtlNotRunning, format!("{name}: not running{hint}")))
         }
         Probe::Stale => Err(Failure::new(
             Exit::CtlNotRunning,
@@ -349,9 +378,7 @@ fn sent(name: &str, pid: Pid, outcome: std::io::Result<()>) -> Result<(), Failur
         // It ended a moment ago, which the caller will see.
         Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            let uid = std::fs::metadata(format!("/proc/{pid}")).map(|m| Uid::from_raw(m.uid())).ok();
-            let owner =
-                uid.and_then(|u| User::from_uid(u).ok().flatten()).map_or("another user".to_owned(), |u| u.name);
+            let owner = process::user_of(pid).map_or("another user".to_owned(), accounts::name_of);
             Err(Failure::new(
                 Exit::CtlPermission,
                 format!("{name}: it belongs to {owner}, whom you may not signal for"),

@@ -81,7 +81,7 @@ pub(super) fn in_short(found: &Found) -> String {
 pub(super) fn describe(found: &Found) -> String {
     let name = &found.name;
     match (&found.probe, &found.status) {
-        (Probe::Absent, _) => format!("{name}: not running"),
+        (Probe::Absent, _) => format!("{name}: not running{}", found.meant().unwrap_or_default()),
         (Probe::Stale, _) => {
             format!("{name}: dead, killed without a chance to clean up (start it again: that cleans up)")
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::place::{Age, Found, Place, each, say};
+use super::place::{Age, Found, Place, complain, each, say, server_of};
 use crate::cli;
 use crate::model::exit::{Exit, Failure};
 use crate::model::status::{InstanceState, ServerState, Status};
@@ -11,6 +11,8 @@ use crate::sys::pidfile::Probe;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often it is said what for.
+const WORD: Duration = Duration::from_secs(5);
 
 pub(super) fn run(place: &Place, args: &cli::Wait) -> Result<Exit, Failure> {
     if args.names.is_empty() {
@@ -26,6 +28,7 @@ fn wait(place: &Place, wanted: &str, until: Instant, limit: Duration) -> Result<
         Some((name, server)) => (name, Some(server)),
         None => (wanted, None),
     };
+    let mut told = Instant::now();
     loop {
         let mut found = place.find(name)?;
         let mut missing = missing(&found, server)?;
@@ -43,7 +46,13 @@ fn wait(place: &Place, wanted: &str, until: Instant, limit: Duration) -> Result<
                 let text = format!("{wanted}: not ready after {}: {why}", duration(limit));
                 return Err(Failure::new(Exit::Failed, text));
             }
-            Some(_) => std::thread::sleep(LOOK),
+            Some(why) => {
+                if told.elapsed() >= WORD {
+                    told = Instant::now();
+                    complain(&format!("{wanted}: still waiting: {why}"));
+                }
+                std::thread::sleep(LOOK);
+            }
         }
     }
 }
@@ -51,7 +60,8 @@ fn wait(place: &Place, wanted: &str, until: Instant, limit: Duration) -> Result<
 /// What is missing for it to be ready. An error says that it will never be.
 fn missing(found: &Found, server: Option<&str>) -> Result<Option<String>, Failure> {
     let status = match (&found.probe, &found.status) {
-        (Probe::Absent | Probe::Stale, _) => return Ok(Some("it does not run".to_owned())),
+        (Probe::Absent, _) => return Ok(Some(format!("it does not run{}", found.meant().unwrap_or_default()))),
+        (Probe::Stale, _) => return Ok(Some("it does not run".to_owned())),
         (Probe::Starting, _) => return Ok(Some("it is starting".to_owned())),
         (_, None) => return Ok(Some("its status file cannot be read".to_owned())),
         (_, Some(_)) if found.age == Age::Silent => {
@@ -62,14 +72,9 @@ fn missing(found: &Found, server: Option<&str>) -> Result<Option<String>, Failur
     match server {
         None if status.state == InstanceState::Ready => Ok(None),
         None => Ok(Some(why_not(status))),
-        Some(wanted) => match status.servers.iter().find(|s| s.name == wanted) {
-            Some(s) if matches!(s.state, ServerState::Ready | ServerState::Idle) => Ok(None),
-            Some(s) => Ok(Some(in_words(s.state, s.reason.as_deref()))),
-            None => {
-                let known: Vec<&str> = status.servers.iter().map(|s| s.name.as_str()).collect();
-                let text = format!("{}: there is no server '{wanted}' (it has: {})", status.name, known.join(", "));
-                Err(Failure::new(Exit::Failed, text))
-            }
+        Some(wanted) => match server_of(&status.name, wanted, status)? {
+            s if matches!(s.state, ServerState::Ready | ServerState::Idle) => Ok(None),
+            s => Ok(Some(in_words(s.state, s.reason.as_deref()))),
         },
     }
 }

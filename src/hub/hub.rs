@@ -186,6 +186,9 @@ impl Hub {
             servers.iter().filter(|s| s.required() && !matches!(s.phase(), ServerState::Ready | ServerState::Idle));
         let say = |s: &Arc<Server>| match s.condition() {
             (phase, Some(why)) => format!("server '{}' is {phase}: {why}", s.name()),
+            (ServerState::Starting, None) if self.ctx.starts.patience(s.name()) > 1 => {
+                format!("server '{}' is starting again, with more time (start_timeout was too short)", s.name())
+            }
             (phase, None) => format!("server '{}' is {phase}", s.name()),
         };
         missing.map(say).collect()

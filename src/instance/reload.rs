@@ -80,7 +80,7 @@ impl Instance {
         };
         match ok {
             true => info!("{text}"),
-            false => error!("{text}; the old child goes on"),
+            false => error!("{text}"),
         }
         self.log_written().await;
         let mut life = self.life();

@@ -16,8 +16,8 @@ use crate::sys::listen::{self, Socket, SocketFile};
 use crate::sys::lock::Lock;
 use crate::sys::{accounts, files};
 
-/// Opens the listeners of an address, several where a name has several. Where its port is taken, so many of the `next` ones are tried. `share` lets it overlap with one of
-/// our own, see [`listen::share_port`].
+/// Opens the listeners of an address, several where a name has several. Where its port is taken, so many of the `next` ones
+/// are tried. `share` lets it overlap with one of our own, see [`listen::share_port`].
 pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Vec<Socket>, Failure> {
     let opened = match at {
         Listen::Tcp { host, port: 0 } => listen::tcp(host, 0, share),
@@ -32,6 +32,7 @@ pub(crate) fn open(at: &Listen, next: u16, share: bool) -> Result<Vec<Socket>, F
         };
         let hint = match (exit, at.port()) {
             (Exit::NoPermission, Some(1..=1023)) => " (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+            _ if e.kind() == io::ErrorKind::AddrInUse => "; stop that one, or choose another by 'listen' or --listen",
             _ => "",
         };
         Failure::new(exit, format!("cannot listen on {at}: {}{hint}", plain(&e)))

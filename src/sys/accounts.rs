@@ -51,6 +51,12 @@ pub(crate) fn group(name: &str) -> Result<u32, String> {
     }
 }
 
+/// The name of a user, or his number where he has none.
+pub(crate) fn name_of(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 /// Does something as another user, whose files and folders are then no way to anybody else's. Call it as root, while the
 /// process has one thread.
 pub(crate) fn as_user<T>(account: &Account, work: impl FnOnce() -> T) -> io::Result<T> {

@@ -116,7 +116,7 @@ fn bind_one(address: SocketAddr, several: bool, share: bool) -> io::Result<TcpLi
             Ok(TcpListener::from(fd))
         }
         Err(Errno::EADDRINUSE) => {
-            let holder = process::port_holder(address.port()).unwrap_or_else(|| "a process of another user".to_owned());
+            let holder = process::port_holder(address.port()).unwrap_or_else(|| "another process".to_owned());
             let which = if several { format!(" {address}") } else { String::new() };
             Err(io::Error::new(io::ErrorKind::AddrInUse, format!("the address{which} is in use by {holder}")))
         }

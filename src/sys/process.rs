@@ -247,18 +247,24 @@ fn end_all(wanted: impl Fn(Pid) -> bool, grace: Duration, limit: Duration) -> (u
     }
 }
 
-/// Who listens on a TCP port, as `pid 4242, nginx: master process`; None where that cannot be seen.
+/// Who listens on a TCP port, as `pid 4242, nginx: master process`, or as much of that as can be seen; None where nobody is.
 pub(crate) fn port_holder(port: u16) -> Option<String> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
+    let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
         let text = std::fs::read_to_string(table).ok()?;
         text.lines().skip(1).find_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let local = fields.get(1)?.rsplit(':').next()?;
             let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
-            listening.then(|| fields.get(9).map(|i| format!("socket:[{i}]")))?
+            let inode = fields.get(9).filter(|_| listening)?;
+            Some((format!("socket:[{inode}]"), fields.get(7)?.parse::<u32>().ok()?))
         })
     })?;
-    socket_holder(&inode).or_else(|| instance_on(port))
+    let unseen = || match uid == nix::unistd::geteuid().as_raw() {
+        // It may be just starting, or have another run directory.
+        true => "a process of yours that only root may look into, perhaps another instance of mcpdaemon".to_owned(),
+        false => format!("a process of the user {}", super::accounts::name_of(uid)),
+    };
+    socket_holder(&inode).or_else(|| instance_on(port)).or_else(|| Some(unseen()))
 }
 
 /// The instance of this user that says so in its status file: its descriptors are closed to all but root.

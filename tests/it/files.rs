@@ -106,7 +106,7 @@ fn deleted_pid_file_comes_back() {
     wait("the PID file", || (scratch.file("run/t.pid") == format!("{}\n", daemon.pid)).then_some(()));
     assert!(daemon.log().contains("the PID file was removed or replaced"));
     let out = scratch.run(mcpdaemon(), &["-c", "t.ron"]);
-    assert_eq!((code(&out), stderr(&out)), (75, format!("t: already running (pid {})\n", daemon.pid)));
+    assert_eq!((code(&out), stderr(&out)), (75, already_running(daemon.pid)));
 }
 
 #[test]

@@ -30,6 +30,11 @@ pub fn fake() -> String {
     example("fake-server")
 }
 
+/// What a start of `t` says while it runs from the same file.
+pub fn already_running(pid: i32) -> String {
+    format!("t: already running (pid {pid}); 'mcpctl reload t' takes over what has changed\n")
+}
+
 /// Waits until `check` gives something; fails loudly after [`LONG`].
 pub fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

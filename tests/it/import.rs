@@ -70,7 +70,11 @@ fn import_errors_name_their_place() {
     scratch.write("a.json", "{\n  \"mcpServers\": {\"x\": {\"comand\": \"y\"}}\n}");
     std::fs::write(scratch.path("b.json"), b"\xff\xfe{\0}\0").unwrap();
     for (args, exit, wanted) in [
-        (&["a.json"][..], 65, "a.json:2:23: server \"x\": there is neither 'command' nor 'url'\n"),
+        (
+            &["a.json"][..],
+            65,
+            "a.json:2:23: server \"x\": there is neither 'command' nor 'url'; did you mean 'command' by \"comand\"?\n",
+        ),
         (&["b.json"], 65, "b.json: it is not UTF-8 text\n"),
         (&["none.json"], 65, "none.json: cannot read it: No such file or directory\n"),
         (&["a.json", "-c", "t.ron"], 64, "mcpdaemon: --import FILE goes alone"),

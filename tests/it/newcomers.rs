@@ -223,7 +223,51 @@ fn a_second_start_from_another_file_is_told_from_which_one_the_first_runs() {
     let from = scratch.path("t.ron").canonicalize().unwrap();
     let named = format!("{plain}; it runs from {}: give this one a name of its own by --name\n", from.display());
     assert_eq!(start(&["-c", &other]), named);
-    assert_eq!(start(&["-c", link.to_str().unwrap(), "--name", "t"]), format!("{plain}\n"));
+    assert_eq!(start(&["-c", link.to_str().unwrap(), "--name", "t"]), already_running(daemon.pid));
+}
+
+#[test]
+fn mistyped_commands_are_answered_with_what_was_meant() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("prod", &stdio("fake", &[], "")));
+    for (args, exit, wanted) in [
+        (&["status", "prod.ron"][..], 3, "prod.ron: not running, did you mean 'prod'?\n"),
+        (&["stop", "prdo"], 7, "prdo: not running, did you mean 'prod'?\n"),
+        (&["status", "other.ron"], 3, "other.ron: not running: the instance of that file is called 'other'\n"),
+        (&["reload", "nothing"], 7, "nothing: not running ('mcpctl list' shows what does)\n"),
+        (&["restart", "prod/fake"], 2, "by --server elsewhere\n"),
+        (&["prod", "status"], 2, "; the verb comes first: mcpctl status prod\n"),
+        (&["start", "prod"], 2, "; to start an instance: mcpdaemon -c FILE\n"),
+        (&["logs", "prod", "--server", "fke"], 1, "prod: there is no server 'fke', did you mean 'fake'?\n"),
+        (&["wait", "prod", "--timeout", "soon"], 2, "write 500ms, 30s or 5m, or seconds"),
+        (&["wait", "prdo", "--timeout", "0"], 1, "it does not run, did you mean 'prod'?\n"),
+    ] {
+        let out = scratch.ctl(args);
+        let said = stdout(&out) + &stderr(&out);
+        assert!(code(&out) == exit && said.contains(wanted), "{args:?}: {} {said}", code(&out));
+    }
+    assert_eq!(code(&scratch.ctl(&["wait", "prod", "--timeout", "60"])), 0, "a bare number is one of seconds");
+    // Somebody who waits hears what for.
+    let out = scratch.ctl(&["wait", "late", "--timeout", "6s"]);
+    assert!(stderr(&out).starts_with("late: still waiting: it does not run\n"), "{out:?}");
+    for (args, wanted) in [
+        (&["-c", ""][..], "-c is empty: it names an instance file, or a folder of them"),
+        (&["--", "uvx mcp-server-time"], "leave the quotes out: -- uvx mcp-server-time\n"),
+        (&["--listen", "http://127.0.0.1:8003/x", "--", "true"], "write '127.0.0.1:8003', without http://\n"),
+    ] {
+        let out = scratch.run(mcpdaemon(), args);
+        assert!(!out.status.success() && stderr(&out).contains(wanted), "{args:?}: {out:?}");
+    }
+    let said = |text: &str| {
+        let file = scratch.write("wrong.ron", text).display().to_string();
+        stderr(&scratch.run(mcpdaemon(), &["-t", "-c", &file]))
+    };
+    let misplaced = said("(start_timeout: \"2m\", servers: {\"a\": Exec(allow: [\"*\"])})");
+    assert!(misplaced.contains("'start_timeout' does not go here, but into a server"), "{misplaced}");
+    let respelled = said("(severs: {})");
+    assert!(respelled.ends_with(":1:2: unknown key 'severs', did you mean 'servers'?\n"), "{respelled}");
+    assert_eq!(respelled.lines().count(), 1, "{respelled}");
+    drop(daemon);
 }
 
 #[test]

@@ -146,9 +146,13 @@ fn wrong_usage_and_wrong_places_have_their_own_exit_status() {
         (&[][..], 64, "what shall it run?"),
         (&["--confg", &ok], 64, "did you mean '--config'?"),
         (&["-c", &ok, "--", "true"], 64, "exclude each other"),
-        (&["-c", "broken.ron"], 78, "/broken.ron:2:33: Expected comma"),
+        (
+            &["-c", "broken.ron"],
+            78,
+            "/broken.ron:2:33: this ')' closes nothing: the '[' of line 2, column 29 is still open",
+        ),
         (&["-c", "value.ron"], 78, "/value.ron:1:17: expected a duration"),
-        (&["-f", "-c", "broken.ron"], 78, "/broken.ron:2:33: Expected comma"),
+        (&["-f", "-c", "broken.ron"], 78, "/broken.ron:2:33: this ')' closes nothing"),
         (&["-c", "/nonexistent.ron"], 78, "/nonexistent.ron: cannot read it: No such file or directory"),
         (&["-c", &ok, "--listen", "8003"], 78, "--listen: '8003' is no address"),
         (&["-c", &log.display().to_string()], 73, "cannot open the log: "),
@@ -170,7 +174,7 @@ fn an_open_address_on_a_command_line_is_refused_with_what_is_possible_there() {
     let scratch = Scratch::new();
     let open = ["--name", "t", "--listen", "0.0.0.0:0"];
     let (code, text) = fails(&scratch, &[&open[..], &["--", "true"]].concat());
-    let wanted = "command line:1:1: '0.0.0.0:0' can be reached from other machines, and nothing asks who connects: \
+    let wanted = "--listen: '0.0.0.0:0' can be reached from other machines, and nothing asks who connects: \
                   listen on 127.0.0.1 or a unix: socket; for other addresses write an instance file, with 'auth' or \
                   insecure: true (-c)\n";
     assert_eq!((code, text.as_str()), (78, wanted));
@@ -275,7 +279,7 @@ fn twenty_starts_at_once_start_one() {
     let winners: Vec<&Output> = outs.iter().filter(|o| o.status.success()).collect();
     assert_eq!(winners.len(), 1, "{outs:?}");
     let daemon = scratch.started(&stdout(winners[0]));
-    let refusal = format!("t: already running (pid {})\n", daemon.pid);
+    let refusal = already_running(daemon.pid);
     for loser in outs.iter().filter(|o| !o.status.success()) {
         assert_eq!((code(loser), stderr(loser).as_str()), (75, refusal.as_str()));
     }

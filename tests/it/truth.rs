@@ -217,7 +217,7 @@ fn wait_returns_when_an_instance_or_a_server_is_ready() {
     assert_eq!((code(&out), stdout(&out).as_str()), (0, "t: ready\nt/slow: ready\n"));
     assert_eq!(daemon.server("slow")["state"], "ready");
     let out = scratch.ctl(&["wait", "t/slwo"]);
-    assert!(code(&out) == 1 && stderr(&out).contains("there is no server 'slwo' (it has: fake, slow)"), "{out:?}");
+    assert!(code(&out) == 1 && stderr(&out).contains("there is no server 'slwo', did you mean 'slow'?"), "{out:?}");
     let out = scratch.ctl(&["wait", "none", "--timeout", "100ms"]);
     assert!(code(&out) == 1 && stderr(&out).contains("none: not ready after 100ms: it does not run"), "{out:?}");
     assert_eq!(code(&scratch.ctl(&["wait"])), 2);
@@ -260,7 +260,7 @@ fn restart_of_one_server_replaces_its_child_and_loses_nothing() {
     let out = scratch.ctl(&["restart", "t", "--server", "s"]);
     assert!(
         code(&out) == 1
-            && stderr(&out).contains("t: not restarted, the old child goes on: server 's': exited with status 1"),
+            && stderr(&out).contains("t: not restarted, it is left as it was: server 's': exited with status 1"),
         "{out:?}"
     );
     assert!(stderr(&out).contains("Error: no database"), "{out:?}");

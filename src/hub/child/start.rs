@@ -202,7 +202,9 @@ impl Starter {
             if words.is_empty() && spoke.spoke.load(Relaxed) {
                 text.push_str("; it wrote nothing to standard error");
             } else if words.is_empty() {
-                text.push_str("; nothing came on its standard output or standard error (does it keep it in a buffer?)");
+                text.push_str(
+                    "; nothing came on its standard output or standard error (what it still had in a buffer is lost)",
+                );
             }
             StartFailure { words, ..StartFailure::not_ready(text) }
         };
@@ -264,9 +266,17 @@ impl Starter {
             }
             None => {
                 let key = match opening {
-                    Opening::Discover => "",
-                    Opening::Initialize if waited == config.start_timeout => " (start_timeout)",
-                    Opening::Initialize => " (more than start_timeout, as it was slow before, or showed life)",
+                    Opening::Discover => String::new(),
+                    Opening::Initialize if waited == config.start_timeout => " (start_timeout)".to_owned(),
+                    Opening::Initialize if given > 1 => {
+                        format!(
+                            " (more than start_timeout, {}, which was too short before)",
+                            duration(config.start_timeout)
+                        )
+                    }
+                    Opening::Initialize => {
+                        format!(" (more than start_timeout, {}, as it showed life)", duration(config.start_timeout))
+                    }
                 };
                 let text = format!("it did not answer '{method}' within {}{key}", duration(waited));
                 let failure = said(text, child.words());

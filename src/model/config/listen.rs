@@ -105,6 +105,10 @@ impl FromStr for Listen {
         if let Some(name) = text.strip_prefix("systemd:") {
             return Ok(Listen::Passed(Some(name.to_owned()).filter(|n| !n.is_empty())));
         }
+        if let Some((scheme @ ("http" | "https" | "ws"), rest)) = text.split_once("://") {
+            let address = rest.split('/').next().unwrap_or(rest);
+            return Err(format!("'{text}' is no address: write '{address}', without {scheme}://"));
+        }
         let wrong = || format!("'{text}' is no address: write HOST:PORT, [IPV6]:PORT, unix:/path or systemd:");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| match port.parse::<u64>() {

@@ -18,6 +18,7 @@ pub mod read;
 pub mod sample;
 pub mod server;
 pub mod setting;
+mod syntax;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -210,14 +211,16 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
     }
 }
 
+/// The name of a flag or a variable.
+fn from(origin: &Origin) -> &str {
+    match origin {
+        Origin::Flag(name) | Origin::Environment(name) => name,
+        _ => "override",
+    }
+}
+
 /// The sequence of overrides that are checked by their own parsers, with the name that the user knows them by.
 fn overrides(given: &Given) -> Vec<(&str, Result<(), String>)> {
-    fn from(origin: &Origin) -> &str {
-        match origin {
-            Origin::Flag(name) | Origin::Environment(name) => name,
-            _ => "override",
-        }
-    }
     let mut out = Vec::new();
     if let Some((name, origin)) = &given.name {
         out.push((from(origin), check_name(name)));
@@ -275,7 +278,7 @@ fn instance<'a>(
     let listen = s.get_or("listen", over_listen, default);
     let insecure = s.get("insecure", false);
     let auth = auth::read(&mut s, &listen);
-    check_listen(&mut s, root, &listen, insecure || auth.is_some());
+    check_listen(&mut s, root, &listen, insecure || auth.is_some(), given.listen.as_ref().map(|(_, origin)| origin));
     let loopback = || ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
     let allow_origins = s.get("allow_origins", loopback());
     let allow_hosts = s.get("allow_hosts", loopback());
@@ -305,6 +308,8 @@ fn instance<'a>(
     let mut servers = match node {
         Some(node) => server::servers(reader, node, &environment, !parts.is_empty()),
         None if !parts.is_empty() => BTreeMap::new(),
+        // Said where it stands.
+        None if s.is_respelled("servers") => BTreeMap::new(),
         None => {
             reader.problem(root, "'servers' is missing: an instance needs at least one server");
             BTreeMap::new()
@@ -312,7 +317,7 @@ fn instance<'a>(
     };
     let there = |name: &str| servers.contains_key(name) || parts.iter().any(|(part, _)| part.name == name);
     let bridge = bridge::bridge(&mut s, &there);
-    s.finish();
+    s.finish_beside("a server, as in servers: {\"NAME\": Stdio(command: [...], KEY: ...)}", &server::OF_A_SERVER);
     for (part, reader) in parts {
         let Some(root) = reader.root() else { continue };
         if let Err(what) = check_name(&part.name) {
@@ -444,27 +449,35 @@ fn port_conflict(s: &mut Section<'_, '_>, given: Option<(u16, Origin)>) -> u16 {
     n
 }
 
-fn check_listen<'a>(s: &mut Section<'_, 'a>, root: Node<'a>, listen: &[Listen], insecure: bool) {
+/// `given` is who has said it in place of the file.
+fn check_listen<'a>(
+    s: &mut Section<'_, 'a>,
+    root: Node<'a>,
+    listen: &[Listen],
+    insecure: bool,
+    given: Option<&Origin>,
+) {
     let at = s.node("listen").unwrap_or(root);
+    let problem = |what: String| match given {
+        Some(origin) => s.reader.problem_of(from(origin), what),
+        None => s.reader.problem(at, what),
+    };
     if listen.is_empty() {
-        s.reader.problem(at, "'listen' is empty: nobody could connect");
+        problem("'listen' is empty: nobody could connect".to_owned());
     }
     for (i, one) in listen.iter().enumerate() {
         if listen[..i].contains(one) && one.port() != Some(0) {
-            s.reader.problem(at, format!("'{one}' is listed twice"));
+            problem(format!("'{one}' is listed twice"));
         }
         if !insecure && !one.is_local() {
             let otherwise = match s.reader.is_command_line() {
                 true => "; for other addresses write an instance file, with 'auth' or insecure: true (-c)",
                 false => ", set 'auth', or write insecure: true",
             };
-            s.reader.problem(
-                at,
-                format!(
-                    "'{one}' can be reached from other machines, and nothing asks who connects: \
-                     listen on 127.0.0.1 or a unix: socket{otherwise}"
-                ),
-            );
+            problem(format!(
+                "'{one}' can be reached from other machines, and nothing asks who connects: \
+                 listen on 127.0.0.1 or a unix: socket{otherwise}"
+            ));
         }
     }
 }

@@ -15,6 +15,7 @@ use ron::value::RawValue;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::account::Account;
+use super::syntax::mistake;
 use crate::model::text::{printable, suggest};
 
 /// One thing that is wrong in one place; prints as `prod.ron:12:5: what`.
@@ -142,11 +143,9 @@ impl<'a> Reader<'a> {
                     self.problems.borrow_mut().push(Problem { file: self.name.clone(), place: Some((1, 1)), what });
                     return None;
                 }
-                self.problems.borrow_mut().push(Problem {
-                    file: self.name.clone(),
-                    place: Some((line, column)),
-                    what: e.code.to_string().trim_end_matches('.').to_owned(),
-                });
+                let (place, what) = mistake(self.text, line)
+                    .unwrap_or_else(|| ((line, column), e.code.to_string().trim_end_matches('.').to_owned()));
+                self.problems.borrow_mut().push(Problem { file: self.name.clone(), place: Some(place), what });
                 None
             }
         }
@@ -162,8 +161,14 @@ impl<'a> Reader<'a> {
     }
 
     pub fn problem(&self, at: Node<'_>, what: impl Into<String>) {
-        let place = Some(self.place(at.0));
+        // Nobody has seen the text that is made of a command line.
+        let place = Some(self.place(at.0)).filter(|_| !self.is_command_line());
         self.problems.borrow_mut().push(Problem { file: self.name.clone(), place, what: what.into() });
+    }
+
+    /// A problem that is not of the file, but of a flag or a variable.
+    pub fn problem_of(&self, whose: &str, what: String) {
+        self.problems.borrow_mut().push(Problem { file: whose.to_owned(), place: None, what });
     }
 
     pub fn show(&self, shown: Shown) {
@@ -516,10 +521,27 @@ impl<'a> Section<'_, 'a> {
         Some(self.nested(key, read))
     }
 
+    /// Whether a key that nobody has asked for looks like this one.
+    pub fn is_respelled(&self, key: &str) -> bool {
+        self.entries.iter().any(|e| !e.used && suggest(e.key, [key]).is_some())
+    }
+
     /// Reports the keys that are not known.
     pub fn finish(self) {
+        self.finish_beside("", &[]);
+    }
+
+    /// As [`Section::finish`]; `others` are keys that belong to some other `place`.
+    pub fn finish_beside(self, place: &str, others: &[&str]) {
         for entry in self.entries.iter().filter(|e| !e.used) {
-            self.reader.unknown(Node(entry.key), "key", entry.key, &self.known);
+            let at = Node(entry.key);
+            match others.contains(&entry.key) {
+                true => {
+                    let place = place.replace("KEY", entry.key);
+                    self.reader.problem(at, format!("'{}' does not go here, but into {place}", entry.key));
+                }
+                false => self.reader.unknown(at, "key", entry.key, &self.known),
+            }
         }
     }
 }

@@ -300,6 +300,25 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> O
     Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
 }
 
+/// Keys that only a server has, some of which are looked for at the top.
+pub const OF_A_SERVER: [&str; 15] = [
+    "command",
+    "args",
+    "cwd",
+    "start_timeout",
+    "request_timeout",
+    "request_max",
+    "restart",
+    "stop",
+    "sharing",
+    "start",
+    "health",
+    "tools",
+    "required",
+    "alias",
+    "no_new_privs",
+];
+
 fn confine(s: &mut Section<'_, '_>) -> Confine {
     Confine {
         account: account(s),
@@ -521,7 +540,7 @@ pub fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&
     if name.contains('/') {
         let absolute = reader.dir().join(name);
         if find(&absolute.to_string_lossy(), None).is_none() {
-            let hint = as_list(name).map_or(String::new(), |hint| format!(": {hint}"));
+            let hint = as_list(reader, name).map_or(String::new(), |hint| format!(": {hint}"));
             reader.problem(at, format!("'{}' is not there or not executable{hint}", absolute.display()));
             return None;
         }
@@ -529,7 +548,7 @@ pub fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&
     }
     let found = find(name, path);
     if found.is_none() {
-        let what = match as_list(name) {
+        let what = match as_list(reader, name) {
             Some(hint) => format!("there is no program '{name}': {hint}"),
             None => {
                 format!("'{name}' was not found in PATH: install it, or write its full path (PATH is the daemon's own)")
@@ -541,8 +560,11 @@ pub fn program<'a>(reader: &Reader<'a>, at: Node<'a>, name: &str, path: Option<&
 }
 
 /// How to write what may be a program with arguments.
-fn as_list(name: &str) -> Option<String> {
+fn as_list(reader: &Reader<'_>, name: &str) -> Option<String> {
     let words: Vec<String> = name.split_whitespace().map(quoted).collect();
+    if words.len() > 1 && reader.is_command_line() {
+        return Some(format!("leave the quotes out: -- {}", name.trim()));
+    }
     (words.len() > 1).then(|| format!("a program and its arguments are a list, [{}]", words.join(", ")))
 }
 

@@ -9,7 +9,7 @@ use crate::model::config::server::is_alias;
 use crate::model::config::setting::quoted;
 use crate::model::import::values::{Dialect, Values, is_variable, shown, variable};
 use crate::model::jsonc::{Document, Node, Wrong};
-use crate::model::text::{duration, printable};
+use crate::model::text::{duration, printable, suggest};
 
 /// A number of seconds that a `timeout` without a unit can be. What is more is milliseconds: clients have both.
 const SECONDS: f64 = 3600.0;
@@ -77,6 +77,8 @@ struct Reading<'a, 'd> {
     notes: Vec<String>,
     /// Keys without an equivalent, and their values.
     dropped: Vec<String>,
+    /// Their names.
+    unknown: Vec<String>,
 }
 
 /// Reads the server `was`. `folder` is where the client would start it, if that matters.
@@ -103,10 +105,12 @@ pub(super) fn entry<'d>(
         priority: None,
         notes: Vec::new(),
         dropped: Vec::new(),
+        unknown: Vec::new(),
     };
     for (key, value) in document.object(node, &reading.what)? {
         if !reading.known(&key, value)? && !reading.list(&key, value)? && !reading.number(&key, value) {
             reading.drop(&key, value);
+            reading.unknown.push(key);
         }
     }
     if let (Some(folder), false) = (folder, reading.has("cwd")) {
@@ -389,8 +393,10 @@ impl<'d> Reading<'_, 'd> {
     fn end(mut self, node: Node<'d>) -> Result<Entry, Wrong> {
         let far = self.remote.kind.contains("http")
             || matches!(self.remote.kind.as_str(), "sse" | "ws" | "websocket" | "remote");
-        self.settings.command.append(&mut self.args);
         let has_command = !self.settings.command.is_empty();
+        if has_command {
+            self.settings.command.append(&mut self.args);
+        }
         let lost = self.open.as_ref().map(|rule| {
             let rule = shown(rule);
             format!("{rule} cannot be kept, and without it more tools could be called than were meant: write `tools` by hand")
@@ -412,7 +418,11 @@ impl<'d> Reading<'_, 'd> {
                 Here::Left("it has no command: an extension of the client runs it".to_owned())
             }
             (false, None) => {
-                return Err(self.document.wrong(node, format!("{}: there is neither 'command' nor 'url'", self.what)));
+                let near = |key: &String| suggest(key, ["command", "url"]).map(|meant| (meant, shown(key)));
+                let meant = self.unknown.iter().find_map(near);
+                let meant = meant.map(|(meant, key)| format!("; did you mean '{meant}' by {key}?")).unwrap_or_default();
+                let text = format!("{}: there is neither 'command' nor 'url'{meant}", self.what);
+                return Err(self.document.wrong(node, text));
             }
         };
         if !has_command || far {
