@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use super::bridge::backend::BridgeBackend;
 use super::child::end::run_stop_command;
@@ -31,6 +32,8 @@ pub(crate) struct Hub {
     /// Sessions that are named by an id.
     pub(super) clients: Lock<HashMap<String, Client>>,
     pub(super) session_count: AtomicU64,
+    /// When it was last said that a session has made room for another.
+    pub(super) room_told: Lock<Option<Instant>>,
     /// Clients that wait for a place.
     pub(super) waiting_for_place: AtomicU64,
     pub(super) expiring: AtomicBool,
@@ -52,6 +55,7 @@ impl Hub {
             make,
             clients: Lock::default(),
             session_count: AtomicU64::new(0),
+            room_told: Lock::default(),
             waiting_for_place: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             streams: Lock::default(),
@@ -181,6 +185,15 @@ impl Hub {
 
     /// Required servers that are not ready, each with the reason.
     pub(crate) fn not_ready(&self) -> Vec<String> {
+        self.missing(|_| None)
+    }
+
+    /// The same for who starts the instance, who may hear what the servers have said so far.
+    pub(crate) fn waits_for(&self) -> Vec<String> {
+        self.missing(|server| self.ctx.starts.heard(server))
+    }
+
+    fn missing(&self, heard: impl Fn(&str) -> Option<String>) -> Vec<String> {
         let servers = self.servers.all();
         let missing =
             servers.iter().filter(|s| s.required() && !matches!(s.phase(), ServerState::Ready | ServerState::Idle));
@@ -191,6 +204,10 @@ impl Hub {
             }
             (phase, None) => format!("server '{}' is {phase}", s.name()),
         };
-        missing.map(say).collect()
+        let with_words = |s: &Arc<Server>| match heard(s.name()) {
+            Some(words) => format!("{}; it said: {words}", say(s)),
+            None => say(s),
+        };
+        missing.map(with_words).collect()
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use log::warn;
+
 use super::client::endpoint::Client;
 use super::client::outbox::Outbox;
 use super::client::session::Session;
@@ -13,6 +15,7 @@ use super::hub::Hub;
 use super::server::server::Server;
 use crate::model::budget::Holder;
 use crate::model::places::{self, Place};
+use crate::model::text::{duration, printable};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::task;
@@ -131,11 +134,31 @@ impl Hub {
             // Where the connection is the session, it is used as long as that is there.
             in_use: !c.session.kind.has_id() || c.session.is_in_use(),
             idle: c.session.idle(),
+            lived: c.session.lived(),
         };
         let taken: Vec<Place> = lasting.iter().map(place).collect();
         let Some(one) = places::given_up(&taken, newcomer).and_then(|n| lasting.get(n)) else { return false };
+        if !one.session.is_unused() {
+            self.tell_of_room(&one.session);
+        }
         self.end_session(one, "it is not used, and another needs its place");
         true
+    }
+
+    /// Says in the log that a session which was used has made room. Once a minute: where places are few, it is many.
+    fn tell_of_room(&self, session: &Session) {
+        let mut told = self.room_told.lock();
+        if told.is_some_and(|at| at.elapsed() < Duration::from_secs(60)) {
+            return;
+        }
+        *told = Some(Instant::now());
+        let name = session.client().map_or_else(|| "a client".to_owned(), |name| format!("'{}'", printable(name, 64)));
+        warn!(
+            "server '{}': all places for sessions are taken, so the one of {name}, idle for {}, was ended for another; its \
+             client gets 404 and begins anew (limits.sessions and the server's own limit; logged once a minute)",
+            session.server,
+            duration(Duration::from_secs(session.idle()))
+        );
     }
 
     /// The session that has this id.

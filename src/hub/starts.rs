@@ -4,7 +4,7 @@
 //! of that begins anew each time, and would never be ready. It must not know what a child is.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use event_listener::Event;
@@ -26,6 +26,14 @@ pub(crate) struct Starts {
     left: Event,
     /// Servers that were not ready in time.
     slow: Lock<HashMap<Arc<str>, Slow>>,
+    /// What is being started, by the name of its server.
+    under_way: Lock<HashMap<Arc<str>, Weak<dyn Says>>>,
+}
+
+/// Something that is being started, and may say meanwhile what is wrong with it.
+pub(crate) trait Says: Send + Sync {
+    /// The line that says it best.
+    fn headline(&self) -> Option<String>;
 }
 
 /// What is known of a server that was not ready in time.
@@ -58,6 +66,17 @@ impl Starts {
             free.then(|| StartPlace(self))
         })
         .await
+    }
+
+    /// Notes what is being started for a server.
+    pub(crate) fn note(&self, server: &Arc<str>, one: Weak<dyn Says>) {
+        self.under_way.lock().insert(server.clone(), one);
+    }
+
+    /// What a server has said so far, as long as it is being started.
+    pub(crate) fn heard(&self, server: &str) -> Option<String> {
+        let one = self.under_way.lock().get(server)?.upgrade()?;
+        one.headline()
     }
 
     /// How many times its `start_timeout` a server is given now: twice as long as last time, where it was late.

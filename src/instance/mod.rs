@@ -230,15 +230,12 @@ impl Instance {
                 continue;
             }
             told = Instant::now();
-            let missing = self.hub.not_ready();
-            let text = format!(
-                "still starting after {}: {}",
-                duration(Duration::from_secs(begin.elapsed().as_secs())),
-                missing.join("; ")
-            );
-            readiness.waits(&text);
+            let after = duration(Duration::from_secs(begin.elapsed().as_secs()));
+            let text = |missing: &[String]| format!("still starting after {after}: {}", missing.join("; "));
+            readiness.waits(&text(&self.hub.waits_for()));
             if let Some(notifier) = &self.notifier {
-                notifier.starting(&text, EXTEND);
+                // Everybody reads what a service manager shows.
+                notifier.starting(&text(&self.hub.not_ready()), EXTEND);
             }
         }
     }

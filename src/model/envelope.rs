@@ -363,13 +363,19 @@ impl Found {
         }
         // Some servers write the member that does not apply as null.
         let null = |span: &Option<Span>| get(span) == Some("null");
+        let said = |span: Option<Span>| span.filter(|span| &text[span.clone()] != "null");
+        let named = said(self.method.clone());
         let (result, error) = match (self.result, self.error) {
+            (result, error) if named.is_some() => (said(result), said(error)),
             (Some(result), error) if null(&error) => (Some(result), None),
             (result, error @ Some(_)) if null(&result) => (None, error),
             both => both,
         };
         let answer = result.is_some() || error.is_some();
-        let kind = match (&self.method, answer) {
+        // A notification has no id, and some write that down.
+        let notifies = || named.clone().is_some_and(|m| method::is_notification(&decode(&text[m])));
+        let id = id.filter(|id| *id != "null" || !notifies());
+        let kind = match (&named, answer) {
             (Some(_), true) => return Err(Fault::Message(usable, "a message has either a method or a result")),
             (Some(_), false) if id.is_some() && usable.is_none() => {
                 return Err(Fault::Message(None, "an id is a string or a number"));
@@ -382,7 +388,7 @@ impl Found {
             (None, true) => Kind::Response,
             (None, false) => return Err(Fault::Message(usable, "there is no method")),
         };
-        let method = match get(&self.method) {
+        let method = match get(&named) {
             Some(m) if m.starts_with('"') => decode(m),
             Some(_) => return Err(Fault::Message(usable, "\"method\" must be a string")),
             None => Cow::Borrowed(""),
@@ -428,7 +434,7 @@ impl Found {
             task_id: plain(self.task_id),
             meta: self.meta.filter(|s| text[s.clone()].starts_with('{')),
             modern: self.modern,
-            task: self.task,
+            task: said(self.task),
             protocol_version: plain(self.protocol_version),
             multiline: s.multiline,
             respelled,

@@ -284,6 +284,9 @@ pub struct Session {
     /// Seconds.
     pub idle: u64,
     pub used: bool,
+    /// Seconds from its beginning to its last use; a version of before does not say.
+    #[serde(default)]
+    pub lived: u64,
     pub streams_so_far: u64,
     pub streams: Vec<Stream>,
     /// It is one of the bridge, with the params of its handshake; or it is a part of one, with that one's number.

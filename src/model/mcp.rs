@@ -60,8 +60,8 @@ pub fn server_info(result: &str) -> Result<ServerInfo, String> {
     #[serde(rename_all = "camelCase")]
     struct Wire<'a> {
         protocol_version: String,
-        #[serde(borrow, default)]
-        capabilities: BTreeMap<String, &'a RawValue>,
+        #[serde(borrow)]
+        capabilities: Option<&'a RawValue>,
         #[serde(borrow)]
         server_info: Option<&'a RawValue>,
         #[serde(borrow)]
@@ -77,9 +77,17 @@ pub fn server_info(result: &str) -> Result<ServerInfo, String> {
         known if REVISIONS.contains(&known) => wire.protocol_version,
         other => return Err(format!("it speaks revision '{other}', which is not supported")),
     };
+    // An empty object is written as null or as a list in some languages.
+    let given = wire.capabilities.map(RawValue::get).filter(|text| text.starts_with('{')).unwrap_or("{}");
+    let capabilities = serde_json::from_str::<BTreeMap<String, &RawValue>>(given)
+        .map_err(|e| format!("its answer to 'initialize' is not valid: {e}"))?
+        .into_iter()
+        .filter(|(_, value)| value.get() != "null")
+        .map(|(key, value)| (key, value.get().to_owned()))
+        .collect();
     Ok(ServerInfo {
         revision,
-        capabilities: wire.capabilities.into_iter().map(|(k, v)| (k, v.get().to_owned())).collect(),
+        capabilities,
         server_info: wire.server_info.map_or("{\"name\":\"\",\"version\":\"\"}".to_owned(), |v| v.get().to_owned()),
         instructions: wire.instructions.map(|v| v.get().to_owned()).filter(|t| t != "null"),
     })

@@ -27,6 +27,7 @@ pub mod mcp;
 pub mod meter;
 pub mod method;
 pub mod modern;
+pub mod noise;
 pub mod out;
 pub mod outage;
 pub mod places;

@@ -23,6 +23,16 @@ pub struct Place {
     pub in_use: bool,
     /// Seconds since its last use; 0 while it is in use.
     pub idle: u64,
+    /// Seconds from its beginning to its last use.
+    pub lived: u64,
+}
+
+impl Place {
+    /// For so many seconds without use it is nobody's to take. Many clients begin a session for each call and never end one;
+    /// one that comes again and again is there still, and rests no longer than it has worked.
+    fn rests(&self) -> u64 {
+        if self.unused { FRESH } else { self.lived.clamp(FRESH, IDLE) }
+    }
 }
 
 /// So many of the places are kept for those who hold less than an equal share.
@@ -55,7 +65,7 @@ pub fn given_up(taken: &[Place], newcomer: &Holder) -> Option<usize> {
     // Who opens many and uses none is not to cost others theirs: the first of these is waited for.
     let flood = taken.iter().any(|p| p.unused && !p.in_use && p.idle < FRESH);
     let waits = |p: &Place| flood && !p.unused && p.idle < IDLE;
-    let free = |p: &Place| !p.in_use && p.idle >= FRESH && !waits(p) && (p.unused || of(p) >= own);
+    let free = |p: &Place| !p.in_use && p.idle >= p.rests() && !waits(p) && (p.unused || of(p) >= own);
     let abandoned = |p: &Place| p.idle >= if p.unused { UNUSED } else { IDLE };
     let candidates = taken.iter().enumerate().filter(|(_, p)| free(p));
     let (first, _) = candidates.max_by_key(|(n, p)| {
@@ -85,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_largest_holder_gives_up_what_was_idle_for_longest() {
-        let place = |n, unused, idle| Place { holder: who(n), unused, in_use: idle == 0, idle };
+        let place = |n, unused, idle| Place { holder: who(n), unused, in_use: idle == 0, idle, lived: 0 };
         let taken = [
             place(1, false, 400),
             place(1, false, 500),
@@ -109,6 +119,13 @@ mod tests {
         let equal = [place(1, false, 7), place(2, false, 7), place(3, false, 300), place(4, true, 10)];
         assert_eq!(given_up(&equal[..2], &who(9)), Some(0));
         assert_eq!(given_up(&equal, &who(9)), Some(3), "what was never used before what was");
+        // One that comes again and again keeps its place over its pauses, but not for ever.
+        let lives = |lived, idle| Place { lived, ..place(1, false, idle) };
+        assert_eq!(given_up(&[lives(20, 15), lives(0, 2)], &who(9)), Some(1));
+        assert_eq!(given_up(&[lives(20, 15), lives(3, 2)], &who(9)), None);
+        assert_eq!(given_up(&[lives(20, 25), lives(3, 2)], &who(9)), Some(0));
+        assert_eq!(given_up(&[lives(9000, 299)], &who(9)), None);
+        assert_eq!(given_up(&[lives(9000, 300)], &who(9)), Some(0));
         let flood = [place(1, false, 5), place(2, false, 1), place(2, false, 1)];
         assert_eq!(given_up(&flood, &who(2)), Some(1), "of his own");
     }

@@ -69,7 +69,12 @@ fn text(status: u16, body: &str) -> tide::Response {
 /// An answer without its details, for a client that is not known: only whether it is so.
 pub(super) fn without_detail(answer: Answer) -> Answer {
     let status = answer.status();
-    plain(status, "text/plain; charset=utf-8", if status.is_success() { "ok\n" } else { "not ready\n" }.to_owned())
+    let text = match status {
+        StatusCode::SERVICE_UNAVAILABLE => "not ready\n",
+        status if status.is_success() => "ok\n",
+        _ => "GET or HEAD\n",
+    };
+    plain(status, "text/plain; charset=utf-8", text.to_owned())
 }
 
 /// The answer where there is nothing.
@@ -85,6 +90,8 @@ pub(super) async fn serve(front: &Front, request: &Request<Incoming>) -> Answer 
     let method = match *request.method() {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,
+        // HAProxy's health check asks so where it is told no method.
+        Method::OPTIONS if [paths::HEALTHZ, paths::READYZ, paths::HEALTH].contains(&path) => http::Method::Get,
         _ if !paths::exists(path) => return nothing(),
         _ => return not_allowed("GET, HEAD", "GET or HEAD"),
     };

@@ -84,8 +84,13 @@ impl Door {
             return false;
         }
         let all: Vec<_> = self.inside.lock().all.values().filter_map(Weak::upgrade).collect();
-        let place =
-            |c: &Arc<dyn Occupant>| Place { holder: c.comes_from(), unused: true, in_use: false, idle: c.idle(now) };
+        let place = |c: &Arc<dyn Occupant>| Place {
+            holder: c.comes_from(),
+            unused: true,
+            in_use: false,
+            idle: c.idle(now),
+            lived: 0,
+        };
         let taken: Vec<Place> = all.iter().map(place).collect();
         let newcomer = from.map_or(Holder::Connection(0), Holder::Address);
         let given_up = places::given_up(&taken, &newcomer).and_then(|n| all.get(n));

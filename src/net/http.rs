@@ -34,10 +34,11 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let config = front.hub.ctx.config();
-    let origin = match check_names(&front, local, &request) {
+    let is_health = is_health(&config.base_path, &request);
+    let origin = match check_names(&front, local, &request, is_health) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
-        Err(_) if is_health(&config.base_path, &request) => {
+        Err(_) if is_health => {
             let answer = admin::without_detail(admin::serve(&front, &request).await);
             connection.idles();
             return Ok(answer);
@@ -67,7 +68,7 @@ pub(super) async fn serve(
         }
         Err(_) if is_preflight(&request) => preflight(request.headers()),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
-        Err(_) if is_health(&config.base_path, &request) => admin::without_detail(admin::serve(&front, &request).await),
+        Err(_) if is_health => admin::without_detail(admin::serve(&front, &request).await),
         // Clients look in many places for how to get a token, and take a 401 there for an answer.
         Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(request.uri().path()))) => {
             admin::nothing()
@@ -100,6 +101,7 @@ fn check_names<'r>(
     front: &Front,
     local: Option<IpAddr>,
     request: &'r Request<Incoming>,
+    is_health: bool,
 ) -> Result<Option<&'r str>, Box<Answer>> {
     let config = front.hub.ctx.config();
     let refuse = |status, why: &str| Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why));
@@ -109,7 +111,7 @@ fn check_names<'r>(
         Some(Stranger::NoHost) => Err(refuse(StatusCode::BAD_REQUEST, "there is no Host header")),
         Some(Stranger::Named { what, name, key }) => {
             let name = printable(name, 100);
-            if front.strangers.lock().is_new(&name) {
+            if !is_health && front.strangers.lock().is_new(&name) {
                 warn!(
                     "a request with the {what} '{name}' was refused (403): if clients are to reach this instance by it, add it \
                      to {key}; dropped.foreign_origin counts all, this is logged once"
@@ -162,7 +164,7 @@ async fn dispatch(
     let Some((name, endpoint)) = path.strip_prefix(paths::SERVERS).and_then(|rest| rest.split_once('/')) else {
         return admin::serve(front, &request).await;
     };
-    let Some(endpoint) = ["mcp", "ws", "sse", "message"].into_iter().find(|known| *known == endpoint) else {
+    let Some(endpoint) = paths::ENDPOINTS.into_iter().find(|known| *known == endpoint) else {
         let why = format!("there is no such path: a server has /servers/{name}/mcp, .../ws and .../sse");
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
     };

@@ -16,6 +16,8 @@ pub const METRICS: &str = "/metrics";
 pub const PAGE: &str = "/";
 /// The endpoints of the bridge.
 const BRIDGE: [&str; 4] = ["/mcp", "/ws/mcp", "/sse", "/message"];
+/// Those of a server, behind its name.
+pub const ENDPOINTS: [&str; 4] = ["mcp", "ws", "sse", "message"];
 /// What the endpoints of servers begin with.
 pub const SERVERS: &str = "/servers/";
 
@@ -56,7 +58,11 @@ pub fn exists(path: &str) -> bool {
     // What stands for the server as a whole, or for another one, is there, and takes no method of ours (RFC 9112 section
     // 3.2).
     let admin = ["", "*", PAGE, HEALTHZ, READYZ, HEALTH, STATUS, METRICS];
-    admin.contains(&path) || BRIDGE.contains(&path) || path.starts_with(SERVERS)
+    let of_server = |rest: &str| {
+        let endpoint = rest.split_once('/').map(|(_, endpoint)| endpoint);
+        endpoint.is_some_and(|endpoint| ENDPOINTS.contains(&endpoint))
+    };
+    admin.contains(&path) || BRIDGE.contains(&path) || path.strip_prefix(SERVERS).is_some_and(of_server)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(crate) fn is_preflight(request: &Request<Incoming>) -> bool {
 /// What a browser may ask.
 pub(crate) fn preflight(asked: &HeaderMap) -> Answer {
     let mut allowed = "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, \
-                       mcp-method, mcp-name"
+                       mcp-method, mcp-name, traceparent, tracestate, baggage"
         .to_owned();
     // Which arguments of tools are repeated in headers is the tools' affair.
     let names = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|v| v.to_str().ok());

@@ -249,16 +249,17 @@ fn end_all(wanted: impl Fn(Pid) -> bool, grace: Duration, limit: Duration) -> (u
 
 /// Who listens on a TCP port, as `pid 4242, nginx: master process`, or as much of that as can be seen; None where nobody is.
 pub(crate) fn port_holder(port: u16) -> Option<String> {
-    let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| {
-        let text = std::fs::read_to_string(table).ok()?;
-        text.lines().skip(1).find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let local = fields.get(1)?.rsplit(':').next()?;
-            let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
-            let inode = fields.get(9).filter(|_| listening)?;
-            Some((format!("socket:[{inode}]"), fields.get(7)?.parse::<u32>().ok()?))
-        })
-    })?;
+    let of_line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let local = fields.get(1)?.rsplit(':').next()?;
+        let listening = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
+        let inode = fields.get(9).filter(|_| listening)?;
+        Some((format!("socket:[{inode}]"), fields.get(7)?.parse::<u32>().ok()?))
+    };
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| std::fs::read_to_string(table).unwrap_or_default());
+    // Of two addresses this very process may have opened one a moment ago.
+    let mut all = tables.iter().flat_map(|table| table.lines().skip(1).filter_map(of_line));
+    let (inode, uid) = all.find(|(inode, _)| !holds(Pid::this(), inode))?;
     let unseen = || match uid == nix::unistd::geteuid().as_raw() {
         // It may be just starting, or have another run directory.
         true => "a process of yours that only root may look into, perhaps another instance of mcpdaemon".to_owned(),
@@ -281,11 +282,13 @@ fn instance_on(port: u16) -> Option<String> {
     })
 }
 
+/// Whether a process has a socket open, as far as it may be looked into.
+fn holds(pid: Pid, inode: &str) -> bool {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == Path::new(inode)))
+}
+
 fn socket_holder(inode: &str) -> Option<String> {
-    let holds = |pid: &Pid| {
-        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == Path::new(inode)))
-    };
-    let pid = all().find(holds)?;
+    let pid = all().find(|pid| holds(*pid, inode))?;
     Some(format!("pid {pid}, {}", command_line(pid)?))
 }

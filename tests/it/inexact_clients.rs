@@ -162,12 +162,12 @@ fn probes_for_how_to_get_a_token_are_told_that_there_is_nothing() {
         "/.well-known/oauth-authorization-server/servers/fake/mcp",
         "/.well-known/openid-configuration",
         "/servers/fake/mcp/.well-known/openid-configuration",
+        "/servers/fake/.well-known/oauth-protected-resource",
         "/register",
         "/favicon.ico",
     ] {
         let answer = get(daemon.address(), path);
-        let expected = if path.starts_with("/servers/") { 401 } else { 404 };
-        assert_eq!(answer.status, expected, "{path}");
+        assert_eq!(answer.status, 404, "{path}");
         assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
         assert!(answer.json()["error"]["message"].is_string());
     }
@@ -306,6 +306,8 @@ fn health_is_told_whatever_host_is_named_or_none() {
     for path in ["/healthz", "/readyz", "/health"] {
         for request in [
             format!("GET {path} HTTP/1.0\r\n\r\n"),
+            // HAProxy's check where it is told no method.
+            format!("OPTIONS {path} HTTP/1.0\r\n\r\n"),
             format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n"),
             format!("GET {path} HTTP/1.1\r\nHost: mcp_cluster\r\nConnection: close\r\n\r\n"),
             format!("GET {path} HTTP/1.1\r\nHost: 203.0.113.7:8003\r\nConnection: close\r\n\r\n"),
@@ -320,6 +322,7 @@ fn health_is_told_whatever_host_is_named_or_none() {
             assert!(!rest.contains("access-control-allow-origin"), "a foreign page reads nothing: {rest}");
         }
     }
+    assert!(!daemon.log().contains("was refused (403)"), "nobody was: {}", daemon.log());
     for path in ["/", "/status", "/metrics", "/mcp"] {
         assert_eq!(raw(address, &format!("GET {path} HTTP/1.0\r\n\r\n")).0, 400, "{path}");
         let foreign = format!("GET {path} HTTP/1.1\r\nHost: mcp_cluster\r\nConnection: close\r\n\r\n");
@@ -398,4 +401,53 @@ fn a_stream_says_its_first_byte_at_once_and_a_slow_answer_after_a_second() {
         assert!(!first.contains("data: {"), "it came before the answer: {first}");
         assert_eq!(http.raw.event().unwrap()["id"], 2);
     }
+}
+
+#[test]
+fn what_is_null_in_a_clients_messages_is_not_there() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &[], "") + "\"host\": Exec(allow: [\"echo\"]),";
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let mut http = daemon.http("fake");
+    let mut asked = call(1, "echo", json!({"text": "here"}));
+    asked["params"]["task"] = Value::Null;
+    (asked["result"], asked["error"]) = (Value::Null, Value::Null);
+    assert_eq!(said(&http.ask(&asked)), "here");
+    let answer = http.post(r#"{"jsonrpc":"2.0","id":null,"method":"notifications/initialized"}"#);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let mut host = daemon.http("host");
+    let ran = host.ask(&call(2, "execute", json!({"command": "echo", "args": null, "timeout": null})));
+    assert_eq!(ran["result"]["structuredContent"]["exit_code"], 0, "{ran}");
+    // A request has an id, and null is none.
+    assert_eq!(http.post(r#"{"jsonrpc":"2.0","id":null,"method":"tools/list"}"#).status, 400);
+}
+
+#[test]
+fn a_client_that_comes_again_keeps_its_place_over_its_pauses() {
+    let scratch = Scratch::new();
+    let servers = stdio("own", &[], "sharing: PerSession(max: 2, spare: 0)");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let mut steady = daemon.http("own");
+    let begin = std::time::Instant::now();
+    let mut last = begin;
+    // For six seconds; each pause is shorter than what lies before it.
+    while begin.elapsed().as_secs() < 6 {
+        steady.ask(&call(1, "count", json!({})));
+        last = std::time::Instant::now();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    let mut others = Vec::new();
+    while last.elapsed().as_millis() < 3500 {
+        std::thread::sleep(std::time::Duration::from_millis(1200));
+        let mut other = Http { session: String::new(), ..steady.again() };
+        let answer = other.post(&initialize(json!(1)).to_string());
+        assert!([200, 503].contains(&answer.status), "{answer:?}");
+        if let Some(id) = answer.header("mcp-session-id") {
+            other.session = id;
+            other.ask(&call(1, "count", json!({})));
+        }
+        others.push(other);
+    }
+    assert!(steady.ask(&call(2, "count", json!({})))["result"].is_object(), "it is there still");
+    drop(others);
 }

@@ -297,3 +297,126 @@ fn the_stop_command_ends_what_signals_do_not_reach() {
     assert_eq!(scratch.file("gone").lines().nth(1), Some("t s none"));
     drop(daemon);
 }
+
+#[test]
+fn messages_in_one_line_and_between_colours_are_understood() {
+    let scratch = Scratch::new();
+    let mut servers = String::new();
+    for (name, say) in [
+        ("coloured", "sys.stdout.write('\\x1b[0m\\x1b]0;server\\x07' + text + '\\x1b[K\\n')"),
+        (
+            "together",
+            "sys.stdout.write(json.dumps({'jsonrpc': '2.0', 'method': 'notifications/message', 'params': {}}) + text + '\\n')",
+        ),
+    ] {
+        let say = format!(
+            "def say(m):\n    text = json.dumps({{'jsonrpc': '2.0', 'id': m['id'], 'result': result(m)}})\n    {say}; sys.stdout.flush()"
+        );
+        servers += &python(&scratch, name, &say);
+    }
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    for name in ["coloured", "together"] {
+        assert!(said(&daemon.http(name).ask(&call(1, "t", json!({})))).contains("tools/call"), "{name}");
+    }
+}
+
+#[test]
+fn an_answer_by_no_id_fails_the_one_open_call_at_once_and_keeps_the_child() {
+    let scratch = Scratch::new();
+    // It answers what it does not know, also notifications, without an id.
+    let say = "def say(m):\n    if m['method'] == 'initialize':\n        print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': result(m)}), flush=True)\n    \
+               else:\n        print(json.dumps({'jsonrpc': '2.0', 'id': None, 'error': {'code': -32601, 'message': 'what?'}}), flush=True)";
+    let server = python(&scratch, "null", say)
+        .replace("start_timeout", "health: (interval: \"300ms\", timeout: \"200ms\", failures: 1), start_timeout");
+    let text = scratch.file("null.py").replace("if \"id\" in m and", "if");
+    scratch.write("null.py", &text);
+    let daemon = scratch.start(&scratch.instance("t", &server));
+    let child = daemon.child("null");
+    let begin = Instant::now();
+    let mut http = daemon.http("null");
+    for n in 0..3 {
+        let answer = http.ask(&call(n, "t", json!({})));
+        let why = answer["error"]["message"].as_str().unwrap();
+        assert!(why.contains("answered with the id null, which nobody asked by") && why.contains("what?"), "{answer}");
+    }
+    assert!(begin.elapsed().as_secs() < 30, "not at the timeout");
+    // Several looks at its health later it is the same one: whatever it says, it lives.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!((daemon.child("null"), &daemon.server("null")["restarts"]), (child, &json!(0)));
+}
+
+#[test]
+fn a_notification_that_is_answered_does_not_fail_the_call_behind_it() {
+    let scratch = Scratch::new();
+    let say = "def say(m):\n    if 'id' in m:\n        import time; time.sleep(0.3)\n        print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': result(m)}), flush=True)\n    \
+               else:\n        time = __import__('time'); time.sleep(0.5); print(json.dumps({'jsonrpc': '2.0', 'id': None, 'error': {'code': -32601, 'message': 'what?'}}), flush=True)";
+    let server = python(&scratch, "eager", say);
+    let text = scratch.file("eager.py").replace("if \"id\" in m and", "if");
+    scratch.write("eager.py", &text);
+    let daemon = scratch.start(&scratch.instance("t", &server));
+    let answer = daemon.http("eager").ask(&call(1, "t", json!({})));
+    assert!(said(&answer).contains("tools/call"), "{answer}");
+}
+
+#[test]
+fn what_came_before_a_page_that_is_not_to_be_had_is_listed() {
+    let scratch = Scratch::new();
+    let mut servers = String::new();
+    for (name, second) in
+        [("refuses", "{'error': {'code': -32602, 'message': 'Invalid cursor'}}"), ("nothing", "{'result': {}}")]
+    {
+        let say = format!(
+            "def say(m):\n    if m['method'] == 'tools/list':\n        first = {{'result': {{'tools': [{{'name': 'n%d' % n, 'inputSchema': {{'type': 'object'}}}} for n in range(50)], 'nextCursor': 'x'}}}}\n        \
+             rest = {second}\n        print(json.dumps({{'jsonrpc': '2.0', 'id': m['id'], **(rest if 'cursor' in m.get('params', {{}}) else first)}}), flush=True)\n    \
+             else:\n        print(json.dumps({{'jsonrpc': '2.0', 'id': m['id'], 'result': result(m)}}), flush=True)"
+        );
+        servers += &python(&scratch, name, &say);
+    }
+    let daemon = scratch.start(&scratch.instance_with("t", "bridge: Prefix,", &servers));
+    let mut http = Http::open_at(daemon.address(), "/mcp");
+    let list = http.ask(&json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}));
+    assert_eq!(list["result"]["tools"].as_array().unwrap().len(), 100, "{list:.300}");
+    for name in ["refuses", "nothing"] {
+        assert!(
+            daemon
+                .log()
+                .contains(&format!("server '{name}': only the first 50 of its tools are shown: a further page"))
+        );
+    }
+}
+
+#[test]
+fn what_a_server_says_while_it_is_waited_for_is_told_at_once() {
+    let scratch = Scratch::new();
+    let silent =
+        "\"x\": Stdio(command: [\"sh\", \"-c\", \"echo Error: API_KEY is not set; sleep 99\"], start_timeout: \"30s\")";
+    let mut command = scratch.command(mcpdaemon());
+    let file = scratch.instance("t", silent);
+    let mut start = command.arg("-c").arg(&file).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(start.stderr.take().unwrap()), &mut first).unwrap();
+    assert!(first.contains("server 'x' is starting; it said: Error: API_KEY is not set\n"), "{first}");
+    kill(start.id() as i32, 2);
+    wait("its end", || start.try_wait().unwrap());
+    scratch.gone();
+}
+
+#[test]
+fn what_is_null_in_a_servers_messages_is_not_there() {
+    let scratch = Scratch::new();
+    let say = "INFO['capabilities'] = None\n\
+               def say(m):\n    print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'method': None, 'error': None, 'result': result(m)}), flush=True)";
+    let daemon = scratch.start(&scratch.instance("t", &python(&scratch, "nulls", say)));
+    assert!(said(&daemon.http("nulls").ask(&call(1, "t", json!({})))).contains("tools/call"));
+}
+
+#[test]
+fn a_reply_that_is_no_json_is_told_with_the_place() {
+    let scratch = Scratch::new();
+    let say = "def say(m):\n    r = result(m)\n    if m['method'] == 'tools/call': r['structuredContent'] = {'text': 'y' * 2000, 'x': float('nan')}\n    \
+               print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': r}), flush=True)";
+    let daemon = scratch.start(&scratch.instance("t", &python(&scratch, "nan", say)));
+    let answer = daemon.http("nan").ask(&call(1, "t", json!({})));
+    let why = answer["error"]["message"].as_str().unwrap();
+    assert!(why.contains("is not valid (it is no JSON from byte 2") && why.contains("at 'NaN"), "{why}");
+}

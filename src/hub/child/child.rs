@@ -115,6 +115,8 @@ pub(crate) struct Child {
     pub(super) ticking: AtomicBool,
     /// When it last said anything, and when a client last had anything to do with it ([`millis`]).
     pub(super) heard_at: AtomicU64,
+    /// Notifications of the daemon that the child may have answered all the same, without an id.
+    pub(super) unasked: AtomicU64,
     pub(super) used_at: AtomicU64,
 }
 
@@ -168,6 +170,7 @@ impl Child {
             stopping: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
             heard_at: AtomicU64::new(millis()),
+            unasked: AtomicU64::new(0),
             used_at: AtomicU64::new(millis()),
         }
     }

@@ -3,7 +3,7 @@
 //! It is asked in its own session, because a question on another line says nothing of this one.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::child::Child;
 use crate::model::config::server::Health;
@@ -49,12 +49,12 @@ async fn answers(child: &Child, limit: Duration) -> bool {
             false => child.ask(method::PING, None).await,
         };
     };
-    let before = child.written.load(Relaxed);
+    let (before, begin) = (child.written.load(Relaxed), Instant::now());
     let answered = timeout_awake(limit, question).await.is_some();
     // It reads, and has not come to the question yet: clients may have sent much before it.
     let reads = child.stdin.is_behind() && child.written.load(Relaxed) > before;
     // While everything is at rest, what it says is not read.
-    answered || reads || child.silent_for() < limit || child.is_frozen()
+    answered || reads || child.silent_for() < begin.elapsed() || child.is_frozen()
 }
 
 /// A child that works on a request and does nothing beside it is busy, not hung, for as long as the request itself may

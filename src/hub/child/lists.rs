@@ -36,6 +36,10 @@ impl Child {
             };
             let result = match self.ask(list.method(), params.as_deref()).await {
                 Ok(result) => result,
+                // What came before can be used all the same.
+                Err(why) if cursor.is_some() && !self.is_dead() => {
+                    return Ok(self.cut_short(list, all, &format!("a further page is not to be had: {why}")));
+                }
                 // Many that have resources know nothing of templates.
                 Err(_) if list == List::Templates && !self.is_dead() => return Ok(all),
                 Err(why) => return Err(why),
@@ -46,7 +50,12 @@ impl Child {
             let long = result.len() > LONG;
             let read = move || read_page(list, &result);
             let page = if long { busy(read).await } else { read() };
-            let (items, next) = page.ok_or(Error::NoList { list: list.member() })?;
+            let Some((items, next)) = page else {
+                return match cursor {
+                    None => Err(Error::NoList { list: list.member() }),
+                    Some(_) => Ok(self.cut_short(list, all, "a further page is no list")),
+                };
+            };
             bytes += items.iter().map(|i| i.name.len() + i.text.len()).sum::<usize>();
             let new = items.iter().filter(|item| names.insert(item.name.clone())).count();
             let more = items.is_empty() || new > 0;
@@ -60,14 +69,16 @@ impl Child {
             }
             cursor = Some(next);
         }
-        // What there is can be used all the same.
+        let why = format!("its 'nextCursor' leads in a circle, or beyond {PAGES} pages");
+        Ok(self.cut_short(list, all, &why))
+    }
+
+    /// A list that does not come to its end, of which there is so much; it is said once of a child.
+    fn cut_short(&self, list: List, all: Vec<Item>, why: &str) -> Vec<Item> {
         if !self.endless.swap(true, Relaxed) {
-            let (server, list) = (&self.server, list.member());
-            warn!(
-                "server '{server}': its {list} have no end: its 'nextCursor' leads in a circle, or beyond {PAGES} pages"
-            );
+            warn!("server '{}': only the first {} of its {} are shown: {why}", self.server, all.len(), list.member());
         }
-        Ok(all)
+        all
     }
 
     /// A resource, as the result of `resources/read`; None if the child does not give it.

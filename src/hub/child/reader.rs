@@ -20,6 +20,7 @@ use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope, Fault, Kind, scan, spliced};
 use crate::model::logline;
 use crate::model::lost_reply::id_in_pieces;
+use crate::model::noise;
 use crate::model::out::Out;
 use crate::model::text::printable;
 use crate::model::torn::Part;
@@ -140,13 +141,17 @@ impl Child {
 
     /// A line that is no message.
     fn take_garbage(&self, bytes: &[u8]) {
+        if let Some(messages) = std::str::from_utf8(bytes).ok().and_then(noise::messages) {
+            return messages.iter().for_each(|message| self.take_line(message.as_bytes()));
+        }
         self.ctx.counters.count(Dropped::Garbage);
         let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
         debug!("[{}] not a message on its standard output: {text}", self.server);
         match id_in_pieces(bytes, bytes) {
             // A reply for all that: who waits for it is told now and not at the timeout.
             Some(number) => {
-                self.unusable(number, &format!("the reply of server '{}' is not valid: {text}", self.server));
+                let why = why_not(bytes).map_or(String::new(), |why| format!(" ({why})"));
+                self.unusable(number, &format!("the reply of server '{}' is not valid{why}: {text}", self.server));
             }
             None => self.take_other(bytes, &text),
         }
@@ -190,6 +195,12 @@ impl Child {
 
     fn take_reply(&self, e: &Envelope<'_>) {
         let number = e.get(&e.id).and_then(ids::number).or_else(|| self.only_question(e));
+        if number.is_none()
+            && !self.is_of_notification(e)
+            && let Some(number) = self.sole_question()
+        {
+            return self.take_answer_without_id(number, e);
+        }
         let waiting = number.and_then(|n| self.pending().waiting.take(n));
         match waiting {
             Some(Waiting::Client { call, .. }) => {
@@ -230,6 +241,31 @@ impl Child {
                 debug!("[{}] a reply that nobody waits for: {}", self.server, printable(e.text(), 200));
             }
         }
+    }
+
+    /// Whether a reply may be to a notification: some servers answer each message, where there is nothing to answer.
+    fn is_of_notification(&self, e: &Envelope<'_>) -> bool {
+        let less = |n: u64| n.checked_sub(1);
+        e.id.is_none() && self.unasked.fetch_update(Relaxed, Relaxed, less).is_ok()
+    }
+
+    /// The one request that waits for an answer.
+    fn sole_question(&self) -> Option<u64> {
+        let pending = self.pending();
+        let waits = |w: &Waiting| matches!(w, Waiting::Client { .. } | Waiting::Daemon(_));
+        let mut all = pending.waiting.iter().filter(|(_, w)| waits(w)).map(|(n, _)| *n);
+        all.next().filter(|_| all.next().is_none())
+    }
+
+    /// A reply that names no request, while one is open. It may be of one that was given up before, so its result is
+    /// nobody's; whoever waits is told now and not at the timeout.
+    fn take_answer_without_id(&self, number: u64, e: &Envelope<'_>) {
+        self.ctx.counters.count(Dropped::UnownedReplies);
+        let id = printable(e.get(&e.id).unwrap_or("null"), 60);
+        let said = e.get(&e.error).map_or(String::new(), |error| format!(": {}", printable(error, 300)));
+        let why = format!("server '{}' answered with the id {id}, which nobody asked by{said}", self.server);
+        debug!("[{}] {why}", self.server);
+        self.unusable(number, &why);
     }
 
     /// The number of the handshake, if that is all that the child has been sent: an error that says that it was not
@@ -298,4 +334,12 @@ impl Child {
             _ => {}
         }
     }
+}
+
+/// Where a line stops being JSON.
+fn why_not(bytes: &[u8]) -> Option<String> {
+    let error = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).err()?;
+    let at = error.column().saturating_sub(1);
+    let there = printable(&String::from_utf8_lossy(&bytes[at.min(bytes.len())..(at + 12).min(bytes.len())]), 20);
+    Some(format!("it is no JSON from byte {at} on, at '{there}'"))
 }

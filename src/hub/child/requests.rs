@@ -16,7 +16,7 @@ use crate::hub::client::call::Call;
 use crate::hub::client::session::Session;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
-use crate::model::envelope::{self, Envelope};
+use crate::model::envelope::{self, Envelope, Kind};
 use crate::model::modern::legacy_meta;
 use crate::model::text::duration;
 use crate::model::{ids, jsonrpc, method};
@@ -104,6 +104,9 @@ impl Child {
 
     /// Forwards a client's notification, or its answer to what the child has asked, unchanged.
     pub(crate) fn pass_on(&self, session: &Session, e: &Envelope<'_>) {
+        if e.kind == Kind::Notification {
+            self.unasked.fetch_add(1, Relaxed);
+        }
         let queued = self.stdin.push(&session.holder, e.text().len(), |buffer| append(buffer, e, &[]));
         if queued == Err(NotQueued::Full) {
             self.ctx.counters.count(Dropped::ChildBusy);
@@ -117,6 +120,12 @@ impl Child {
             buffer.push(b'\n');
         });
         queued.is_ok()
+    }
+
+    /// Sends a notification of our own.
+    pub(crate) fn notify(&self, method: &str, params: Option<&str>) {
+        self.unasked.fetch_add(1, Relaxed);
+        self.send_line(&jsonrpc::notification(method, params));
     }
 
     /// Sends a request of the daemon itself whose answer does not matter. It is queued at once, in order with others.
@@ -164,7 +173,7 @@ impl Child {
     pub(super) fn send_cancelled(&self, number: u64, reason: &str) {
         let reason = envelope::quote(reason);
         let params = format!(r#"{{"requestId":{number},"reason":{reason}}}"#);
-        self.send_line(&jsonrpc::notification(method::CANCELLED, Some(&params)));
+        self.notify(method::CANCELLED, Some(&params));
     }
 
     /// Answers every open request with an error; none is taken any more.

@@ -19,14 +19,14 @@ use super::reader::{read, read_stderr};
 use super::writer::write;
 use crate::hub::context::{Context, Quiesce};
 use crate::hub::error::Error;
-use crate::hub::starts::{HOLD, MOST};
+use crate::hub::starts::{HOLD, MOST, Says};
 use crate::model::config::Mode;
 use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
 use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
 use crate::model::text::duration;
-use crate::model::{jsonrpc, mcp, method};
+use crate::model::{mcp, method};
 use crate::rt::blocking::blocking;
 use crate::rt::lines::Lines;
 use crate::rt::live::Live;
@@ -197,10 +197,14 @@ impl Starter {
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
         let config = self.config.get();
+        let says: Arc<dyn Says> = child.clone();
+        self.ctx.starts.note(&self.server, Arc::downgrade(&says));
         let spoke = child.clone();
         let said = move |mut text: String, words: LastWords| {
             if words.is_empty() && spoke.spoke.load(Relaxed) {
-                text.push_str("; it wrote nothing to standard error");
+                text.push_str(
+                    "; what it wrote to standard output was no answer to that, and nothing came on standard error",
+                );
             } else if words.is_empty() {
                 text.push_str(
                     "; nothing came on its standard output or standard error (what it still had in a buffer is lost)",
@@ -318,6 +322,12 @@ async fn until_set(flag: Option<&Flag>) {
     }
 }
 
+impl Says for Child {
+    fn headline(&self) -> Option<String> {
+        self.words().headline().map(str::to_owned)
+    }
+}
+
 /// What a child has done so far.
 struct Life {
     /// Lines that were no messages.
@@ -340,7 +350,7 @@ impl Child {
         let info = mcp::server_info(&result).map_err(Error::NoHandshake)?;
         debug!("server '{}': speaks {}, is {}", self.server, info.revision, info.name());
         let _ = self.info.set(info);
-        self.send_line(&jsonrpc::notification(method::INITIALIZED, None));
+        self.notify(method::INITIALIZED, None);
         Ok(())
     }
 }

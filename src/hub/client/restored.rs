@@ -98,7 +98,7 @@ impl Restored {
             session.restore_client(name);
         }
         session.note_era(if saved.modern { Era::Modern } else { Era::Legacy });
-        session.restore_use(saved.idle, saved.used);
+        session.restore_use(saved.idle, saved.used, saved.lived);
         saved.watched.iter().for_each(|uri| session.watch(uri));
         let outbox = |at| self.outbox(at);
         *session.replay() = ResumableStreams::restore(

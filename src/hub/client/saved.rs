@@ -110,6 +110,7 @@ impl Saver {
             held: added.held,
             batches: session.batches.save(&mut self.places),
             idle: session.unused_for(),
+            lived: session.lived(),
             used: !session.is_unused(),
             streams_so_far,
             streams,

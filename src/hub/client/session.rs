@@ -100,6 +100,8 @@ pub(crate) struct Session {
     pub batches: Arc<Batches>,
     /// Seconds of the hub's clock.
     last_used: AtomicU64,
+    /// The second in which it began.
+    begun: AtomicU64,
     /// A message has come after the handshake.
     used: AtomicBool,
     ended: AtomicBool,
@@ -132,6 +134,7 @@ impl Session {
             listened: AtomicBool::new(false),
             batches: Arc::default(),
             last_used: AtomicU64::new(ctx.seconds()),
+            begun: AtomicU64::new(ctx.seconds()),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
@@ -427,9 +430,16 @@ impl Session {
         self.ctx.seconds().saturating_sub(self.last_used.load(SeqCst))
     }
 
+    /// Seconds from its beginning to its last use.
+    pub(crate) fn lived(&self) -> u64 {
+        self.last_used.load(SeqCst).saturating_sub(self.begun.load(SeqCst))
+    }
+
     /// Goes on with what another program has seen of its use.
-    pub(crate) fn restore_use(&self, unused_for: u64, used: bool) {
-        self.last_used.store(self.ctx.seconds().saturating_sub(unused_for), SeqCst);
+    pub(crate) fn restore_use(&self, unused_for: u64, used: bool, lived: u64) {
+        let last_used = self.ctx.seconds().saturating_sub(unused_for);
+        self.last_used.store(last_used, SeqCst);
+        self.begun.store(last_used.saturating_sub(lived), SeqCst);
         self.used.store(used, SeqCst);
     }
 

@@ -234,12 +234,12 @@ fn a_resumed_stream_repeats_what_came_after_an_event_and_forgets_what_was_long_a
 #[test]
 fn a_session_is_idle_only_while_no_stream_and_no_request_is_open() {
     let session = session();
-    session.restore_use(500, true);
+    session.restore_use(500, true, 0);
     assert!((500..600).contains(&session.idle()), "{}", session.idle());
     let stream = session.stream();
     assert_eq!(session.idle(), 0);
     drop(stream);
-    session.restore_use(500, true);
+    session.restore_use(500, true, 0);
     let call = Call::new(&session, Method::ToolsList, "1", None, &outbox());
     assert_eq!(session.idle(), 0);
     drop(call);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::model::config::server::{Allow, Exec};
 use crate::model::text::printable;
@@ -20,10 +20,15 @@ pub(crate) enum Refused {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Arguments {
     pub command: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_as_empty")]
     pub args: Vec<String>,
     /// Seconds.
     pub timeout: Option<f64>,
+}
+
+/// What is null is not there.
+fn none_as_empty<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// No system takes a longer command, with all its arguments (execve(2), E2BIG), in bytes; written as JSON it may be twice

@@ -155,7 +155,7 @@ impl PrivateChild {
         state.initialized = true;
         drop(state);
         if let Some(child) = self.child() {
-            child.send_line(&jsonrpc::notification(method::INITIALIZED, None));
+            child.notify(method::INITIALIZED, None);
         }
     }
 
@@ -224,7 +224,7 @@ impl PrivateChild {
         let repeat = async {
             child.ask(method::INITIALIZE, Some(&params)).await?;
             if initialized {
-                child.send_line(&jsonrpc::notification(method::INITIALIZED, None));
+                child.notify(method::INITIALIZED, None);
             }
             if let Some(level) = level {
                 child.send_request(method::SET_LEVEL, &level);

@@ -107,7 +107,8 @@ pub(super) fn entry<'d>(
         dropped: Vec::new(),
         unknown: Vec::new(),
     };
-    for (key, value) in document.object(node, &reading.what)? {
+    // What is null is not there.
+    for (key, value) in document.object(node, &reading.what)?.into_iter().filter(|(_, value)| !value.is("null")) {
         if !reading.known(&key, value)? && !reading.list(&key, value)? && !reading.number(&key, value) {
             reading.drop(&key, value);
             reading.unknown.push(key);
