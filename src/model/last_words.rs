@@ -18,13 +18,30 @@ const HINTS: [&str; 11] = [
     "failed",
 ];
 
+/// The weight of what has led to others, of which the last one is the root.
+const ROOT: u8 = 3;
+
 /// The longest line that is kept, in characters.
 const LONGEST: usize = 500;
 
-/// How much a line looks like the cause of an end: 2 if it names one as programming languages do, 1 if it has words of that
-/// kind, else 0.
+/// A place in a program, of which a trace of Java or Node has many.
+fn is_frame(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("at ") || (line.starts_with("... ") && line.trim_end().ends_with(" more"))
+}
+
+/// Rust says what happened in the line behind this one.
+fn is_panic(line: &str) -> bool {
+    line.contains("' panicked at ") || line.contains(") panicked at ")
+}
+
+/// How much a line looks like the cause of an end: 3 if it is what has led to others, 2 if it names one as programming
+/// languages do, 1 if it has words of that kind, else 0.
 fn weight(line: &str) -> u8 {
     let line = line.trim();
+    if line.starts_with("Caused by: ") {
+        return ROOT;
+    }
     let lower = line.to_lowercase();
     // `TypeError [ERR_X]: ...`, `java.lang.RuntimeException: ...`, `Error: ...`.
     let kind = line.split(':').next().unwrap_or("");
@@ -32,8 +49,10 @@ fn weight(line: &str) -> u8 {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '$');
     let named =
         line.contains(':') && kind.chars().all(plain) && (kind.ends_with("Error") || kind.ends_with("Exception"));
-    let begins = ["error:", "fatal:", "fatal error:", "panic:", "uncaught "].iter().any(|word| lower.starts_with(word));
-    if named || begins || lower.contains("' panicked at ") {
+    let begins = ["error:", "fatal:", "fatal error:", "panic:", "uncaught ", "exception in thread "]
+        .iter()
+        .any(|word| lower.starts_with(word));
+    if named || begins || is_panic(line) {
         return 2;
     }
     HINTS.iter().any(|word| lower.contains(word)).into()
@@ -45,12 +64,16 @@ pub struct Tail {
     last: VecDeque<String>,
     /// With its weight, and its number among all lines.
     cause: Option<(u8, u64, String)>,
+    /// The first of all: in a language that is not known here, it may be the cause.
+    first: Option<String>,
     count: u64,
+    /// Lines that are no places in a program.
+    told: u64,
 }
 
 impl Tail {
     const LINES: usize = 10;
-    /// A line that so many others have followed is not what it ends of.
+    /// A line that so many others have followed is not what it ends of; ten times as many, where it names a cause.
     const FAR: u64 = 100;
 
     pub fn push(&mut self, line: &str) {
@@ -59,12 +82,23 @@ impl Tail {
         }
         let line: String = line.chars().take(LONGEST).collect();
         self.count += 1;
-        let known = self.cause.as_ref().filter(|(_, number, _)| self.count - number <= Self::FAR);
+        self.told += u64::from(!is_frame(&line));
+        if self.first.is_none() {
+            self.first = Some(line.clone());
+        }
+        let far = |weight: u8| if weight >= 2 { 10 * Self::FAR } else { Self::FAR };
+        let known = self.cause.as_ref().filter(|(weight, number, _)| self.told - number <= far(*weight));
         let known = known.map_or(0, |(weight, ..)| *weight);
-        match weight(&line) {
-            weight if weight > known => self.cause = Some((weight, self.count, line.clone())),
-            _ if known == 0 => self.cause = None,
-            _ => {}
+        let weight = if is_frame(&line) { 0 } else { weight(&line) };
+        if let (Some((2, _, cause)), Some(before)) = (&mut self.cause, self.last.back())
+            && cause == before
+            && is_panic(cause)
+        {
+            *cause = format!("{cause} {}", line.trim());
+        } else if weight > known || weight == ROOT {
+            self.cause = Some((weight, self.told, line.clone()));
+        } else if known == 0 {
+            self.cause = None;
         }
         if self.last.len() == Self::LINES {
             self.last.pop_front();
@@ -79,7 +113,8 @@ impl Tail {
 
     pub fn words(&self) -> LastWords {
         let cause = self.cause.as_ref().map(|(.., line)| line.clone());
-        LastWords { cause, last: self.last.iter().cloned().collect() }
+        let first = self.first.clone().filter(|_| cause.is_none() && self.count <= Self::FAR);
+        LastWords { cause, first, last: self.last.iter().cloned().collect() }
     }
 }
 
@@ -90,6 +125,8 @@ impl Tail {
 #[derive(Clone, Debug, Default)]
 pub struct LastWords {
     cause: Option<String>,
+    /// The first of all, where no other looks like a cause and there are not many.
+    first: Option<String>,
     last: Vec<String>,
 }
 
@@ -100,7 +137,7 @@ impl LastWords {
 
     /// The lines, in order: the cause, where it is none of the last ones, before these.
     pub fn lines(&self) -> Vec<&str> {
-        let cause = self.cause.iter().filter(|cause| !self.last.contains(cause));
+        let cause = self.cause.iter().chain(&self.first).filter(|line| !self.last.contains(line));
         cause.chain(&self.last).map(String::as_str).collect()
     }
 
@@ -157,9 +194,16 @@ mod tests {
         assert_eq!((words.lines().len(), words.headline()), (11, Some("ERROR: no database")));
         assert!(words.in_a_line().starts_with("ERROR: no database | at line 0 | "));
         assert_eq!(first_of(&words.in_a_line()), "ERROR: no database");
-        (0..Tail::FAR).for_each(|n| tail.push(&format!("in order {n}")));
+        (0..200).for_each(|n| tail.push(&format!("    at a.b.C{n}(C.java:{n})")));
+        (0..200).for_each(|n| tail.push(&format!("in order {n}")));
+        assert_eq!(tail.words().headline(), Some("ERROR: no database"), "it names a cause");
+        (0..10 * Tail::FAR).for_each(|n| tail.push(&format!("in order {n}")));
         assert_eq!(tail.words().lines().len(), Tail::LINES, "that was long ago");
-        assert_eq!(tail.words().headline(), Some("in order 99"));
+        assert_eq!(tail.words().headline(), Some("in order 999"));
+        let mut tail = Tail::default();
+        tail.push("Schlüssel fehlt");
+        (0..20).for_each(|n| tail.push(&format!("Zeile {n}")));
+        assert_eq!(tail.words().lines()[..2], ["Schlüssel fehlt", "Zeile 10"]);
     }
 
     #[test]
@@ -180,7 +224,15 @@ mod tests {
             ("TypeError [ERR_INVALID]: x\n    at a", "TypeError [ERR_INVALID]: x"),
             (
                 "thread 'main' panicked at src/main.rs:2:5:\nboom\nnote: run with",
-                "thread 'main' panicked at src/main.rs:2:5:",
+                "thread 'main' panicked at src/main.rs:2:5: boom",
+            ),
+            (
+                "Exception in thread \"main\" java.lang.IllegalStateException: no start\n\tat a.b.C(C.java:1)\n\tat a.b.D(D.java:2)\nCaused by: java.io.IOException: no file\n\tat x.y(Z.java:1)\nCaused by: java.io.FileNotFoundException: KEYFILE missing\n\tat x.z(Z.java:9)\n\t... 12 more",
+                "Caused by: java.io.FileNotFoundException: KEYFILE missing",
+            ),
+            (
+                "Exception in thread \"main\" java.lang.NullPointerException\n\tat a.b.C(C.java:1)",
+                "Exception in thread \"main\" java.lang.NullPointerException",
             ),
             ("hello\nsh: 1: nosuch: not found\nbye", "sh: 1: nosuch: not found"),
             ("Error: API_KEY is not set", "Error: API_KEY is not set"),
