@@ -124,6 +124,11 @@ pub(crate) async fn body_of(
         let why = "Content-Type must be application/json";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
     }
+    let coded = text(request.headers(), &header::CONTENT_ENCODING).map(str::trim);
+    if let Some(coding) = coded.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
+        let why = format!("a body in Content-Encoding '{}' is not understood: send it as it is", printable(coding, 40));
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, &why);
+    }
     let limit = front.hub.ctx.config().limits.message;
     let (head, body) = request.into_parts();
     let mut kept = connection.keep();

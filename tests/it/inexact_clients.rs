@@ -451,3 +451,14 @@ fn a_client_that_comes_again_keeps_its_place_over_its_pauses() {
     assert!(steady.ask(&call(2, "count", json!({})))["result"].is_object(), "it is there still");
     drop(others);
 }
+
+#[test]
+fn a_body_in_a_coding_is_refused_by_its_name() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let path = "/servers/fake/mcp";
+    let answer = post(daemon.address(), path, "Content-Encoding: gzip\r\n", &initialize(json!(1)).to_string());
+    assert!(answer.status == 415 && answer.body.contains("Content-Encoding 'gzip'"), "{answer:?}");
+    let answer = post(daemon.address(), path, "Content-Encoding: identity\r\n", &initialize(json!(1)).to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+}

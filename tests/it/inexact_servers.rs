@@ -420,3 +420,37 @@ fn a_reply_that_is_no_json_is_told_with_the_place() {
     let why = answer["error"]["message"].as_str().unwrap();
     assert!(why.contains("is not valid (it is no JSON from byte 2") && why.contains("at 'NaN"), "{why}");
 }
+
+#[test]
+fn a_start_that_fails_for_its_output_its_interpreter_or_its_variables_says_so() {
+    let scratch = Scratch::new();
+    let silent = "\"s\": Stdio(command: [\"sh\", \"-c\", \"exec 1>&-; exec sleep 60\"])";
+    let said = failed_start(&scratch, silent);
+    assert!(said.contains("server 's': closed its input or output before it answered 'initialize'"), "{said}");
+    for (first, why) in [
+        ("#!/bin/sh\r", "its first line asks for '/bin/sh', which is not there: the file has the line ends of Windows"),
+        ("#!/no/such/python -u", "its first line asks for '/no/such/python', which is not there"),
+    ] {
+        let script = scratch.write("script", &format!("{first}\nexit 0\n"));
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let said = failed_start(&scratch, &format!("\"s\": Stdio(command: [{:?}])", script.display().to_string()));
+        assert!(said.contains(why), "{said}");
+    }
+    scratch.write("vars", "A=b\nKEY=x\0y\n");
+    let file = scratch.instance("t", &stdio("fake", &[], "env_file: [\"vars\"]")).display().to_string();
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", &file]);
+    assert!(code(&out) == 78 && stderr(&out).contains("line 2: there is a NUL character in it"), "{}", stderr(&out));
+}
+
+#[test]
+fn a_server_that_is_asked_for_does_not_wait_behind_starts_that_hang() {
+    let scratch = Scratch::new();
+    let mut servers = stdio("asked", &[], "start: OnDemand(), required: false");
+    for n in 0..8 {
+        servers += &stdio(&format!("hangs{n}"), &["--never-answer"], "required: false");
+    }
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let begin = Instant::now();
+    assert_eq!(said(&daemon.http("asked").ask(&call(1, "echo", json!({"text": "here"})))), "here");
+    assert!(begin.elapsed().as_secs() < 8, "{:?}", begin.elapsed());
+}

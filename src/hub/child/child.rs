@@ -102,6 +102,8 @@ pub(crate) struct Child {
     pub(super) parked: Lock<Parked>,
     pub(super) handed_in: Event,
     pub(super) stdout_eof: Flag,
+    /// It has closed its input or its output, and was ended for that.
+    pub(super) speechless: AtomicBool,
     /// It has closed its standard input.
     pub(super) stdin_closed: Flag,
     pub(super) stderr_eof: Flag,
@@ -162,6 +164,7 @@ impl Child {
             parked: Lock::default(),
             handed_in: Event::new(),
             stdout_eof: Flag::default(),
+            speechless: AtomicBool::new(false),
             stdin_closed: Flag::default(),
             stderr_eof: Flag::default(),
             exited: Flag::default(),

@@ -45,6 +45,7 @@ pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks
         return child.hand_in(|parked| parked.handle = Some(handle));
     };
     if speechless {
+        child.speechless.store(true, SeqCst);
         warn!("server '{}' closed its input or output but did not end; it is ended", child.server);
         signal_group(child.pid, Signal::SIGTERM);
         if timeout(child.config().stop.term, handle.readable()).await.is_none() {

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::model::config::server::Stdio;
 use crate::model::exit::plain;
 use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
-use crate::model::text::duration;
+use crate::model::text::{duration, printable};
 use crate::model::{mcp, method};
 use crate::rt::blocking::blocking;
 use crate::rt::lines::Lines;
@@ -108,7 +109,7 @@ impl Starter {
             Err(e) => {
                 let why = match &config.cwd {
                     Some(cwd) if !cwd.is_dir() => format!("there is no folder {}", cwd.display()),
-                    _ => plain(&e),
+                    _ => interpreter(&config.program).filter(|_| is_absent(&e)).unwrap_or_else(|| plain(&e)),
                 };
                 return Err(StartFailure::not_ready(format!("cannot start {}: {why}", config.program.display())));
             }
@@ -156,7 +157,14 @@ impl Starter {
         opening: Opening,
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
-        let place = async { Ok(self.ctx.starts.place().await) };
+        // Somebody asks for it now: he is not to wait for others that hang.
+        let asked = self.config.get().on_demand.is_some();
+        let place = async {
+            match asked {
+                true => Ok(None),
+                false => Ok(Some(self.ctx.starts.place().await)),
+            }
+        };
         let given_up = async {
             until_set(unwanted).await;
             Err(StartFailure::not_ready(Error::Unwanted.to_string()))
@@ -254,7 +262,11 @@ impl Starter {
                 // An end shows in the error of the open request, a moment before the status is known to all.
                 if timeout(STATUS, child.exited()).await.is_some() {
                     let how = child.reaped().await;
-                    let text = format!("{} before it answered '{method}'", child.exit_text());
+                    let ended = match child.speechless.load(SeqCst) {
+                        true => "closed its input or output".to_owned(),
+                        false => child.exit_text(),
+                    };
+                    let text = format!("{ended} before it answered '{method}'");
                     return Err(StartFailure { how, ..said(text, child.words()) });
                 }
                 let failure = match why {
@@ -289,6 +301,21 @@ impl Starter {
             }
         }
     }
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound
+}
+
+/// What the system means by a program that is there and is said not to be (execve(2), ENOENT): the program in its first line.
+fn interpreter(program: &Path) -> Option<String> {
+    let mut first = [0; 256];
+    let read = File::open(program).and_then(|mut file| file.read(&mut first)).ok()?;
+    let line = first[..read].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    let line = String::from_utf8_lossy(line).trim_start().to_owned();
+    let name = line.split(' ').next().unwrap_or_default();
+    let ends = if line.ends_with('\r') { ": the file has the line ends of Windows" } else { "" };
+    Some(format!("its first line asks for '{}', which is not there{ends}", printable(name.trim_end(), 100)))
 }
 
 /// Waits for the outcome of an opening for so long; and again as long as the child shows that it works on it, by what it

@@ -118,6 +118,9 @@ fn variables(text: &str) -> Result<Vec<(String, String)>, String> {
         let Some((name, value)) = pair.filter(|(name, _)| is_name(name)) else {
             return Err(format!("line {}: expected NAME=value", n + 1));
         };
+        if value.contains('\0') {
+            return Err(format!("line {}: there is a NUL character in it", n + 1));
+        }
         let unquoted = |q: char| value.strip_prefix(q).and_then(|v| v.strip_suffix(q));
         found.push((name.to_owned(), unquoted('"').or(unquoted('\'')).unwrap_or(value).to_owned()));
     }
