@@ -305,6 +305,29 @@ fn ui_alias(server: &str, uri: &str) -> Option<String> {
     uri.strip_prefix(UI).map(|rest| format!("{UI}{server}/{rest}"))
 }
 
+/// The answer of a server with the links to its pages as they are called on the bridge; None where it has none.
+pub fn with_pages_of(server: &str, e: &Envelope<'_>) -> Option<String> {
+    const BEGIN: &str = "\"ui://";
+    let span = e.result.clone()?;
+    let (text, result) = (e.text(), &e.text()[span.clone()]);
+    let mut changes: Vec<(Span, String)> = Vec::new();
+    for (at, _) in result.match_indices(BEGIN) {
+        // The quotes of a text in a text are escaped, so this is the value of a member, if one that holds a URI is before it.
+        let before = result[..at].trim_end().strip_suffix(':').map(str::trim_end);
+        let is_link = |key: &str| before.is_some_and(|before| before.ends_with(key));
+        if !["\"uri\"", "\"resourceUri\"", "\"ui/resourceUri\""].into_iter().any(is_link) {
+            continue;
+        }
+        let Some(length) = result[at + 1..].find(['"', '\\']) else { continue };
+        let uri = &result[at + 1..at + 1 + length];
+        if let Some(alias) = ui_alias(server, uri) {
+            changes.push((span.start + at + 1..span.start + at + 1 + length, alias));
+        }
+    }
+    let changes: Vec<(Span, &str)> = changes.iter().map(|(span, uri)| (span.clone(), uri.as_str())).collect();
+    (!changes.is_empty()).then(|| spliced(text, &changes))
+}
+
 /// A tool whose page is the one of its own server.
 fn with_page_of(server: &str, text: String) -> String {
     // In a section of its own, and as it was before that.

@@ -303,7 +303,12 @@ fn catalogued(message: &Value, path: &str) -> bool {
         "tools/call" if has("tools", "name", &params["name"]) => {
             let text = format!("{me} {} {}", params["name"], params["arguments"]);
             let failed = params["arguments"]["fail"] == true;
-            result(id, json!({"content": [{"type": "text", "text": text}], "isError": failed, "_meta": {"own": 1}}));
+            let mut content = json!([{"type": "text", "text": text}]);
+            if let Some(uri) = file["links"].as_str() {
+                let said = format!("\"uri\":\"{uri}\"");
+                content = json!([{"type": "resource_link", "uri": uri, "name": "l"}, {"type": "text", "text": said}]);
+            }
+            result(id, json!({"content": content, "isError": failed, "_meta": {"own": 1}}));
         }
         "prompts/get" if has("prompts", "name", &params["name"]) => {
             let text = format!("{me} {}", params["name"]);

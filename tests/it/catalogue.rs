@@ -102,7 +102,7 @@ fn each_tool_with_a_page_opens_the_one_of_its_own_server() {
         catalogue(
             &scratch,
             me,
-            json!({"me": me, "tools": [
+            json!({"me": me, "links": page, "tools": [
             {"name": "show", "inputSchema": {"type": "object"}, "_meta": {"ui": {"resourceUri": page, "x": 1}, "ui/resourceUri": page}}],
             "resources": [{"uri": page, "name": "page"}, {"uri": "file:///x", "name": "x"}]}),
         )
@@ -123,6 +123,15 @@ fn each_tool_with_a_page_opens_the_one_of_its_own_server() {
     let uris: Vec<&str> =
         list["result"]["resources"].as_array().unwrap().iter().map(|r| r["uri"].as_str().unwrap()).collect();
     assert_eq!(uris, ["ui://one/app/main.html", "file:///x", "ui://two/app/main.html", "two+file:///x"]);
+    // The links of its answers lead there too; what a text says of them is text.
+    let shown = http.ask(&call(4, "two__show", json!({})));
+    let content = &shown["result"]["content"];
+    assert_eq!(
+        (&content[0]["uri"], &content[1]["text"]),
+        (&json!("ui://two/app/main.html"), &json!(r#""uri":"ui://app/main.html""#))
+    );
+    let direct = daemon.http("two").ask(&call(5, "show", json!({})));
+    assert_eq!(direct["result"]["content"][0]["uri"], "ui://app/main.html");
     // The server's own endpoint has its own.
     let own = tools(&mut daemon.http("two"));
     assert_eq!(own[0]["_meta"]["ui"]["resourceUri"], "ui://app/main.html");

@@ -145,6 +145,13 @@ impl Call {
         {
             return self.in_era(&e, server);
         }
+        // Pages of apps are called alike by many servers.
+        if self.session.is_part()
+            && let Some(text) = bridge::with_pages_of(&self.session.server, e)
+            && let Ok(e) = envelope::scan(&text)
+        {
+            return self.in_era(&e, server);
+        }
         self.in_era(e, server)
     }
 
