@@ -43,8 +43,11 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
 /// The revision named in the header must be one that exists; without it there is nothing to check.
 pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
     let Some(version) = headers.get(VERSION) else { return Ok(()) };
+    // A proxy may join what was sent twice (RFC 9110 section 5.3).
+    let all = |text: &str| text.split(',').map(str::trim).all(|one| one.is_empty() || mcp::REVISIONS.contains(&one));
+    let one = |text: &str| text.split(',').map(str::trim).collect::<std::collections::BTreeSet<_>>().len() == 1;
     match version.to_str() {
-        Ok(v) if mcp::REVISIONS.contains(&v) => Ok(()),
+        Ok(v) if all(v) && one(v) => Ok(()),
         _ => Err(format!(
             "unsupported MCP-Protocol-Version '{}'; supported: {}",
             printable(&String::from_utf8_lossy(version.as_bytes()), 40),
@@ -101,7 +104,7 @@ pub(crate) fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box
 /// Which kinds of answer a client takes; a missing header means any.
 pub fn accepts(headers: &HeaderMap) -> Accepts {
     let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
-    if all.peek().is_none() {
+    if all.peek().is_none_or(|first| first.trim().is_empty()) {
         return Accepts { json: true, events: true };
     }
     let mut accepts = Accepts::default();

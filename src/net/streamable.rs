@@ -126,11 +126,12 @@ async fn take(
         },
     };
     let modern_header = text(&headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
-    if modern::claimed(&e) || modern_header {
+    // A handshake is of the legacy era, whatever its header says.
+    let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
+    if modern::claimed(&e) || (modern_header && !begins) {
         return stateless(server, connection, &headers, &e, accepts).await;
     }
     // Some clients keep the id of a session that has ended, and begin anew with it.
-    let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
     if begins && named(front, server, connection, &headers).is_none() {
         return initialize(front, server, connection, &e, accepts).await;
     }

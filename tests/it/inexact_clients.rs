@@ -453,6 +453,34 @@ fn a_client_that_comes_again_keeps_its_place_over_its_pauses() {
 }
 
 #[test]
+fn headers_that_are_empty_doubled_or_too_new_keep_nobody_out() {
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    let path = "/servers/fake/mcp";
+    let mut id = String::new();
+    for version in ["2026-07-28", "2099-01-01", ""] {
+        let head = format!("MCP-Protocol-Version: {version}\r\nAccept:\r\n");
+        let mut raw = Raw::open(daemon.address());
+        let body = initialize(json!(1)).to_string();
+        raw.send(
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+        let opened = raw.response();
+        assert_eq!(opened.status, 200, "{version}: {opened:?}");
+        id = opened.header("mcp-session-id").unwrap();
+    }
+    for (version, status) in [("", 200), ("2025-06-18, 2025-06-18", 200), ("2025-06-18, 2025-11-25", 400), ("x", 400)] {
+        let head = format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: {version}\r\n");
+        let answer = post(daemon.address(), path, &head, &call(2, "echo", json!({"text": "x"})).to_string());
+        assert_eq!(answer.status, status, "{version}: {answer:?}");
+    }
+}
+
+#[test]
 fn a_body_in_a_coding_is_refused_by_its_name() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::child::Child;
 use crate::model::config::server::Health;
 use crate::model::{method, modern};
-use crate::rt::wait::{sleep, timeout_awake};
+use crate::rt::wait::{paused, sleep, timeout_awake};
 use crate::sys::process;
 
 /// What a look at a child has brought.
@@ -72,6 +72,11 @@ pub(crate) async fn unused(child: &Child, idle: Option<Duration>, needed: impl F
             return;
         }
         // What holds it without a request is looked at again.
-        sleep(rest.max(idle / 10).max(Duration::from_millis(10))).await;
+        let (begin, wait) = (Instant::now(), rest.max(idle / 10).max(Duration::from_millis(10)));
+        sleep(wait).await;
+        if let Some(late) = paused(begin, wait) {
+            // Nobody could use it meanwhile.
+            child.used_at.fetch_add(late.as_millis() as u64, Relaxed);
+        }
     }
 }

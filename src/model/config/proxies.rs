@@ -78,8 +78,10 @@ pub(super) fn base_path(s: &mut Section<'_, '_>) -> String {
 
 /// Whether a text can be put before a path.
 pub fn is_base(path: &str) -> bool {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-._~/%@:!$&'()*+,;=".contains(c);
-    path.starts_with('/') && path.len() <= 256 && !path.contains("//") && path.chars().all(fine)
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-._~/@:!$&'()*+,;=".contains(c);
+    let plain = |part: &str| !matches!(part, "." | "..");
+    let whole = !path.contains("//") && path.split('/').all(plain);
+    path.starts_with('/') && path.len() <= 256 && whole && path.chars().all(fine)
 }
 
 #[cfg(test)]
