@@ -321,6 +321,22 @@ fn messages_in_one_line_and_between_colours_are_understood() {
 }
 
 #[test]
+fn a_message_behind_other_text_is_not_taken_and_said_once() {
+    let scratch = Scratch::new();
+    let say = "def say(m):\n    text = json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': result(m)})\n    \
+               print(('Loading...' if m['method'] == 'tools/call' else '') + text, flush=True)";
+    let server = python(&scratch, "mixed", say).replace("start_timeout", "request_timeout: \"500ms\", start_timeout");
+    let daemon = scratch.start(&scratch.instance("t", &server));
+    let mut http = daemon.http("mixed");
+    for n in 0..2 {
+        let answer = http.ask(&call(n, "t", json!({})));
+        assert!(answer["error"]["message"].as_str().unwrap().contains("did not answer within"), "{answer}");
+    }
+    let log = daemon.log();
+    assert_eq!(log.matches("a message stands behind other text in a line").count(), 1, "{log}");
+}
+
+#[test]
 fn an_answer_by_no_id_fails_the_one_open_call_at_once_and_keeps_the_child() {
     let scratch = Scratch::new();
     // It answers what it does not know, also notifications, without an id.

@@ -96,6 +96,8 @@ pub(crate) struct Child {
     pub(super) torn: Lock<Torn>,
     /// A list of it was found to have no end.
     pub(super) endless: AtomicBool,
+    /// It was said that a message stands behind other text in a line.
+    pub(super) mixed: AtomicBool,
     /// Something has come on its standard output.
     pub(super) spoke: AtomicBool,
     /// What its tasks hand in when everything comes to rest.
@@ -160,6 +162,7 @@ impl Child {
             stderr: Lock::default(),
             torn: Lock::default(),
             endless: AtomicBool::new(false),
+            mixed: AtomicBool::new(false),
             spoke: AtomicBool::new(false),
             parked: Lock::default(),
             handed_in: Event::new(),

@@ -147,6 +147,15 @@ impl Child {
         self.ctx.counters.count(Dropped::Garbage);
         let text = printable(&String::from_utf8_lossy(&bytes[..bytes.len().min(200)]), 200);
         debug!("[{}] not a message on its standard output: {text}", self.server);
+        let begins = |part: &[u8]| part.starts_with(b"{\"jsonrpc\"");
+        if !begins(bytes) && bytes.windows(10).any(begins) && !self.mixed.swap(true, Relaxed) {
+            // It may be a log that speaks of one, so it is not taken.
+            warn!(
+                "server '{}': a message stands behind other text in a line of its standard output and is not taken: what is \
+                 no message belongs to standard error, or ends with a line feed: {text}",
+                self.server
+            );
+        }
         match id_in_pieces(bytes, bytes) {
             // A reply for all that: who waits for it is told now and not at the timeout.
             Some(number) => {
