@@ -373,14 +373,23 @@ has() { mcpctl status t | grep "^  $1 " >/dev/null; }
 # Written to the side and renamed, as editors do, while there is no folder of drop-ins.
 sed -i 's/"fake"/"other"/' "$HOME/etc/t.ron"
 until_ has other
+# systemd looks again once the reload that it has started is over.
+looks() { [[ $(systemctl --user show -P SubState "$1@t.path") == waiting ]]; }
+until_ looks mcpdaemon
 # In place, and by the folder: it comes, a file in it comes, and goes.
 sed 's/"other"/"third"/' "$HOME/etc/t.ron" >"$HOME/new"
 cat "$HOME/new" >"$HOME/etc/t.ron"
 until_ has third
+reloads() { mcpctl status t --json | sed -n 's/^ *"reloads": \([0-9]*\),/\1/p'; }
+more() { (($(reloads) > before)); }
+before=$(reloads)
 mkdir "$HOME/etc/t.d"
+until_ more
+until_ looks mcpdaemon-drop-ins
 printf 'Stdio(command: ["%s"])' "$(sed -n 's/.*command: \["\([^"]*\)".*/\1/p' "$HOME/new")" >"$HOME/more.ron"
 mv "$HOME/more.ron" "$HOME/etc/t.d/more.ron"
 until_ has more
+until_ looks mcpdaemon-drop-ins
 rm "$HOME/etc/t.d/more.ron"
 gone() { ! has more; }
 until_ gone

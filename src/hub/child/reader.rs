@@ -204,7 +204,10 @@ impl Child {
 
     fn take_reply(&self, e: &Envelope<'_>) {
         let number = e.get(&e.id).and_then(ids::number).or_else(|| self.only_question(e));
+        // In the handshake it may be of anything: the shared child has been asked nothing else yet.
+        let knows_us = self.info().is_some() || self.is_private();
         if number.is_none()
+            && knows_us
             && !self.is_of_notification(e)
             && let Some(number) = self.sole_question()
         {
