@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_base_is_a_plain_path() {
         assert!(is_base("/gw") && is_base("/a/b-c"));
-        for wrong in ["gw", "", "/a//b", "/a b", "/a\n", "/a?x", "/a#x", "/\"x"] {
+        for wrong in ["gw", "", "/a//b", "/a b", "/a\n", "/a?x", "/a#x", "/\"x", "/%67w", "/gw/..", "/./x"] {
             assert!(!is_base(wrong), "{wrong}");
         }
     }
