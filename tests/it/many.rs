@@ -213,6 +213,20 @@ fn port_conflict_next_takes_the_next_port() {
 }
 
 #[test]
+fn the_holder_of_one_of_two_addresses_is_named_and_not_the_start_itself() {
+    let scratch = Scratch::new();
+    let (_taken, port) = wait("a port", || {
+        let taken = TcpListener::bind("[::1]:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some((taken, port))
+    });
+    let file = scratch.instance_with("t", &format!("listen: [\"localhost:{port}\"],"), &stdio("fake", &[], ""));
+    let out = scratch.run(mcpdaemon(), &["-c", &file.display().to_string()]);
+    let wanted = format!("the address [::1]:{port} is in use by pid {}, ", std::process::id());
+    assert!(code(&out) == 69 && stderr(&out).contains(&wanted), "{}", stderr(&out));
+}
+
+#[test]
 fn cleanup_ends_what_a_killed_daemon_left_behind() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &["--ignore-term", "--ignore-eof"], ""));
