@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
 
 use super::bridge::backend::BridgeBackend;
 use super::child::end::run_stop_command;
@@ -19,6 +18,7 @@ use super::server::server::Server;
 use super::server::servers::Servers;
 use crate::model::config::{self, Config, Kind};
 use crate::model::status::ServerState;
+use crate::rt::seldom::Seldom;
 use crate::rt::task;
 use crate::sys::lock::Lock;
 
@@ -33,7 +33,7 @@ pub(crate) struct Hub {
     pub(super) clients: Lock<HashMap<String, Client>>,
     pub(super) session_count: AtomicU64,
     /// When it was last said that a session has made room for another.
-    pub(super) room_told: Lock<Option<Instant>>,
+    pub(super) room_told: Seldom,
     /// Clients that wait for a place.
     pub(super) waiting_for_place: AtomicU64,
     pub(super) expiring: AtomicBool,
@@ -55,7 +55,7 @@ impl Hub {
             make,
             clients: Lock::default(),
             session_count: AtomicU64::new(0),
-            room_told: Lock::default(),
+            room_told: Seldom::default(),
             waiting_for_place: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             streams: Lock::default(),
@@ -188,7 +188,8 @@ impl Hub {
         self.missing(|_| None)
     }
 
-    /// The same for who starts the instance, who may hear what the servers have said so far.
+    /// Which required servers are not ready, and why, with the words that these have said so far. It is for who starts the
+    /// instance: [`Hub::not_ready`] is for everybody.
     pub(crate) fn waits_for(&self) -> Vec<String> {
         self.missing(|server| self.ctx.starts.heard(server))
     }

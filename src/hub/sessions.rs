@@ -147,11 +147,9 @@ impl Hub {
 
     /// Says in the log that a session which was used has made room. Once a minute: where places are few, it is many.
     fn tell_of_room(&self, session: &Session) {
-        let mut told = self.room_told.lock();
-        if told.is_some_and(|at| at.elapsed() < Duration::from_secs(60)) {
+        if !self.room_told.is_due(Duration::from_secs(60)) {
             return;
         }
-        *told = Some(Instant::now());
         let name = session.client().map_or_else(|| "a client".to_owned(), |name| format!("'{}'", printable(name, 64)));
         warn!(
             "server '{}': all places for sessions are taken, so the one of {name}, idle for {}, was ended for another; its \

@@ -70,7 +70,9 @@ impl Starts {
 
     /// Notes what is being started for a server.
     pub(crate) fn note(&self, server: &Arc<str>, one: Weak<dyn Says>) {
-        self.under_way.lock().insert(server.clone(), one);
+        let mut all = self.under_way.lock();
+        all.retain(|_, one| one.strong_count() > 0);
+        all.insert(server.clone(), one);
     }
 
     /// What a server has said so far, as long as it is being started.

@@ -34,7 +34,7 @@ impl Hub {
             for one in self.ctx.quiescing() {
                 one.quiesced().await;
             }
-            // A thread may hold an answer that nobody has any more.
+            // An answer may be in the hands of another thread alone: it is in no list that is written down.
             all_back().await;
         };
         let _ = timeout(limit, rest).await;

@@ -263,7 +263,7 @@ impl Instance {
         );
         info!("{text}");
         if self.foreground && std::io::stderr().is_terminal() {
-            // A supervisor knows; somebody at a terminal may not.
+            // A supervisor knows how to end the daemon; a person at a terminal may not.
             info!("{}: in front of this terminal; ^C ends it in order", config.name);
         }
         if let Err(e) = self.write_file() {

@@ -28,7 +28,7 @@ use crate::sys::{reap, reexec};
 
 /// How long the new program may take to check the configuration.
 const CHECKING: Duration = Duration::from_secs(30);
-/// How long everything may take to come to rest. Most of it takes milliseconds; meanwhile no client is served.
+/// How long the clients may take to come to rest, and then the hub. Most of it takes milliseconds; meanwhile no client is served.
 const REST: Duration = Duration::from_secs(2);
 
 impl Instance {

@@ -3,7 +3,6 @@
 //! The ground of this folder. It must not know how a connection is served.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use event_listener::Event;
 
@@ -12,6 +11,7 @@ use super::origin::Told;
 use super::pages::App;
 use super::parked::Parked;
 use crate::hub::Hub;
+use crate::rt::seldom::Seldom;
 use crate::sys::lock::Lock;
 
 /// What all connections share.
@@ -21,7 +21,7 @@ pub(crate) struct Front {
     /// The connections that have a place.
     pub door: Door,
     /// When a refusal with 401 was last logged.
-    pub refused: Lock<Option<Instant>>,
+    pub refused: Seldom,
     /// The hosts and origins whose refusal was logged.
     pub strangers: Lock<Told>,
     /// Whose tokens were said to be hashed with a line feed.

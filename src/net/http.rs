@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -34,11 +34,11 @@ pub(super) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Answer, Infallible> {
     let config = front.hub.ctx.config();
-    let is_health = is_health(&config.base_path, &request);
-    let origin = match check_names(&front, local, &request, is_health) {
+    let is_health = || is_health(&config.base_path, &request);
+    let origin = match check_names(&front, local, &request, &is_health) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
-        Err(_) if is_health => {
+        Err(_) if is_health() => {
             let answer = admin::without_detail(admin::serve(&front, &request).await);
             connection.idles();
             return Ok(answer);
@@ -68,7 +68,7 @@ pub(super) async fn serve(
         }
         Err(_) if is_preflight(&request) => preflight(request.headers()),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
-        Err(_) if is_health => admin::without_detail(admin::serve(&front, &request).await),
+        Err(_) if is_health() => admin::without_detail(admin::serve(&front, &request).await),
         // Clients look in many places for how to get a token, and take a 401 there for an answer.
         Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(request.uri().path()))) => {
             admin::nothing()
@@ -101,7 +101,7 @@ fn check_names<'r>(
     front: &Front,
     local: Option<IpAddr>,
     request: &'r Request<Incoming>,
-    is_health: bool,
+    is_health: &dyn Fn() -> bool,
 ) -> Result<Option<&'r str>, Box<Answer>> {
     let config = front.hub.ctx.config();
     let refuse = |status, why: &str| Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why));
@@ -111,7 +111,7 @@ fn check_names<'r>(
         Some(Stranger::NoHost) => Err(refuse(StatusCode::BAD_REQUEST, "there is no Host header")),
         Some(Stranger::Named { what, name, key }) => {
             let name = printable(name, 100);
-            if !is_health && front.strangers.lock().is_new(&name) {
+            if !is_health() && front.strangers.lock().is_new(&name) {
                 warn!(
                     "a request with the {what} '{name}' was refused (403): if clients are to reach this instance by it, add it \
                      to {key}; dropped.foreign_origin counts all, this is logged once"
@@ -125,11 +125,9 @@ fn check_names<'r>(
 
 /// Logs a refusal with 401. Once a minute: a client that tries tokens tries many.
 fn log_refusal(front: &Front, connection: &Connection) {
-    let mut last = front.refused.lock();
-    if last.is_some_and(|at| at.elapsed() < REFUSAL) {
+    if !front.refused.is_due(REFUSAL) {
         return;
     }
-    *last = Some(Instant::now());
     let from = connection.from().map_or("this host".to_owned(), |ip| ip.to_string());
     warn!("a request from {from} was not let in (401); dropped.unauthorized counts all, this is logged once a minute");
 }

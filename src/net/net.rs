@@ -54,7 +54,7 @@ impl Net {
             app: admin::app(admin),
             closed: Event::new(),
             door: Door::default(),
-            refused: Lock::default(),
+            refused: Default::default(),
             strangers: Lock::default(),
             odd_tokens: Lock::default(),
             parked: Parked::default(),

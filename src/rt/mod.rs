@@ -9,5 +9,6 @@ pub(crate) mod main_thread;
 pub(crate) mod pipe;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod seldom;
 pub(crate) mod task;
 pub(crate) mod wait;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::child::Child;
 use crate::model::config::server::Health;
 use crate::model::{method, modern};
-use crate::rt::wait::{paused, sleep, timeout_awake};
+use crate::rt::wait::{millis, paused, sleep, timeout_awake};
 use crate::sys::process;
 
 /// What a look at a child has brought.
@@ -75,8 +75,9 @@ pub(crate) async fn unused(child: &Child, idle: Option<Duration>, needed: impl F
         let (begin, wait) = (Instant::now(), rest.max(idle / 10).max(Duration::from_millis(10)));
         sleep(wait).await;
         if let Some(late) = paused(begin, wait) {
-            // Nobody could use it meanwhile.
-            child.used_at.fetch_add(late.as_millis() as u64, Relaxed);
+            // The daemon slept: no client could use the child meanwhile.
+            let used_at = child.used_at.load(Relaxed).saturating_add(late.as_millis() as u64);
+            child.used_at.store(used_at.min(millis()), Relaxed);
         }
     }
 }

@@ -269,8 +269,8 @@ impl Child {
         all.next().filter(|_| all.next().is_none())
     }
 
-    /// A reply that names no request, while one is open. It may be of one that was given up before, so its result is
-    /// nobody's; whoever waits is told now and not at the timeout.
+    /// A reply that names no request, while one is open. The reply may be to a request that was given up before, so no
+    /// client gets its result; the client of the open request gets an error now, and not at its timeout.
     fn take_answer_without_id(&self, number: u64, e: &Envelope<'_>) {
         self.ctx.counters.count(Dropped::UnownedReplies);
         let id = printable(e.get(&e.id).unwrap_or("null"), 60);

@@ -157,7 +157,7 @@ impl Starter {
         opening: Opening,
         unwanted: Option<&Flag>,
     ) -> Result<Arc<Child>, StartFailure> {
-        // Somebody asks for it now: he is not to wait for others that hang.
+        // A client waits for a server that is started on demand: the start does not queue behind others that hang.
         let asked = self.config.get().on_demand.is_some();
         let place = async {
             match asked {

@@ -1,5 +1,5 @@
-//! The names of a server's tools, for those who look at the instance. They are asked for while somebody looks, and not
-//! otherwise: a server that nobody looks at is left alone. Must not know whom to ask.
+//! The names of a server's tools, for the page. The server is asked for them when the page is shown, and at no other time.
+//! This module must not know what a server is: who calls it brings the question.
 
 use std::future::Future;
 use std::sync::Arc;

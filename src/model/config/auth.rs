@@ -48,8 +48,8 @@ pub enum Credential {
 impl Auth {
     /// Whose token this is. Takes as long whichever of those it is, and if it is none.
     ///
-    /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: it is understood, for
-    /// whoever knows that hash knows the token.
+    /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: the line is understood,
+    /// because that hash can be made by nobody but who knows the token.
     pub fn owner(&self, token: &[u8]) -> Option<Admitted> {
         let Auth::Bearer { tokens, .. } = self else { return None };
         let known = |digest: [u8; 32]| {

@@ -212,7 +212,7 @@ pub fn load(input: &Input<'_>, given: &Given, around: &Surroundings<'_>) -> Resu
 }
 
 /// The name of a flag or a variable.
-fn from(origin: &Origin) -> &str {
+fn given_as(origin: &Origin) -> &str {
     match origin {
         Origin::Flag(name) | Origin::Environment(name) => name,
         _ => "override",
@@ -223,13 +223,13 @@ fn from(origin: &Origin) -> &str {
 fn overrides(given: &Given) -> Vec<(&str, Result<(), String>)> {
     let mut out = Vec::new();
     if let Some((name, origin)) = &given.name {
-        out.push((from(origin), check_name(name)));
+        out.push((given_as(origin), check_name(name)));
     }
     if let Some((list, origin)) = &given.listen {
-        out.extend(list.iter().map(|l| (from(origin), l.parse::<Listen>().map(drop))));
+        out.extend(list.iter().map(|l| (given_as(origin), l.parse::<Listen>().map(drop))));
     }
     if let Some((level, origin)) = &given.log_level {
-        out.push((from(origin), level.parse::<log::LevelFilter>().map(drop).map_err(|_| bad_level(level))));
+        out.push((given_as(origin), level.parse::<log::LevelFilter>().map(drop).map_err(|_| bad_level(level))));
     }
     for (name, value) in [("WS_PING_INTERVAL", &given.ws_ping_interval), ("WS_PING_TIMEOUT", &given.ws_ping_timeout)] {
         out.extend(value.as_ref().map(|v| (name, seconds(v).map(drop))));
@@ -459,7 +459,7 @@ fn check_listen<'a>(
 ) {
     let at = s.node("listen").unwrap_or(root);
     let problem = |what: String| match given {
-        Some(origin) => s.reader.problem_of(from(origin), what),
+        Some(origin) => s.reader.problem_of(given_as(origin), what),
         None => s.reader.problem(at, what),
     };
     if listen.is_empty() {
