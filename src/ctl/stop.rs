@@ -11,7 +11,7 @@ use crate::cli::Stop;
 use crate::model::exit::{Exit, Failure};
 use crate::model::text::duration;
 use crate::sys::pidfile::{PidFile, Refused};
-use crate::sys::process;
+use crate::sys::{files, process};
 
 /// One that neither answers nor ends for so long after its drain is killed.
 const SILENT: Duration = Duration::from_secs(10);
@@ -87,8 +87,7 @@ fn ask(place: &Place, name: &str, force: bool) -> Result<Found, Failure> {
             };
             let mark = mark_of(&found.place, name, None);
             let (ended, _) = process::end_marked(|m| m.starts_with(&mark), Duration::from_secs(1), AFTER_KILL);
-            let _ = std::fs::remove_file(found.place.status_file(name));
-            lock.remove();
+            remove_files(&found, lock);
             let more =
                 if ended > 0 { format!("; ended {ended} processes that it had left behind") } else { String::new() };
             return Err(Failure::new(failure.exit, failure.text + &more));
@@ -154,11 +153,18 @@ fn kill(name: &str, found: &Found, mark: &str, why: &str) -> Result<(), Failure>
     leftovers(name, mark)?;
     // With the lock: another of that name may have begun to start.
     if let Ok(lock) = PidFile::lock(&found.place.pid_file(name)) {
-        let _ = std::fs::remove_file(found.place.status_file(name));
-        lock.remove();
+        remove_files(found, lock);
     }
     say(&format!("{name}: killed (pid {pid}, {why})"));
     Ok(())
+}
+
+/// Removes the files of an instance that was killed: its status, one that it was just writing, and its PID file.
+fn remove_files(found: &Found, lock: PidFile) {
+    let status = found.place.status_file(&found.name);
+    let _ = std::fs::remove_file(&status);
+    files::remove_leftovers(&status);
+    lock.remove();
 }
 
 /// Whatever bears the mark is ended: the guard does it too, but we are the ones who promised.

@@ -142,14 +142,20 @@ fn a_full_run_directory_is_told_or_lived_with() {
     daemon.stop();
 }
 
+/// What is left where a daemon is killed while it writes its status.
+fn half_a_status(scratch: &Scratch) {
+    std::fs::write(scratch.path("run/t.status.01234567-89ab-cdef-0123-456789abcdef"), "{").unwrap();
+}
+
 #[test]
 fn stop_kills_what_neither_answers_nor_ends_and_leaves_no_file() {
     let scratch = Scratch::new();
     let file = scratch.instance_with("t", "drain_timeout: \"100ms\",", &stdio("fake", &[], ""));
     let daemon = scratch.start(&file);
     let child = daemon.child("fake");
-    // It stays stopped until it is killed.
+    // It stays stopped until it is killed, here while it writes its status.
     kill(daemon.pid, 19);
+    half_a_status(&scratch);
     let begin = Instant::now();
     let out = scratch.ctl(&["stop", "t"]);
     assert!(code(&out) == 0 && stdout(&out).contains("it neither answers nor ends"), "{out:?}");
@@ -166,6 +172,7 @@ fn stop_by_force_leaves_no_file() {
     let scratch = Scratch::new();
     let daemon = scratch.fake(&[]);
     kill(daemon.pid, 19);
+    half_a_status(&scratch);
     let out = scratch.ctl(&["stop", "t", "--force", "--timeout", "300ms"]);
     assert!(code(&out) == 0 && stdout(&out).contains("killed"), "{out:?}");
     scratch.gone();
