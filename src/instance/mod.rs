@@ -140,7 +140,7 @@ impl Instance {
                 return Err(Failure::new(Exit::Software, "the start was interrupted by a signal"));
             }
         }
-        self.announce(net, readiness)?;
+        self.announce(net, readiness).await?;
         self.begin_to_follow(net, signals);
         self.follow(net, signals).await;
         Ok(())
@@ -241,7 +241,7 @@ impl Instance {
     }
 
     /// Tells everybody that the instance serves: status file first, then the caller.
-    fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
+    async fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
         self.life().startup = self.started.elapsed().ok().map(|took| took.as_millis() as u64);
         self.enter(InstanceState::Ready);
         memory::note_start();
@@ -269,6 +269,7 @@ impl Instance {
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
         }
+        self.log_written().await;
         if let Some(notifier) = &self.notifier {
             notifier.ready(&self.in_a_line());
         }

@@ -90,9 +90,8 @@ impl Instance {
         self.hub.ctx.changed();
     }
 
-    /// Waits until everything that was said is in the log: who asked looks there for the words of a server, once there is an
-    /// outcome.
-    async fn log_written(&self) {
+    /// Waits until everything that was said is in the log: who asked looks there, once there is an outcome.
+    pub(super) async fn log_written(&self) {
         let log = self.log.clone();
         blocking(move || log.flush(Duration::from_secs(1))).await;
     }
@@ -133,22 +132,21 @@ impl Instance {
                 }
                 continue;
             }
-            let outcome = self.reload(&net).await;
+            let (ok, text) = match self.reload(&net).await {
+                Ok(text) => {
+                    info!("reloaded: {text}");
+                    (true, text)
+                }
+                Err(text) => {
+                    error!("reload refused, still running the old configuration: {text}");
+                    self.hub.ctx.send_event("reload-refused", None, Some(&text));
+                    (false, text)
+                }
+            };
             self.log_written().await;
             {
                 let mut life = self.life();
-                let (ok, text) = match outcome {
-                    Ok(text) => {
-                        info!("reloaded: {text}");
-                        life.generation += 1;
-                        (true, text)
-                    }
-                    Err(text) => {
-                        error!("reload refused, still running the old configuration: {text}");
-                        self.hub.ctx.send_event("reload-refused", None, Some(&text));
-                        (false, text)
-                    }
-                };
+                life.generation += u64::from(ok);
                 life.reloads += 1;
                 life.last_reload = Some(Reload { at: clock::now(), ok, text });
                 if life.state == InstanceState::Reloading {
