@@ -111,15 +111,12 @@ fn upgrade_answers_requests_in_flight_on_their_connections() {
     assert_eq!(said(&answer.json()), "answered");
     assert_eq!(said(&ws.next().unwrap()), "answered");
     let mut steps = Vec::new();
-    loop {
-        let event = events(&mut plain.raw);
-        match event {
-            Some(event) if event["method"] == "notifications/progress" => {
-                assert_eq!(event["params"]["progressToken"], "p");
-                steps.push(event["params"]["progress"].as_u64().unwrap());
-            }
-            Some(event) => assert_eq!(event["id"], 7, "{event}"),
-            None => break,
+    for event in events(&mut plain.raw) {
+        if event["method"] == "notifications/progress" {
+            assert_eq!(event["params"]["progressToken"], "p");
+            steps.push(event["params"]["progress"].as_u64().unwrap());
+        } else {
+            assert_eq!(event["id"], 7, "{event}");
         }
     }
     assert_eq!(steps, (1..=30).collect::<Vec<u64>>(), "each once, in order");
@@ -171,14 +168,16 @@ fn upgrade_in_the_middle_of_lines_and_streams() {
     assert_eq!((answer.status, said(&answer.json()) == text), (200, true));
 }
 
-/// The next message of the event stream that answers a POST, without the empty event in front.
-fn events(raw: &mut Raw) -> Option<Value> {
-    loop {
-        let chunk = raw.chunk()?;
-        if let Some(data) = chunk.lines().find_map(|l| l.strip_prefix("data: ")) {
-            return Some(serde_json::from_str(data).unwrap());
-        }
+/// All messages of the event stream that answers a POST, without the empty event in front.
+fn events(raw: &mut Raw) -> Vec<Value> {
+    let mut all = Vec::new();
+    while let Some(chunk) = raw.chunk() {
+        // What has come together is sent together.
+        all.extend(
+            chunk.lines().filter_map(|l| l.strip_prefix("data: ")).map(|l| serde_json::from_str::<Value>(l).unwrap()),
+        );
     }
+    all
 }
 
 #[test]
