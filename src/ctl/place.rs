@@ -262,7 +262,7 @@ impl Found {
             Probe::Absent | Probe::Stale | Probe::Starting => return None,
         };
         // Another status may be on its way, of a moment before.
-        let asked = clock::now();
+        let asked = clock::exactly_now();
         match handle.send(Signal::SIGUSR1) {
             Ok(()) => Some(Asked(asked)),
             Err(_) => {

@@ -96,7 +96,7 @@ impl Instance {
 
     fn facts(&self) -> Status {
         // Before everything else: mcpctl takes what was written at a time for what was true at it.
-        let written = clock::now();
+        let written = clock::exactly_now();
         let urls = self.net.get().and_then(Weak::upgrade).map(|net| net.urls()).unwrap_or_default();
         let (hub, config) = (&self.hub, self.hub.ctx.config());
         let second = hub.ctx.seconds();
