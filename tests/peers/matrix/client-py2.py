@@ -205,7 +205,7 @@ class Steps:
         async def on_progress(value, total, _message):
             seen.append(f"{value:g}/{total:g}")
 
-        text = await self.answer("progress", {"steps": 5, "ms": 40}, progress_callback=on_progress)
+        text = await self.answer("progress", {"steps": 5, "ms": 80}, progress_callback=on_progress)
         check(text == "done", f"the answer is {text}")
         check(seen == ["1/5", "2/5", "3/5", "4/5", "5/5"], f"the progress was: {' '.join(seen)}")
 

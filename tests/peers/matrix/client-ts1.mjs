@@ -222,7 +222,7 @@ async function call() {
 async function progress() {
   const seen = [];
   const onprogress = ({ progress: value, total }) => seen.push(`${value}/${total}`);
-  const text = await answer("progress", { steps: 5, ms: 40 }, { onprogress });
+  const text = await answer("progress", { steps: 5, ms: 80 }, { onprogress });
   check(text === "done", `the answer is ${text}`);
   check(seen.join(" ") === "1/5 2/5 3/5 4/5 5/5", `the progress was: ${seen.join(" ")}`);
 }
