@@ -257,7 +257,18 @@ impl Daemon<'_> {
         self.status()["dropped"][what].as_u64().unwrap()
     }
 
+    /// The log, with everything that was said by now: a thread writes it, which sleeps once it has done so.
     pub fn log(&self) -> String {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let of = |task: &Path, file: &str| std::fs::read_to_string(task.join(file)).unwrap_or_default();
+        if let Some(task) = tasks.map(|task| task.path()).find(|task| of(task, "comm") == "log\n") {
+            wait("the log", || {
+                let stat = of(&task, "stat");
+                let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+                // A daemon that was stopped writes nothing.
+                state.is_none_or(|state| "STtZX".contains(state)).then_some(())
+            });
+        }
         self.scratch.file(&format!("{}.log", self.name))
     }
 
