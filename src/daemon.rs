@@ -25,6 +25,8 @@ use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
 use crate::model::text::{count, printable};
+use crate::rt::async_fd::AsyncFd;
+use crate::rt::executor;
 use crate::rt::main_thread::{self, Spawner};
 use crate::rt::random;
 use crate::rt::task;
@@ -341,14 +343,14 @@ fn run(
 ) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
     let Prepared { log, sockets, guard, nofile, mark } = prepared;
-    become_daemon::choose_threads();
     // All threads but this one leave the signals alone, so that none is lost when the program is exchanged.
     signals::hold(true);
     if let Err(e) = log.detach() {
         warn!("cannot start a thread for the log: {}", plain(&e));
     }
     // The number is published once its signals are ours to handle, and not before.
-    let signals = instance::signals()
+    let signals = executor::start()
+        .and_then(|()| instance::signals())
         .map_err(|e| Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e))))
         .and_then(|signals| match lock.write(Pid::this()) {
             Ok(()) => Ok(signals),
@@ -485,8 +487,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
 
 /// Without its guard, a daemon that is killed leaves processes behind: the one who killed the guard should know.
 async fn watch_guard(handle: std::io::Result<PidFd>) {
-    let Some(handle) = handle.and_then(async_io::Async::new).ok() else { return };
-    if handle.readable().await.is_ok() {
-        error!("the guard process has ended: if this daemon is killed now, nobody ends what it leaves behind");
-    }
+    let Some(handle) = handle.and_then(AsyncFd::new).ok() else { return };
+    handle.readable().await;
+    error!("the guard process has ended: if this daemon is killed now, nobody ends what it leaves behind");
 }

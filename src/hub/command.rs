@@ -6,8 +6,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use async_io::Async;
-use futures_lite::{AsyncWriteExt, FutureExt};
+use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
 
@@ -16,7 +15,9 @@ use crate::model::config::{Command, Confine, Environment};
 use crate::model::exit::plain;
 use crate::model::restart::Ended;
 use crate::model::text::printable;
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::lines::{Line, Lines};
+use crate::rt::pipe::write_all;
 use crate::rt::process::{environment, exit_text, sweep_and_reap, wait_for_end};
 use crate::rt::wait::timeout;
 use crate::sys::pidfd::PidFd;
@@ -85,17 +86,17 @@ pub(crate) async fn run(ctx: &Context, what: Run<'_>) {
 
 /// Our ends of the command's pipes, and its process.
 struct Pipes {
-    stdin: Option<Async<File>>,
-    stdout: Async<File>,
-    stderr: Async<File>,
-    handle: Async<PidFd>,
+    stdin: Option<AsyncFd<File>>,
+    stdout: AsyncFd<File>,
+    stderr: AsyncFd<File>,
+    handle: AsyncFd<PidFd>,
 }
 
 impl Pipes {
     fn of(started: Started) -> std::io::Result<Pipes> {
-        let open = |fd| Async::new(File::from(fd));
+        let open = |fd| AsyncFd::new(File::from(fd));
         Ok(Pipes {
-            handle: Async::new(started.handle)?,
+            handle: AsyncFd::new(started.handle)?,
             stdin: started.stdin.map(open).transpose()?,
             stdout: open(started.stdout)?,
             stderr: open(started.stderr)?,
@@ -106,14 +107,14 @@ impl Pipes {
     async fn talk(&mut self, text: String, label: &str) -> Ended {
         let stdin = self.stdin.take();
         let hand_over = async {
-            if let Some(mut stdin) = stdin {
+            if let Some(stdin) = stdin {
                 // It need not care.
-                let _ = stdin.write_all(text.as_bytes()).await;
+                let _ = write_all(&stdin, text.as_bytes()).await;
             }
             std::future::pending::<()>().await;
         };
         let ended = async {
-            let _ = self.handle.readable().await;
+            self.handle.readable().await;
         };
         ended.or(hand_over).or(repeat(&self.stdout, label)).or(repeat(&self.stderr, label)).await;
         wait_for_end(&self.handle).await
@@ -121,7 +122,7 @@ impl Pipes {
 }
 
 /// Repeats what the command says in the log.
-async fn repeat(pipe: &Async<File>, label: &str) {
+async fn repeat(pipe: &AsyncFd<File>, label: &str) {
     let mut input = Lines::new(4 << 10);
     while matches!(input.fill(pipe).await, Ok(n) if n > 0) {
         while let Some(line) = input.take() {

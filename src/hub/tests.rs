@@ -115,7 +115,7 @@ const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","param
 
 #[test]
 fn a_kind_of_server_made_of_a_table_is_served_bridged_reloaded_counted_and_told() {
-    async_std::task::block_on(async {
+    futures_lite::future::block_on(async {
         let hub = hub(r#""a": Exec(allow: ["echo"]), "b": Exec(allow: ["date"])"#);
         let server = hub.server("a").unwrap();
         assert_eq!(server.phase(), ServerState::Ready);

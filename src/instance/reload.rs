@@ -1,11 +1,11 @@
 //! Reloading: single-flight, never lost, and all or nothing.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use async_io::Async;
 use log::{error, info, warn};
 
 use super::state::Instance;
@@ -14,6 +14,7 @@ use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload, Restart};
 use crate::net::Net;
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::blocking::blocking;
 use crate::rt::wait::until;
 use crate::source::lines;
@@ -44,22 +45,15 @@ impl Instance {
 
     /// Follows the signals that ask for another child of a server.
     pub(super) async fn follow_restarts(self: Arc<Self>, signals: File) {
-        let Ok(signals) = Async::new(signals) else { return };
-        loop {
-            let mut wanted = false;
-            while let Some(serial) = signals::next_restart(signals.get_ref()) {
+        let Ok(signals) = AsyncFd::new(signals) else { return };
+        while let Ok(serial) = poll_fn(|cx| signals.poll_take(cx, signals::next_restart)).await {
+            {
                 let mut all = self.wanted_restarts.lock();
                 if all.len() < RESTARTS && !all.contains(&serial) {
                     all.push_back(serial);
                 }
-                wanted = true;
             }
-            if wanted {
-                self.wake.notify(usize::MAX);
-            }
-            if signals.readable().await.is_err() {
-                return;
-            }
+            self.wake.notify(usize::MAX);
         }
     }
 

@@ -2,19 +2,20 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::future::poll_fn;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Context;
 use std::time::{Duration, SystemTime};
 
 use event_listener::Event;
-use futures_lite::StreamExt;
 use log::{error, info};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook_async_std::Signals;
 
 use super::monitor::Monitor;
 use crate::hub::Hub;
@@ -23,6 +24,7 @@ use crate::model::config::Text;
 use crate::model::handover::Handover;
 use crate::model::status::{InstanceState, Reload, Restart, Upgrade};
 use crate::net::Net;
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::blocking::blocking;
 use crate::rt::random::uuid;
 use crate::rt::task;
@@ -36,10 +38,13 @@ use crate::sys::signals;
 
 /// The signals that the daemon follows, and which of them have come and were not followed yet.
 pub(crate) struct Followed {
-    pub(super) stream: Signals,
+    /// A byte comes here with each.
+    bell: AsyncFd<UnixStream>,
     /// Where the signals come that ask for another child of a server.
     pub(super) restarts: Option<File>,
     pub(super) come: Come,
+    /// Which of them was followed last: each has its turn.
+    last: usize,
 }
 
 /// A mark for each signal, set as it comes.
@@ -49,20 +54,33 @@ pub(super) type Come = Arc<Vec<(i32, Arc<AtomicBool>)>>;
 pub(crate) fn signals() -> io::Result<Followed> {
     let all = [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGCHLD];
     let mut come = Vec::new();
+    let (bell, ring) = UnixStream::pair()?;
     for signal in all {
         let mark = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(signal, mark.clone())?;
+        // Behind the mark: it is set once the byte is there.
+        signal_hook::low_level::pipe::register(signal, ring.try_clone()?)?;
         come.push((signal, mark));
     }
     let restarts = Some(File::from(signals::restarts()?));
-    Ok(Followed { stream: Signals::new(all)?, restarts, come: Arc::new(come) })
+    Ok(Followed { bell: AsyncFd::new(bell)?, restarts, come: Arc::new(come), last: 0 })
 }
 
 impl Followed {
     pub(super) async fn next(&mut self) -> Option<i32> {
-        let signal = self.stream.next().await?;
-        self.come.iter().filter(|(n, _)| *n == signal).for_each(|(_, mark)| mark.store(false, SeqCst));
-        Some(signal)
+        loop {
+            let turns = (1..=self.come.len()).map(|n| (self.last + n) % self.come.len());
+            for at in turns {
+                let (signal, mark) = &self.come[at];
+                if mark.swap(false, SeqCst) {
+                    self.last = at;
+                    return Some(*signal);
+                }
+            }
+            let mut bytes = [0; 64];
+            let rung = |cx: &mut Context<'_>| self.bell.poll_read(cx, bytes.len(), |mut bell| bell.read(&mut bytes));
+            poll_fn(rung).await.ok().filter(|n| *n > 0)?;
+        }
     }
 }
 

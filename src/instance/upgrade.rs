@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
-use async_io::Async;
-use futures_lite::AsyncReadExt;
 use futures_lite::future::zip;
 use log::{info, warn};
 
@@ -21,6 +19,8 @@ use crate::model::handover::{FORMAT, Handover, Notify, Observed};
 use crate::model::restart::Ended;
 use crate::model::text::{count, printable};
 use crate::net::Net;
+use crate::rt::async_fd::AsyncFd;
+use crate::rt::pipe::read_to_end;
 use crate::rt::wait::timeout;
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
@@ -182,10 +182,10 @@ impl Instance {
             self.hub.ctx.boot.spawner.spawn(spec).await.map_err(|e| format!("cannot start {path}: {}", plain(&e)))?;
         let pid = started.pid;
         let pipes = || -> std::io::Result<_> {
-            let open = |fd| Async::new(std::fs::File::from(fd));
-            Ok((open(started.stdout)?, open(started.stderr)?, Async::new(started.handle)?))
+            let open = |fd| AsyncFd::new(std::fs::File::from(fd));
+            Ok((open(started.stdout)?, open(started.stderr)?, AsyncFd::new(started.handle)?))
         };
-        let (mut stdout, mut stderr, handle) = match pipes() {
+        let (stdout, stderr, handle) = match pipes() {
             Ok(all) => all,
             Err(e) => {
                 end_unwatched(pid);
@@ -194,13 +194,13 @@ impl Instance {
         };
         let (mut said, mut complained) = (Vec::new(), Vec::new());
         let whole = async {
-            let _ = zip(stdout.read_to_end(&mut said), stderr.read_to_end(&mut complained)).await;
-            let _ = handle.readable().await;
+            let _ = zip(read_to_end(&stdout, &mut said), read_to_end(&stderr, &mut complained)).await;
+            handle.readable().await;
         };
         let in_time = timeout(CHECKING, whole).await.is_some();
         if !in_time {
             signal_group(pid, nix::sys::signal::Signal::SIGKILL);
-            let _ = handle.readable().await;
+            handle.readable().await;
         }
         let how = handle.get_ref().reap();
         reap::forget(pid);

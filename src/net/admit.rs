@@ -11,7 +11,6 @@ use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use smol_hyper::rt::FuturesIo;
 
 use super::body::Body;
 use super::conn::Conn;
@@ -94,7 +93,7 @@ async fn answer_extra(front: &Arc<Front>, conn: Conn, give_way: &Flag) {
         }
     });
     let serving = async {
-        let _ = http1::Builder::new().keep_alive(false).serve_connection(FuturesIo::new(conn), service).await;
+        let _ = http1::Builder::new().keep_alive(false).serve_connection(conn, service).await;
     };
     let over = async {
         give_way.wait().or(sleep(EXTRA_TIME)).await;

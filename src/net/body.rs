@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_io::Timer;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
@@ -21,6 +20,7 @@ use crate::hub::Stream;
 use crate::hub::{Client, StreamGuard};
 use crate::model::out::Out;
 use crate::model::transport::{SessionKind, Transport};
+use crate::rt::timer::Timer;
 
 /// A quiet stream says something this often: proxies cut connections that are silent for 60 to 125 s.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -1,24 +1,25 @@
 //! A client's socket: TCP or Unix, fair to others, with a deadline for the head of a request.
 
-use std::future::Future;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{IpAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::sys::listen::{self, Peer};
-use async_io::{Async, Timer};
 use futures_lite::{AsyncRead, AsyncWrite};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use hyper::rt::ReadBufCursor;
 
-/// Reads that succeed at once for this long are followed by one through the reactor: async-std has no cooperative
-/// budget, and one flooding client would starve the others.
+use crate::rt::async_fd::AsyncFd;
+use crate::rt::timer::Timer;
+use crate::sys::listen::{self, Peer};
+use crate::sys::socket;
+
+/// Who sends without our having to wait for it for this long lets the others have their turn: one flooding client would
+/// starve them.
 const SLICE: Duration = Duration::from_micros(200);
 
 /// A peer that takes nothing of what is written to it for this long is given up.
@@ -26,9 +27,11 @@ const STUCK: Duration = Duration::from_secs(60);
 
 /// A connection that was accepted.
 pub(crate) struct Conn {
-    io: Io,
+    io: AsyncFd<OwnedFd>,
+    is_unix: bool,
     /// Read before everything else.
     early: Vec<u8>,
+    /// Since when nothing had to be waited for.
     slice: Option<Instant>,
     heard: Arc<AtomicU64>,
     /// Something could not be written yet.
@@ -37,69 +40,50 @@ pub(crate) struct Conn {
     stuck: Option<Timer>,
 }
 
-enum Io {
-    Tcp(Async<TcpStream>),
-    Unix(Async<UnixStream>),
-}
-
 impl Conn {
-    /// Small messages must not wait for a full segment (tcp(7), TCP_NODELAY).
-    pub(crate) fn tcp(stream: Async<TcpStream>) -> io::Result<Conn> {
-        stream.get_ref().set_nodelay(true)?;
-        Ok(Conn::new(Io::Tcp(stream)))
+    pub(crate) fn tcp(fd: OwnedFd) -> io::Result<Conn> {
+        socket::set_nodelay(fd.as_fd())?;
+        Conn::new(fd, false)
     }
 
-    pub(crate) fn unix(stream: Async<UnixStream>) -> Conn {
-        Conn::new(Io::Unix(stream))
+    pub(crate) fn unix(fd: OwnedFd) -> io::Result<Conn> {
+        Conn::new(fd, true)
     }
 
-    fn new(io: Io) -> Conn {
-        Conn { io, early: Vec::new(), slice: None, heard: Arc::default(), blocked: Arc::default(), stuck: None }
+    fn new(fd: OwnedFd, is_unix: bool) -> io::Result<Conn> {
+        let io = AsyncFd::new(fd)?;
+        let (heard, blocked) = (Arc::default(), Arc::default());
+        Ok(Conn { io, is_unix, early: Vec::new(), slice: None, heard, blocked, stuck: None })
     }
 
     /// Our own address; None for a Unix socket.
     pub(crate) fn local_ip(&self) -> Option<IpAddr> {
-        match &self.io {
-            Io::Tcp(s) => s.get_ref().local_addr().ok().map(|a| a.ip().to_canonical()),
-            Io::Unix(_) => None,
-        }
+        socket::local_ip(&self.io)
     }
 
     /// The address of the other end; None for this host, on which many share one.
     pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
-        match &self.io {
-            Io::Tcp(s) => s.get_ref().peer_addr().ok().map(|a| a.ip().to_canonical()).filter(|ip| !ip.is_loopback()),
-            Io::Unix(_) => None,
-        }
+        socket::remote_ip(&self.io).filter(|ip| !ip.is_loopback())
     }
 
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
     pub(crate) fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
-        let conn = match is_unix {
-            true => Conn::unix(Async::new(UnixStream::from(fd))?),
-            false => Conn::tcp(Async::new(TcpStream::from(fd))?)?,
-        };
+        let conn = if is_unix { Conn::unix(fd)? } else { Conn::tcp(fd)? };
         Ok(Conn { early, ..conn })
     }
 
     /// Who is at the other end of a Unix socket, as the kernel says it.
     pub(crate) fn peer(&self) -> Option<Peer> {
-        match &self.io {
-            Io::Tcp(_) => None,
-            Io::Unix(s) => listen::peer(s.get_ref()).ok(),
-        }
+        if self.is_unix { listen::peer(&self.io).ok() } else { None }
     }
 
     pub(crate) fn is_unix(&self) -> bool {
-        matches!(self.io, Io::Unix(_))
+        self.is_unix
     }
 
     /// The descriptor, which stays its own.
     pub(crate) fn fd(&self) -> RawFd {
-        match &self.io {
-            Io::Tcp(s) => s.get_ref().as_raw_fd(),
-            Io::Unix(s) => s.get_ref().as_raw_fd(),
-        }
+        self.io.as_fd().as_raw_fd()
     }
 
     /// Whether something could not be written yet.
@@ -109,17 +93,9 @@ impl Conn {
 
     /// Waits until the peer has closed its side, reading nothing. For ever, once it has sent something.
     pub(crate) async fn gone(&self) {
-        loop {
-            let mut byte = [0];
-            match recv(self.fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return,
-                Ok(_) => return std::future::pending().await,
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
-                Err(_) => return,
-            }
-            if std::future::poll_fn(|cx| self.poll_readable(cx)).await.is_err() {
-                return;
-            }
+        let closed = poll_fn(|cx| self.io.poll_take(cx, socket::is_closed_by_peer)).await;
+        if closed.is_ok_and(|closed| !closed) {
+            std::future::pending().await
         }
     }
 
@@ -130,112 +106,80 @@ impl Conn {
 
     /// Waits until something has come, or nothing more will.
     pub(crate) async fn readable(&self) {
-        let _ = std::future::poll_fn(|cx| self.poll_readable(cx)).await;
+        let _ = poll_fn(|cx| self.io.poll_take(cx, socket::is_closed_by_peer)).await;
     }
 
     /// What cannot be served is told in a few bytes, without waiting for the client.
     pub(crate) fn refuse(&self, response: &str) {
-        let _ = match &self.io {
-            Io::Tcp(s) => s.get_ref().write(response.as_bytes()),
-            Io::Unix(s) => s.get_ref().write(response.as_bytes()),
-        };
+        let _ = socket::write(&self.io, response.as_bytes());
     }
 
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.io {
-            Io::Tcp(s) => s.poll_readable(cx),
-            Io::Unix(s) => s.poll_readable(cx),
+    /// Reads up to `room` bytes by `receive`, unless something was read before.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+        receive: impl FnMut(&OwnedFd) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.io.poll_readable(cx).is_pending() {
+            self.slice = None;
+            return Poll::Pending;
         }
+        if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
+            self.slice = None;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = ready!(self.io.poll_read(cx, room, receive));
+        self.slice.get_or_insert_with(Instant::now);
+        if read.as_ref().is_ok_and(|n| *n > 0) {
+            self.heard.fetch_add(1, Relaxed);
+        }
+        Poll::Ready(read)
     }
 
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.io {
-            Io::Tcp(s) => s.poll_writable(cx),
-            Io::Unix(s) => s.poll_writable(cx),
+    /// Takes up to `room` bytes of what was read before.
+    fn take_early(&mut self, room: usize) -> Option<Vec<u8>> {
+        if self.early.is_empty() {
+            return None;
         }
+        self.heard.fetch_add(1, Relaxed);
+        let rest = self.early.split_off(room.min(self.early.len()));
+        Some(std::mem::replace(&mut self.early, rest))
     }
 
     fn poll_writing(
         &mut self,
         cx: &mut Context<'_>,
-        write: impl Fn(&Io) -> io::Result<usize>,
+        length: usize,
+        write: impl FnMut(&OwnedFd) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            match write(&self.io) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.poll_writable(cx) {
-                    Poll::Ready(ready) => ready?,
-                    Poll::Pending => {
-                        self.blocked.store(true, Relaxed);
-                        // A peer that reads nothing at all must not hold its connection for ever.
-                        let stuck = self.stuck.get_or_insert_with(|| Timer::after(STUCK));
-                        return Pin::new(stuck).poll(cx).map(|_| Err(io::ErrorKind::TimedOut.into()));
-                    }
-                },
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => {
-                    self.blocked.store(false, Relaxed);
-                    self.stuck = None;
-                    return Poll::Ready(other);
-                }
-            }
+        let written = self.io.poll_write(cx, length, write);
+        if written.is_pending() {
+            self.blocked.store(true, Relaxed);
+            // A peer that reads nothing at all must not hold its connection for ever.
+            let stuck = self.stuck.get_or_insert_with(|| Timer::after(STUCK));
+            return Pin::new(stuck).poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()));
         }
+        self.blocked.store(false, Relaxed);
+        self.stuck = None;
+        written
     }
 }
 
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if !self.early.is_empty() {
-            let n = self.early.len().min(buf.len());
-            buf[..n].copy_from_slice(&self.early[..n]);
-            self.early.drain(..n);
-            self.heard.fetch_add(1, Relaxed);
-            return Poll::Ready(Ok(n));
+        if let Some(early) = self.take_early(buf.len()) {
+            buf[..early.len()].copy_from_slice(&early);
+            return Poll::Ready(Ok(early.len()));
         }
-        if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
-            ready!(self.poll_readable(cx))?;
-            self.slice = None;
-        }
-        loop {
-            let read = match &self.io {
-                Io::Tcp(s) => s.get_ref().read(buf),
-                Io::Unix(s) => s.get_ref().read(buf),
-            };
-            match read {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.slice = None;
-                    ready!(self.poll_readable(cx))?;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(n) => {
-                    self.slice.get_or_insert_with(Instant::now);
-                    if n > 0 {
-                        self.heard.fetch_add(1, Relaxed);
-                    }
-                    return Poll::Ready(Ok(n));
-                }
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
+        self.poll_receive(cx, buf.len(), |fd| socket::receive(fd, buf))
     }
 }
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |io| match io {
-            Io::Tcp(s) => s.get_ref().write(buf),
-            Io::Unix(s) => s.get_ref().write(buf),
-        })
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_writing(cx, |io| match io {
-            Io::Tcp(s) => s.get_ref().write_vectored(bufs),
-            Io::Unix(s) => s.get_ref().write_vectored(bufs),
-        })
+        self.poll_writing(cx, buf.len(), |fd| socket::write(fd, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -243,14 +187,44 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match &self.io {
-            Io::Tcp(s) => s.get_ref().shutdown(std::net::Shutdown::Write),
-            Io::Unix(s) => s.get_ref().shutdown(std::net::Shutdown::Write),
-        };
-        Poll::Ready(match shut {
-            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
-            other => other,
-        })
+        Poll::Ready(socket::finish(&self.io))
+    }
+}
+
+impl hyper::rt::Read for Conn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if let Some(early) = self.take_early(buf.remaining()) {
+            buf.put_slice(&early);
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_receive(cx, buf.remaining(), |fd| socket::receive_into(fd, &mut buf)).map_ok(drop)
+    }
+}
+
+impl hyper::rt::Write for Conn {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(self, cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(self, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_close(self, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = bufs.iter().map(|b| b.len()).sum();
+        self.poll_writing(cx, length, |fd| socket::write_pieces(fd, bufs))
     }
 }
 

@@ -1,17 +1,18 @@
 //! A listening socket: opened with an error that says what to do, then a place where connections arrive.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use async_io::Async;
 use log::warn;
 
 use super::conn::Conn;
 use crate::model::config::{Listen, Unix};
 use crate::model::exit::{Exit, Failure, plain};
+use crate::rt::async_fd::AsyncFd;
 use crate::sys::listen::{self, Socket, SocketFile};
 use crate::sys::lock::Lock;
 use crate::sys::{accounts, files};
@@ -72,17 +73,17 @@ pub(crate) fn touch(unix: &Unix) -> Result<(), String> {
     touched.map_err(|e| plain(&e))
 }
 
-/// A listening socket on the reactor.
+/// A listening socket that is waited for.
 pub(crate) enum Listener {
-    Tcp(Async<TcpListener>),
-    Unix(Async<UnixListener>, Lock<Option<SocketFile>>),
+    Tcp(AsyncFd<TcpListener>),
+    Unix(AsyncFd<UnixListener>, Lock<Option<SocketFile>>),
 }
 
 impl Listener {
     pub(crate) fn new(socket: Socket) -> io::Result<Listener> {
         Ok(match socket {
-            Socket::Tcp(listener) => Listener::Tcp(Async::new(listener)?),
-            Socket::Unix(listener, file) => Listener::Unix(Async::new(listener)?, Lock::new(file)),
+            Socket::Tcp(listener) => Listener::Tcp(AsyncFd::new(listener)?),
+            Socket::Unix(listener, file) => Listener::Unix(AsyncFd::new(listener)?, Lock::new(file)),
         })
     }
 
@@ -91,19 +92,25 @@ impl Listener {
         match self {
             Listener::Tcp(listener) => {
                 let (stream, _) = listener.get_ref().accept().ok()?;
-                Conn::tcp(Async::new(stream).ok()?).ok()
+                Conn::tcp(stream.into()).ok()
             }
             Listener::Unix(listener, _) => {
                 let (stream, _) = listener.get_ref().accept().ok()?;
-                Some(Conn::unix(Async::new(stream).ok()?))
+                Conn::unix(stream.into()).ok()
             }
         }
     }
 
     pub(crate) async fn accept(&self) -> io::Result<Conn> {
         match self {
-            Listener::Tcp(listener) => Conn::tcp(listener.accept().await?.0),
-            Listener::Unix(listener, _) => Ok(Conn::unix(listener.accept().await?.0)),
+            Listener::Tcp(listener) => {
+                let (stream, _) = poll_fn(|cx| listener.poll_take(cx, TcpListener::accept)).await?;
+                Conn::tcp(stream.into())
+            }
+            Listener::Unix(listener, _) => {
+                let (stream, _) = poll_fn(|cx| listener.poll_take(cx, UnixListener::accept)).await?;
+                Conn::unix(stream.into())
+            }
         }
     }
 

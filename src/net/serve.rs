@@ -9,7 +9,6 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use log::debug;
-use smol_hyper::rt::FuturesIo;
 
 use super::conn::{Conn, HeadTimer};
 use super::connection::Connection;
@@ -52,7 +51,7 @@ async fn serve(front: Arc<Front>, conn: Conn, place: Arc<Connection>) {
         .max_header_size(limits.header.bytes())
         // A body is not copied, or what is kept of it would not be known.
         .writev(true)
-        .serve_connection(FuturesIo::new(conn), service)
+        .serve_connection(conn, service)
         .with_upgrades();
     let mut connection = Box::pin(connection);
     let drain = async {

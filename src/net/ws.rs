@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::error::ProtocolError;
 use async_tungstenite::tungstenite::handshake::server::create_response;
@@ -26,7 +25,6 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use log::debug;
-use smol_hyper::rt::FuturesIo;
 
 use super::answer::{Answer, error, unavailable};
 use super::body::Body;
@@ -47,6 +45,7 @@ use crate::model::text::head;
 use crate::model::transport::Transport;
 use crate::rt::blocking::{LONG, busy};
 use crate::rt::task;
+use crate::rt::timer::Timer;
 use crate::rt::wait::{PAUSE, timeout};
 use crate::sys::fds;
 
@@ -113,7 +112,7 @@ pub(super) fn upgrade(
     let coming = hyper::upgrade::on(&mut request);
     let (front, connection) = (front.clone(), connection.clone());
     task::spawn(async move {
-        let upgraded = coming.await.ok().and_then(|u| u.downcast::<FuturesIo<Conn>>().ok());
+        let upgraded = coming.await.ok().and_then(|u| u.downcast::<Conn>().ok());
         match (client, upgraded) {
             (Ok(client), Some(parts)) => {
                 let outbox = connection.outbox(Outbox::new);
@@ -122,10 +121,10 @@ pub(super) fn upgrade(
                     outbox.push(Out::notice(greeting));
                 }
                 let early = parts.read_buf.to_vec();
-                serve(&connection, &client, parts.io.into_inner(), early, outbox, VecDeque::new()).await;
+                serve(&connection, &client, parts.io, early, outbox, VecDeque::new()).await;
             }
             (Ok(client), None) => front.hub.end_session(&client, "its WebSocket did not open"),
-            (Err(why), Some(parts)) => refuse(parts.io.into_inner(), &why.to_string()).await,
+            (Err(why), Some(parts)) => refuse(parts.io, &why.to_string()).await,
             (Err(_), None) => {}
         }
         drop(connection);

@@ -3,15 +3,16 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::pipe::{Input, readable};
-use super::wait::timeout;
+use futures_lite::future::yield_now;
+
+use super::pipe::{self, Input};
 
 /// The most of one line that is logged, in bytes.
 pub const LOGGED: usize = 4096;
 /// How much is read at a time; a pipe holds as much (pipe(7)).
 const CHUNK: usize = 64 << 10;
-/// Reads that succeed at once for this long are followed by one through the reactor, so that a child that floods us
-/// cannot starve the others.
+/// Who reads without having to wait for this long lets the others have their turn, so that a child that floods us cannot
+/// starve them.
 const SLICE: Duration = Duration::from_micros(200);
 /// What is kept of both ends of a line that is too long.
 const ENDS: usize = 256;
@@ -76,22 +77,16 @@ impl Lines {
     /// Reads more; 0 at the end.
     pub(crate) async fn fill(&mut self, pipe: &dyn Input) -> io::Result<usize> {
         self.make_room();
-        let read = loop {
-            match pipe.read(&mut self.buffer[self.end..]) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.slice = None;
-                    readable(pipe).await?;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
+        let (read, waited) = pipe::read(pipe, &mut self.buffer[self.end..]).await?;
         self.end += read;
-        let now = Instant::now();
-        if now.duration_since(*self.slice.get_or_insert(now)) > SLICE {
-            self.slice = None;
-            // There may be more to read at once: this waits for one turn of the reactor, which is the point.
-            let _ = timeout(Duration::from_millis(1), readable(pipe)).await;
+        match self.slice {
+            Some(since) if !waited => {
+                if since.elapsed() > SLICE {
+                    self.slice = None;
+                    yield_now().await;
+                }
+            }
+            _ => self.slice = Some(Instant::now()),
         }
         Ok(read)
     }

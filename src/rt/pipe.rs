@@ -8,15 +8,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::task::{Context, Poll};
 
-use async_io::Async;
+use super::async_fd::AsyncFd;
 
 /// An end that is read.
 pub(crate) trait Input: Send + Sync {
-    /// Reads what is there; 0 at the end, an error of the kind `WouldBlock` where nothing is.
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-
-    /// Ready once there may be something to read.
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Reads what is there, once something is; 0 at the end.
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
     /// Its descriptor, if it has one.
     fn fd(&self) -> Option<RawFd>;
@@ -24,23 +21,16 @@ pub(crate) trait Input: Send + Sync {
 
 /// An end that is written.
 pub(crate) trait Output: Send + Sync {
-    /// Writes as much as there is room for; an error of the kind `WouldBlock` where there is none.
-    fn write(&self, bytes: &[u8]) -> io::Result<usize>;
-
-    /// Ready once there may be room.
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Writes as much as there is room for, once there is some.
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
     /// Its descriptor, if it has one.
     fn fd(&self) -> Option<RawFd>;
 }
 
-impl Input for Async<File> {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.get_ref().read(buffer)
-    }
-
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Async::poll_readable(self, cx)
+impl Input for AsyncFd<File> {
+    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        AsyncFd::poll_read(self, cx, buffer.len(), |mut file| file.read(buffer))
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -48,13 +38,9 @@ impl Input for Async<File> {
     }
 }
 
-impl Output for Async<File> {
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.get_ref().write(bytes)
-    }
-
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Async::poll_writable(self, cx)
+impl Output for AsyncFd<File> {
+    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncFd::poll_write(self, cx, bytes.len(), |mut file| file.write(bytes))
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -62,18 +48,40 @@ impl Output for Async<File> {
     }
 }
 
-/// Waits until there may be something to read.
-pub(crate) async fn readable(input: &dyn Input) -> io::Result<()> {
-    poll_fn(|cx| input.poll_readable(cx)).await
+/// Reads what is there, waiting for it: how much, and whether it was waited for.
+pub(crate) async fn read(input: &dyn Input, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
+    let mut waited = false;
+    let read = poll_fn(|cx| {
+        let read = input.poll_read(cx, buffer);
+        waited |= read.is_pending();
+        read
+    });
+    read.await.map(|n| (n, waited))
+}
+
+/// Reads to the end.
+pub(crate) async fn read_to_end(input: &dyn Input, into: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0; 4 << 10];
+    loop {
+        match read(input, &mut buffer).await?.0 {
+            0 => return Ok(()),
+            n => into.extend_from_slice(&buffer[..n]),
+        }
+    }
 }
 
 /// Writes some of the bytes, waiting for room: how many.
 pub(crate) async fn write(output: &dyn Output, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match output.write(bytes) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => poll_fn(|cx| output.poll_writable(cx)).await?,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+    poll_fn(|cx| output.poll_write(cx, bytes)).await
+}
+
+/// Writes all of the bytes.
+pub(crate) async fn write_all(output: &dyn Output, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(output, bytes).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => bytes = &bytes[n..],
         }
     }
+    Ok(())
 }

@@ -7,11 +7,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use async_io::Async;
 use log::warn;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use super::async_fd::AsyncFd;
 use super::blocking::blocking;
 use crate::model::config::{Account, Environment};
 use crate::model::exit::plain;
@@ -85,8 +85,8 @@ pub(crate) fn exit_text(ended: Ended) -> String {
 }
 
 /// Waits for the end of a process, which is not reaped by that: its number stays its own until [`sweep_and_reap`].
-pub(crate) async fn wait_for_end(handle: &Async<PidFd>) -> Ended {
-    let _ = handle.readable().await;
+pub(crate) async fn wait_for_end(handle: &AsyncFd<PidFd>) -> Ended {
+    handle.readable().await;
     handle.get_ref().peek().ok().flatten().unwrap_or(Ended::NotReady)
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Strays {
 }
 
 /// Waits for the end of a process, ends all that it has started and left behind (by its `mark`), and reaps it.
-pub(crate) async fn sweep_and_reap(pid: Pid, handle: &Async<PidFd>, mark: &str) -> Strays {
+pub(crate) async fn sweep_and_reap(pid: Pid, handle: &AsyncFd<PidFd>, mark: &str) -> Strays {
     let mark = mark.to_owned();
     let (ended, left) = blocking(move || end_family(pid, &mark, STRAY_GRACE, STRAY_LIMIT)).await;
     let _ = handle.get_ref().reap();

@@ -6,13 +6,47 @@
 //! the log; the tests look for it. It must not know what a task is about.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-pub(crate) use async_std::task::JoinHandle;
+use async_task::Task;
+
+use super::executor;
+
+/// A task that was begun. It goes on where this is dropped.
+pub(crate) struct JoinHandle<T>(Option<Task<T>>);
+
+impl<T> JoinHandle<T> {
+    /// Ends the task where it waits, and waits until nothing is left of it. Its outcome, if it had ended before.
+    pub(crate) async fn cancel(mut self) -> Option<T> {
+        self.0.take()?.cancel().await
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.detach();
+        }
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match &mut self.0 {
+            Some(task) => Pin::new(task).poll(cx),
+            // Only a handle that is being cancelled has none, and nobody waits for that one.
+            None => Poll::Pending,
+        }
+    }
+}
 
 /// Begins a task. It goes on where the handle is dropped.
 #[cfg(not(debug_assertions))]
 pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    async_std::task::spawn(future)
+    begin(future)
 }
 
 /// Begins a task, whose steps are measured. It goes on where the handle is dropped.
@@ -20,7 +54,13 @@ pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 
 #[track_caller]
 pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     let place = std::panic::Location::caller();
-    async_std::task::spawn(watched::Steps { future: Box::pin(future), place })
+    begin(watched::Steps { future: Box::pin(future), place })
+}
+
+fn begin<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    // The daemon starts it before its first task, and says so where it cannot; in a unit test it begins with the first.
+    let _ = executor::start();
+    JoinHandle(Some(executor::spawn(future)))
 }
 
 #[cfg(debug_assertions)]

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
+
+use super::timer::Timer;
 
 /// The time, and waiting for it: the system's, or one that a test moves.
 pub(crate) trait Clock: Send + Sync {

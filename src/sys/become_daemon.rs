@@ -194,11 +194,3 @@ pub(crate) fn threads() -> usize {
 pub(crate) fn is_init() -> bool {
     Pid::this().as_raw() == 1
 }
-
-/// One executor thread is fastest on two cores, and one is enough for a pipe (mcpdaemon(7), "Why one executor thread"). It
-/// is also part of the design: tasks that do not wait in between are not interrupted by others, whatever the environment
-/// says.
-pub(crate) fn choose_threads() {
-    // SAFETY: the process has a single thread.
-    unsafe { std::env::set_var("ASYNC_STD_THREAD_COUNT", "1") };
-}

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What to do with descriptors from 3 on.
@@ -49,6 +50,15 @@ fn range(what: Inherited, from: u32, to: u32) -> io::Result<()> {
                 Inherited::MarkCloexec => libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC),
             };
         }
+    }
+    Ok(())
+}
+
+/// Lets reads and writes fail where they would wait (`O_NONBLOCK` of open(2)).
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
 }

@@ -79,13 +79,14 @@ pub(crate) fn restarts() -> io::Result<OwnedFd> {
     }
 }
 
-/// The number that the next of these signals carries; None if none has come.
-pub(crate) fn next_restart(mut from: &File) -> Option<u32> {
+/// The number that the next of these signals carries; an error of the kind `WouldBlock` if none has come.
+pub(crate) fn next_restart(mut from: &File) -> io::Result<u32> {
     const VALUE: usize = std::mem::offset_of!(libc::signalfd_siginfo, ssi_int);
     let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-    from.read_exact(&mut info).ok()?;
-    let value = info.get(VALUE..VALUE + 4)?;
-    Some(u32::from_ne_bytes(value.try_into().ok()?))
+    from.read_exact(&mut info)?;
+    let mut value = [0; 4];
+    value.copy_from_slice(&info[VALUE..VALUE + 4]);
+    Ok(u32::from_ne_bytes(value))
 }
 
 /// Ignores a signal.

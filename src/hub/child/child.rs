@@ -10,7 +10,6 @@ use std::sync::atomic::{
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use async_io::Async;
 use event_listener::Event;
 use nix::unistd::Pid;
 
@@ -27,6 +26,7 @@ use crate::model::mcp::ServerInfo;
 use crate::model::modern::{self, ParamHeaders};
 use crate::model::restart::Ended;
 use crate::model::torn::Torn;
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::lines::Lines;
 use crate::rt::live::Live;
 use crate::rt::pipe::{Input, Output};
@@ -131,7 +131,7 @@ pub(crate) struct Parked {
     pub stdin: Option<(Box<dyn Output>, Vec<u8>)>,
     pub stdout: Option<(Box<dyn Input>, Lines)>,
     pub stderr: Option<(Box<dyn Input>, Lines)>,
-    pub handle: Option<Async<PidFd>>,
+    pub handle: Option<AsyncFd<PidFd>>,
 }
 
 /// What is known of its tools' headers, and how often they have changed.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::task::JoinHandle;
-use async_io::Async;
 use futures_lite::FutureExt;
 use log::{debug, info, warn};
 use nix::sys::signal::Signal;
@@ -26,7 +26,7 @@ use crate::sys::spawn::signal_group;
 const SPEECHLESS: Duration = Duration::from_secs(1);
 
 /// Waits for a child's end, then sees to it that nothing of it is left and no request waits for it.
-pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks: Vec<JoinHandle<()>>) {
+pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: AsyncFd<PidFd>, tasks: Vec<JoinHandle<()>>) {
     let speechless = async {
         // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
         // its input, is of no use any more. While it is being stopped, the ladder has its own times.
@@ -38,7 +38,7 @@ pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: Async<PidFd>, tasks
         true
     };
     let ended = async {
-        let _ = handle.readable().await;
+        handle.readable().await;
         false
     };
     let Some(speechless) = child.ctx.unless_quiescing(ended.or(speechless)).await else {

@@ -10,7 +10,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use async_io::Async;
 use futures_lite::FutureExt;
 use log::debug;
 
@@ -28,6 +27,7 @@ use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, printable};
 use crate::model::{mcp, method};
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::blocking::blocking;
 use crate::rt::lines::Lines;
 use crate::rt::live::Live;
@@ -125,10 +125,10 @@ impl Starter {
     /// Takes over a started process and begins to talk with it. On an error the process lives, and is the caller's.
     fn take(&self, started: Started, mark: String) -> io::Result<Arc<Child>> {
         // All that can fail comes first.
-        let pipe = |fd: OwnedFd| Async::new(File::from(fd));
+        let pipe = |fd: OwnedFd| AsyncFd::new(File::from(fd));
         let (stdout, stderr) = (pipe(started.stdout)?, pipe(started.stderr)?);
         let stdin = started.stdin.map(pipe).transpose()?;
-        let handle = Async::new(started.handle)?;
+        let handle = AsyncFd::new(started.handle)?;
         let limit = self.ctx.config().limits.reply.bytes();
         let pipes = Parked {
             stdin: stdin.map(|pipe| (Box::new(pipe) as Box<dyn Output>, Vec::new())),

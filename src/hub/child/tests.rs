@@ -76,30 +76,18 @@ impl Pipe {
         assert!(timeout(Duration::from_secs(10), written).await.is_some(), "waited in vain for {end:?}: {}", text());
         text()
     }
-
-    fn later(&self, cx: &TaskContext<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().wakers.push(cx.waker().clone());
-        Poll::Pending
-    }
 }
 
 impl Input for Pipe {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn poll_read(&self, cx: &mut TaskContext<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut held = self.0.lock();
         if held.bytes.is_empty() && !held.closed {
-            return Err(io::ErrorKind::WouldBlock.into());
+            held.wakers.push(cx.waker().clone());
+            return Poll::Pending;
         }
         let n = buffer.len().min(held.bytes.len());
         held.bytes.drain(..n).zip(buffer).for_each(|(from, to)| *to = from);
-        Ok(n)
-    }
-
-    fn poll_readable(&self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        let ready = {
-            let held = self.0.lock();
-            !held.bytes.is_empty() || held.closed
-        };
-        if ready { Poll::Ready(Ok(())) } else { self.later(cx) }
+        Poll::Ready(Ok(n))
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -108,20 +96,17 @@ impl Input for Pipe {
 }
 
 impl Output for Pipe {
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn poll_write(&self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut held = self.0.lock();
         if held.closed {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if held.full {
-            return Err(io::ErrorKind::WouldBlock.into());
+            held.wakers.push(cx.waker().clone());
+            return Poll::Pending;
         }
         held.bytes.extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn poll_writable(&self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        if self.0.lock().full { self.later(cx) } else { Poll::Ready(Ok(())) }
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -219,7 +204,7 @@ impl Line {
 /// Runs a test, with an end.
 fn run(test: impl Future<Output = ()>) {
     let whole = async { assert!(timeout(Duration::from_secs(20), test).await.is_some(), "it does not end") };
-    async_std::task::block_on(whole);
+    futures_lite::future::block_on(whole);
 }
 
 async fn answer(reply: &Outbox) -> Out {

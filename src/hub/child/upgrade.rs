@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use futures_lite::FutureExt;
 use nix::unistd::Pid;
 
@@ -23,6 +22,7 @@ use crate::model::handover::{self, Bytes};
 use crate::model::ids::Table;
 use crate::model::jsonrpc;
 use crate::model::last_words::Tail;
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::lines::Lines;
 use crate::rt::pipe::{Input, Output};
 use crate::rt::wait::{millis, sleep, until};
@@ -129,12 +129,12 @@ impl Starter {
     pub(crate) fn restore(&self, saved: handover::Child, restored: &Restored) -> Option<Arc<Child>> {
         let pid = Pid::from_raw(saved.pid);
         reap::know(pid);
-        let pipe = |pipe: &handover::Pipe| -> Option<Async<File>> {
+        let pipe = |pipe: &handover::Pipe| -> Option<AsyncFd<File>> {
             let fd: OwnedFd = passed::own_fd(pipe.fd)?;
-            Async::new(File::from(fd)).ok()
+            AsyncFd::new(File::from(fd)).ok()
         };
         let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), saved.stderr.as_ref().map(pipe));
-        let handle = PidFd::open(pid).and_then(Async::new).ok();
+        let handle = PidFd::open(pid).and_then(AsyncFd::new).ok();
         let (Some(stdin), Some(stdout), Some(handle)) = (stdin, stdout, handle) else {
             reap::forget(pid);
             return None;

@@ -62,7 +62,7 @@ async fn texts(from: &Outbox) -> Vec<String> {
 }
 
 fn run(test: impl Future<Output = ()>) {
-    async_std::task::block_on(test);
+    futures_lite::future::block_on(test);
 }
 
 #[test]

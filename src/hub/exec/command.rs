@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use futures_lite::FutureExt;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -11,6 +10,7 @@ use super::output::{Keep, Output, Sink};
 use crate::model::envelope::quote;
 use crate::model::restart::Ended;
 use crate::model::text::{duration, head};
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::wait::{Flag, sleep};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Started, signal_group};
@@ -32,7 +32,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Work {
     pub pid: Pid,
     pub mark: String,
-    pub handle: Async<PidFd>,
+    pub handle: AsyncFd<PidFd>,
     pub out: Output,
     pub err: Output,
     pub started: Instant,
@@ -53,7 +53,7 @@ impl Work {
         Ok(Work {
             pid: process.pid,
             mark,
-            handle: Async::new(process.handle)?,
+            handle: AsyncFd::new(process.handle)?,
             out: Output::new("stdout", process.stdout, keep, sink.clone())?,
             err: Output::new("stderr", process.stderr, keep, sink)?,
             started,
@@ -72,11 +72,11 @@ impl Work {
                 futures_lite::future::zip(out.read(), err.read()).await;
             };
             let exit = async {
-                let _ = handle.readable().await;
+                handle.readable().await;
                 self.held_is_read(true).await;
             };
             reading.or(exit).await;
-            let _ = handle.readable().await;
+            handle.readable().await;
             let ended = handle.get_ref().peek().ok().flatten();
             Outcome::Ended(ended.unwrap_or(Ended::NotReady))
         };
@@ -97,7 +97,7 @@ impl Work {
             // Also one that was stopped hears of it.
             signal_group(self.pid, Signal::SIGTERM);
             let down = async {
-                let _ = handle.readable().await;
+                handle.readable().await;
                 Some(())
             };
             let late = async {
@@ -106,7 +106,7 @@ impl Work {
             };
             if down.or(late).await.is_none() {
                 signal_group(self.pid, Signal::SIGKILL);
-                let _ = handle.readable().await;
+                handle.readable().await;
             }
             let reading = async {
                 futures_lite::future::zip(out.read(), err.read()).await;

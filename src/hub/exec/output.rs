@@ -1,13 +1,12 @@
 //! One output stream of a command: kept for the result of a tool call, or passed on line by line.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use async_io::Async;
+use futures_lite::future::yield_now;
 
 use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
@@ -18,7 +17,8 @@ use crate::model::handover::{self, Bytes};
 use crate::model::ids::Id;
 use crate::model::out::Out;
 use crate::model::{jsonrpc, method};
-use crate::rt::wait::timeout;
+use crate::rt::async_fd::AsyncFd;
+use crate::rt::pipe;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::{fds, passed};
 
@@ -28,6 +28,8 @@ const PROGRESS_CHUNK: usize = 64 << 10;
 const LINE_CHUNK: usize = 64 << 10;
 /// What a client may be behind with reading before a command's output waits in its pipe, in bytes.
 const BEHIND: usize = 1 << 20;
+/// After so long, the others have their turn.
+const SLICE: Duration = Duration::from_micros(500);
 
 /// Where output is reported while the command runs.
 #[derive(Clone)]
@@ -67,7 +69,7 @@ pub(crate) struct Keep<'m> {
 pub(crate) struct Output {
     /// `stdout` or `stderr`.
     name: &'static str,
-    pipe: Async<File>,
+    pipe: AsyncFd<File>,
     /// The most that is kept, or the longest line.
     limit: usize,
     sink: Sink,
@@ -103,10 +105,10 @@ impl Output {
         keep: &Keep<'_>,
         sink: Sink,
     ) -> std::io::Result<Output> {
-        Ok(Output::with(name, Async::new(File::from(fd))?, keep, sink, Kept::default()))
+        Ok(Output::with(name, AsyncFd::new(File::from(fd))?, keep, sink, Kept::default()))
     }
 
-    fn with(name: &'static str, pipe: Async<File>, keep: &Keep<'_>, sink: Sink, kept: Kept) -> Output {
+    fn with(name: &'static str, pipe: AsyncFd<File>, keep: &Keep<'_>, sink: Sink, kept: Kept) -> Output {
         let (waits, read) = (AtomicBool::new(false), AtomicU64::new(0));
         let mut memory = keep.memory.begin(keep.holder.clone());
         memory.reach(kept.bytes.len());
@@ -134,7 +136,7 @@ impl Output {
 
     /// Goes on with it; None if its descriptor is not there.
     pub(crate) fn restore(name: &'static str, saved: handover::Output, keep: &Keep<'_>, sink: Sink) -> Option<Output> {
-        let pipe = Async::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
+        let pipe = AsyncFd::new(File::from(passed::own_fd(saved.fd)?)).ok()?;
         let handover::Output { kept: Bytes(bytes), cut, sent, at_end, last, piece, pieces, .. } = saved;
         let kept = Kept { bytes, cut, sent, at_end, last, ..Kept::default() }.at_piece(piece, pieces);
         Some(Output::with(name, pipe, keep, sink, kept))
@@ -172,22 +174,17 @@ impl Output {
             if self.kept().at_end {
                 return;
             }
-            match self.pipe.get_ref().read(&mut buffer) {
-                Ok(n) => {
+            match pipe::read(&self.pipe, &mut buffer).await {
+                Ok((n, waited)) => {
                     self.read.fetch_add(n as u64, SeqCst);
                     self.take_in(&buffer[..n]);
-                    if slice.elapsed() > Duration::from_micros(500) {
-                        let _ = timeout(Duration::from_millis(1), self.pipe.readable()).await;
+                    if !waited && slice.elapsed() > SLICE {
+                        yield_now().await;
+                    }
+                    if waited || slice.elapsed() > SLICE {
                         slice = Instant::now();
                     }
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                    if self.pipe.readable().await.is_err() {
-                        return;
-                    }
-                    slice = Instant::now();
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => self.take_in(&[]),
             }
         }
@@ -230,9 +227,9 @@ impl Output {
                 return;
             }
             self.wait_for(reply).await;
-            if slice.elapsed() > Duration::from_micros(500) {
+            if slice.elapsed() > SLICE {
                 // The others have their turn.
-                futures_lite::future::yield_now().await;
+                yield_now().await;
                 slice = Instant::now();
             }
             let mut kept = self.kept();

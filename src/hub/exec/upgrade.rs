@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_io::Async;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -17,6 +16,7 @@ use crate::hub::client::saved::Saver;
 use crate::hub::context::Quiesce;
 use crate::hub::leaving::Pending;
 use crate::model::{handover, jsonrpc};
+use crate::rt::async_fd::AsyncFd;
 use crate::rt::task;
 use crate::rt::wait::{Flag, until};
 use crate::sys::pidfd::PidFd;
@@ -112,7 +112,7 @@ impl Executor {
                 Some(Work {
                     pid,
                     mark: one.mark,
-                    handle: PidFd::open(pid).and_then(Async::new).ok()?,
+                    handle: PidFd::open(pid).and_then(AsyncFd::new).ok()?,
                     out: Output::restore("stdout", one.stdout, &keep, sink.clone())?,
                     err: Output::restore("stderr", one.stderr, &keep, sink)?,
                     started: now.checked_sub(age).unwrap_or(now),

@@ -1,0 +1,76 @@
+//! Connected sockets, of TCP or Unix: what is read and written without waiting, and who is where.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use hyper::rt::ReadBufCursor;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname, recv, send, setsockopt, shutdown, sockopt,
+};
+use nix::sys::uio::writev;
+
+/// Lets small messages not wait for a full segment (tcp(7), TCP_NODELAY).
+pub(crate) fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(setsockopt(&fd, sockopt::TcpNoDelay, &true)?)
+}
+
+/// Reads what is there; 0 at the end.
+pub(crate) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_fd().as_raw_fd(), buffer, MsgFlags::empty())?)
+}
+
+/// Reads what is there into a buffer that nobody has cleared; 0 at the end.
+pub(crate) fn receive_into(fd: &impl AsFd, buffer: &mut ReadBufCursor<'_>) -> io::Result<usize> {
+    // SAFETY: the bytes are only handed to recv(2), which writes to them and reads none.
+    let free: &mut [MaybeUninit<u8>] = unsafe { buffer.as_mut() };
+    // SAFETY: the pointer and the length are those of one slice, which is exclusively ours for the length of the call.
+    let read = unsafe { libc::recv(fd.as_fd().as_raw_fd(), free.as_mut_ptr().cast(), free.len(), 0) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: recv(2) has written so many bytes at the beginning of what was free.
+    unsafe { buffer.advance(read) };
+    Ok(read)
+}
+
+/// Writes what there is room for.
+pub(crate) fn write(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(send(fd.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Writes what there is room for, of several pieces.
+pub(crate) fn write_pieces(fd: &impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    // writev(2) takes no more (UIO_MAXIOV). SIGPIPE is ignored.
+    Ok(writev(fd, &pieces[..pieces.len().min(1024)])?)
+}
+
+/// Whether the peer has closed its side: false once it has sent something, an error of the kind `WouldBlock` before that.
+pub(crate) fn is_closed_by_peer(fd: &impl AsFd) -> io::Result<bool> {
+    let read = recv(fd.as_fd().as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+    Ok(read == 0)
+}
+
+/// Nothing more will be written.
+pub(crate) fn finish(fd: &impl AsFd) -> io::Result<()> {
+    match shutdown(fd.as_fd().as_raw_fd(), Shutdown::Write) {
+        // The peer is gone: nothing can be written any more.
+        Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// The address of this end; None for a Unix socket.
+pub(crate) fn local_ip(fd: &impl AsFd) -> Option<IpAddr> {
+    ip(&getsockname(fd.as_fd().as_raw_fd()).ok()?)
+}
+
+/// The address of the other end; None for a Unix socket, and where there is none any more.
+pub(crate) fn remote_ip(fd: &impl AsFd) -> Option<IpAddr> {
+    ip(&getpeername(fd.as_fd().as_raw_fd()).ok()?)
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()).to_canonical()))
+}
