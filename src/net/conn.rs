@@ -1,5 +1,6 @@
 //! A client's socket: TCP or Unix, fair to others, with a deadline for the head of a request.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -25,12 +26,43 @@ const SLICE: Duration = Duration::from_micros(200);
 /// A peer that takes nothing of what is written to it for this long is given up.
 const STUCK: Duration = Duration::from_secs(60);
 
+/// How much is read at a time for who has little room, in bytes.
+const CHUNK: usize = 64 << 10;
+
+thread_local! {
+    /// A buffer of that length that nobody has now.
+    static SPARE: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
+}
+
+/// What was read and did not fit into its reader's buffer.
+struct Rest {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Rest {
+    /// Hands out as much as fits; what is left then.
+    fn hand_out(mut self, into: &mut [u8]) -> (usize, Option<Rest>) {
+        let n = into.len().min(self.end - self.start);
+        into[..n].copy_from_slice(&self.buffer[self.start..self.start + n]);
+        self.start += n;
+        if self.start < self.end {
+            return (n, Some(self));
+        }
+        SPARE.set(Some(self.buffer));
+        (n, None)
+    }
+}
+
 /// A connection that was accepted.
 pub(crate) struct Conn {
     io: AsyncFd<OwnedFd>,
     is_unix: bool,
     /// Read before everything else.
     early: Vec<u8>,
+    /// Read, and before everything that will be.
+    rest: Option<Rest>,
     /// Since when nothing had to be waited for.
     slice: Option<Instant>,
     heard: Arc<AtomicU64>,
@@ -53,7 +85,7 @@ impl Conn {
     fn new(fd: OwnedFd, is_unix: bool) -> io::Result<Conn> {
         let io = AsyncFd::new(fd)?;
         let (heard, blocked) = (Arc::default(), Arc::default());
-        Ok(Conn { io, is_unix, early: Vec::new(), slice: None, heard, blocked, stuck: None })
+        Ok(Conn { io, is_unix, early: Vec::new(), rest: None, slice: None, heard, blocked, stuck: None })
     }
 
     /// Our own address; None for a Unix socket.
@@ -97,6 +129,11 @@ impl Conn {
         if closed.is_ok_and(|closed| !closed) {
             std::future::pending().await
         }
+    }
+
+    /// All that was read of it is with its reader.
+    pub(crate) fn is_handed_out(&self) -> bool {
+        self.early.is_empty() && self.rest.is_none()
     }
 
     /// Counts reads that brought something.
@@ -173,7 +210,26 @@ impl AsyncRead for Conn {
             buf[..early.len()].copy_from_slice(&early);
             return Poll::Ready(Ok(early.len()));
         }
-        self.poll_receive(cx, buf.len(), |fd| socket::receive(fd, buf))
+        let rest = match self.rest.take() {
+            Some(rest) => rest,
+            None => {
+                let mut buffer = None;
+                let received = self.poll_receive(cx, CHUNK, |fd| {
+                    let spare = || SPARE.take().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
+                    socket::receive(fd, buffer.get_or_insert_with(spare))
+                });
+                match (received, buffer) {
+                    (Poll::Ready(Ok(end)), Some(buffer)) => Rest { buffer, start: 0, end },
+                    (received, buffer) => {
+                        SPARE.set(buffer);
+                        return received;
+                    }
+                }
+            }
+        };
+        let (n, rest) = rest.hand_out(buf);
+        self.rest = rest;
+        Poll::Ready(Ok(n))
     }
 }
 
