@@ -1,10 +1,9 @@
-//! The fastest child that could be: answers each request with a fixed result, all that it has read in one write.
-//! For the benchmark; it understands `initialize` and nothing else.
+//! The fastest child that could be: answers each request with its `text`, all that it has read in one write. For the
+//! benchmark; it understands `initialize` and calls whose text has no escapes.
 
 use std::io::{Read, Write};
 
 const INITIALIZED: &str = r#""result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"echo","version":"1"}}}"#;
-const RESULT: &str = r#""result":{"content":[{"type":"text","text":"0123456789012345678901234567890123456789"}]}}"#;
 
 fn main() {
     let (mut input, mut output) = (std::io::stdin().lock(), std::io::stdout().lock());
@@ -25,8 +24,16 @@ fn main() {
             out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
             out.extend_from_slice(id);
             out.push(b',');
-            let first = find(line, b"\"method\":\"initialize\"").is_some();
-            out.extend_from_slice(if first { INITIALIZED } else { RESULT }.as_bytes());
+            let first = find(&line[..line.len().min(200)], b"\"method\":\"initialize\"").is_some();
+            if first {
+                out.extend_from_slice(INITIALIZED.as_bytes());
+            } else {
+                let text = find(line, b"\"text\":\"").map_or(&b""[..], |at| &line[at + 8..]);
+                let end = text.iter().position(|b| *b == b'"').unwrap_or(text.len());
+                out.extend_from_slice(br#""result":{"content":[{"type":"text","text":""#);
+                out.extend_from_slice(&text[..end]);
+                out.extend_from_slice(br#""}]}}"#);
+            }
             out.push(b'\n');
         }
         read.copy_within(from..used, 0);
