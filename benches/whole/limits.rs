@@ -110,10 +110,13 @@ pub fn pipe(echo: &str, in_flight: usize, time: Duration) -> Measured {
     let mut sent: std::collections::VecDeque<Instant> = std::collections::VecDeque::new();
     let start = Instant::now();
     let mut due = in_flight;
-    while start.elapsed() < time || !sent.is_empty() {
-        if due > 0 && start.elapsed() < time {
+    loop {
+        if due > 0 && (times.is_empty() || start.elapsed() < time) {
             sent.extend(std::iter::repeat_n(Instant::now(), due));
             stdin.write_all(request.repeat(due).as_bytes()).expect("write");
+        }
+        if sent.is_empty() {
+            break;
         }
         let n = stdout.read(&mut buffer).expect("read");
         let now = Instant::now();
