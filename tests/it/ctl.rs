@@ -161,7 +161,7 @@ fn mcpctl_links_no_runtime_and_opens_no_socket() {
     let symbols = std::process::Command::new("nm").args(["-C", mcpctl()]).output().unwrap();
     let symbols = stdout(&symbols);
     assert!(symbols.contains("mcpdaemon::ctl::main"), "nm shows the program's own symbols");
-    for runtime in ["async_std::", "async_io::", "hyper::", "tide::", "mcpdaemon::hub::", "mcpdaemon::net::"] {
+    for runtime in ["async_std::", "async_task::", "hyper::", "tide::", "mcpdaemon::hub::", "mcpdaemon::net::"] {
         assert!(!symbols.contains(runtime), "{runtime} is linked into mcpctl");
     }
     let scratch = Scratch::new();

@@ -42,6 +42,7 @@ mod proxies;
 mod real;
 mod reload;
 mod sharing;
+mod speed;
 mod start;
 mod stop;
 mod storm;

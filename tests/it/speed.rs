@@ -1,0 +1,156 @@
+//! What a call costs in system calls, which no busy machine blurs, and that nothing happens while nothing is asked for
+//! (design: "Speed"). Times are the benchmark's affair.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::harness::*;
+
+/// strace(1), following all threads of a process.
+struct Trace<'s>(Child, &'s Scratch);
+
+impl<'s> Trace<'s> {
+    fn begin(scratch: &'s Scratch, pid: i32) -> Trace<'s> {
+        let mut command = Command::new("strace");
+        command.args(["-c", "-f", "-o"]).arg(scratch.path("trace")).args(["-p", &pid.to_string()]);
+        let child = command.stderr(Stdio::null()).spawn().expect("strace");
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let follows = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            status.lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
+        };
+        wait("strace", || threads().all(follows).then_some(()));
+        Trace(child, scratch)
+    }
+
+    /// How often each was called, and how often in vain. Those that only this program with debug assertions calls, to
+    /// measure the steps of its tasks, are left out, and those that wait for another thread.
+    fn end(mut self) -> BTreeMap<String, (u64, u64)> {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT).unwrap();
+        self.0.wait().unwrap();
+        let mut counts = BTreeMap::new();
+        for line in self.1.file("trace").lines() {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if let [_, _, _, calls, errors @ .., name] = fields.as_slice()
+                && let Ok(calls) = calls.parse::<u64>()
+                && !["total", "futex", "clock_gettime"].contains(name)
+            {
+                let errors = errors.first().and_then(|e| e.parse().ok()).unwrap_or(0);
+                counts.insert((*name).to_owned(), (calls, errors));
+            }
+        }
+        counts
+    }
+}
+
+/// The daemon lets no process of its own user look into it (prctl(2), PR_SET_DUMPABLE).
+fn may_trace() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("not root: system calls of the daemon cannot be counted");
+    }
+    root
+}
+
+/// Asks by many sessions at a time, again and again: what a call costs, and how many reads found nothing.
+fn cost(daemon: &Daemon<'_>, what: &str, sessions: &mut [Box<dyn FnMut(bool) + '_>]) {
+    const ROUNDS: usize = 60;
+    let mut round = |n: usize| {
+        for _ in 0..n {
+            sessions.iter_mut().for_each(|session| session(true));
+            sessions.iter_mut().for_each(|session| session(false));
+        }
+    };
+    round(2);
+    let trace = Trace::begin(daemon.scratch, daemon.pid);
+    round(ROUNDS);
+    let counts = trace.end();
+    let calls = (ROUNDS * sessions.len()) as f64;
+    let of = |n: u64| n as f64 / calls;
+    let all = of(counts.values().map(|(n, _)| n).sum());
+    let reads = ["read", "recvfrom", "readv"];
+    let empty = of(reads.iter().filter_map(|name| counts.get(*name)).map(|(_, errors)| errors).sum());
+    let ctl = of(counts.get("epoll_ctl").map_or(0, |(n, _)| *n));
+    assert!(all >= 2.0, "{what}: {all} a call; not all was seen: {counts:?}");
+    assert!(all <= 2.6 && empty <= 0.1 && ctl <= 0.15, "{what}: {all} a call, {empty} reads of nothing: {counts:?}");
+}
+
+#[test]
+fn a_call_takes_a_read_a_write_and_its_share_of_the_pipe() {
+    const SESSIONS: usize = 48;
+    if !may_trace() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let daemon =
+        scratch.start(&scratch.instance("t", &format!("\"e\": Stdio(command: [{:?}])", example("echo-server"))));
+    let request = call(1, "echo", json!({"text": "x".repeat(40)})).to_string();
+    let mut all: Vec<_> = (0..SESSIONS).map(|_| daemon.ws("e")).collect();
+    let sessions = all.iter_mut().map(|ws| {
+        let request = &request;
+        Box::new(move |asks| if asks { ws.send(request) } else { drop(ws.next().unwrap()) }) as Box<dyn FnMut(bool)>
+    });
+    cost(&daemon, "WebSocket", &mut sessions.collect::<Vec<_>>());
+    drop(all);
+    let mut all: Vec<_> = (0..SESSIONS).map(|_| daemon.http("e")).collect();
+    let sessions = all.iter_mut().map(|http| {
+        let request = &request;
+        Box::new(move |asks| match asks {
+            true => http.send(request),
+            false => assert_eq!(http.raw.response().status, 200),
+        }) as Box<dyn FnMut(bool)>
+    });
+    cost(&daemon, "HTTP", &mut sessions.collect::<Vec<_>>());
+    drop(all);
+    let mut body = serde_json::from_str::<serde_json::Value>(&request).unwrap();
+    body["params"]["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let (address, body) = (daemon.address(), body.to_string());
+    let request = format!(
+        "POST /servers/e/mcp HTTP/1.1\r\nHost: {address}\r\n{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\n\
+         Mcp-Method: tools/call\r\nMcp-Name: echo\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut all: Vec<_> = (0..SESSIONS).map(|_| Raw::open(address)).collect();
+    let sessions = all.iter_mut().map(|raw| {
+        let request = &request;
+        Box::new(move |asks| match asks {
+            true => raw.send(request.as_bytes()),
+            false => assert_eq!(raw.response().status, 200),
+        }) as Box<dyn FnMut(bool)>
+    });
+    cost(&daemon, "modern HTTP", &mut sessions.collect::<Vec<_>>());
+}
+
+#[test]
+fn an_idle_daemon_makes_no_system_call_in_ten_seconds() {
+    if !may_trace() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let daemon = scratch.fake(&[]);
+    daemon.ws("fake").ask(&call(1, "echo", json!({"text": "a"})));
+    daemon.http("fake").ask(&call(1, "echo", json!({"text": "b"})));
+    // What follows the start and the last call comes first: the status, and memory that is given back. And now and then
+    // the server is asked whether it lives.
+    let begin = Instant::now();
+    loop {
+        let trace = Trace::begin(&scratch, daemon.pid);
+        let from = Instant::now();
+        wait("ten seconds", || (from.elapsed() >= Duration::from_secs(10)).then_some(()));
+        let mut counts = trace.end();
+        // The wait that strace has interrupted.
+        counts.remove("restart_syscall");
+        if counts.is_empty() {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{counts:?}");
+    }
+}
