@@ -349,9 +349,10 @@ fn run(
         warn!("cannot start a thread for the log: {}", plain(&e));
     }
     // The number is published once its signals are ours to handle, and not before.
+    let cannot = |what: &str, e: &std::io::Error| Failure::new(Exit::Os, format!("cannot {what}: {}", plain(e)));
     let signals = executor::start()
-        .and_then(|()| instance::signals())
-        .map_err(|e| Failure::new(Exit::Os, format!("cannot receive signals: {}", plain(&e))))
+        .map_err(|e| cannot("start the thread that runs all tasks", &e))
+        .and_then(|()| instance::signals().map_err(|e| cannot("receive signals", &e)))
         .and_then(|signals| match lock.write(Pid::this()) {
             Ok(()) => Ok(signals),
             Err(e) => Err(Failure::new(Exit::CannotCreate, format!("cannot write the PID file: {}", plain(&e)))),
