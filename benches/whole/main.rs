@@ -2,7 +2,7 @@
 //! faster than (`limits.rs`). `cargo bench` prints the tables; look at ratios and counts, not at single times.
 //!
 //! `cargo bench -- --quick` takes a minute. `BENCH_SECONDS` is the time of one measurement, `BENCH_ROUNDS` how often each is
-//! made: what is compared is measured in turn, and the medians are shown. `BENCH_OTHER` is the path of mcpway ,
+//! made: what is compared is measured in turn, and the medians are shown. `BENCH_OTHER` is the path of mcpway,
 //! which is measured as well then. System calls are counted where there is strace(1).
 
 mod client;
