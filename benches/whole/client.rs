@@ -75,7 +75,7 @@ pub struct Session {
 const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
 
 /// A call whose text has so many bytes.
-fn call(way: Way, length: usize) -> String {
+pub fn call(way: Way, length: usize) -> String {
     let (tool, meta) = match way {
         Way::Bridge => ("echo__echo", ""),
         Way::Modern => (
@@ -283,6 +283,13 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The figures of calls that took these times, in seconds.
+    pub fn of(mut times: Vec<f64>, took: Duration) -> Measured {
+        times.sort_by(f64::total_cmp);
+        let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize] * 1e6;
+        Measured { calls: times.len(), took, p50: at(0.5), p99: at(0.99) }
+    }
+
     pub fn rate(&self) -> f64 {
         self.calls as f64 / self.took.as_secs_f64()
     }
@@ -335,9 +342,5 @@ pub fn load(sessions: &mut [Session], in_flight: usize, time: Duration) -> Measu
             }
         }
     }
-    let took = start.elapsed();
-    let calls = times.len();
-    times.sort_by(f64::total_cmp);
-    let at = |q: f64| times[((calls - 1) as f64 * q) as usize] * 1e6;
-    Measured { calls, took, p50: at(0.5), p99: at(0.99) }
+    Measured::of(times, start.elapsed())
 }

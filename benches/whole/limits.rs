@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::client::{Measured, Place};
+use crate::client::{Measured, Place, Way, call};
 
 /// The argument with which this program is such a limit.
 pub const FLAG: &str = "--limit";
@@ -100,11 +100,10 @@ fn answer(stream: &mut TcpStream, read: &mut Vec<u8>) -> std::io::Result<()> {
 
 /// The child on a bare pipe, with so many requests in flight.
 pub fn pipe(echo: &str, in_flight: usize, time: Duration) -> Measured {
-    const REQUEST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"text":"0123456789012345678901234567890123456789"}}}"#;
     let mut child = Command::new(echo).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the echo child");
     let mut stdin = child.stdin.take().expect("stdin");
     let mut stdout = child.stdout.take().expect("stdout");
-    let request = format!("{REQUEST}\n");
+    let request = call(Way::WebSocket, 40) + "\n";
     let mut buffer = vec![0; 1 << 16];
     let mut times = Vec::new();
     let mut sent: std::collections::VecDeque<Instant> = std::collections::VecDeque::new();
@@ -126,7 +125,5 @@ pub fn pipe(echo: &str, in_flight: usize, time: Duration) -> Measured {
     let took = start.elapsed();
     drop(stdin);
     let _ = child.wait();
-    times.sort_by(f64::total_cmp);
-    let at = |q: f64| times[((times.len() - 1) as f64 * q) as usize] * 1e6;
-    Measured { calls: times.len(), took, p50: at(0.5), p99: at(0.99) }
+    Measured::of(times, took)
 }

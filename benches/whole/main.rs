@@ -256,9 +256,8 @@ impl Bench {
                 return println!("  strace(1) is not there, or may not look");
             };
             let measured = load(&mut open, 1, Duration::from_secs(2));
-            let (all, empty, ctl) = counts::summary(&trace.end());
-            let of = |n: f64| n / measured.calls as f64;
-            println!("  {:16} {:>11.2} {:>13.3} {:>11.3}", way.name(), of(all), of(empty), of(ctl));
+            let (all, empty, ctl) = counts::cost(&trace.end(), measured.calls);
+            println!("  {:16} {:>11.2} {:>13.3} {:>11.3}", way.name(), all, empty, ctl);
         }
     }
 

@@ -10,7 +10,7 @@ use super::budget::Holder;
 pub const UNUSED: u64 = 10;
 /// So is one that was used, and is not any more, for so many.
 const IDLE: u64 = 300;
-/// A place is nobody's to take for so many seconds: who has it is in the middle of something.
+/// No other client may take a place for so many seconds: the one that has it is in the middle of something.
 const FRESH: u64 = 1;
 
 /// A place that is taken.
@@ -28,8 +28,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// For so many seconds without use it is nobody's to take. Many clients begin a session for each call and never end one;
-    /// one that comes again and again is there still, and rests no longer than it has worked.
+    /// No other client may take the place before so many seconds without use. Many clients begin a session for each call
+    /// and never end one; one that comes again and again is there still, and rests no longer than it has worked.
     fn rests(&self) -> u64 {
         if self.unused { FRESH } else { self.lived.clamp(FRESH, IDLE) }
     }

@@ -30,7 +30,7 @@ const STUCK: Duration = Duration::from_secs(60);
 const CHUNK: usize = 64 << 10;
 
 thread_local! {
-    /// A buffer of that length that nobody has now.
+    /// A buffer of [`CHUNK`] bytes that no connection uses at the moment.
     static SPARE: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
 }
 
@@ -151,7 +151,7 @@ impl Conn {
         let _ = socket::write(&self.io, response.as_bytes());
     }
 
-    /// Reads up to `room` bytes by `receive`, unless something was read before.
+    /// Reads up to `room` bytes from the socket by `receive`.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -163,6 +163,7 @@ impl Conn {
             return Poll::Pending;
         }
         if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
+            // The others have their turn first.
             self.slice = None;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -221,7 +222,10 @@ impl AsyncRead for Conn {
                 match (received, buffer) {
                     (Poll::Ready(Ok(end)), Some(buffer)) => Rest { buffer, start: 0, end },
                     (received, buffer) => {
-                        SPARE.set(buffer);
+                        // Mostly it was not needed, and the spare one stays.
+                        if buffer.is_some() {
+                            SPARE.set(buffer);
+                        }
                         return received;
                     }
                 }
@@ -279,6 +283,7 @@ impl hyper::rt::Write for Conn {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let bufs = &bufs[..bufs.len().min(socket::PIECES)];
         let length = bufs.iter().map(|b| b.len()).sum();
         self.poll_writing(cx, length, |fd| socket::write_pieces(fd, bufs))
     }
@@ -327,6 +332,6 @@ impl Future for HeadSleep {
             let head = self.head;
             self.timer.set_after(head);
         }
-        Pin::new(&mut self.timer).poll(cx).map(drop)
+        Pin::new(&mut self.timer).poll(cx)
     }
 }

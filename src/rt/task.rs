@@ -37,7 +37,7 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         match &mut self.0 {
             Some(task) => Pin::new(task).poll(cx),
-            // Only a handle that is being cancelled has none, and nobody waits for that one.
+            // `cancel` has taken the task, and with it the handle.
             None => Poll::Pending,
         }
     }

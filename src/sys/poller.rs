@@ -17,7 +17,7 @@ pub(crate) const READABLE: u8 = 1;
 pub(crate) const WRITABLE: u8 = 2;
 /// Nothing will ever have to be waited for to read: the other end is closed, or it has failed.
 pub(crate) const READ_CLOSED: u8 = 4;
-/// The same for writing.
+/// Nothing will ever have to be waited for to write: the other end is closed, or it has failed.
 pub(crate) const WRITE_CLOSED: u8 = 8;
 
 /// The key that no descriptor has.

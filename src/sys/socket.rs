@@ -12,6 +12,9 @@ use nix::sys::socket::{
 };
 use nix::sys::uio::writev;
 
+/// The most pieces that [`write_pieces`] takes (writev(2), IOV_MAX).
+pub(crate) const PIECES: usize = 1024;
+
 /// Lets small messages not wait for a full segment (tcp(7), TCP_NODELAY).
 pub(crate) fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(setsockopt(&fd, sockopt::TcpNoDelay, &true)?)
@@ -22,7 +25,7 @@ pub(crate) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(fd.as_fd().as_raw_fd(), buffer, MsgFlags::empty())?)
 }
 
-/// Reads what is there into a buffer that nobody has cleared; 0 at the end.
+/// Reads what is there into a buffer that need not have been cleared; 0 at the end.
 pub(crate) fn receive_into(fd: &impl AsFd, buffer: &mut ReadBufCursor<'_>) -> io::Result<usize> {
     // SAFETY: the bytes are only handed to recv(2), which writes to them and reads none.
     let free: &mut [MaybeUninit<u8>] = unsafe { buffer.as_mut() };
@@ -39,10 +42,10 @@ pub(crate) fn write(fd: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(send(fd.as_fd().as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Writes what there is room for, of several pieces.
+/// Writes what there is room for, of at most [`PIECES`] pieces.
 pub(crate) fn write_pieces(fd: &impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-    // writev(2) takes no more (UIO_MAXIOV). SIGPIPE is ignored.
-    Ok(writev(fd, &pieces[..pieces.len().min(1024)])?)
+    // Unlike send(2), it has no flag against SIGPIPE, which Rust ignores.
+    Ok(writev(fd, pieces)?)
 }
 
 /// Whether the peer has closed its side: false once it has sent something, an error of the kind `WouldBlock` before that.

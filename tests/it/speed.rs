@@ -1,51 +1,18 @@
 //! What a call costs in system calls, which no busy machine blurs, and that nothing happens while nothing is asked for
 //! (design: "Speed"). Times are the benchmark's affair.
 
-use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::harness::*;
+use counts::{Counts, Trace};
 
-/// strace(1), following all threads of a process.
-struct Trace<'s>(Child, &'s Scratch);
+#[path = "../../benches/whole/counts.rs"]
+mod counts;
 
-impl<'s> Trace<'s> {
-    fn begin(scratch: &'s Scratch, pid: i32) -> Trace<'s> {
-        let mut command = Command::new("strace");
-        command.args(["-c", "-f", "-o"]).arg(scratch.path("trace")).args(["-p", &pid.to_string()]);
-        let child = command.stderr(Stdio::null()).spawn().expect("strace");
-        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let follows = |task: std::fs::DirEntry| {
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            status.lines().any(|l| l.starts_with("TracerPid:") && !l.ends_with("\t0"))
-        };
-        wait("strace", || threads().all(follows).then_some(()));
-        Trace(child, scratch)
-    }
-
-    /// How often each was called, and how often in vain. Those that only this program with debug assertions calls, to
-    /// measure the steps of its tasks, are left out, and those that wait for another thread.
-    fn end(mut self) -> BTreeMap<String, (u64, u64)> {
-        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGINT).unwrap();
-        self.0.wait().unwrap();
-        let mut counts = BTreeMap::new();
-        for line in self.1.file("trace").lines() {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            if let [_, _, _, calls, errors @ .., name] = fields.as_slice()
-                && let Ok(calls) = calls.parse::<u64>()
-                && !["total", "futex", "clock_gettime"].contains(name)
-            {
-                let errors = errors.first().and_then(|e| e.parse().ok()).unwrap_or(0);
-                counts.insert((*name).to_owned(), (calls, errors));
-            }
-        }
-        counts
-    }
+fn trace(daemon: &Daemon<'_>) -> Trace {
+    Trace::begin(daemon.pid, &daemon.scratch.path("")).expect("strace, which follows the daemon")
 }
 
 /// The daemon lets no process of its own user look into it (prctl(2), PR_SET_DUMPABLE).
@@ -67,15 +34,10 @@ fn cost(daemon: &Daemon<'_>, what: &str, sessions: &mut [Box<dyn FnMut(bool) + '
         }
     };
     round(2);
-    let trace = Trace::begin(daemon.scratch, daemon.pid);
+    let trace = trace(daemon);
     round(ROUNDS);
-    let counts = trace.end();
-    let calls = (ROUNDS * sessions.len()) as f64;
-    let of = |n: u64| n as f64 / calls;
-    let all = of(counts.values().map(|(n, _)| n).sum());
-    let reads = ["read", "recvfrom", "readv"];
-    let empty = of(reads.iter().filter_map(|name| counts.get(*name)).map(|(_, errors)| errors).sum());
-    let ctl = of(counts.get("epoll_ctl").map_or(0, |(n, _)| *n));
+    let counts: Counts = trace.end();
+    let (all, empty, ctl) = counts::cost(&counts, ROUNDS * sessions.len());
     assert!(all >= 2.0, "{what}: {all} a call; not all was seen: {counts:?}");
     assert!(all <= 2.6 && empty <= 0.1 && ctl <= 0.15, "{what}: {all} a call, {empty} reads of nothing: {counts:?}");
 }
@@ -142,7 +104,7 @@ fn an_idle_daemon_makes_no_system_call_in_ten_seconds() {
     // the server is asked whether it lives.
     let begin = Instant::now();
     loop {
-        let trace = Trace::begin(&scratch, daemon.pid);
+        let trace = trace(&daemon);
         let from = Instant::now();
         wait("ten seconds", || (from.elapsed() >= Duration::from_secs(10)).then_some(()));
         let mut counts = trace.end();

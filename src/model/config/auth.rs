@@ -49,7 +49,7 @@ impl Auth {
     /// Whose token this is. Takes as long whichever of those it is, and if it is none.
     ///
     /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: the line is understood,
-    /// because that hash can be made by nobody but who knows the token.
+    /// because only who knows the token can make that hash.
     pub fn owner(&self, token: &[u8]) -> Option<Admitted> {
         let Auth::Bearer { tokens, .. } = self else { return None };
         let known = |digest: [u8; 32]| {
