@@ -80,7 +80,7 @@ pub(crate) struct Context {
     /// Everything comes to rest, to go on in another process.
     pub quiesce: Switch,
     /// Connections that did not come to rest in time are closed.
-    pub close_stragglers: Switch,
+    pub stragglers: AtomicBool,
     /// The drain is over, or cut short.
     pub end_drain: Flag,
     /// Children are killed at once when they are stopped.
@@ -126,7 +126,7 @@ impl Context {
             lame: Flag::default(),
             draining: Flag::default(),
             quiesce: Switch::default(),
-            close_stragglers: Switch::default(),
+            stragglers: AtomicBool::new(false),
             end_drain: Flag::default(),
             kill_now: Flag::default(),
             leaving: Leavers::default(),
@@ -161,6 +161,33 @@ impl Context {
         self.config.replace(config);
         self.revision.fetch_add(1, SeqCst);
         self.quiesce.look_again();
+    }
+
+    /// No new requests from now on. Connections hear of it.
+    pub(crate) fn drain(&self) {
+        self.draining.set();
+        self.quiesce.look_again();
+    }
+
+    /// The drain is over, or cut short. Connections hear of it.
+    pub(crate) fn end_drain(&self) {
+        self.end_drain.set();
+        self.quiesce.look_again();
+    }
+
+    /// Closes the connections that did not come to rest in time, or no longer.
+    pub(crate) fn close_stragglers(&self, on: bool) {
+        self.stragglers.store(on, SeqCst);
+        self.quiesce.look_again();
+    }
+
+    /// The instance is ready: what only its start has needed is given back a little later.
+    pub(crate) fn started(&self) {
+        memory::note_start();
+        task::spawn(async {
+            sleep(SETTLE).await;
+            memory::unmap_code();
+        });
     }
 
     /// Something that took memory is gone: what was freed goes back to the system a little later, once for all that goes

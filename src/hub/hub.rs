@@ -5,12 +5,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use super::bridge::backend::BridgeBackend;
 use super::child::end::run_stop_command;
 use super::client::endpoint::Client;
-use super::client::outbox::Outbox;
 use super::context::{Boot, Context};
 use super::kinds::{self, MakeBackend};
 use super::server::core::{Core, HeardOf};
@@ -37,8 +36,6 @@ pub(crate) struct Hub {
     /// Clients that wait for a place.
     pub(super) waiting_for_place: AtomicU64,
     pub(super) expiring: AtomicBool,
-    /// Open GET streams, which end when a drain begins.
-    pub(super) streams: Lock<Vec<Weak<Outbox>>>,
 }
 
 impl Hub {
@@ -58,7 +55,6 @@ impl Hub {
             room_told: Seldom::default(),
             waiting_for_place: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
-            streams: Lock::default(),
         });
         let _ = hub.bridge.set(hub.make_bridge());
         hub

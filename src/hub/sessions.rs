@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use log::warn;
 
 use super::client::endpoint::Client;
-use super::client::outbox::Outbox;
 use super::client::session::Session;
 use super::counters::Dropped;
 use super::error::Error;
@@ -232,12 +231,5 @@ impl Hub {
                 }
             }
         });
-    }
-
-    /// Notes a stream that has no end of its own.
-    pub(crate) fn add_stream(&self, outbox: &Arc<Outbox>) {
-        let mut streams = self.streams.lock();
-        streams.retain(|s| s.upgrade().is_some_and(|o| !o.is_closed()));
-        streams.push(Arc::downgrade(outbox));
     }
 }

@@ -11,17 +11,16 @@ use crate::rt::task;
 impl Hub {
     /// No new requests from now on, and no streams that wait for nothing.
     pub(crate) fn begin_drain(&self) {
-        self.ctx.draining.set();
+        self.ctx.drain();
         for server in self.servers_and_bridge() {
             server.core.members.end_subscriptions();
-            let sessions = server.core.members.sessions();
-            for session in sessions.into_iter().filter(|s| s.kind == SessionKind::Lasting(Transport::Sse)) {
-                task::spawn(session.end_stream_when_quiet());
-            }
-        }
-        for stream in self.streams.take() {
-            if let Some(outbox) = stream.upgrade() {
-                outbox.end();
+            for session in server.core.members.sessions() {
+                match session.kind {
+                    SessionKind::Lasting(Transport::Sse) => drop(task::spawn(session.end_stream_when_quiet())),
+                    // Answers have streams of their own.
+                    SessionKind::Lasting(Transport::Http) => drop(session.own_push().map(|stream| stream.end())),
+                    _ => {}
+                }
             }
         }
     }

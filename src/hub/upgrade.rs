@@ -16,7 +16,7 @@ use super::server::server::Server;
 use crate::model::config::{self, Config};
 use crate::model::envelope::scan;
 use crate::model::handover;
-use crate::model::transport::{SessionKind, Transport};
+use crate::model::transport::SessionKind;
 use crate::rt::blocking::all_back;
 use crate::rt::task;
 use crate::rt::wait::timeout;
@@ -144,9 +144,6 @@ impl Hub {
         // A part hears of changes for its whole.
         if session.kind != SessionKind::Request || !session.subscriptions().is_empty() || whole.is_some() {
             server.core.members.join(&client);
-        }
-        if let Some(push) = session.push_outbox().filter(|_| session.kind == SessionKind::Lasting(Transport::Http)) {
-            self.add_stream(&push);
         }
         if let Some(whole) = whole {
             whole.endpoint.adopt(client);

@@ -25,7 +25,7 @@ use crate::sys::become_daemon::Readiness;
 use crate::sys::listen::Socket;
 use crate::sys::notify::{self};
 use crate::sys::pidfd::PidFd;
-use crate::sys::{fds, memory, process, reap};
+use crate::sys::{fds, process, reap};
 
 /// How often it is looked whether who started it is still there.
 const LOOK: Duration = Duration::from_millis(200);
@@ -65,7 +65,7 @@ impl Instance {
         let outcome = self.serve(&net, sockets, &mut signals, readiness, before).await;
         net.close_listeners();
         self.hub.begin_drain();
-        self.hub.ctx.end_drain.set();
+        self.hub.ctx.end_drain();
         // Who asks again while children go down does not want to wait for their grace times.
         let impatient = async {
             while let Some(signal) = signals.next().await {
@@ -171,7 +171,7 @@ impl Instance {
         info!("{}: upgraded in place, {text}", config.name);
         self.note_upgrade(true, text);
         self.enter(InstanceState::Ready);
-        memory::note_start();
+        self.hub.ctx.started();
         if let Err(e) = self.write_file() {
             warn!("{}: cannot write the status: {}", self.status_path.display(), plain(&e));
         }
@@ -244,7 +244,7 @@ impl Instance {
     async fn announce(&self, net: &Net, readiness: &mut Readiness) -> Result<(), Failure> {
         self.life().startup = self.started.elapsed().ok().map(|took| took.as_millis() as u64);
         self.enter(InstanceState::Ready);
-        memory::note_start();
+        self.hub.ctx.started();
         let config = self.hub.ctx.config();
         let urls = net.urls();
         let listens = |port: &u16| urls.iter().any(|url| url.ends_with(&format!(":{port}")));
@@ -313,7 +313,7 @@ impl Instance {
                 Some(signal @ (SIGTERM | SIGINT | SIGQUIT)) => {
                     if drain.is_some() || signal == SIGQUIT {
                         info!("asked again to stop: the drain is cut short");
-                        self.hub.ctx.end_drain.set();
+                        self.hub.ctx.end_drain();
                     }
                     if signal == SIGQUIT {
                         self.hub.ctx.kill_now.set();
@@ -359,7 +359,7 @@ impl Instance {
         if !net.drained(config.drain_timeout).or(hurry).await {
             let left = self.hub.ctx.load.in_flight();
             warn!("the drain time is over, {} still open", count(left as usize, "request"));
-            self.hub.ctx.end_drain.set();
+            self.hub.ctx.end_drain();
             self.hub.fail_open("the daemon is shutting down");
             net.drained(Duration::from_secs(3)).await;
         }

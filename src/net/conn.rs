@@ -1,4 +1,4 @@
-//! A client's socket: TCP or Unix, fair to others, with a deadline for the head of a request.
+//! A client's socket: TCP or Unix, and fair to others.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -17,7 +17,7 @@ use hyper::rt::ReadBufCursor;
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::timer::Timer;
 use crate::sys::listen::{self, Peer};
-use crate::sys::socket;
+use crate::sys::{fds, socket};
 
 /// Who sends without our having to wait for it for this long lets the others have their turn: one flooding client would
 /// starve them.
@@ -96,6 +96,29 @@ impl Conn {
     /// The address of the other end; None for this host, on which many share one.
     pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
         socket::remote_ip(&self.io).filter(|ip| !ip.is_loopback())
+    }
+
+    /// What was read and not used is read once more, before everything else.
+    pub(super) fn give_back(&mut self, unused: &[u8]) {
+        self.early.splice(..0, unused.iter().copied());
+    }
+
+    /// The socket alone, and what was read and not used.
+    pub(super) fn release(self) -> io::Result<(OwnedFd, Vec<u8>)> {
+        Ok((fds::duplicate(self.fd())?, self.early))
+    }
+
+    /// Ready once something has come, or nothing more will.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.is_handed_out() {
+            true => self.io.poll_readable(cx),
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// Whether there is something to be read, or nothing more will be.
+    pub(super) fn has_something(&self) -> bool {
+        !self.is_handed_out() || socket::is_closed_by_peer(&self.io).is_ok()
     }
 
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
@@ -286,52 +309,5 @@ impl hyper::rt::Write for Conn {
         let bufs = &bufs[..bufs.len().min(socket::PIECES)];
         let length = bufs.iter().map(|b| b.len()).sum();
         self.poll_writing(cx, length, |fd| socket::write_pieces(fd, bufs))
-    }
-}
-
-/// hyper's timer for the head of a request. hyper starts it when it begins to wait for one, be the connection idle or
-/// not; so it runs for the idle time first, and for `head` from the first byte on.
-#[derive(Clone)]
-pub(super) struct HeadTimer {
-    pub heard: Arc<AtomicU64>,
-    pub head: Duration,
-}
-
-struct HeadSleep {
-    timer: Timer,
-    heard: Arc<AtomicU64>,
-    before: u64,
-    head: Duration,
-    begun: bool,
-}
-
-impl hyper::rt::Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep_until(Instant::now() + duration)
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(HeadSleep {
-            timer: Timer::at(deadline),
-            heard: self.heard.clone(),
-            before: self.heard.load(Relaxed),
-            head: self.head,
-            begun: false,
-        })
-    }
-}
-
-impl hyper::rt::Sleep for HeadSleep {}
-
-impl Future for HeadSleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.begun && self.heard.load(Relaxed) != self.before {
-            self.begun = true;
-            let head = self.head;
-            self.timer.set_after(head);
-        }
-        Pin::new(&mut self.timer).poll(cx)
     }
 }

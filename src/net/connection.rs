@@ -24,7 +24,6 @@ use crate::model::asked::{Accepts, Asked};
 use crate::model::budget::Holder;
 use crate::model::config::Admitted;
 use crate::model::out::Out;
-use crate::sys::fds;
 use crate::sys::lock::{Guard, Lock};
 
 /// A connection as long as it lives, also as a WebSocket.
@@ -71,6 +70,16 @@ enum At {
     Streaming(u64),
     /// It is a WebSocket, or about to be closed: nothing of HTTP will come of it.
     Over,
+}
+
+/// What a connection does, as far as the one has to know who polls it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// It waits for a request, or its stream for an event. The number changes with whatever comes.
+    Nothing(u64),
+    /// The head of a request is coming.
+    Head,
+    Something,
 }
 
 impl Drop for Connection {
@@ -265,6 +274,16 @@ impl Connection {
         calm && !self.blocked.load(Relaxed)
     }
 
+    /// What it is doing. True only between two polls of the connection.
+    pub(super) fn doing(&self) -> Doing {
+        let at = self.state().at;
+        match at {
+            At::Idle(heard) if heard != self.heard() => Doing::Head,
+            At::Idle(heard) | At::Streaming(heard) if self.is_quiescent() => Doing::Nothing(heard),
+            _ => Doing::Something,
+        }
+    }
+
     /// From now on, what is dropped is kept here.
     pub(crate) fn begin_parking(&self) {
         self.state().parking = true;
@@ -274,18 +293,22 @@ impl Connection {
         self.state().parking
     }
 
-    /// Keeps a connection for the next program; `release` drops what had it, and gives what it had read and not used.
-    pub(crate) fn park(&self, is_unix: bool, release: impl FnOnce() -> Vec<u8>) {
-        let fd = match fds::duplicate(self.fd) {
-            Ok(fd) => fd,
-            Err(e) => return debug!("a connection cannot be kept: {e}"),
-        };
-        self.begin_parking();
-        let early = release();
-        if let Some(left) = self.parked() {
-            let who = self.admitted();
-            self.front.parked.put(ParkedConnection { fd, is_unix, who, early, how: How::Http(left) });
+    /// Keeps a connection for the next program.
+    pub(super) fn park(&self, conn: Conn) {
+        let Some(left) = self.parked() else { return };
+        let (is_unix, who) = (conn.is_unix(), self.admitted());
+        match conn.release() {
+            Ok((fd, early)) => {
+                self.front.parked.put(ParkedConnection { fd, is_unix, who, early, how: How::Http(left) })
+            }
+            Err(e) => debug!("a connection cannot be kept: {e}"),
         }
+    }
+
+    /// It goes on here: what was kept of what was dropped.
+    pub(super) fn unparked(&self) -> Option<ParkedHttp> {
+        self.state().parking = false;
+        self.parked()
     }
 
     /// Keeps the way back for an answer.
@@ -300,7 +323,7 @@ impl Connection {
     }
 
     /// What was left to do, once the connection is dropped; None if it is nothing that could be done.
-    pub(crate) fn parked(&self) -> Option<ParkedHttp> {
+    fn parked(&self) -> Option<ParkedHttp> {
         let mut state = self.state();
         let (asked, left) = (std::mem::take(&mut state.request), std::mem::take(&mut state.left));
         match state.at {

@@ -30,6 +30,7 @@ mod serve;
 mod sse;
 mod streamable;
 mod upgrade;
+mod wishes;
 mod ws;
 
 pub(crate) use net::Net;

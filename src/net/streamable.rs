@@ -278,7 +278,6 @@ fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, h
     }
     let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.message.bytes()).counted(connection.keep()));
     client.session.attach(outbox.clone());
-    front.hub.add_stream(&outbox);
     let reply = Reply { client, outbox, answered: true, resumable: true, connection: connection.clone() };
     stream(Events::resumable(reply, None).at_once())
 }

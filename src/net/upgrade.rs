@@ -6,9 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use super::late::resume;
+use log::debug;
+
+use super::conn::Conn;
+use super::connection::Connection;
+use super::front::Front;
 use super::net::Net;
 use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
+use super::{serve, ws};
 use crate::hub::{Restored, Saver};
 use crate::model::asked::Asked;
 use crate::model::config::Listen;
@@ -29,7 +34,7 @@ impl Net {
     pub(crate) async fn quiesced(&self, limit: Duration) -> u64 {
         let none = || (self.front.hub.ctx.connections.load(SeqCst) == 0).then_some(());
         if timeout(limit, until(&self.front.closed, none)).await.is_none() {
-            self.front.hub.ctx.close_stragglers.turn(true);
+            self.front.hub.ctx.close_stragglers(true);
             let _ = timeout(GOOD_BYE, until(&self.front.closed, none)).await;
         }
         self.front.hub.ctx.connections.load(SeqCst)
@@ -37,7 +42,7 @@ impl Net {
 
     /// Goes on in this process.
     pub(crate) fn go_on(self: &Arc<Self>) {
-        self.front.hub.ctx.close_stragglers.turn(false);
+        self.front.hub.ctx.close_stragglers(false);
         for one in self.front.parked.take() {
             resume(&self.front, one);
         }
@@ -79,6 +84,21 @@ impl Net {
                 self.front.hub.end_session(&client, "its connection could not be kept over an upgrade");
             }
         }
+    }
+}
+
+/// Lets a connection go on.
+fn resume(front: &Arc<Front>, parked: ParkedConnection) {
+    let conn = match Conn::adopt(parked.fd, parked.is_unix, parked.early) {
+        Ok(conn) => conn,
+        Err(e) => return debug!("a connection cannot go on: {e}"),
+    };
+    front.hub.ctx.connections.fetch_add(1, SeqCst);
+    let connection = Connection::new(front, conn.fd(), conn.remote_ip(), conn.heard(), conn.blocked());
+    connection.knows(parked.who);
+    match parked.how {
+        How::Http(left) => serve::take_again(conn, connection, left),
+        How::WebSocket { client, outbox, queue } => ws::resume(connection, conn, client, outbox, queue),
     }
 }
 

@@ -33,6 +33,7 @@ use super::connection::Connection;
 use super::frames::Frames;
 use super::front::Front;
 use super::parked::{How, ParkedConnection};
+use super::wishes::Wishes;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::Server;
@@ -113,18 +114,19 @@ pub(super) fn upgrade(
     let (front, connection) = (front.clone(), connection.clone());
     task::spawn(async move {
         let upgraded = coming.await.ok().and_then(|u| u.downcast::<Conn>().ok());
+        // What was read beyond the request is copied: it is a part of a buffer of the HTTP library.
+        let upgraded = upgraded.map(|parts| (parts.io, parts.read_buf.to_vec()));
         match (client, upgraded) {
-            (Ok(client), Some(parts)) => {
+            (Ok(client), Some((conn, early))) => {
                 let outbox = connection.outbox(Outbox::new);
                 client.session.attach(outbox.clone());
                 if let Some(greeting) = client.endpoint.greeting().filter(|_| !mcp) {
                     outbox.push(Out::notice(greeting));
                 }
-                let early = parts.read_buf.to_vec();
-                serve(&connection, &client, parts.io, early, outbox, VecDeque::new()).await;
+                serve(&connection, &client, conn, early, outbox, VecDeque::new()).await;
             }
             (Ok(client), None) => front.hub.end_session(&client, "its WebSocket did not open"),
-            (Err(why), Some(parts)) => refuse(parts.io, &why.to_string()).await,
+            (Err(why), Some((conn, _))) => refuse(conn, &why.to_string()).await,
             (Err(_), None) => {}
         }
         drop(connection);
@@ -198,26 +200,19 @@ async fn serve(
         closing: None,
         taking: None,
     };
-    let draining = async {
-        front.hub.ctx.draining.wait().await;
-    };
-    let mut draining = std::pin::pin!(draining);
-    let (mut quiesce, mut stragglers) = (front.hub.ctx.quiesce.watch(), front.hub.ctx.close_stragglers.watch());
-    let mut revision = front.hub.ctx.revision();
+    let mut wishes = Wishes::of(connection);
     let why = loop {
         let end = std::future::poll_fn(|cx| {
-            if !driver.draining && draining.as_mut().poll(cx).is_ready() {
-                driver.draining = true;
-            }
-            let quiescing = quiesce.poll(cx);
-            if stragglers.poll(cx) {
+            let wish = wishes.poll(cx);
+            driver.draining = wish.drain;
+            if wish.straggles {
                 // Only what it sends is in our hands: a message of its client may be half here.
                 driver.close(CloseCode::Restart, "the daemon is being upgraded: connect again");
             }
-            if std::mem::replace(&mut revision, front.hub.ctx.revision()) != revision && !connection.is_admitted() {
+            if wish.revoked {
                 driver.close(CloseCode::Policy, "who opened it may not connect any more");
             }
-            driver.poll(cx, quiescing)
+            driver.poll(cx, wish.rest)
         })
         .await;
         match end {

@@ -36,6 +36,7 @@ impl Timer {
     }
 
     /// Ready once this time has come.
+    #[cfg(test)]
     pub(crate) fn at(at: Instant) -> Timer {
         Timer { at: Some(at), runs: None }
     }

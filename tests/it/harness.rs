@@ -202,6 +202,13 @@ pub fn stdio(name: &str, flags: &[&str], more: &str) -> String {
     format!("\"{name}\": Stdio(command: [{}], {more}),", words.join(", "))
 }
 
+/// Copies a program. By cp(1): were the copy written here, a process that another test begins meanwhile would have it open for
+/// writing, and it could not be executed (execve(2), ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp").arg("-p").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", from.as_ref().display());
+}
+
 pub fn stdout(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }

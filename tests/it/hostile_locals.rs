@@ -164,7 +164,7 @@ fn a_servers_user_does_not_keep_the_instance_from_starting() {
     std::fs::write(run.join("t.pid"), "1\n").unwrap();
     // It has the name of the program, names itself, and has the PID file open.
     let program = scratch.path("mcpdaemon");
-    std::fs::copy("/bin/sh", &program).unwrap();
+    copy_program("/bin/sh", &program);
     mode(&program, 0o755);
     let (program, stem) = (program.display().to_string(), run.join("t").display().to_string());
     let script = format!(
@@ -267,7 +267,7 @@ fn a_server_reads_nothing_of_the_daemon() {
     std::fs::create_dir(&run).unwrap();
     mode(&run, 0o755);
     let program = scratch.path("mcpdaemon");
-    std::fs::copy(mcpdaemon(), &program).unwrap();
+    copy_program(mcpdaemon(), &program);
     let mut start = scratch.command(&program.display().to_string());
     if root() {
         chown(&run, Some(uid), Some(uid)).unwrap();

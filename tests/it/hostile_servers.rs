@@ -54,7 +54,7 @@ fn what_one_client_made_a_shared_server_say_is_told_to_no_other() {
     secrets.iter().for_each(|secret| assert!(text.contains(secret), "{secret}: {text}"));
     if nix::unistd::Uid::effective().is_root() {
         let ctl = scratch.path("mcpctl");
-        std::fs::copy(mcpctl(), &ctl).unwrap();
+        copy_program(mcpctl(), &ctl);
         std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let run = scratch.path("run").display().to_string();
         let ctl = ctl.display().to_string();

@@ -175,7 +175,7 @@ fn a_user_whom_the_daemon_becomes_has_folders_of_his_own() {
     let scratch = Scratch::new();
     std::fs::set_permissions(scratch.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = scratch.path("server");
-    std::fs::copy(fake(), &program).unwrap();
+    copy_program(fake(), &program);
     let text = format!(
         "(listen: [\"127.0.0.1:0\"], user: \"nobody\", log: (rotate: (size: \"64KiB\")), servers: {{\"a\": Stdio(command: [{program:?}])}})"
     );

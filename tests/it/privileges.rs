@@ -23,7 +23,7 @@ fn open_to_all(scratch: &Scratch) -> String {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(scratch.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let copy = scratch.path("fake-server");
-    std::fs::copy(fake(), &copy).unwrap();
+    copy_program(fake(), &copy);
     copy.display().to_string()
 }
 

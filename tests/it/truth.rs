@@ -71,7 +71,7 @@ fn who_may_not_ask_a_daemon_is_told_of_when_it_is_that_he_reads() {
     let daemon = scratch.fake(&[]);
     // The program itself may lie where nobody else comes.
     let ctl = scratch.path("mcpctl");
-    std::fs::copy(mcpctl(), &ctl).unwrap();
+    copy_program(mcpctl(), &ctl);
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&ctl);
         command.args(args).env("MCP_RUN_DIR", scratch.path("run")).current_dir("/");
@@ -383,7 +383,7 @@ fn mcpctl_knows_a_daemon_into_which_it_may_not_look() {
         mode(scratch.dir.path(), 0o755);
         let program = |path: &str| {
             let copy = scratch.path(path.rsplit('/').next().unwrap());
-            std::fs::copy(path, &copy).unwrap();
+            copy_program(path, &copy);
             copy.display().to_string()
         };
         let (daemon, ctl, server) = (program(mcpdaemon()), program(mcpctl()), program(&fake()));

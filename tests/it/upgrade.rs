@@ -348,7 +348,7 @@ fn upgrade_keeps_requests_that_wait_for_a_child() {
 fn own_program(scratch: &Scratch) -> PathBuf {
     let path = scratch.path("bin/mcpdaemon");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::copy(mcpdaemon(), &path).unwrap();
+    copy_program(mcpdaemon(), &path);
     path
 }
 
@@ -399,7 +399,7 @@ fn upgrade_to_a_bad_program_is_refused() {
     };
     serves();
     // A configuration that is wrong by now.
-    std::fs::copy(mcpdaemon(), program.with_extension("copy")).unwrap();
+    copy_program(mcpdaemon(), program.with_extension("copy"));
     std::fs::rename(program.with_extension("copy"), &program).unwrap();
     let text = scratch.file("t.ron");
     scratch.write("t.ron", "(servers: {");

@@ -239,12 +239,4 @@ impl WeakClient {
     pub(crate) fn upgrade(&self) -> Option<Client> {
         Some(Client { session: self.0.upgrade()?, endpoint: self.1.upgrade()? })
     }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        self.0.strong_count() == 0
-    }
-
-    pub(crate) fn is(&self, session: &Arc<Session>) -> bool {
-        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(session))
-    }
 }

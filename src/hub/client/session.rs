@@ -105,6 +105,8 @@ pub(crate) struct Session {
     /// A message has come after the handshake.
     used: AtomicBool,
     ended: AtomicBool,
+    /// Hears its number once it is gone.
+    gone: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
 
 impl Session {
@@ -137,12 +139,18 @@ impl Session {
             begun: AtomicU64::new(ctx.seconds()),
             used: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            gone: OnceLock::new(),
         }
     }
 
     /// Begins to count something that is kept for it.
     pub(crate) fn keep(&self) -> Kept {
         self.ctx.memory.begin(self.holder.clone())
+    }
+
+    /// `gone` hears its number once nobody has it any more. The first one that asks for it.
+    pub(crate) fn when_gone(&self, gone: impl Fn(u64) + Send + Sync + 'static) {
+        let _ = self.gone.set(Box::new(gone));
     }
 
     /// Makes it a part of a session of the bridge.
@@ -492,6 +500,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.take_watched();
+        if let Some(gone) = self.gone.get() {
+            gone(self.number);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Who uses a server: its sessions, each with who answers it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::hub::client::endpoint::{Client, WeakClient};
@@ -7,31 +8,29 @@ use crate::hub::client::session::Session;
 use crate::hub::client::subscription::Change;
 use crate::sys::lock::Lock;
 
-/// The sessions of a server.
+/// The sessions of a server, in the order in which they were opened. One that is gone leaves nothing here.
 #[derive(Default)]
-pub(crate) struct Members(Lock<Vec<WeakClient>>);
+pub(crate) struct Members(Arc<Lock<BTreeMap<u64, WeakClient>>>);
 
 impl Members {
     /// Adds a session, unless it is here.
     pub(crate) fn join(&self, client: &Client) {
-        let mut all = self.0.lock();
-        all.retain(|c| !c.is_gone());
-        if !all.iter().any(|c| c.is(&client.session)) {
-            all.push(client.downgrade());
-        }
+        self.0.lock().entry(client.session.number).or_insert_with(|| client.downgrade());
+        let all = self.0.clone();
+        client.session.when_gone(move |number| drop(all.lock().remove(&number)));
     }
 
     /// Notes another one who answers a session.
     pub(crate) fn replace(&self, client: &Client) {
-        self.0.lock().retain(|c| !c.is(&client.session));
+        self.0.lock().remove(&client.session.number);
         self.join(client);
     }
 
     /// All that are served, a request of the modern era with a subscription included.
     pub(crate) fn clients(&self) -> Vec<Client> {
-        let mut all = self.0.lock();
-        all.retain(|c| !c.is_gone());
-        all.iter().filter_map(WeakClient::upgrade).filter(|c| !c.session.is_ended()).collect()
+        let all: Vec<Client> = self.0.lock().values().filter_map(WeakClient::upgrade).collect();
+        // Outside of the lock: the last one who has a session may be this.
+        all.into_iter().filter(|c| !c.session.is_ended()).collect()
     }
 
     /// Those that have no child of their own.
