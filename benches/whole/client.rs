@@ -72,7 +72,7 @@ pub struct Session {
     sent: std::collections::VecDeque<Instant>,
 }
 
-const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
+pub const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
 
 /// A call whose text has so many bytes.
 pub fn call(way: Way, length: usize) -> String {
@@ -156,6 +156,25 @@ pub fn websocket(address: &str, path: &str) -> TcpStream {
 /// A text frame of a client.
 pub fn send_text(stream: &mut TcpStream, text: &str) {
     stream.write_all(&frame(text)).expect("write");
+}
+
+/// The next message of a WebSocket.
+pub fn message(stream: &mut TcpStream) -> String {
+    let mut head = [0; 2];
+    stream.read_exact(&mut head).expect("read");
+    let mut more = [0; 8];
+    let more = match head[1] {
+        126 => &mut more[..2],
+        127 => &mut more[..],
+        _ => &mut more[..0],
+    };
+    stream.read_exact(more).expect("read");
+    let long = more.iter().fold(0, |n, b| n << 8 | usize::from(*b));
+    let mut text = vec![0; if more.is_empty() { head[1].into() } else { long }];
+    stream.read_exact(&mut text).expect("read");
+    let text = String::from_utf8(text).expect("text");
+    // A long one comes in pieces (RFC 6455 section 5.4).
+    if head[0] & 0x80 != 0 { text } else { text + &message(stream) }
 }
 
 impl Session {

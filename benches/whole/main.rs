@@ -8,6 +8,7 @@
 mod client;
 mod counts;
 mod limits;
+mod many;
 mod program;
 
 use std::io::{Read, Write};
@@ -40,6 +41,7 @@ fn main() {
     bench.large();
     bench.counts();
     bench.memory(if quick { 500 } else { 3000 });
+    many::print(&bench.bin, &bench.echo, if quick { (200, 20) } else { (1000, 200) }, bench.rounds, bench.time);
     lines(&bench.daemon.address);
     started(&bench);
 }
@@ -264,11 +266,14 @@ impl Bench {
     /// What an idle session with its connections takes.
     fn memory(&self, sessions: usize) {
         let fresh = Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
+        // What only the start has needed is given back after some seconds.
+        std::thread::sleep(Duration::from_secs(6));
         let idle = memory(fresh.pid);
         println!("\nMemory of an idle daemon with one server: {:.1} MiB", idle / 1024.0);
         for way in [Way::Http, Way::WebSocket, Way::Sse] {
             let daemon = Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
             let place = Place::server(&daemon.address, "echo");
+            std::thread::sleep(Duration::from_secs(6));
             drop((0..16).map(|_| Session::open(way, &place, SMALL)).collect::<Vec<_>>());
             let before = memory(daemon.pid);
             let held: Vec<Session> = (0..sessions).map(|_| Session::open(way, &place, SMALL)).collect();
@@ -316,12 +321,14 @@ fn started(bench: &Bench) {
 
 /// The echo child lies beside the programs, as an example.
 fn find_echo(bin: &Path) -> String {
-    let path: PathBuf = bin.with_file_name("examples").join("echo-server");
-    if !path.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--release", "--example", "echo-server"]).status();
-        assert!(built.is_ok_and(|s| s.success()), "cannot build the echo child");
-    }
-    path.display().to_string()
+    let folder = bin.parent().expect("a folder");
+    let profile = if folder.ends_with("debug") { "dev" } else { "release" };
+    let target = folder.parent().expect("the target folder");
+    // Cargo builds no examples for a benchmark.
+    let args = ["build", "--quiet", "--locked", "--example", "echo-server", "--profile", profile, "--target-dir"];
+    let built = Command::new(env!("CARGO")).args(args).arg(target).status();
+    assert!(built.is_ok_and(|s| s.success()), "cannot build the echo child");
+    folder.join("examples/echo-server").display().to_string()
 }
 
 /// A command's output, line by line by the executor's own protocol, beside the command alone.

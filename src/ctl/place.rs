@@ -277,7 +277,7 @@ impl Found {
         let path = self.place.status_file(&self.name);
         // Inode numbers are used again, so the time counts as well.
         let stamp = || std::fs::metadata(&path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec()));
-        let mut read = None;
+        let (mut read, mut pause) = (None, Duration::from_micros(100));
         loop {
             let now = stamp();
             if read.is_none() || now != read {
@@ -294,7 +294,9 @@ impl Found {
                 // It has ended meanwhile, and will not answer.
                 return;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            // Mostly it answers within a millisecond.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(2));
         }
     }
 

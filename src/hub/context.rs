@@ -211,7 +211,7 @@ impl Context {
 
     /// Whole seconds since the start.
     pub(crate) fn seconds(&self) -> u64 {
-        self.boot.at.elapsed().as_secs()
+        wait::recent().saturating_duration_since(self.boot.at).as_secs()
     }
 
     /// A number for one session.

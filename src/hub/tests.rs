@@ -82,9 +82,9 @@ impl Backend for Table {
         _session: &'a Arc<Session>,
         list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         let page = read_page(list, &self.listed()).filter(|_| list == List::Tools);
-        Box::pin(async { Ok(page.map(|(items, _)| items).unwrap_or_default()) })
+        Box::pin(async { Ok(page.map(|(items, _)| Arc::new(items)).unwrap_or_default()) })
     }
 }
 
@@ -160,5 +160,26 @@ fn a_kind_of_server_made_of_a_table_is_served_bridged_reloaded_counted_and_told(
         hub.end_session(&whole, "the test is over");
         assert_eq!(hub.session_count(), 0);
         hub.stop().await;
+    });
+}
+
+#[test]
+fn a_session_that_has_ended_leaves_nothing_behind() {
+    futures_lite::future::block_on(async {
+        let hub = hub(r#""a": Exec(allow: ["echo"])"#);
+        for server in [hub.server("a").unwrap(), hub.bridge().unwrap()] {
+            let mut all = Vec::new();
+            for transport in [Transport::Http, Transport::WebSocket, Transport::Sse] {
+                let client = hub.open_session(&server, transport, Holder::Connection(1)).unwrap();
+                ask(&client, INITIALIZE).await;
+                all.push(client);
+            }
+            let weak: Vec<_> = all.iter().map(|c| Arc::downgrade(&c.session)).collect();
+            all.iter().for_each(|client| hub.end_session(client, "the test"));
+            drop(all);
+            // A weak reference alone would keep its memory.
+            let others = |w: &std::sync::Weak<crate::hub::Session>| w.strong_count() + w.weak_count();
+            assert!(weak.iter().all(|w| others(w) == 0), "{:?}", weak.iter().map(others).collect::<Vec<_>>());
+        }
     });
 }

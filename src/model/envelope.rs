@@ -715,10 +715,10 @@ impl<'a> Scanner<'a> {
         }
         loop {
             let start = self.at;
-            self.string()?;
+            let escaped = self.string()?;
             let raw = &self.text[start..self.at];
-            let key = decode(raw);
-            self.unclear_name |= matches!(key, Cow::Owned(_)) && unescaped(raw).is_none();
+            self.unclear_name |= escaped && unescaped(raw).is_none();
+            let key = if escaped { decode(raw) } else { Cow::Borrowed(&raw[1..raw.len() - 1]) };
             self.colon()?;
             member(self, &key)?;
             self.space();
@@ -778,7 +778,7 @@ impl<'a> Scanner<'a> {
                         continue;
                     }
                 }
-                Some(b'"') => self.string()?,
+                Some(b'"') => drop(self.string()?),
                 Some(b'-' | b'0'..=b'9') => self.number()?,
                 Some(b't') => self.word("true")?,
                 Some(b'f') => self.word("false")?,
@@ -851,20 +851,23 @@ impl<'a> Scanner<'a> {
         if self.at == start { self.fail("expected a digit") } else { Ok(()) }
     }
 
-    fn string(&mut self) -> Scan<'a> {
+    /// A string; true if there is an escape in it.
+    fn string(&mut self) -> Result<bool, Fault<'a>> {
         if self.peek() != Some(b'"') {
             return self.fail("expected a string");
         }
         self.at += 1;
+        let mut escaped = false;
         loop {
             self.at += plain_run(&self.bytes[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(());
+                    return Ok(escaped);
                 }
                 Some(b'\\') => {
                     self.at += 1;
+                    escaped = true;
                     match self.peek() {
                         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
                         Some(b'u') => {
@@ -883,8 +886,24 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// How many bytes from here on are neither a quote, a backslash nor a control character; eight at a time.
+/// So much of a long string is looked at together.
+const BLOCK: usize = 64;
+
+/// How many bytes from here on are neither a quote, a backslash nor a control character.
 fn plain_run(bytes: &[u8]) -> usize {
+    let near = plain_words(&bytes[..bytes.len().min(BLOCK)]);
+    if near < BLOCK {
+        return near;
+    }
+    // Without a way out in its middle, the loop over a block is done by the wide instructions of the processor.
+    let ends = |block: &[u8]| block.iter().fold(false, |ends, b| ends | (*b == b'"') | (*b == b'\\') | (*b < 0x20));
+    let plain = bytes[BLOCK..].chunks_exact(BLOCK).take_while(|block| !ends(block)).count();
+    let at = BLOCK + plain * BLOCK;
+    at + plain_words(&bytes[at..])
+}
+
+/// As [`plain_run`], eight bytes at a time.
+fn plain_words(bytes: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let zero_byte = |x: u64| x.wrapping_sub(ONES) & !x & HIGH;

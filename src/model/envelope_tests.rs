@@ -172,3 +172,19 @@ proptest! {
         let _ = scan(&text);
     }
 }
+
+#[test]
+fn a_string_ends_where_it_ends_wherever_that_is_in_a_block() {
+    for length in 0..(3 * BLOCK + 9) {
+        for stop in [b'"', b'\\', 0, b'\n', 0x1f] {
+            for at in 0..=length {
+                // Bytes that are near those looked for, and of all kinds.
+                let mut bytes: Vec<u8> =
+                    (0..length).map(|n| [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff][n % 8]).collect();
+                bytes.insert(at, stop);
+                assert_eq!(plain_run(&bytes), at, "{stop} at {at} of {length}");
+            }
+        }
+    }
+    assert_eq!(plain_run(&[b'a'; 3 * BLOCK + 9]), 3 * BLOCK + 9);
+}

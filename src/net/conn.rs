@@ -16,6 +16,7 @@ use hyper::rt::ReadBufCursor;
 
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::timer::Timer;
+use crate::rt::wait::recent;
 use crate::sys::listen::{self, Peer};
 use crate::sys::{fds, socket};
 
@@ -192,7 +193,7 @@ impl Conn {
             return Poll::Pending;
         }
         let read = ready!(self.io.poll_read(cx, room, receive));
-        self.slice.get_or_insert_with(Instant::now);
+        self.slice.get_or_insert_with(recent);
         if read.as_ref().is_ok_and(|n| *n > 0) {
             self.heard.fetch_add(1, Relaxed);
         }

@@ -20,6 +20,9 @@ use super::parked::Left;
 use super::respond::{answer, name_session};
 use crate::model::asked::Asked;
 
+/// What is not longer is copied, so that it takes one write, in bytes.
+const COPIED: usize = 16 << 10;
+
 /// Gives the rest of an answer, of which something was given before if `begun`. True if the connection is good for another
 /// request.
 pub(super) async fn finish(
@@ -118,15 +121,14 @@ async fn give_rest(conn: &mut Conn, mut body: Body, chunks: bool) -> io::Result<
         if data.is_empty() {
             continue;
         }
-        let mut piece = Vec::with_capacity(data.len() + 20);
-        if chunks {
-            piece.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        let (head, tail) = if chunks { (format!("{:x}\r\n", data.len()), "\r\n") } else { Default::default() };
+        if data.len() > COPIED {
+            conn.write_all(head.as_bytes()).await?;
+            conn.write_all(&data).await?;
+            conn.write_all(tail.as_bytes()).await?;
+        } else {
+            conn.write_all(&[head.as_bytes(), &data, tail.as_bytes()].concat()).await?;
         }
-        piece.extend_from_slice(&data);
-        if chunks {
-            piece.extend_from_slice(b"\r\n");
-        }
-        conn.write_all(&piece).await?;
     }
     if chunks { conn.write_all(b"0\r\n\r\n").await } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
 //! What a request says of itself and of the answer that it takes, and its body.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_lite::FutureExt;
 use hyper::body::{Body as _, Incoming};
@@ -14,7 +14,7 @@ use crate::hub::{Dropped, Kept, SHUTTING_DOWN};
 use crate::model::asked::Accepts;
 use crate::model::text::printable;
 use crate::model::{jsonrpc, mcp};
-use crate::rt::wait::sleep;
+use crate::rt::wait::{recent, sleep};
 
 /// The header that names the revision agreed on (2025-11-25 basic/transports).
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -43,6 +43,9 @@ pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'
 /// The revision named in the header must be one that exists; without it there is nothing to check.
 pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
     let Some(version) = headers.get(VERSION) else { return Ok(()) };
+    if mcp::REVISIONS.iter().any(|revision| version == revision) {
+        return Ok(());
+    }
     // A proxy may join what was sent twice (RFC 9110 section 5.3).
     let all = |text: &str| text.split(',').map(str::trim).all(|one| one.is_empty() || mcp::REVISIONS.contains(&one));
     let one = |text: &str| text.split(',').map(str::trim).collect::<std::collections::BTreeSet<_>>().len() == 1;
@@ -108,6 +111,10 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
         return Accepts { json: true, events: true };
     }
     let mut accepts = Accepts::default();
+    // As nearly all write it.
+    if all.peek() == Some(&"application/json, text/event-stream") {
+        return Accepts { json: true, events: true };
+    }
     for range in all.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()) {
         accepts.json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
         accepts.events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
@@ -122,8 +129,9 @@ pub(crate) async fn body_of(
     request: Request<Incoming>,
 ) -> Result<(hyper::http::request::Parts, String, Kept), Box<Answer>> {
     let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
-    let kind = text(request.headers(), &header::CONTENT_TYPE).and_then(|k| k.split(';').next()).unwrap_or("");
-    if !kind.trim().eq_ignore_ascii_case("application/json") {
+    let json = |kind: &str| kind.trim().eq_ignore_ascii_case("application/json");
+    let kind = text(request.headers(), &header::CONTENT_TYPE).unwrap_or("");
+    if !json(kind) && !kind.split(';').next().is_some_and(json) {
         let why = "Content-Type must be application/json";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
     }
@@ -175,7 +183,7 @@ async fn read(mut body: Incoming, limit: usize, expects: bool, kept: &mut Kept) 
     // What a sender announces costs it nothing, so it reserves little.
     let mut read = Vec::with_capacity(if too_long { 0 } else { announced.min(64 << 10) as usize });
     let mut swallowed = 0;
-    let begin = Instant::now();
+    let begin = recent();
     loop {
         let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx));
         let timeout = async {
@@ -190,7 +198,7 @@ async fn read(mut body: Incoming, limit: usize, expects: bool, kept: &mut Kept) 
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
                 let so_far = read.len() as u64 + swallowed;
-                if begin.elapsed() > BODY + Duration::from_secs(so_far / SLOWEST) {
+                if recent().saturating_duration_since(begin) > BODY + Duration::from_secs(so_far / SLOWEST) {
                     return Err(Unread::Slow);
                 }
                 too_long |= read.len() + data.len() > limit;

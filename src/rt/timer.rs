@@ -24,8 +24,8 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Timer {
     at: Option<Instant>,
-    /// Its place among those that run.
-    runs: Option<(Instant, u64)>,
+    /// Its number among those that run, and whom it wakes there.
+    runs: Option<(u64, Waker)>,
 }
 
 impl Timer {
@@ -54,8 +54,8 @@ impl Timer {
     }
 
     fn stop(&mut self) {
-        if let Some(place) = self.runs.take() {
-            RUNNING.lock().all.remove(&place);
+        if let (Some(at), Some((number, _))) = (self.at, self.runs.take()) {
+            RUNNING.lock().all.remove(&(at, number));
         }
     }
 }
@@ -75,19 +75,18 @@ impl Future for Timer {
             self.stop();
             return Poll::Ready(());
         }
-        let mut running = RUNNING.lock();
-        if let Some(place) = self.runs
-            && let Some(waker) = running.all.get_mut(&place)
-        {
-            waker.clone_from(cx.waker());
+        if self.runs.as_ref().is_some_and(|(_, waker)| waker.will_wake(cx.waker())) {
             return Poll::Pending;
         }
+        self.stop();
+        let waker = cx.waker().clone();
+        let mut running = RUNNING.lock();
         running.last += 1;
         let place = (at, running.last);
-        running.all.insert(place, cx.waker().clone());
+        running.all.insert(place, waker.clone());
         let is_first = running.all.first_key_value().is_some_and(|(first, _)| *first == place);
         drop(running);
-        self.runs = Some(place);
+        self.runs = Some((place.1, waker));
         if is_first {
             reactor::look_again();
         }
@@ -140,11 +139,11 @@ mod tests {
         executor::start().unwrap();
         let mut timer = Timer::after(Duration::from_secs(3600));
         assert!(block_on(poll_once(&mut timer)).is_none());
-        let place = timer.runs.unwrap();
+        let place = (timer.at.unwrap(), timer.runs.as_ref().unwrap().0);
         timer.set_after(Duration::from_secs(1800));
         assert!(!RUNNING.lock().all.contains_key(&place));
         assert!(block_on(poll_once(&mut timer)).is_none());
-        let place = timer.runs.unwrap();
+        let place = (timer.at.unwrap(), timer.runs.as_ref().unwrap().0);
         assert!(RUNNING.lock().all.contains_key(&place));
         drop(timer);
         assert!(!RUNNING.lock().all.contains_key(&place));

@@ -1,15 +1,16 @@
 //! Waiting: one-way flags, and limits on how long.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use event_listener::{Event, EventListener};
 use futures_lite::FutureExt;
 
+use super::reactor;
 use super::timer::Timer;
 
 /// The time, and waiting for it: the system's, or one that a test moves.
@@ -101,6 +102,17 @@ pub(crate) struct Watch<'s> {
 }
 
 impl Watch<'_> {
+    /// The outcome, or None once the switch is on. What is there already is not put off.
+    pub(crate) async fn unless_on<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if self.poll(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
     /// Whether it is on; the task is woken at each turn.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
         while Pin::new(&mut self.listener).poll(cx).is_ready() {
@@ -155,10 +167,16 @@ pub(crate) async fn timeout_awake<T>(limit: Duration, work: impl Future<Output =
     }
 }
 
-/// Milliseconds of the monotonic clock since the first call: a time that fits in an atomic number.
+/// The time at which the executor's thread last looked at it, where this is that thread: a fraction of a millisecond ago, and
+/// for nothing. The time, elsewhere.
+pub(crate) fn recent() -> Instant {
+    reactor::now()
+}
+
+/// Milliseconds of the monotonic clock since the first call: a time that fits in an atomic number ([`recent`]).
 pub(crate) fn millis() -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    FIRST.get_or_init(Instant::now).elapsed().as_millis() as u64
+    recent().saturating_duration_since(*FIRST.get_or_init(Instant::now)).as_millis() as u64
 }
 
 pub(crate) async fn sleep(time: Duration) {

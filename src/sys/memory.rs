@@ -14,7 +14,7 @@ pub(crate) fn one_heap() {
 #[cfg(not(target_env = "gnu"))]
 pub(crate) fn one_heap() {}
 
-/// What was resident when the instance was ready, in bytes.
+/// What was in memory when the instance was ready, in bytes.
 static START: OnceLock<u64> = OnceLock::new();
 
 /// Notes what an instance takes that has done nothing yet.
@@ -40,10 +40,12 @@ pub(crate) fn unmap_code() {
     }
 }
 
-/// What of the program is in memory, in bytes (proc(5), statm).
+/// What is in memory and this process' own, apart from files such as the program, in bytes (proc(5), statm).
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = text.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let mut numbers = text.split(' ').skip(1).map_while(|n| n.parse::<u64>().ok());
+    let (resident, shared) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let pages = resident.saturating_sub(shared);
     // SAFETY: sysconf(3) only reads.
     pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0)
 }

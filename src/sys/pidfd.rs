@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -61,9 +61,7 @@ impl PidFd {
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            // One more millisecond: poll(2) rounds down, and must not spin at the end.
-            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+            match ppoll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], Some(left.into()), None) {
                 Ok(0) if left.is_zero() => return Ok(false),
                 Ok(0) => {}
                 Ok(_) => return Ok(true),

@@ -776,3 +776,43 @@ fn only_who_uses_an_executor_takes_its_places() {
     drop(own);
     wait("a place", || ws.ask(&ask("execute", json!({"command": "echo"}))).get("result").map(|_| ()));
 }
+
+#[test]
+fn bridge_asks_a_server_that_tells_of_changes_for_its_lists_once_and_any_other_each_time() {
+    let scratch = Scratch::new();
+    let server = |promises: &str| {
+        format!(
+            r#"
+import json, sys
+asked = 0
+def say(m): print(json.dumps(dict(m, jsonrpc='2.0')), flush=True)
+for line in sys.stdin:
+    m = json.loads(line)
+    if 'id' not in m: continue
+    if m['method'] == 'initialize':
+        result = {{'protocolVersion': '2025-06-18', 'capabilities': {{'tools': {promises}}}, 'serverInfo': {{'name': 'c', 'version': '1'}}}}
+    elif m['method'] == 'tools/list':
+        asked += 1
+        result = {{'tools': [{{'name': 'asked_%d_times' % asked, 'inputSchema': {{'type': 'object'}}}}]}}
+    else:
+        say({{'method': 'notifications/tools/list_changed'}})
+        result = {{'content': []}}
+    say({{'id': m['id'], 'result': result}})
+"#
+        )
+    };
+    let own = |name: &str, promises: &str| {
+        let file = scratch.write(&format!("{name}.py"), &server(promises));
+        format!("{name:?}: Stdio(command: [\"python3\", {:?}]),", file.to_str().unwrap())
+    };
+    let servers = own("tells", "{'listChanged': True}") + &own("silent", "{}");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let (mut one, mut other) = (open(&daemon), open(&daemon));
+    let list = |http: &mut Http| listed(http, "tools/list");
+    assert_eq!(list(&mut one), ["silent__asked_1_times", "tells__asked_1_times"]);
+    assert_eq!(list(&mut other), ["silent__asked_2_times", "tells__asked_1_times"]);
+    assert_eq!(list(&mut one), ["silent__asked_3_times", "tells__asked_1_times"]);
+    one.ask(&call(1, "tells__asked_1_times", json!({})));
+    assert_eq!(list(&mut one), ["silent__asked_4_times", "tells__asked_2_times"]);
+    assert_eq!(list(&mut other), ["silent__asked_5_times", "tells__asked_2_times"]);
+}

@@ -116,3 +116,30 @@ fn an_idle_daemon_makes_no_system_call_in_ten_seconds() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{counts:?}");
     }
 }
+
+/// What of a process is in memory and its own, in KiB.
+fn own_memory(pid: i32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn idle_connections_and_streams_keep_no_buffers() {
+    const MANY: usize = 400;
+    let scratch = Scratch::new();
+    let file = scratch.instance_with("t", "limits: (connections: 2000, sessions: 2000),", &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let warm: Vec<Http> = (0..20).map(|_| daemon.http("fake")).collect();
+    let before = own_memory(daemon.pid);
+    let mut http: Vec<Http> = (0..MANY).map(|_| daemon.http("fake")).collect();
+    let streams: Vec<Raw> = http.iter().map(Http::stream).collect();
+    // Two connections and a session: with the buffers of the HTTP library it is more than 32 KiB.
+    let each = || (own_memory(daemon.pid) - before) / MANY as i64;
+    wait("buffers that are given back", || (each() < 20).then_some(()));
+    // And all go on.
+    for one in &mut http {
+        assert_eq!(said(&one.ask(&call(1, "echo", json!({"text": "still here"})))), "still here");
+    }
+    drop((warm, streams));
+}

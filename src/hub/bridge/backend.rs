@@ -101,7 +101,7 @@ impl Backend for BridgeBackend {
         _session: &'a Arc<Session>,
         _list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
-        Box::pin(async { Ok(Vec::new()) })
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+        Box::pin(async { Ok(Arc::default()) })
     }
 }

@@ -136,8 +136,8 @@ impl Endpoint for BridgeSession {
         _session: &'a Arc<Session>,
         _list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
-        Box::pin(async { Ok(Vec::new()) })
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+        Box::pin(async { Ok(Arc::default()) })
     }
 
     fn greeting(&self) -> Option<String> {

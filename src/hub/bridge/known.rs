@@ -1,17 +1,22 @@
 //! What is known of all servers together: their lists, and which server has a thing.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use log::warn;
 
 use crate::model::bridge::{self, Item, List, Merged, Names, Naming};
+use crate::model::config::Tools;
 use crate::sys::lock::Lock;
+
+/// What the items of a server were made from: what it has said, and which of its tools were shown.
+type Source = (Weak<Vec<Item>>, Tools);
 
 /// What servers had when they were last asked.
 #[derive(Default)]
 pub(crate) struct Known {
     pub items: HashMap<List, HashMap<String, Arc<Vec<Item>>>>,
+    sources: HashMap<List, HashMap<String, Source>>,
     /// All items as one list, made when it is needed; with the version of what is common to all sessions.
     merged: HashMap<List, (u64, Arc<Merged>)>,
     /// Counts changes.
@@ -27,14 +32,28 @@ impl Known {
         self.items.get(&list).is_some_and(|of| of.contains_key(server))
     }
 
-    /// Notes what a server has; true if it was asked in vain before.
-    pub(crate) fn learn(&mut self, list: List, server: &str, items: Vec<Item>) -> bool {
+    /// Whether a server has said the same before, word for word, and the same of its tools may be shown.
+    pub(crate) fn is_old(&self, list: List, server: &str, said: &Arc<Vec<Item>>, tools: &Tools) -> bool {
+        let source = self.sources.get(&list).and_then(|of| of.get(server));
+        self.has(list, server)
+            && source.is_some_and(|(said_before, shown)| said_before.as_ptr() == Arc::as_ptr(said) && shown == tools)
+    }
+
+    /// Notes what a server has, and from what that was made.
+    pub(crate) fn learn(
+        &mut self,
+        list: List,
+        server: &str,
+        items: Arc<Vec<Item>>,
+        (said, tools): (&Arc<Vec<Item>>, Tools),
+    ) {
         let of = self.items.entry(list).or_default();
-        if of.get(server).is_none_or(|before| **before != items) {
-            of.insert(server.to_owned(), Arc::new(items));
+        if of.get(server).is_none_or(|before| **before != *items) {
+            of.insert(server.to_owned(), items);
             self.version += 1;
         }
-        self.failed.remove(&(list, server.to_owned()))
+        let source = (Arc::downgrade(said), tools);
+        self.sources.entry(list).or_default().insert(server.to_owned(), source);
     }
 }
 
@@ -80,6 +99,7 @@ impl Catalogue {
     pub(crate) fn renew(&self, naming: &Naming, servers: Vec<String>, aliases: HashMap<String, String>) {
         let mut known = self.known.lock();
         known.items.values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
+        known.sources.values_mut().for_each(|of| of.retain(|name, _| servers.contains(name)));
         known.failed.retain(|(_, name)| servers.contains(name));
         known.version += 1;
         self.warned.lock().clear();

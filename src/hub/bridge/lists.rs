@@ -14,7 +14,7 @@ use crate::hub::client::endpoint::{Endpoint, Later};
 use crate::hub::client::subscription::LISTS;
 use crate::hub::error::Error;
 use crate::hub::server::server::Server;
-use crate::model::bridge::{List, Merged, page};
+use crate::model::bridge::{Item, List, Merged, page};
 use crate::model::envelope::{Envelope, decode, member};
 use crate::model::items::sound;
 use crate::model::jsonrpc;
@@ -105,22 +105,15 @@ impl BridgeSession {
         }
         let mut known = self.known(server).lock();
         match outcome {
-            Ok(mut items) => {
-                if list == List::Tools {
-                    items.retain(|item| server.admits(Some(&item.name)));
+            Ok(said) => {
+                let tools = server.tools();
+                if !known.is_old(list, server.name(), &said, &tools) {
+                    drop(known);
+                    let items = usable(server, list, &said);
+                    known = self.known(server).lock();
+                    known.learn(list, server.name(), items, (&said, tools));
                 }
-                items.retain_mut(|item| match sound(list, &item.text) {
-                    Ok(Cow::Borrowed(_)) => true,
-                    Ok(Cow::Owned(text)) => {
-                        item.text = text;
-                        true
-                    }
-                    Err(why) => {
-                        server.core.leave_out(list.member().trim_end_matches('s'), &item.name, &why);
-                        false
-                    }
-                });
-                let news = known.learn(list, server.name(), items) || vain;
+                let news = known.failed.remove(&(list, server.name().to_owned())) || vain;
                 drop(known);
                 match (news, own) {
                     (false, _) => {}
@@ -158,4 +151,20 @@ impl BridgeSession {
         }
         found
     }
+}
+
+/// Those of the items that a server names which clients may have, as they take them.
+fn usable(server: &Server, list: List, said: &Arc<Vec<Item>>) -> Arc<Vec<Item>> {
+    let as_clients_take_it = |item: &Item| match sound(list, &item.text) {
+        _ if list == List::Tools && !server.admits(Some(&item.name)) => None,
+        Ok(Cow::Borrowed(_)) => Some(item.clone()),
+        Ok(Cow::Owned(text)) => Some(Item { name: item.name.clone(), text }),
+        Err(why) => {
+            server.core.leave_out(list.member().trim_end_matches('s'), &item.name, &why);
+            None
+        }
+    };
+    let items: Vec<Item> = said.iter().filter_map(as_clients_take_it).collect();
+    // Mostly it is the same, and is kept once.
+    if items == **said { said.clone() } else { Arc::new(items) }
 }

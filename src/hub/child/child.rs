@@ -14,6 +14,7 @@ use event_listener::Event;
 use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
+use super::lists::Lists;
 use super::pending::{Pending, Waiting};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::Context;
@@ -94,6 +95,7 @@ pub(crate) struct Child {
     pub(super) stderr: Lock<Tail>,
     /// A message of it that is spread over several lines.
     pub(super) torn: Lock<Torn>,
+    pub(super) lists: Lock<Lists>,
     /// A list of it was found to have no end.
     pub(super) endless: AtomicBool,
     /// It was said that a message stands behind other text in a line.
@@ -161,6 +163,7 @@ impl Child {
             asking: async_std::sync::Mutex::default(),
             stderr: Lock::default(),
             torn: Lock::default(),
+            lists: Lock::default(),
             endless: AtomicBool::new(false),
             mixed: AtomicBool::new(false),
             spoke: AtomicBool::new(false),

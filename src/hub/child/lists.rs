@@ -1,6 +1,7 @@
 //! What a child has: its lists, and a resource, asked for the bridge.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use log::warn;
@@ -8,7 +9,7 @@ use log::warn;
 use super::child::Child;
 use crate::hub::error::Error;
 use crate::model::bridge::{Item, List, read_page};
-use crate::model::envelope::quote;
+use crate::model::envelope::{member, quote};
 use crate::model::{method, modern};
 use crate::rt::blocking::{LONG, busy};
 
@@ -19,12 +20,54 @@ const MOST: usize = 10_000;
 /// The longest list, in bytes.
 const LONGEST: usize = 8 << 20;
 
+/// What a child has said that it has, for as long as it has not told of a change.
+#[derive(Default)]
+pub(super) struct Lists {
+    kept: HashMap<List, Arc<Vec<Item>>>,
+    /// Counts the changes that it has told of.
+    changes: u64,
+}
+
 impl Child {
-    /// All pages of a list. More than `limit` bytes, [`LONGEST`] bytes or [`MOST`] items are too many.
-    pub(crate) async fn list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
+    /// It tells that one of its lists has changed: all are asked for again.
+    pub(super) fn forget_lists(&self) {
+        let mut lists = self.lists.lock();
+        lists.changes += 1;
+        lists.kept.clear();
+    }
+
+    /// All pages of a list. More than `limit` bytes, [`LONGEST`] bytes or [`MOST`] items are too many. A child that promises
+    /// to tell of changes (`listChanged`) is asked once, and again after each.
+    pub(crate) async fn list(&self, list: List, limit: usize) -> Result<Arc<Vec<Item>>, Error> {
         if self.info().is_some_and(|info| !info.has(list.capability())) {
-            return Ok(Vec::new());
+            return Ok(Arc::default());
         }
+        let changes = {
+            let lists = self.lists.lock();
+            if let Some(kept) = lists.kept.get(&list) {
+                return Ok(kept.clone());
+            }
+            lists.changes
+        };
+        let all = Arc::new(self.ask_list(list, limit).await?);
+        if self.tells_changes(list) {
+            let mut lists = self.lists.lock();
+            if lists.changes == changes {
+                lists.kept.insert(list, all.clone());
+            }
+        }
+        Ok(all)
+    }
+
+    /// It promises to tell of each change of a list. Templates are in no such promise, and a child of the modern era tells
+    /// only who has subscribed.
+    fn tells_changes(&self, list: List) -> bool {
+        let capability = self.info().and_then(|info| info.capabilities.get(list.capability()));
+        let promised = capability.and_then(|c| member(c, "listChanged")) == Some("true");
+        promised && list != List::Templates && !self.is_modern()
+    }
+
+    async fn ask_list(&self, list: List, limit: usize) -> Result<Vec<Item>, Error> {
         let (mut all, mut bytes) = (Vec::new(), 0);
         let (mut names, mut cursors) = (HashSet::new(), HashSet::new());
         let mut cursor = None::<String>;

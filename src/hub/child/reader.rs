@@ -15,6 +15,7 @@ use super::pending::Waiting;
 use super::stderr;
 use super::wire::one_line;
 use crate::hub::client::outbox::Outbox;
+use crate::hub::client::subscription::LISTS;
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::model::envelope::{self, Envelope, Fault, Kind, scan, spliced};
@@ -28,7 +29,7 @@ use crate::model::{ids, jsonrpc, method, modern};
 use crate::rt::blocking::{LONG, busy};
 use crate::rt::lines::{self, Line, Lines};
 use crate::rt::pipe::Input;
-use crate::rt::wait::millis;
+use crate::rt::wait::{millis, recent};
 
 /// After so long, the others have their turn.
 const SLICE: Duration = Duration::from_millis(2);
@@ -37,6 +38,7 @@ const SLICE: Duration = Duration::from_millis(2);
 pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut last = false;
     let mut kept = child.ctx.memory.begin(child.holder());
+    let mut quiesce = child.ctx.quiesce.watch();
     loop {
         if !kept.set(input.held()) {
             input.give_up();
@@ -49,7 +51,7 @@ pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lin
             })
             .await;
         } else {
-            let mut slice = Instant::now();
+            let mut slice = recent();
             while child.take_next(&mut input, last) {
                 // What a line is the cause of may be for many sessions.
                 if slice.elapsed() > SLICE {
@@ -61,7 +63,7 @@ pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lin
         if last {
             break;
         }
-        let Some(read) = child.ctx.unless_quiescing(input.fill(&*pipe)).await else {
+        let Some(read) = quiesce.unless_on(input.fill(&*pipe)).await else {
             return child.hand_in(|parked| parked.stdout = Some((pipe, input)));
         };
         last = !matches!(read, Ok(n) if n > 0);
@@ -75,6 +77,7 @@ pub(crate) async fn read(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lin
 /// what is logged of it is bounded.
 pub(crate) async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut input: Lines) {
     let mut budget = stderr::Budget::default();
+    let mut quiesce = child.ctx.quiesce.watch();
     let mut last = false;
     loop {
         while let Some(line) = if last { input.last() } else { input.take() } {
@@ -99,7 +102,7 @@ pub(crate) async fn read_stderr(child: Arc<Child>, pipe: Box<dyn Input>, mut inp
             child.stderr_eof.set();
             return;
         }
-        let Some(read) = child.ctx.unless_quiescing(input.fill(&*pipe)).await else {
+        let Some(read) = quiesce.unless_on(input.fill(&*pipe)).await else {
             return child.hand_in(|parked| parked.stderr = Some((pipe, input)));
         };
         last = !matches!(read, Ok(n) if n > 0);
@@ -129,6 +132,9 @@ impl Child {
             }
             Ok(Err(_)) | Err(_) => return self.take_garbage(bytes),
         };
+        if e.kind == Kind::Notification && LISTS.iter().any(|list| e.method == method::list_changed(list)) {
+            self.forget_lists();
+        }
         match e.kind {
             Kind::Response => self.take_reply(&e),
             Kind::Request => self.take_request(&e),

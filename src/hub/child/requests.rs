@@ -21,7 +21,7 @@ use crate::model::modern::legacy_meta;
 use crate::model::text::duration;
 use crate::model::{ids, jsonrpc, method};
 use crate::rt::task;
-use crate::rt::wait::{millis, paused, sleep};
+use crate::rt::wait::{millis, paused, recent, sleep};
 
 /// The code that MCP SDKs use for a request that was not answered in time.
 const TIMED_OUT: i32 = -32001;
@@ -39,7 +39,7 @@ impl Child {
     /// Forwards a client's request. Given back if the child is dead: it can wait for the next one, because it was never
     /// sent.
     pub(crate) fn request(self: &Arc<Self>, call: Call, e: &Envelope<'_>) -> Option<Call> {
-        let now = Instant::now();
+        let now = recent();
         if self.is_dead() {
             return Some(call);
         }

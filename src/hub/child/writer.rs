@@ -11,10 +11,11 @@ use crate::rt::pipe::{self, Output};
 /// Writes until the queue is closed or the child does not take more, or until everything comes to rest. `buffer` is what
 /// was taken from the queue before.
 pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: Vec<u8>) {
+    let mut quiesce = child.ctx.quiesce.watch();
     loop {
         let mut at = 0;
         while at < buffer.len() {
-            match child.ctx.unless_quiescing(pipe::write(&*pipe, &buffer[at..])).await {
+            match quiesce.unless_on(pipe::write(&*pipe, &buffer[at..])).await {
                 Some(Ok(n)) if n > 0 => {
                     at += n;
                     child.written.fetch_add(n as u64, Relaxed);
@@ -28,7 +29,7 @@ pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: 
                 None => return child.hand_in(|parked| parked.stdin = Some((pipe, buffer.split_off(at)))),
             }
         }
-        match child.ctx.unless_quiescing(child.stdin.take(&mut buffer)).await {
+        match quiesce.unless_on(child.stdin.take(&mut buffer)).await {
             Some(true) => {}
             Some(false) => return,
             None => return child.hand_in(|parked| parked.stdin = Some((pipe, Vec::new()))),

@@ -17,6 +17,7 @@ use crate::model::method::Method;
 use crate::model::modern::Fresh;
 use crate::model::out::Out;
 use crate::model::{bridge, ids, jsonrpc, modern};
+use crate::rt::wait::recent;
 
 /// A request of the modern era for one that speaks the legacy era alone.
 pub(crate) struct Translation {
@@ -92,7 +93,7 @@ impl Call {
             id: id.into(),
             token: token.map(|token| Box::new(token.into())),
             method,
-            opened: Instant::now(),
+            opened: recent(),
             failed: true,
             subscribes: None,
             translated: None,
@@ -185,6 +186,7 @@ impl Drop for Call {
         if self.session.is_part() {
             self.session.touch();
         }
-        self.open.record(self.method, self.opened.elapsed(), self.failed, self.session.ctx.seconds());
+        let took = recent().saturating_duration_since(self.opened);
+        self.open.record(self.method, took, self.failed, self.session.ctx.seconds());
     }
 }

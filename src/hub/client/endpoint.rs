@@ -143,8 +143,12 @@ pub(crate) trait Endpoint: Send + Sync {
     // --- what the bridge asks ----------------------------------------------------------------------------------------
 
     /// A list of the server. Where a child is not there, it is waited for if `patient`.
-    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool)
-    -> Answer<'a, Result<Vec<Item>, Error>>;
+    fn list<'a>(
+        &'a self,
+        session: &'a Arc<Session>,
+        list: List,
+        patient: bool,
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>>;
 
     /// A resource of the server; None where it has none of this URI, or no child to ask at the moment.
     fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {

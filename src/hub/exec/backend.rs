@@ -116,10 +116,10 @@ impl Backend for Executor {
         _session: &'a Arc<Session>,
         list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         Box::pin(async move {
             let page = read_page(list, &self.tools()).filter(|_| list == List::Tools);
-            Ok(page.map(|(items, _)| items).unwrap_or_default())
+            Ok(page.map(|(items, _)| Arc::new(items)).unwrap_or_default())
         })
     }
 

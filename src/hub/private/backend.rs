@@ -245,7 +245,7 @@ impl Backend for PerSession {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         Box::pin(async move {
             match (self.shared.list(session, list, patient).await, self.spares.children().first()) {
                 // One that waits for its session says it as well as any.

@@ -409,7 +409,7 @@ impl Endpoint for PrivateChild {
         _session: &'a Arc<Session>,
         list: List,
         _patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         Box::pin(async move {
             let limit = self.spares.core.ctx.config().limits.reply.bytes();
             self.ready().await?.list(list, limit).await

@@ -204,8 +204,12 @@ pub(crate) trait Backend: Leaving {
     fn leave(&self, _session: &Session) {}
 
     /// A list of the server, for the bridge. A child that is not there is waited for if `patient`.
-    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool)
-    -> Answer<'a, Result<Vec<Item>, Error>>;
+    fn list<'a>(
+        &'a self,
+        session: &'a Arc<Session>,
+        list: List,
+        patient: bool,
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>>;
 
     /// A resource of the server, for the bridge.
     fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {

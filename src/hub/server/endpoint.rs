@@ -181,7 +181,7 @@ impl Endpoint for Server {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         Box::pin(async move {
             match self.backend() {
                 Some(backend) => backend.list(session, list, patient).await,

@@ -96,7 +96,7 @@ impl Server {
             let client = me.open_request(Holder::Session(0));
             let items = backend.list(&client.session, List::Tools, false).await?;
             let tools = me.tools();
-            Ok(items.into_iter().map(|item| item.name).filter(|name| tools.admits(Some(name))).collect())
+            Ok(items.iter().map(|item| item.name.clone()).filter(|name| tools.admits(Some(name))).collect())
         })
     }
 

@@ -223,7 +223,7 @@ impl Backend for Shared {
         session: &'a Arc<Session>,
         list: List,
         patient: bool,
-    ) -> Answer<'a, Result<Vec<Item>, Error>> {
+    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
         Box::pin(async move {
             let slot = self.slot(session.place);
             if slot.child().is_none() {
