@@ -67,6 +67,8 @@ pub struct Session {
     /// Where requests go, if not to the same connection.
     writer: Option<TcpStream>,
     request: Vec<u8>,
+    /// What ends the session, where its connection does not.
+    goodbye: Option<Vec<u8>>,
     read: Vec<u8>,
     /// When each request was sent that is in flight.
     sent: std::collections::VecDeque<Instant>,
@@ -182,7 +184,7 @@ impl Session {
     pub fn open(way: Way, place: &Place, length: usize) -> Session {
         let address = &place.address;
         let text = call(way, length);
-        let (mut reader, mut writer) = (None, None);
+        let (mut reader, mut writer, mut goodbye) = (None, None, None);
         let request = match way {
             Way::Tcp => frame(&text),
             Way::InPlace => post(address, "/", "", &text),
@@ -194,6 +196,9 @@ impl Session {
                 let mut stream = connect(address);
                 let id = shake_hands(&mut stream, place);
                 reader = Some(stream);
+                let path = &place.http;
+                goodbye =
+                    Some(format!("DELETE {path} HTTP/1.1\r\nHost: {address}\r\nMcp-Session-Id: {id}\r\n\r\n").into());
                 http_call(place, &id, &text)
             }
             Way::Modern => {
@@ -215,7 +220,15 @@ impl Session {
             }
         };
         let reader = reader.unwrap_or_else(|| connect(address));
-        Session { way, reader, writer, request, read: Vec::new(), sent: Default::default() }
+        Session { way, reader, writer, request, goodbye, read: Vec::new(), sent: Default::default() }
+    }
+
+    /// Ends it.
+    pub fn leave(mut self) {
+        if let Some(goodbye) = self.goodbye.take() {
+            self.reader.write_all(&goodbye).expect("write");
+            read_until(&mut self.reader, |read| read.ends_with(b"\r\n\r\n").then_some(()));
+        }
     }
 
     /// Several connections of one session of Streamable HTTP.
@@ -229,6 +242,7 @@ impl Session {
             reader,
             writer: None,
             request: request.clone(),
+            goodbye: None,
             read: Vec::new(),
             sent: Default::default(),
         };

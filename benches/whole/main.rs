@@ -265,24 +265,26 @@ impl Bench {
 
     /// What an idle session with its connections takes.
     fn memory(&self, sessions: usize) {
-        let fresh = Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
-        // What only the start has needed is given back after some seconds.
+        const WAYS: [Way; 3] = [Way::Http, Way::WebSocket, Way::Sse];
+        let start = || Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
+        // Side by side, for each wait is the same: what is given back is given back after some seconds.
+        let (fresh, all) = (start(), WAYS.map(|_| start()));
         std::thread::sleep(Duration::from_secs(6));
-        let idle = memory(fresh.pid);
-        println!("\nMemory of an idle daemon with one server: {:.1} MiB", idle / 1024.0);
-        for way in [Way::Http, Way::WebSocket, Way::Sse] {
-            let daemon = Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
+        println!("\nMemory of an idle daemon with one server: {:.1} MiB", memory(fresh.pid) / 1024.0);
+        let open = |way, daemon: &Daemon, count| -> Vec<Session> {
             let place = Place::server(&daemon.address, "echo");
-            std::thread::sleep(Duration::from_secs(6));
-            drop((0..16).map(|_| Session::open(way, &place, SMALL)).collect::<Vec<_>>());
-            let before = memory(daemon.pid);
-            let held: Vec<Session> = (0..sessions).map(|_| Session::open(way, &place, SMALL)).collect();
-            // What is given back is given back after some seconds.
-            std::thread::sleep(Duration::from_secs(5));
-            let each = (memory(daemon.pid) - before) / sessions as f64;
-            drop(held);
-            std::thread::sleep(Duration::from_secs(10));
-            let left = memory(daemon.pid) - before;
+            (0..count).map(|_| Session::open(way, &place, SMALL)).collect()
+        };
+        let of = |daemon: &Daemon| memory(daemon.pid);
+        WAYS.iter().zip(&all).for_each(|(way, daemon)| open(*way, daemon, 16).into_iter().for_each(Session::leave));
+        let before: Vec<f64> = all.iter().map(of).collect();
+        let held: Vec<_> = WAYS.iter().zip(&all).map(|(way, daemon)| open(*way, daemon, sessions)).collect();
+        std::thread::sleep(Duration::from_secs(6));
+        let full: Vec<f64> = all.iter().map(of).collect();
+        held.into_iter().flatten().for_each(Session::leave);
+        std::thread::sleep(Duration::from_secs(10));
+        for (n, way) in WAYS.iter().enumerate() {
+            let (each, left) = ((full[n] - before[n]) / sessions as f64, of(&all[n]) - before[n]);
             println!(
                 "  a session of {:12} {each:>6.1} KiB; {left:.0} KiB more than before, ten seconds after {sessions} left",
                 way.name()

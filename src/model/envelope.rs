@@ -555,7 +555,10 @@ pub fn unescaped(raw: &str) -> Option<Cow<'_, str>> {
 
 /// A text as a JSON string literal.
 pub fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    match plain_run(text.as_bytes()) == text.len() {
+        true => ["\"", text, "\""].concat(),
+        false => serde_json::Value::from(text).to_string(),
+    }
 }
 
 struct Scanner<'a> {

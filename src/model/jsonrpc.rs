@@ -46,7 +46,7 @@ pub fn request(id: u64, method: &str, params: Option<&str>) -> String {
 /// A notification with optional params, given as JSON text.
 pub fn notification(method: &str, params: Option<&str>) -> String {
     match params {
-        Some(p) => format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{p}}}"#),
+        Some(p) => [r#"{"jsonrpc":"2.0","method":""#, method, r#"","params":"#, p, "}"].concat(),
         None => format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#),
     }
 }

@@ -288,7 +288,8 @@ fn holds(pid: Pid, inode: &str) -> bool {
     fds.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l == Path::new(inode)))
 }
 
+/// The process that has a socket: of several the oldest, for the others are its workers, or begin to be another program.
 fn socket_holder(inode: &str) -> Option<String> {
-    let pid = all().find(|pid| holds(*pid, inode))?;
+    let pid = all().filter(|pid| holds(*pid, inode)).min_by_key(|pid| start_time(*pid).unwrap_or(u64::MAX))?;
     Some(format!("pid {pid}, {}", command_line(pid)?))
 }

@@ -14,7 +14,7 @@ use event_listener::Event;
 use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
-use super::lists::Lists;
+use super::kept_lists::KeptLists;
 use super::pending::{Pending, Waiting};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::Context;
@@ -95,7 +95,7 @@ pub(crate) struct Child {
     pub(super) stderr: Lock<Tail>,
     /// A message of it that is spread over several lines.
     pub(super) torn: Lock<Torn>,
-    pub(super) lists: Lock<Lists>,
+    pub(super) lists: Lock<KeptLists>,
     /// A list of it was found to have no end.
     pub(super) endless: AtomicBool,
     /// It was said that a message stands behind other text in a line.

@@ -1,6 +1,6 @@
 //! What a child has: its lists, and a resource, asked for the bridge.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,20 +20,10 @@ const MOST: usize = 10_000;
 /// The longest list, in bytes.
 const LONGEST: usize = 8 << 20;
 
-/// What a child has said that it has, for as long as it has not told of a change.
-#[derive(Default)]
-pub(super) struct Lists {
-    kept: HashMap<List, Arc<Vec<Item>>>,
-    /// Counts the changes that it has told of.
-    changes: u64,
-}
-
 impl Child {
     /// It tells that one of its lists has changed: all are asked for again.
     pub(super) fn forget_lists(&self) {
-        let mut lists = self.lists.lock();
-        lists.changes += 1;
-        lists.kept.clear();
+        self.lists.lock().forget();
     }
 
     /// All pages of a list. More than `limit` bytes, [`LONGEST`] bytes or [`MOST`] items are too many. A child that promises
@@ -42,19 +32,13 @@ impl Child {
         if self.info().is_some_and(|info| !info.has(list.capability())) {
             return Ok(Arc::default());
         }
-        let changes = {
-            let lists = self.lists.lock();
-            if let Some(kept) = lists.kept.get(&list) {
-                return Ok(kept.clone());
-            }
-            lists.changes
+        let asking = match self.lists.lock().get(list) {
+            Ok(kept) => return Ok(kept),
+            Err(asking) => asking,
         };
         let all = Arc::new(self.ask_list(list, limit).await?);
         if self.tells_changes(list) {
-            let mut lists = self.lists.lock();
-            if lists.changes == changes {
-                lists.kept.insert(list, all.clone());
-            }
+            self.lists.lock().keep(list, &all, asking);
         }
         Ok(all)
     }

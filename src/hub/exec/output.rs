@@ -1,5 +1,6 @@
 //! One output stream of a command: kept for the result of a tool call, or passed on line by line.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -21,6 +22,10 @@ use crate::rt::async_fd::AsyncFd;
 use crate::rt::pipe;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::{fds, passed};
+
+/// After so many bytes it is looked how long they took; a line counts for some more.
+const SOME: usize = 16 << 10;
+const LINE: usize = 1 << 10;
 
 /// The most of the output that one progress notification carries, in bytes.
 const PROGRESS_CHUNK: usize = 64 << 10;
@@ -221,25 +226,32 @@ impl Output {
         };
         // It may have been given up while it waited.
         self.waits.store(false, SeqCst);
-        let mut slice = Instant::now();
+        let (mut slice, mut work) = (Instant::now(), 0);
         loop {
             if !self.kept().has_line() {
                 return;
             }
             self.wait_for(reply).await;
-            if slice.elapsed() > SLICE {
-                // The others have their turn.
-                yield_now().await;
-                slice = Instant::now();
+            if work > SOME {
+                work = 0;
+                if slice.elapsed() > SLICE {
+                    // The others have their turn.
+                    yield_now().await;
+                    slice = Instant::now();
+                }
             }
             let mut kept = self.kept();
             let Some((data, piece, pieces)) = kept.next_piece() else { return };
-            let params = format!(
-                r#"{{"type":"{}","data":{},"truncated":{},"chunk_index":{piece},"total_chunks":{pieces}}}"#,
-                self.name,
-                quote(&data),
-                piece + 1 < pieces,
-            );
+            work += LINE + data.len();
+            let data = quote(&data);
+            let place = match pieces {
+                1 => Cow::Borrowed(r#","truncated":false,"chunk_index":0,"total_chunks":1}"#),
+                _ => {
+                    let more = piece + 1 < pieces;
+                    Cow::Owned(format!(r#","truncated":{more},"chunk_index":{piece},"total_chunks":{pieces}}}"#))
+                }
+            };
+            let params = [r#"{"type":""#, self.name, r#"","data":"#, &data, &place].concat();
             let text = jsonrpc::notification("process.output", Some(&params));
             reply.push(Out::notice(text));
         }
