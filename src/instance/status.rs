@@ -223,7 +223,14 @@ impl Instance {
                 }
             }
             if !self.write_now.swap(false, SeqCst) {
-                sleep(SETTLE).await;
+                // Unless somebody asks meanwhile.
+                let asked = async {
+                    let mut heard = seen;
+                    while !self.write_now.swap(false, SeqCst) {
+                        heard = self.hub.ctx.change_after(heard).await;
+                    }
+                };
+                timeout(SETTLE, asked).await;
             }
             let me = self.clone();
             match blocking(move || me.write_file()).await {
