@@ -259,8 +259,10 @@ impl Starter {
         match outcome {
             Some(Ok(())) => Ok(child),
             Some(Err(why)) => {
+                // Most servers do not know the question of the modern era, and say so: a client waits for that.
+                let knows_not = opening == Opening::Discover && matches!(why, Error::Answered(_));
                 // An end shows in the error of the open request, a moment before the status is known to all.
-                if timeout(STATUS, child.exited()).await.is_some() {
+                if !knows_not && timeout(STATUS, child.exited()).await.is_some() {
                     let how = child.reaped().await;
                     let ended = match child.speechless.load(SeqCst) {
                         true => "closed its input or output".to_owned(),
