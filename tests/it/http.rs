@@ -1,7 +1,7 @@
 //! Streamable HTTP as the specification has it, and HTTP as hostile peers have it.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -338,6 +338,34 @@ fn limits_of_messages_sessions_connections_and_in_flight() {
     });
     assert!(refused.any(|r| r));
     wait("room again", || (get(address, "/healthz").status == 200).then_some(()));
+}
+
+#[test]
+fn half_a_head_behind_a_request_has_the_time_of_a_head_and_an_idle_connection_takes_the_next_request() {
+    let scratch = Scratch::new();
+    let more = "limits: (header_timeout: \"300ms\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
+    let address = daemon.address();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let (first, second) = request.split_at(20);
+    let mut raw = Raw::open(address);
+    // Idle, also for longer than a head may take; then a request in two parts, and half of one behind another.
+    for pause in [0, 150, 600] {
+        let begin = Instant::now();
+        wait("a pause", || (begin.elapsed() >= Duration::from_millis(pause)).then_some(()));
+        raw.send(request.as_bytes());
+        assert_eq!(raw.response().status, 200, "after {pause} ms");
+    }
+    raw.send(first.as_bytes());
+    raw.send(second.as_bytes());
+    assert_eq!(raw.response().status, 200);
+    raw.send(format!("{request}{first}").as_bytes());
+    assert_eq!(raw.response().status, 200);
+    raw.send(second.as_bytes());
+    assert_eq!(raw.response().status, 200);
+    raw.send(format!("{request}{first}").as_bytes());
+    assert_eq!(raw.response().status, 200);
+    assert_eq!(raw.rest(), "", "cut while it dawdles");
 }
 
 #[test]
