@@ -217,9 +217,17 @@ pub(crate) enum Probe {
     Elsewhere(Pid),
 }
 
+/// So long the threads of a process that was killed may take to end.
+const DYING: Duration = Duration::from_secs(1);
+
 /// Looks at an instance's files without changing anything. The order (open the process, see the lock held, read the number
 /// again) makes sure that the handle is the holder's, not a stranger's with a reused number.
 pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
+    look(path, true)
+}
+
+/// As [`probe`]; looks once more after a process that is about to end.
+fn look(path: &Path, patient: bool) -> io::Result<Probe> {
     let file = match files::open(path).map_err(foreign) {
         Ok(file) => Some(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -259,6 +267,10 @@ pub(crate) fn probe(path: &Path) -> io::Result<Probe> {
                 // The first process is another one in each PID namespace, and is the daemon in a container.
                 Some(None) => pid.as_raw() != 1 || started_when_said(path, pid) == Some(true),
             } && is_daemon_of(path, pid, &file);
+            // Its first thread is gone, and the others still have its files open for a moment.
+            if patient && !proven && !process::lives(pid) && handle.wait_end(DYING).unwrap_or(false) {
+                return look(path, false);
+            }
             Ok(if proven { Probe::Running(pid, handle) } else { Probe::Elsewhere(pid) })
         }
         (Some(pid), Some(Err(e))) if now == Some(pid) && e.raw_os_error() == Some(libc::ESRCH) => {
