@@ -223,7 +223,7 @@ impl Instance {
                 }
             }
             if !self.write_now.swap(false, SeqCst) {
-                // Unless somebody asks meanwhile.
+                // A question ends the wait at once.
                 let asked = async {
                     let mut heard = seen;
                     while !self.write_now.swap(false, SeqCst) {

@@ -72,7 +72,7 @@ enum At {
     Over,
 }
 
-/// What a connection does, as far as the one has to know who polls it.
+/// What a connection does, as far as the task that polls it has to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
     /// It waits for a request, or its stream for an event. The number changes with whatever comes.
@@ -305,7 +305,7 @@ impl Connection {
         }
     }
 
-    /// It goes on here: what was kept of what was dropped.
+    /// What is left to do on a connection that goes on in this process, after what had it was dropped.
     pub(super) fn unparked(&self) -> Option<ParkedHttp> {
         self.state().parking = false;
         self.parked()

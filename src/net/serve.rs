@@ -101,7 +101,7 @@ async fn wait(conn: &Conn, place: &Connection) -> Next {
         if conn.poll_readable(cx).is_ready() {
             return Poll::Ready(Next::Request);
         }
-        // Its client may have sent a request that nobody has told us of yet.
+        // A request may have come that the reactor has not told of yet.
         if wish.drain {
             return Poll::Ready(if conn.has_something() { Next::Request } else { Next::End });
         }

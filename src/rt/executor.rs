@@ -1,8 +1,9 @@
 //! The executor: one thread that runs all tasks, in the order in which they were woken, and waits for what wakes them.
 //!
 //! Built from the pieces that async-std's own executor has, because that one waits in another reactor, whose turn costs more
-//! system calls than a message does (mcpdaemon(7), "Why async-std, although it is discontinued"). One thread is fastest on two cores, and one is
-//! enough for a pipe; it is also part of the design: tasks that do not wait in between are not interrupted by others.
+//! system calls than a message does (mcpdaemon(7), "Why async-std, although it is discontinued"). One thread is fastest on two
+//! cores, and one is enough for a pipe; it is also part of the design: tasks that do not wait in between are not interrupted
+//! by others.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -148,7 +148,7 @@ impl Session {
         self.ctx.memory.begin(self.holder.clone())
     }
 
-    /// `gone` hears its number once nobody has it any more. The first one that asks for it.
+    /// Calls `gone` with the number of the session once nobody has the session any more. Only the first call of this counts.
     pub(crate) fn when_gone(&self, gone: impl Fn(u64) + Send + Sync + 'static) {
         let _ = self.gone.set(Box::new(gone));
     }

@@ -23,10 +23,6 @@ use crate::rt::pipe;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::{fds, passed};
 
-/// After so many bytes it is looked how long they took; a line counts for some more.
-const SOME: usize = 16 << 10;
-const LINE: usize = 1 << 10;
-
 /// The most of the output that one progress notification carries, in bytes.
 const PROGRESS_CHUNK: usize = 64 << 10;
 /// The most of a line that one `process.output` carries, in characters (the executor's own protocol has this number).
@@ -35,6 +31,10 @@ const LINE_CHUNK: usize = 64 << 10;
 const BEHIND: usize = 1 << 20;
 /// After so long, the others have their turn.
 const SLICE: Duration = Duration::from_micros(500);
+/// The clock is read after so much output was passed on, in bytes.
+const SOME: usize = 16 << 10;
+/// What each line counts for beside its bytes, in bytes.
+const LINE: usize = 1 << 10;
 
 /// Where output is reported while the command runs.
 #[derive(Clone)]
