@@ -5,18 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::client::call::Call;
-use super::client::endpoint::{Answer, Client};
+use super::client::endpoint::{Client, ListAnswer};
 use super::client::outbox::Outbox;
 use super::client::session::Session;
 use super::context::Boot;
-use super::error::Error;
 use super::hub::Hub;
 use super::leaving::Leaving;
 use super::reload::prepare;
 use super::route::receive;
 use super::server::backend::Backend;
 use super::server::core::Core;
-use crate::model::bridge::{Item, List, read_page};
+use crate::model::bridge::{List, read_page};
 use crate::model::budget::Holder;
 use crate::model::config::{Kind, sample};
 use crate::model::envelope::{Envelope, decode};
@@ -77,12 +76,7 @@ impl Backend for Table {
         None
     }
 
-    fn list<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        list: List,
-        _patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, _session: &'a Arc<Session>, list: List, _patient: bool) -> ListAnswer<'a> {
         let page = read_page(list, &self.listed()).filter(|_| list == List::Tools);
         Box::pin(async { Ok(page.map(|(items, _)| Arc::new(items)).unwrap_or_default()) })
     }

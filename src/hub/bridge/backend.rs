@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::known::Catalogue;
 use super::session::{Bridge, BridgeSession};
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint};
+use crate::hub::client::endpoint::{Answer, Endpoint, ListAnswer};
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::LISTS;
 use crate::hub::error::Error;
@@ -14,7 +14,7 @@ use crate::hub::leaving::Leaving;
 use crate::hub::server::backend::{Backend, Opened};
 use crate::hub::server::core::Core;
 use crate::hub::server::servers::Servers;
-use crate::model::bridge::{Item, List, Naming};
+use crate::model::bridge::{List, Naming};
 use crate::model::envelope::{Envelope, quote};
 use crate::model::modern::Era;
 use crate::model::status::ServerState;
@@ -96,12 +96,7 @@ impl Backend for BridgeBackend {
         Box::pin(async { Err(Error::SessionEnded) })
     }
 
-    fn list<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        _list: List,
-        _patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, _session: &'a Arc<Session>, _list: List, _patient: bool) -> ListAnswer<'a> {
         Box::pin(async { Ok(Arc::default()) })
     }
 }

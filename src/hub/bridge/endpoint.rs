@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::session::BridgeSession;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Client, Endpoint, Later, ToolCall};
+use crate::hub::client::endpoint::{Answer, Client, Endpoint, Later, ListAnswer, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -12,7 +12,7 @@ use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::server::server::Server;
-use crate::model::bridge::{Item, List, child_id};
+use crate::model::bridge::{List, child_id};
 use crate::model::envelope::{self, Envelope, spliced};
 use crate::model::method;
 use crate::model::modern::Refusal;
@@ -131,12 +131,7 @@ impl Endpoint for BridgeSession {
     }
 
     /// The bridge is not asked by itself.
-    fn list<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        _list: List,
-        _patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, _session: &'a Arc<Session>, _list: List, _patient: bool) -> ListAnswer<'a> {
         Box::pin(async { Ok(Arc::default()) })
     }
 

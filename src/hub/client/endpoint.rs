@@ -30,6 +30,9 @@ pub(crate) type Later = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A question whose answer has to be waited for.
 pub(crate) type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A list of a server, or why it cannot be had.
+pub(crate) type ListAnswer<'a> = Answer<'a, Result<Arc<Vec<Item>>, Error>>;
+
 /// The headers of a request.
 pub(crate) trait Headers: Sync {
     /// The values of a header, by its name.
@@ -143,12 +146,7 @@ pub(crate) trait Endpoint: Send + Sync {
     // --- what the bridge asks ----------------------------------------------------------------------------------------
 
     /// A list of the server. Where a child is not there, it is waited for if `patient`.
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>>;
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool) -> ListAnswer<'a>;
 
     /// A resource of the server; None where it has none of this URI, or no child to ask at the moment.
     fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {

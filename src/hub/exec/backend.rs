@@ -5,17 +5,16 @@ use std::sync::Arc;
 use super::direct::connected;
 use super::executor::Executor;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::Answer;
+use crate::hub::client::endpoint::ListAnswer;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
-use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::admit::{NO_TASKS, is_task};
 use crate::hub::server::backend::{Backend, TakePlace};
 use crate::hub::server::server::translate;
-use crate::model::bridge::{Item, List, read_page};
+use crate::model::bridge::{List, read_page};
 use crate::model::config::{self, Kind};
 use crate::model::envelope::Envelope;
 use crate::model::mcp::ServerInfo;
@@ -111,12 +110,7 @@ impl Backend for Executor {
         self.end_commands_of(session);
     }
 
-    fn list<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        list: List,
-        _patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, _session: &'a Arc<Session>, list: List, _patient: bool) -> ListAnswer<'a> {
         Box::pin(async move {
             let page = read_page(list, &self.tools()).filter(|_| list == List::Tools);
             Ok(page.map(|(items, _)| Arc::new(items)).unwrap_or_default())

@@ -13,7 +13,7 @@ use super::spares::{Limits, Spares};
 use crate::hub::child::child::Child;
 use crate::hub::child::supervisor;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, ToolCall};
+use crate::hub::client::endpoint::{Answer, Endpoint, ListAnswer, ToolCall};
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -22,7 +22,7 @@ use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::backend::{Backend, Opened};
 use crate::hub::server::core::Core;
-use crate::model::bridge::{Item, List};
+use crate::model::bridge::List;
 use crate::model::config::server::Stdio;
 use crate::model::config::{self, Kind, Mode};
 use crate::model::envelope::Envelope;
@@ -240,12 +240,7 @@ impl Backend for PerSession {
         self.shared.cancel(wanted, why)
     }
 
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool) -> ListAnswer<'a> {
         Box::pin(async move {
             match (self.shared.list(session, list, patient).await, self.spares.children().first()) {
                 // One that waits for its session says it as well as any.

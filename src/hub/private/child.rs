@@ -16,7 +16,7 @@ use crate::hub::child::child::Child;
 use crate::hub::child::slot::{Owner, Slot};
 use crate::hub::child::start::StartFailure;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, Later, ToolCall};
+use crate::hub::client::endpoint::{Answer, Endpoint, Later, ListAnswer, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -24,7 +24,7 @@ use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
-use crate::model::bridge::{Item, List};
+use crate::model::bridge::List;
 use crate::model::config::server::Stdio;
 use crate::model::config::{self, Kind, Mode, Tools};
 use crate::model::envelope::{self, Envelope, LONGEST_ID};
@@ -404,12 +404,7 @@ impl Endpoint for PrivateChild {
         saver.own(self.number, own);
     }
 
-    fn list<'a>(
-        &'a self,
-        _session: &'a Arc<Session>,
-        list: List,
-        _patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, _session: &'a Arc<Session>, list: List, _patient: bool) -> ListAnswer<'a> {
         Box::pin(async move {
             let limit = self.spares.core.ctx.config().limits.reply.bytes();
             self.ready().await?.list(list, limit).await

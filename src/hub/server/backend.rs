@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, ToolCall};
+use crate::hub::client::endpoint::{Answer, Endpoint, ListAnswer, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
@@ -15,7 +15,7 @@ use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::leaving::Leaving;
-use crate::model::bridge::{Item, List};
+use crate::model::bridge::List;
 use crate::model::config::{self, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::handover;
@@ -204,12 +204,7 @@ pub(crate) trait Backend: Leaving {
     fn leave(&self, _session: &Session) {}
 
     /// A list of the server, for the bridge. A child that is not there is waited for if `patient`.
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>>;
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool) -> ListAnswer<'a>;
 
     /// A resource of the server, for the bridge.
     fn read<'a>(&'a self, _session: &'a Arc<Session>, _uri: &'a str) -> Answer<'a, Option<String>> {

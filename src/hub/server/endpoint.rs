@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::admit::{self, NO_TASKS, is_task};
 use super::server::{Server, add_subscription};
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, Endpoint, Later, ToolCall};
+use crate::hub::client::endpoint::{Answer, Endpoint, Later, ListAnswer, ToolCall};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::session::Session;
 use crate::hub::client::subscription::{Subscription, Wanted};
 use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
-use crate::model::bridge::{Item, List};
+use crate::model::bridge::List;
 use crate::model::config::Tools;
 use crate::model::envelope::Envelope;
 use crate::model::modern::{self, Era, Refusal};
@@ -176,12 +176,7 @@ impl Endpoint for Server {
         }
     }
 
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool) -> ListAnswer<'a> {
         Box::pin(async move {
             match self.backend() {
                 Some(backend) => backend.list(session, list, patient).await,

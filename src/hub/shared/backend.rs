@@ -9,7 +9,7 @@ use crate::hub::child::child::Child;
 use crate::hub::child::start::Opening;
 use crate::hub::child::supervisor;
 use crate::hub::client::call::Call;
-use crate::hub::client::endpoint::{Answer, ToolCall};
+use crate::hub::client::endpoint::{Answer, ListAnswer, ToolCall};
 use crate::hub::client::restored::Restored;
 use crate::hub::client::saved::Saver;
 use crate::hub::client::session::Session;
@@ -18,7 +18,7 @@ use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::backend::Backend;
-use crate::model::bridge::{Item, List};
+use crate::model::bridge::List;
 use crate::model::config::{self, Kind, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::last_words::LastWords;
@@ -218,12 +218,7 @@ impl Backend for Shared {
         Shared::children(self).iter().flat_map(|c| c.cancel(wanted, why)).collect()
     }
 
-    fn list<'a>(
-        &'a self,
-        session: &'a Arc<Session>,
-        list: List,
-        patient: bool,
-    ) -> Answer<'a, Result<Arc<Vec<Item>>, Error>> {
+    fn list<'a>(&'a self, session: &'a Arc<Session>, list: List, patient: bool) -> ListAnswer<'a> {
         Box::pin(async move {
             let slot = self.slot(session.place);
             if slot.child().is_none() {
