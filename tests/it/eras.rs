@@ -178,6 +178,17 @@ fn a_modern_client_is_served_by_a_legacy_server() {
 }
 
 #[test]
+fn the_first_modern_client_does_not_wait_for_the_end_of_the_process_that_was_asked() {
+    let scratch = Scratch::new();
+    let servers = stdio("fake", &["--ignore-eof"], "stop: (stdin: \"3s\", term: \"50ms\")");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    assert_eq!(said(&ask(&daemon, &tool(1, "era", json!({}))).json()), "legacy");
+    let there = || scratch.processes().iter().filter(|(_, line)| line.contains("fake-server")).count();
+    assert_eq!(there(), 2, "the process that was asked is on its way to its end");
+    wait("the end of the process that was asked", || (there() == 1).then_some(()));
+}
+
+#[test]
 fn the_executor_speaks_both_eras() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance("t", "\"fake\": Exec(allow: [\"echo\"])"));

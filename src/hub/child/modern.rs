@@ -59,11 +59,14 @@ impl Child {
         }
     }
 
-    /// The opening of the modern era (2026-07-28 server/discover). False if the child does not speak it.
-    pub(crate) async fn discover(&self) -> Result<bool, Error> {
+    /// The opening of the modern era (2026-07-28 server/discover).
+    ///
+    /// # Errors
+    /// [`Error::Answered`] and [`Error::NotModern`] if the child answers otherwise than one that speaks it.
+    pub(crate) async fn discover(&self) -> Result<(), Error> {
         let params = modern::own_meta(env!("CARGO_PKG_VERSION"));
-        let Ok(result) = self.ask(method::DISCOVER, Some(&params)).await else { return Ok(false) };
-        let Some(info) = modern::discovered(&result) else { return Ok(false) };
+        let result = self.ask(method::DISCOVER, Some(&params)).await?;
+        let info = modern::discovered(&result).ok_or(Error::NotModern)?;
         debug!("server '{}': speaks {}, is {}", self.server, info.revision, info.name());
         let tells = |list: &&str| {
             let capability = info.capabilities.get(*list);
@@ -80,7 +83,7 @@ impl Child {
             pending.waiting.enter(number, Waiting::Watch);
             self.send_line(&jsonrpc::request(number, method::LISTEN, Some(&params)));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Which arguments of which tools are repeated in headers; asked of the child, once at a time, and again after its

@@ -229,10 +229,7 @@ impl Starter {
         let opened = async move {
             match opening {
                 Opening::Initialize => opener.initialize().await,
-                Opening::Discover => match opener.discover().await? {
-                    true => Ok(()),
-                    false => Err(Error::NotModern),
-                },
+                Opening::Discover => opener.discover().await,
             }
         };
         let starts = &self.ctx.starts;
@@ -260,7 +257,7 @@ impl Starter {
             Some(Ok(())) => Ok(child),
             Some(Err(why)) => {
                 // Most servers do not know the question of the modern era, and say so: a client waits for that.
-                let knows_not = opening == Opening::Discover && matches!(why, Error::Answered(_));
+                let knows_not = opening == Opening::Discover && matches!(why, Error::Answered(_) | Error::NotModern);
                 // An end shows in the error of the open request, a moment before the status is known to all.
                 if !knows_not && timeout(STATUS, child.exited()).await.is_some() {
                     let how = child.reaped().await;
@@ -278,7 +275,10 @@ impl Starter {
                     }
                     why => said(format!("its handshake failed: {why}"), child.words()),
                 };
-                child.stop(&config.stop).await;
+                match knows_not {
+                    true => self.stop_aside(&child),
+                    false => child.stop(&config.stop).await,
+                }
                 let refused = !self.ctx.end_drain.is_set() && !unwanted_now();
                 Err(StartFailure { refused, ..failure })
             }
@@ -302,6 +302,17 @@ impl Starter {
                 Err(failure)
             }
         }
+    }
+
+    /// Stops a child that nobody waits for any more; the end of the instance, and an upgrade, wait for it.
+    fn stop_aside(&self, child: &Arc<Child>) {
+        let over = Arc::new(Flag::default());
+        self.ctx.leaving.note(over.clone());
+        let (child, ladder) = (child.clone(), self.config.get().stop.clone());
+        task::spawn(async move {
+            child.stop(&ladder).await;
+            over.set();
+        });
     }
 }
 
