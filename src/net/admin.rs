@@ -1,8 +1,7 @@
 //! What is not the hot path, routed by tide: the page, health, the status document, and metrics ([`paths`]).
 
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, StatusCode};
 use tide::http;
 
 use super::answer::{Answer, error, not_allowed, plain};
@@ -12,6 +11,7 @@ use super::page;
 use super::pages::{Admin, App};
 use super::paths;
 use super::proxied;
+use super::request::Asking;
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
 
@@ -84,7 +84,7 @@ pub(super) fn nothing() -> Answer {
 }
 
 /// Hands a request to the router and its answer back.
-pub(super) async fn serve(front: &Front, request: &Request<Incoming>) -> Answer {
+pub(super) async fn serve(front: &Front, request: &Asking) -> Answer {
     let (config, meant) = (front.hub.ctx.config(), paths::meant(request.uri().path()));
     let path = proxied::without(&config.base_path, &meant);
     let method = match *request.method() {

@@ -1,5 +1,8 @@
 //! Answers of one piece, and what all answers have in common.
 
+use std::future::Future;
+use std::pin::Pin;
+
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 
@@ -7,6 +10,24 @@ use super::body::Body;
 use crate::model::jsonrpc;
 
 pub(super) type Answer = Response<Body>;
+
+/// An answer, or what brings it.
+pub(super) enum Answering {
+    Now(Answer),
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl Answering {
+    pub(super) fn later(work: impl Future<Output = Answer> + Send + 'static) -> Answering {
+        Answering::Later(Box::pin(work))
+    }
+}
+
+impl From<Answer> for Answering {
+    fn from(answer: Answer) -> Answering {
+        Answering::Now(answer)
+    }
+}
 
 /// A page that may talk to us may also read what we say (Fetch standard, CORS protocol).
 pub(super) fn share(response: &mut Answer, origin: Option<&str>) {

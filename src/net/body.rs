@@ -107,6 +107,13 @@ pub(crate) struct Reply {
     pub connection: Arc<Connection>,
 }
 
+impl Reply {
+    /// The way back for an answer that is due.
+    pub(crate) fn to(client: Client, outbox: Arc<Outbox>, connection: &Arc<Connection>) -> Reply {
+        Reply { client, outbox, answered: false, resumable: false, connection: connection.clone() }
+    }
+}
+
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.connection.is_parking() {

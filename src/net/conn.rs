@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_lite::{AsyncRead, AsyncWrite};
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use hyper::rt::ReadBufCursor;
 
 use crate::rt::async_fd::AsyncFd;
@@ -33,6 +33,11 @@ const CHUNK: usize = 64 << 10;
 thread_local! {
     /// A buffer of [`CHUNK`] bytes that no connection uses at the moment.
     static SPARE: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
+}
+
+/// A buffer of [`CHUNK`] bytes.
+fn spare() -> Box<[u8]> {
+    SPARE.take().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
 }
 
 /// What was read and did not fit into its reader's buffer.
@@ -109,17 +114,60 @@ impl Conn {
         Ok((fds::duplicate(self.fd())?, self.early))
     }
 
-    /// Ready once something has come, or nothing more will.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.is_handed_out() {
-            true => self.io.poll_readable(cx),
-            false => Poll::Ready(()),
-        }
-    }
-
     /// Whether there is something to be read, or nothing more will be.
     pub(super) fn has_something(&self) -> bool {
         !self.is_handed_out() || socket::is_closed_by_peer(&self.io).is_ok()
+    }
+
+    /// Shows what has come: `look` says how much of it is used, and what it is. The rest is for who reads next.
+    pub(super) fn poll_look<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        look: impl FnOnce(&[u8]) -> (usize, T),
+    ) -> Poll<io::Result<T>> {
+        if !self.early.is_empty() {
+            if self.has_had_its_turn(cx) {
+                return Poll::Pending;
+            }
+            self.heard.fetch_add(1, Relaxed);
+            let (used, found) = look(&self.early);
+            self.early.drain(..used);
+            return Poll::Ready(Ok(found));
+        }
+        let mut buffer = None;
+        let received = self.poll_receive(cx, CHUNK, |fd| socket::receive(fd, buffer.get_or_insert_with(spare)));
+        let shown = match (&received, &buffer) {
+            (Poll::Ready(Ok(0)), _) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            (Poll::Ready(Ok(end)), Some(buffer)) => {
+                let (used, found) = look(&buffer[..*end]);
+                self.early.extend_from_slice(&buffer[used..*end]);
+                Poll::Ready(Ok(found))
+            }
+            _ => received.map(|outcome| outcome.and(Err(io::ErrorKind::UnexpectedEof.into()))),
+        };
+        if buffer.is_some() {
+            SPARE.set(buffer);
+        }
+        shown
+    }
+
+    /// Whether the others have their turn first.
+    fn has_had_its_turn(&mut self, cx: &mut Context<'_>) -> bool {
+        let over = self.slice.is_some_and(|since| since.elapsed() > SLICE);
+        if over {
+            self.slice = None;
+            cx.waker().wake_by_ref();
+        }
+        over
+    }
+
+    /// What the work brings, or None once the peer has closed its side.
+    pub(super) async fn unless_gone<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let gone = async {
+            self.gone().await;
+            None
+        };
+        async { Some(work.await) }.or(gone).await
     }
 
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
@@ -186,10 +234,7 @@ impl Conn {
             self.slice = None;
             return Poll::Pending;
         }
-        if self.slice.is_some_and(|since| since.elapsed() > SLICE) {
-            // The others have their turn first.
-            self.slice = None;
-            cx.waker().wake_by_ref();
+        if self.has_had_its_turn(cx) {
             return Poll::Pending;
         }
         let read = ready!(self.io.poll_read(cx, room, receive));
@@ -239,10 +284,7 @@ impl AsyncRead for Conn {
             Some(rest) => rest,
             None => {
                 let mut buffer = None;
-                let received = self.poll_receive(cx, CHUNK, |fd| {
-                    let spare = || SPARE.take().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice());
-                    socket::receive(fd, buffer.get_or_insert_with(spare))
-                });
+                let received = self.poll_receive(cx, CHUNK, |fd| socket::receive(fd, buffer.get_or_insert_with(spare)));
                 match (received, buffer) {
                     (Poll::Ready(Ok(end)), Some(buffer)) => Rest { buffer, start: 0, end },
                     (received, buffer) => {

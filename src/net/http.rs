@@ -1,21 +1,23 @@
 //! One HTTP request: who may ask, where it goes, and what all answers have in common.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{Method, StatusCode, Version};
 use log::warn;
 
-use super::answer::{Answer, error, not_allowed, share};
+use super::answer::{Answer, Answering, error, not_allowed, share};
 use super::body::Body;
 use super::connection::Connection;
 use super::front::Front;
 use super::origin::Stranger;
-use super::request::{is_preflight, named, preflight};
+use super::request::{Asking, is_preflight, named, preflight};
 use super::{admin, auth, origin, paths, proxied, sse, streamable, ws};
 use crate::hub::{Dropped, Server};
 use crate::model::config::Admitted;
@@ -27,34 +29,30 @@ use crate::sys::listen::Peer;
 const REFUSAL: Duration = Duration::from_secs(60);
 
 /// Serves one request of a connection whose own address is `local`.
-pub(super) async fn serve(
-    front: Arc<Front>,
-    connection: Arc<Connection>,
-    (local, peer): (Option<IpAddr>, Option<Arc<Peer>>),
-    request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+pub(super) fn serve(
+    front: &Arc<Front>,
+    connection: &Arc<Connection>,
+    (local, peer): &(Option<IpAddr>, Option<Arc<Peer>>),
+    request: Asking,
+) -> Serving {
     let config = front.hub.ctx.config();
     let is_health = || is_health(&config.base_path, &request);
-    let origin = match check_names(&front, local, &request, &is_health) {
+    let serving = |work, origin| Serving { connection: connection.clone(), origin, work };
+    let origin = match check_names(front, *local, &request, &is_health) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
-        Err(_) if is_health() => {
-            let answer = admin::without_detail(admin::serve(&front, &request).await);
-            connection.idles();
-            return Ok(answer);
-        }
+        Err(_) if is_health() => return serving(health(front, request), None),
         Err(refused) => {
             front.hub.ctx.counters.count(Dropped::ForeignOrigin);
-            connection.idles();
-            return Ok(*refused);
+            return serving((*refused).into(), None);
         }
     };
-    let allowed_origin = origin.map(str::to_owned);
+    let origin = origin.map(str::to_owned);
     let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
     connection.is_for(proxied::client(&config, connection.address, request.headers()));
     let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
-    connection.busy(request.version() >= Version::HTTP_11, keeps, allowed_origin.clone());
-    let mut response = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
+    connection.busy(request.version() >= Version::HTTP_11, keeps, origin.clone());
+    let work = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
         Ok(who) => {
             if let Some(name) = auth::hashed_with_line_feed(who.as_deref(), request.headers())
                 && front.odd_tokens.lock().is_new(name)
@@ -64,34 +62,63 @@ pub(super) async fn serve(
                      NAME' prints lines as they should be"
                 );
             }
-            dispatch(&front, &connection, who, request).await
+            dispatch(front, connection, who, request)
         }
-        Err(_) if is_preflight(&request) => preflight(request.headers()),
+        Err(_) if is_preflight(&request) => preflight(request.headers()).into(),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
-        Err(_) if is_health() => admin::without_detail(admin::serve(&front, &request).await),
+        Err(_) if is_health() => health(front, request),
         // Clients look in many places for how to get a token, and take a 401 there for an answer.
         Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(request.uri().path()))) => {
-            admin::nothing()
+            admin::nothing().into()
         }
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
-            log_refusal(&front, &connection);
-            auth::unauthorized(why)
+            log_refusal(front, connection);
+            auth::unauthorized(why).into()
         }
     };
-    match response.body() {
-        Body::Whole(_) => connection.idles(),
-        Body::Events(_) => connection.streams(),
+    serving(work, origin)
+}
+
+/// A request that is being served. Small, because it is there for each request.
+pub(super) struct Serving {
+    connection: Arc<Connection>,
+    origin: Option<String>,
+    work: Answering,
+}
+
+impl Future for Serving {
+    type Output = Result<Answer, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let nothing = || Answering::Now(Answer::new(Body::empty()));
+        let mut response = match &mut self.work {
+            Answering::Later(work) => ready!(work.as_mut().poll(cx)),
+            Answering::Now(_) => match std::mem::replace(&mut self.work, nothing()) {
+                Answering::Now(answer) => answer,
+                Answering::Later(_) => return Poll::Pending,
+            },
+        };
+        match response.body() {
+            Body::Whole(_) => self.connection.idles(),
+            Body::Events(_) => self.connection.streams(),
+        }
+        share(&mut response, self.origin.as_deref());
+        if self.connection.front.hub.ctx.leaving_soon() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response))
     }
-    share(&mut response, allowed_origin.as_deref());
-    if front.hub.ctx.leaving_soon() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response)
+}
+
+/// How the instance is, without detail.
+fn health(front: &Arc<Front>, request: Asking) -> Answering {
+    let front = front.clone();
+    Answering::later(async move { admin::without_detail(admin::serve(&front, &request).await) })
 }
 
 /// Whether a request is one of a health check.
-fn is_health(base: &str, request: &Request<Incoming>) -> bool {
+fn is_health(base: &str, request: &Asking) -> bool {
     let path = paths::meant(request.uri().path());
     matches!(proxied::without(base, &path), paths::HEALTHZ | paths::READYZ | paths::HEALTH)
 }
@@ -100,7 +127,7 @@ fn is_health(base: &str, request: &Request<Incoming>) -> bool {
 fn check_names<'r>(
     front: &Front,
     local: Option<IpAddr>,
-    request: &'r Request<Incoming>,
+    request: &'r Asking,
     is_health: &dyn Fn() -> bool,
 ) -> Result<Option<&'r str>, Box<Answer>> {
     let config = front.hub.ctx.config();
@@ -132,15 +159,16 @@ fn log_refusal(front: &Front, connection: &Connection) {
     warn!("a request from {from} was not let in (401); dropped.unauthorized counts all, this is logged once a minute");
 }
 
-async fn dispatch(
+/// The part of the program that a request is for has it.
+fn dispatch(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
     who: Option<Arc<Admitted>>,
-    request: Request<Incoming>,
-) -> Answer {
+    request: Asking,
+) -> Answering {
     connection.knows(who);
     if is_preflight(&request) {
-        return preflight(request.headers());
+        return preflight(request.headers()).into();
     }
     let config = front.hub.ctx.config();
     let meant = paths::meant(request.uri().path());
@@ -155,47 +183,50 @@ async fn dispatch(
     if let Some(endpoint) = all {
         let Some(bridge) = front.hub.bridge() else {
             let why = "this instance has no bridge (bridge: None): a server is at /servers/NAME/mcp";
-            return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
+            return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why).into();
         };
-        return mcp(front, connection, &bridge, "", endpoint, request).await;
+        return mcp(front, connection, &bridge, "", endpoint, request);
     }
     let Some((name, endpoint)) = path.strip_prefix(paths::SERVERS).and_then(|rest| rest.split_once('/')) else {
-        return admin::serve(front, &request).await;
+        let front = front.clone();
+        return Answering::later(async move { admin::serve(&front, &request).await });
     };
     let Some(endpoint) = paths::ENDPOINTS.into_iter().find(|known| *known == endpoint) else {
         let why = format!("there is no such path: a server has /servers/{name}/mcp, .../ws and .../sse");
-        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why).into();
     };
     let Some(server) = front.hub.server(name) else {
         let why = format!("there is no server '{}' in this instance", printable(name, 64));
-        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why);
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, &why).into();
     };
     let base = format!("/servers/{name}");
     drop(meant);
-    mcp(front, connection, &server, &base, endpoint, request).await
+    mcp(front, connection, &server, &base, endpoint, request)
 }
 
 /// One of the endpoints of a server, or of the bridge, whose paths begin with `base`.
-async fn mcp(
+fn mcp(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
     server: &Arc<Server>,
     base: &str,
     endpoint: &str,
-    request: Request<Incoming>,
-) -> Answer {
+    request: Asking,
+) -> Answering {
     if endpoint == "ws" {
-        return ws::upgrade(front, connection, server, request);
+        return ws::upgrade(front, connection, server, request).into();
     }
     match (endpoint, request.method()) {
         ("sse", &Method::GET) if !streamable::names_session(request.headers()) => {
             let before = proxied::before(&front.hub.ctx.config(), connection.address, request.headers());
-            return sse::open(front, server, &(before + base), connection, request.headers());
+            return sse::open(front, server, &(before + base), connection, request.headers()).into();
         }
-        ("message", &Method::POST) => return sse::post(front, server, connection, request).await,
-        ("message", _) => return not_allowed("POST", "POST takes the messages of a session that /sse has opened"),
+        ("message", &Method::POST) => return sse::post(front, server, connection, request),
+        ("message", _) => {
+            return not_allowed("POST", "POST takes the messages of a session that /sse has opened").into();
+        }
         // What else comes to /sse is of a client that was told this path and speaks Streamable HTTP.
         _ => {}
     }
-    streamable::serve(front, server, connection, request).await
+    streamable::serve(front, server, connection, request)
 }

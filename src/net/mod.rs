@@ -23,6 +23,7 @@ pub(crate) mod page;
 mod pages;
 mod parked;
 pub mod paths;
+mod plain;
 mod proxied;
 pub mod request;
 mod respond;
@@ -31,6 +32,7 @@ mod sse;
 mod streamable;
 mod upgrade;
 mod wishes;
+mod writer;
 mod ws;
 
 pub(crate) use net::Net;

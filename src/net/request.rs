@@ -18,6 +18,17 @@ use crate::rt::wait::{recent, sleep};
 
 /// The header that names the revision agreed on (2025-11-25 basic/transports).
 pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// A request and its body.
+pub(crate) type Asking = Request<RequestBody>;
+
+/// The body of a request.
+pub(crate) enum RequestBody {
+    /// The HTTP library reads it.
+    Coming(Incoming),
+    /// It has come.
+    Whole(Vec<u8>),
+}
+
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
 const SWALLOW: u64 = 64 << 20;
 /// A body has so much time, and a second more for each [`SLOWEST`] bytes that have come.
@@ -60,7 +71,7 @@ pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
 }
 
 /// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for which user.
-pub(crate) fn is_preflight(request: &Request<Incoming>) -> bool {
+pub(crate) fn is_preflight(request: &Asking) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
@@ -122,43 +133,76 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
     accepts
 }
 
-/// The head and the body of a POST with a message.
+/// The text of a POST with a message, and its place in the memory.
 pub(crate) async fn body_of(
     front: &Front,
     connection: &Connection,
-    request: Request<Incoming>,
-) -> Result<(hyper::http::request::Parts, String, Kept), Box<Answer>> {
-    let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
-    let json = |kind: &str| kind.trim().eq_ignore_ascii_case("application/json");
-    let kind = text(request.headers(), &header::CONTENT_TYPE).unwrap_or("");
-    if !json(kind) && !kind.split(';').next().is_some_and(json) {
-        let why = "Content-Type must be application/json";
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, why);
-    }
-    let coded = text(request.headers(), &header::CONTENT_ENCODING).map(str::trim);
-    if let Some(coding) = coded.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
-        let why = format!("a body in Content-Encoding '{}' is not understood: send it as it is", printable(coding, 40));
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, jsonrpc::INVALID_REQUEST, &why);
-    }
-    let limit = front.hub.ctx.config().limits.message;
-    let (head, body) = request.into_parts();
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<(String, Kept), Box<Answer>> {
+    check_kind(headers)?;
+    let limit = front.hub.ctx.config().limits.message.bytes();
     let mut kept = connection.keep();
-    let expects = head.headers.contains_key(header::EXPECT);
-    match read(body, limit.bytes(), expects, &mut kept).await.map(String::from_utf8) {
-        Ok(Ok(body)) => Ok((head, body, kept)),
+    let expects = headers.contains_key(header::EXPECT);
+    let text = text_of(front, read(body, limit, expects, &mut kept).await)?;
+    Ok((text, kept))
+}
+
+/// The same of a body that has come.
+pub(crate) fn whole_body_of(
+    front: &Front,
+    connection: &Connection,
+    headers: &HeaderMap,
+    body: Vec<u8>,
+) -> Result<(String, Kept), Box<Answer>> {
+    check_kind(headers)?;
+    let limit = front.hub.ctx.config().limits.message.bytes();
+    let mut kept = connection.keep();
+    let read = match body.len() {
+        length if length > limit => Err(Unread::TooLong),
+        length if !kept.reach(length) => Err(Unread::NoMemory),
+        _ => Ok(body),
+    };
+    Ok((text_of(front, read)?, kept))
+}
+
+/// A message is JSON, as it is.
+fn check_kind(headers: &HeaderMap) -> Result<(), Box<Answer>> {
+    let refuse = |why: &str| {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Err(Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why)))
+    };
+    let json = |kind: &str| kind.trim().eq_ignore_ascii_case("application/json");
+    let kind = text(headers, &header::CONTENT_TYPE).unwrap_or("");
+    if !json(kind) && !kind.split(';').next().is_some_and(json) {
+        return refuse("Content-Type must be application/json");
+    }
+    let coded = text(headers, &header::CONTENT_ENCODING).map(str::trim);
+    match coded.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
+        Some(coding) => refuse(&format!(
+            "a body in Content-Encoding '{}' is not understood: send it as it is",
+            printable(coding, 40)
+        )),
+        None => Ok(()),
+    }
+}
+
+/// What was read as a text, or the answer that says why there is none.
+fn text_of(front: &Front, read: Result<Vec<u8>, Unread>) -> Result<String, Box<Answer>> {
+    let refuse = |status, code, why: &str| Err(Box::new(error(status, None, code, why)));
+    match read.map(String::from_utf8) {
+        Ok(Ok(text)) => Ok(text),
         Ok(Err(_)) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body is not UTF-8"),
         Err(Unread::TooLong) => {
             front.hub.ctx.counters.count(Dropped::LongMessages);
+            let limit = front.hub.ctx.config().limits.message;
             let why = format!("the message is longer than {limit} (limits.message)");
             refuse(StatusCode::PAYLOAD_TOO_LARGE, jsonrpc::INVALID_REQUEST, &why)
         }
         Err(Unread::NoMemory) => {
             Err(Box::new(unavailable(None, "as much is kept for clients as may be (limits.memory): try again later")))
         }
-        Err(Unread::Slow) => {
-            let why = "the body took too long";
-            refuse(StatusCode::REQUEST_TIMEOUT, jsonrpc::INVALID_REQUEST, why)
-        }
+        Err(Unread::Slow) => refuse(StatusCode::REQUEST_TIMEOUT, jsonrpc::INVALID_REQUEST, "the body took too long"),
         Err(Unread::Broken) => refuse(StatusCode::BAD_REQUEST, jsonrpc::PARSE_ERROR, "the body ended too early"),
     }
 }

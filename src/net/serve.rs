@@ -1,15 +1,18 @@
 //! A connection from its first byte to its last, to its upgrade, or until it is at rest.
 //!
-//! The HTTP library has it from a request to its answer, and a moment longer. A connection that is idle, and a stream that
-//! goes on, need none of the library's buffers: they are waited for here.
+//! A plain request is answered here ([`plain`]). The HTTP library has a connection for every other one, to its answer and a
+//! moment longer. A connection that is idle, and a stream that goes on, need none of the library's buffers either.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use log::debug;
@@ -18,10 +21,13 @@ use super::conn::Conn;
 use super::connection::{Connection, Doing};
 use super::front::Front;
 use super::parked::ParkedHttp;
+use super::request::{Asking, RequestBody};
 use super::wishes::Wishes;
-use super::{http, late};
+use super::writer::give;
+use super::{http, late, plain};
 use crate::rt::task;
 use crate::rt::timer::Timer;
+use crate::rt::wait::recent;
 use crate::sys::listen::Peer;
 
 /// An idle connection is kept this long for its next request.
@@ -45,7 +51,9 @@ pub(super) fn take_again(conn: Conn, connection: Arc<Connection>, left: ParkedHt
 enum Next {
     /// It waits for a request.
     Idle,
-    /// There is a request, or the beginning of one.
+    /// A plain request has come.
+    Plain(Box<Asking>),
+    /// There is a request of another kind, or the beginning of one.
     Request,
     /// Something is left to do on it.
     Left(Box<ParkedHttp>),
@@ -69,12 +77,20 @@ type Ends = (Option<IpAddr>, Option<Arc<Peer>>);
 async fn serve(conn: Conn, place: Arc<Connection>, left: ParkedHttp) {
     let ends: Ends = (conn.local_ip(), conn.peer().map(Arc::new));
     let (mut conn, mut next) = (conn, Next::from(left));
+    let (mut wishes, mut idle) = (Wishes::of(&place), Idle::new());
     loop {
         // What is done is in a box, which is gone while the connection is idle.
         next = match next {
-            Next::Idle => wait(&conn, &place).await,
-            Next::Left(left) => Box::pin(go_on(&mut conn, &place, *left)).await,
-            Next::Request => match Box::pin(answer(conn, &place, &ends)).await {
+            Next::Idle => wait(&mut conn, &place, &mut wishes, &mut idle).await,
+            Next::Plain(request) => {
+                let work = answer_plain(&mut conn, &place, &ends, *request);
+                Box::pin(attend(&place, &mut wishes, work)).await
+            }
+            Next::Left(left) => {
+                let work = go_on(&mut conn, &place, *left);
+                Box::pin(attend(&place, &mut wishes, work)).await
+            }
+            Next::Request => match Box::pin(answer(conn, &place, &ends, &mut wishes)).await {
                 Some((back, next)) => {
                     conn = back;
                     next
@@ -87,9 +103,36 @@ async fn serve(conn: Conn, place: Arc<Connection>, left: ParkedHttp) {
     }
 }
 
+/// How long a connection has waited for a request. Its timer runs on over requests, and is looked at when it is over.
+struct Idle {
+    since: Instant,
+    timer: Timer,
+}
+
+impl Idle {
+    fn new() -> Idle {
+        Idle { since: recent(), timer: Timer::after(IDLE) }
+    }
+
+    fn begin(&mut self) {
+        self.since = recent();
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while Pin::new(&mut self.timer).poll(cx).is_ready() {
+            let end = self.since + IDLE;
+            if recent() >= end {
+                return Poll::Ready(());
+            }
+            self.timer.set_at(end);
+        }
+        Poll::Pending
+    }
+}
+
 /// Waits for a request.
-async fn wait(conn: &Conn, place: &Connection) -> Next {
-    let (mut wishes, mut over) = (Wishes::of(place), Timer::after(IDLE));
+async fn wait(conn: &mut Conn, place: &Connection, wishes: &mut Wishes<'_>, idle: &mut Idle) -> Next {
+    idle.begin();
     poll_fn(|cx| {
         let wish = wishes.poll(cx);
         if wish.revoked || wish.over {
@@ -98,28 +141,49 @@ async fn wait(conn: &Conn, place: &Connection) -> Next {
         if wish.rest {
             return Poll::Ready(Next::Park);
         }
-        if conn.poll_readable(cx).is_ready() {
-            return Poll::Ready(Next::Request);
+        let most = || place.front.hub.ctx.config().limits.header.bytes();
+        let look = |bytes: &[u8]| match plain::request(bytes, most()) {
+            Some((request, length)) => (length, Next::Plain(Box::new(request))),
+            None => (0, Next::Request),
+        };
+        match conn.poll_look(cx, look) {
+            Poll::Ready(found) => return Poll::Ready(found.unwrap_or(Next::End)),
+            Poll::Pending if !wish.drain => {}
+            // A request may have come that the reactor has not told of yet.
+            Poll::Pending => return Poll::Ready(if conn.has_something() { Next::Request } else { Next::End }),
         }
-        // A request may have come that the reactor has not told of yet.
-        if wish.drain {
-            return Poll::Ready(if conn.has_something() { Next::Request } else { Next::End });
-        }
-        Pin::new(&mut over).poll(cx).map(|()| Next::End)
+        idle.poll(cx).map(|()| Next::End)
     })
     .await
 }
 
+/// Answers a plain request.
+async fn answer_plain(conn: &mut Conn, place: &Arc<Connection>, ends: &Ends, request: Asking) -> io::Result<bool> {
+    let work = http::serve(&place.front, place, ends, request);
+    let Some(Ok(response)) = conn.unless_gone(work).await else { return Ok(false) };
+    let goes_on = give(conn, place, response, true, true).await?;
+    place.idles();
+    Ok(goes_on)
+}
+
 /// Finishes what was left to do.
-async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: ParkedHttp) -> Next {
-    let (asked, left, begun) = match left {
-        ParkedHttp::Idle => return Next::Idle,
-        ParkedHttp::Waiting(asked, left) => (asked, left, false),
-        ParkedHttp::Streaming(asked, left) => (asked, left, true),
-    };
-    let mut wishes = Wishes::of(place);
-    let mut work = std::pin::pin!(late::finish(conn, place, &asked, left, begun));
-    let next = poll_fn(|cx| {
+async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: ParkedHttp) -> io::Result<bool> {
+    match left {
+        ParkedHttp::Idle => Ok(true),
+        ParkedHttp::Waiting(asked, left) => late::finish(conn, place, &asked, left, false).await,
+        ParkedHttp::Streaming(asked, left) => late::finish(conn, place, &asked, left, true).await,
+    }
+}
+
+/// Lets work on a connection come to its end, or to rest, as the instance wants it. The work says whether the connection is
+/// good for another request.
+async fn attend(
+    place: &Arc<Connection>,
+    wishes: &mut Wishes<'_>,
+    work: impl Future<Output = io::Result<bool>>,
+) -> Next {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
         let wish = wishes.poll(cx);
         if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
             let good = outcome.is_ok_and(|good| good);
@@ -134,17 +198,19 @@ async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: ParkedHttp) -> Ne
         // What is dropped from now on is kept.
         place.begin_parking();
         Poll::Ready(Next::Park)
-    });
-    next.await
+    })
+    .await
 }
 
 /// Lets the HTTP library answer requests until the connection is quiet. Gives it back then, or None at its end.
-async fn answer(conn: Conn, place: &Arc<Connection>, ends: &Ends) -> Option<(Conn, Next)> {
+async fn answer(conn: Conn, place: &Arc<Connection>, ends: &Ends, wishes: &mut Wishes<'_>) -> Option<(Conn, Next)> {
     let front = &place.front;
     let limits = front.hub.ctx.config().limits.clone();
-    let (shared, asked, (local, peer)) = (front.clone(), place.clone(), ends.clone());
-    let service = service_fn(move |request| http::serve(shared.clone(), asked.clone(), (local, peer.clone()), request));
-    let machine = http1::Builder::new()
+    let (asked, ends) = (place.clone(), ends.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        http::serve(&asked.front, &asked, &ends, request.map(RequestBody::Coming))
+    });
+    let mut machine = http1::Builder::new()
         // The time of a head is looked after below.
         .header_read_timeout(None)
         .max_header_size(limits.header.bytes())
@@ -152,7 +218,6 @@ async fn answer(conn: Conn, place: &Arc<Connection>, ends: &Ends) -> Option<(Con
         .writev(true)
         .serve_connection(conn, service)
         .with_upgrades();
-    let (mut machine, mut wishes) = (machine, Wishes::of(place));
     let (mut draining, mut head, mut look, mut seen) = (false, None, Timer::after(QUIET), None);
     let ended = poll_fn(|cx| {
         let wish = wishes.poll(cx);

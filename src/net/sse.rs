@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
+use hyper::StatusCode;
 use hyper::header::{HeaderMap, ORIGIN};
-use hyper::{Request, StatusCode};
 
-use super::answer::{Answer, error, plain, unavailable};
+use super::answer::{Answer, Answering, error, plain, unavailable};
 use super::body::{Events, Reply};
 use super::connection::Connection;
 use super::front::Front;
-use super::request::{body_of, wants_events};
+use super::request::{Asking, RequestBody, body_of, wants_events, whole_body_of};
 use super::respond::stream;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
 use crate::hub::route;
-use crate::hub::{Later, Server, Session};
+use crate::hub::{Client, Server, Session};
 use crate::model::envelope::{Fault, scan, unmarked};
 use crate::model::jsonrpc;
 use crate::model::transport::{SessionKind, Transport};
@@ -60,12 +59,12 @@ fn is_from_elsewhere(headers: &HeaderMap) -> bool {
 }
 
 /// A message of such a session; what it asks for comes on the stream.
-pub(super) async fn post(
+pub(super) fn post(
     front: &Arc<Front>,
     server: &Arc<Server>,
-    connection: &Connection,
-    request: Request<Incoming>,
-) -> Answer {
+    connection: &Arc<Connection>,
+    request: Asking,
+) -> Answering {
     let query = request.uri().query().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
     let own = |s: &Session| {
@@ -75,22 +74,32 @@ pub(super) async fn post(
     let client = id.and_then(|id| front.hub.session(id)).filter(|c| own(&c.session));
     let Some((client, outbox)) = client.and_then(|c| c.session.push_outbox().map(|o| (c, o))) else {
         let why = "there is no such session: GET the path /sse of the server first";
-        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why);
+        return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why).into();
     };
-    let (_, body, _kept) = match body_of(front, connection, request).await {
-        Ok(whole) => whole,
-        Err(response) => return *response,
-    };
-    let length = body.len();
-    let take = move || -> Result<Option<Later>, String> {
-        if let Err(fault @ Fault::Json(..)) = scan(unmarked(&body)) {
-            return Err(route::fault_text(&fault));
+    let (head, body) = request.into_parts();
+    match body {
+        RequestBody::Whole(body) => match whole_body_of(front, connection, &head.headers, body) {
+            Ok((text, _kept)) => take(&client, &text, &outbox).into(),
+            Err(refused) => (*refused).into(),
+        },
+        RequestBody::Coming(body) => {
+            let connection = connection.clone();
+            Answering::later(async move {
+                match body_of(&connection.front, &connection, &head.headers, body).await {
+                    Ok((text, _kept)) if text.len() > LONG => busy(move || take(&client, &text, &outbox)).await,
+                    Ok((text, _kept)) => take(&client, &text, &outbox),
+                    Err(refused) => *refused,
+                }
+            })
         }
-        Ok(route::receive(&client, &body, &outbox))
-    };
-    match if length > LONG { busy(take).await } else { take() } {
-        Ok(later) => drop(later.map(task::spawn)),
-        Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", fault),
     }
+}
+
+/// Takes the body of such a request.
+fn take(client: &Client, body: &str, outbox: &Arc<Outbox>) -> Answer {
+    if let Err(fault @ Fault::Json(..)) = scan(unmarked(body)) {
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault));
+    }
+    drop(route::receive(client, body, outbox).map(task::spawn));
     plain(StatusCode::ACCEPTED, "text/plain", "Accepted".to_owned())
 }

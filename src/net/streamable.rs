@@ -2,42 +2,43 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, StatusCode};
 
-use super::answer::{Answer, empty, error, not_allowed, plain, unavailable};
+use super::answer::{Answer, Answering, empty, error, not_allowed, plain, unavailable};
 use super::body::{Events, Reply};
 use super::connection::Connection;
 use super::front::Front;
-use super::request::{VERSION, accepts, body_of, check_version, text, wants_events};
+use super::request::{
+    Asking, RequestBody, VERSION, accepts, body_of, check_version, text, wants_events, whole_body_of,
+};
 use super::respond::{SESSION, answer, events_of, name_session, stream};
 use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client, spliced};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern, trace};
-use crate::rt::blocking::{LONG, steps_aside};
+use crate::rt::blocking::{LONG, busy, steps_aside};
 use crate::rt::task;
 
 const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Serves a request of the endpoint `.../mcp`.
-pub(super) async fn serve(
+pub(super) fn serve(
     front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Arc<Connection>,
-    request: Request<Incoming>,
-) -> Answer {
+    request: Asking,
+) -> Answering {
     if request.method() != Method::POST && server.core.is_modern_only() {
         // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
-        return not_allowed("POST, OPTIONS", "POST");
+        return not_allowed("POST, OPTIONS", "POST").into();
     }
     match *request.method() {
-        Method::POST => post(front, server, connection, request).await,
-        Method::GET => get(front, server, connection, request.headers()),
-        Method::DELETE => delete(front, server, connection, request.headers()),
-        _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE"),
+        Method::POST => post(server, connection, request),
+        Method::GET => get(front, server, connection, request.headers()).into(),
+        Method::DELETE => delete(front, server, connection, request.headers()).into(),
+        _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE").into(),
     }
 }
 
@@ -76,122 +77,179 @@ fn session(
     Ok(client)
 }
 
-async fn post(
-    front: &Arc<Front>,
-    server: &Arc<Server>,
-    connection: &Arc<Connection>,
-    request: Request<Incoming>,
-) -> Answer {
+fn post(server: &Arc<Server>, connection: &Arc<Connection>, request: Asking) -> Answering {
     let accepts = accepts(request.headers());
     if accepts == Accepts::default() {
         let why = "the client must accept application/json and text/event-stream";
-        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why);
+        return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why).into();
     }
-    let (head, body, kept) = match body_of(front, connection, request).await {
-        Ok(whole) => whole,
-        Err(response) => return *response,
-    };
-    let long = body.len() > LONG;
-    let taken = take(front.clone(), server.clone(), connection.clone(), head.headers, body, accepts);
-    let answer = if long { steps_aside(taken).await } else { taken.await };
-    drop(kept);
-    answer
+    let (head, body) = request.into_parts();
+    let post = Post { server: server.clone(), connection: connection.clone(), headers: head.headers, accepts };
+    match body {
+        RequestBody::Whole(body) => match whole_body_of(&connection.front, connection, &post.headers, body) {
+            Ok((text, _kept)) => post.take(text),
+            Err(refused) => (*refused).into(),
+        },
+        RequestBody::Coming(body) => Answering::later(async move {
+            let (text, _kept) = match body_of(&post.connection.front, &post.connection, &post.headers, body).await {
+                Ok(whole) => whole,
+                Err(refused) => return *refused,
+            };
+            let long = text.len() > LONG;
+            let taken = if long { busy(move || post.take(text)).await } else { post.take(text) };
+            match taken {
+                Answering::Now(answer) => answer,
+                Answering::Later(work) if long => steps_aside(work).await,
+                Answering::Later(work) => work.await,
+            }
+        }),
+    }
 }
 
-/// Takes the body of such a request.
-async fn take(
-    front: Arc<Front>,
+/// A POST, but for its body.
+struct Post {
     server: Arc<Server>,
     connection: Arc<Connection>,
     headers: HeaderMap,
-    body: String,
     accepts: Accepts,
-) -> Answer {
-    let (front, server, connection) = (&front, &server, &connection);
-    let e = match scan_client(&body) {
-        Ok(e) => e,
-        Err(Fault::Inexact(changes)) => {
-            let exact = spliced(&body, &changes);
-            return Box::pin(take(front.clone(), server.clone(), connection.clone(), headers, exact, accepts)).await;
+}
+
+impl Post {
+    /// Takes its body.
+    fn take(self, body: String) -> Answering {
+        let (server, connection, headers, accepts) = (&self.server, &self.connection, &self.headers, self.accepts);
+        let front = &connection.front;
+        let refuse = |fault| plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)).into();
+        let e = match scan_client(&body) {
+            Ok(e) => e,
+            Err(Fault::Inexact(changes)) => {
+                let exact = spliced(&body, &changes);
+                return self.take(exact);
+            }
+            Err(Fault::Batch) => return batch(front, server, connection, headers, &body, accepts),
+            Err(fault) => return refuse(fault),
+        };
+        let traced = trace::from_headers(&e, &|name| headers.get(name).and_then(|v| v.to_str().ok()));
+        let e = match &traced {
+            None => e,
+            Some(traced) => match scan_client(traced) {
+                Ok(e) => e,
+                Err(fault) => return refuse(fault),
+            },
+        };
+        let modern_header = text(headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
+        // A handshake is of the legacy era, whatever its header says.
+        let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
+        if modern::claimed(&e) || (modern_header && !begins) {
+            return match stateless(server, connection, headers, &e, accepts) {
+                Some(answering) => answering,
+                None => {
+                    let text = traced.unwrap_or(body);
+                    Answering::later(async move { self.checked(&text).await })
+                }
+            };
         }
-        Err(Fault::Batch) => return batch(front, server, connection, &headers, &body, accepts).await,
-        Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
-    };
-    let traced = trace::from_headers(&e, &|name| headers.get(name).and_then(|v| v.to_str().ok()));
-    let e = match &traced {
-        None => e,
-        Some(traced) => match scan_client(traced) {
+        // Some clients keep the id of a session that has ended, and begin anew with it.
+        if begins && named(front, server, connection, headers).is_none() {
+            let text = traced.unwrap_or(body);
+            return Answering::later(async move { self.initialize(&text).await });
+        }
+        if e.kind == Kind::Notification && !headers.contains_key(SESSION) {
+            // Some clients leave out the id behind their handshake; nothing of theirs depends on what cannot be attributed.
+            front.hub.ctx.counters.count(Dropped::UnownedNotifications);
+            return empty(StatusCode::ACCEPTED).into();
+        }
+        match session(front, server, connection, headers, e.get(&e.id)) {
+            Ok(client) => message(client, connection, &e, accepts),
+            Err(refused) => (*refused).into(),
+        }
+    }
+
+    /// `initialize` opens a session, whose id comes with the answer. The text was scanned before.
+    async fn initialize(self, text: &str) -> Answer {
+        let (front, connection) = (&self.connection.front, &self.connection);
+        let opened = front.hub.open_session_soon(&self.server, Transport::Http, connection.holder()).await;
+        let e = match scan_client(text) {
             Ok(e) => e,
             Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
-        },
-    };
-    let modern_header = text(&headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
-    // A handshake is of the legacy era, whatever its header says.
-    let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
-    if modern::claimed(&e) || (modern_header && !begins) {
-        return stateless(server, connection, &headers, &e, accepts).await;
+        };
+        let client = match opened {
+            Ok(client) => client,
+            Err(why) => return unavailable(e.get(&e.id), &why.to_string()),
+        };
+        connection.opens_session();
+        let mut unconfirmed = UnconfirmedSession(Some(client.clone()), connection.clone());
+        let mut response = match message(client.clone(), connection, &e, self.accepts) {
+            Answering::Now(answer) => answer,
+            Answering::Later(work) => work.await,
+        };
+        if name_session(&mut response, &client.session) {
+            unconfirmed.0 = None;
+        }
+        response
     }
-    // Some clients keep the id of a session that has ended, and begin anew with it.
-    if begins && named(front, server, connection, &headers).is_none() {
-        return initialize(front, server, connection, &e, accepts).await;
-    }
-    if e.kind == Kind::Notification && !headers.contains_key(SESSION) {
-        // Some clients leave out the id behind their handshake; nothing of theirs depends on what cannot be attributed.
-        front.hub.ctx.counters.count(Dropped::UnownedNotifications);
-        return empty(StatusCode::ACCEPTED);
-    }
-    match session(front, server, connection, &headers, e.get(&e.id)) {
-        Ok(client) => message(client, connection, &e, accepts).await,
-        Err(response) => *response,
+
+    /// A call of the modern era, once its headers are found to repeat its arguments. The text was scanned before.
+    async fn checked(self, text: &str) -> Answer {
+        let (fields, connection) = (Fields(&self.headers), &self.connection);
+        let e = match scan_client(text) {
+            Ok(e) => e,
+            Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
+        };
+        let client = self.server.open_request(connection.holder());
+        let mut reply = Reply::to(client.clone(), connection.outbox(Outbox::single), connection);
+        if let Err(refusal) = route::check_headers(&client, &e, &fields).await {
+            reply.answered = true;
+            return refused(&e, 400, &refusal);
+        }
+        ask_modern(&reply, &e);
+        answer(reply, self.accepts).await
     }
 }
 
-/// One request of the modern era: it is served by itself, and cancelled when its client leaves.
-async fn stateless(
+/// One request of the modern era: it is served by itself, and cancelled when its client leaves. None if its headers have to be
+/// checked first, and it is not known how.
+fn stateless(
     server: &Arc<Server>,
     connection: &Arc<Connection>,
     headers: &HeaderMap,
     e: &Envelope<'_>,
     accepts: Accepts,
-) -> Answer {
+) -> Option<Answering> {
     if e.kind != Kind::Request {
-        return empty(StatusCode::ACCEPTED);
+        return Some(empty(StatusCode::ACCEPTED).into());
     }
     let fields = Fields(headers);
-    let refuse = |status: u16, refusal: &modern::Refusal| {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-        plain(status, "application/json", refusal.text(e.get(&e.id)))
-    };
     if let Err(refusal) = modern::check_meta(e) {
-        return refuse(400, &refusal);
+        return Some(refused(e, 400, &refusal).into());
     }
     let checked = modern::check_headers(e, &|name| fields.values(name)).and_then(|()| modern::check_version(e));
     if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
-        return refuse(modern::http_status(refusal.code), &refusal);
+        return Some(refused(e, modern::http_status(refusal.code), &refusal).into());
     }
     if e.method == method::LISTEN && !accepts.events {
         let why = "a subscription is an event stream: the client must accept text/event-stream";
-        return error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why);
+        return Some(error(StatusCode::NOT_ACCEPTABLE, e.get(&e.id), jsonrpc::INVALID_REQUEST, why).into());
     }
-    let client = server.open_request(connection.holder());
-    let outbox = connection.outbox(Outbox::single);
-    let mut reply = Reply {
-        client: client.clone(),
-        outbox: outbox.clone(),
-        answered: false,
-        resumable: false,
-        connection: connection.clone(),
-    };
-    if e.method == method::TOOLS_CALL
-        && let Err(refusal) = route::check_headers(&client, e, &fields).await
-    {
-        reply.answered = true;
-        return refuse(400, &refusal);
+    if e.method == method::TOOLS_CALL && server.checks_headers() {
+        return None;
     }
-    if let Some(later) = route::modern_message(&client, e, &outbox) {
+    let reply = Reply::to(server.open_request(connection.holder()), connection.outbox(Outbox::single), connection);
+    ask_modern(&reply, e);
+    Some(Answering::later(answer(reply, accepts)))
+}
+
+/// Sends a request of the modern era on its way.
+fn ask_modern(reply: &Reply, e: &Envelope<'_>) {
+    if let Some(later) = route::modern_message(&reply.client, e, &reply.outbox) {
         task::spawn(later);
     }
-    answer(reply, accepts).await
+}
+
+/// The answer to a request of the modern era that is not as it has to be.
+fn refused(e: &Envelope<'_>, status: u16, refusal: &modern::Refusal) -> Answer {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    plain(status, "application/json", refusal.text(e.get(&e.id)))
 }
 
 /// The header fields of a request, without white space around them.
@@ -201,27 +259,6 @@ impl Headers for Fields<'_> {
     fn values(&self, name: &str) -> Vec<&[u8]> {
         self.0.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect()
     }
-}
-
-/// `initialize` opens a session, whose id comes with the answer.
-async fn initialize(
-    front: &Arc<Front>,
-    server: &Arc<Server>,
-    connection: &Arc<Connection>,
-    e: &Envelope<'_>,
-    accepts: Accepts,
-) -> Answer {
-    let client = match front.hub.open_session_soon(server, Transport::Http, connection.holder()).await {
-        Ok(client) => client,
-        Err(why) => return unavailable(e.get(&e.id), &why.to_string()),
-    };
-    connection.opens_session();
-    let mut unconfirmed = UnconfirmedSession(Some(client.clone()), connection.clone());
-    let mut response = message(client.clone(), connection, e, accepts).await;
-    if name_session(&mut response, &client.session) {
-        unconfirmed.0 = None;
-    }
-    response
 }
 
 /// A session whose client has not got its id: it ends with the attempt, also when the client leaves meanwhile.
@@ -236,23 +273,17 @@ impl Drop for UnconfirmedSession {
 }
 
 /// A message of a session: 202 for what needs no answer, else one JSON object, or events if there is more to say.
-async fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>, accepts: Accepts) -> Answer {
+fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>, accepts: Accepts) -> Answering {
     let outbox = connection.outbox(if accepts.events { Outbox::single } else { Outbox::plain });
     if e.kind != Kind::Request {
         route::message(&client, e, &outbox);
-        return empty(StatusCode::ACCEPTED);
+        return empty(StatusCode::ACCEPTED).into();
     }
-    let reply = Reply {
-        client: client.clone(),
-        outbox: outbox.clone(),
-        answered: false,
-        resumable: false,
-        connection: connection.clone(),
-    };
-    if let Some(later) = route::message(&client, e, &outbox) {
+    let reply = Reply::to(client, outbox, connection);
+    if let Some(later) = route::message(&reply.client, e, &reply.outbox) {
         task::spawn(later);
     }
-    answer(reply, accepts).await
+    Answering::later(answer(reply, accepts))
 }
 
 /// The stream for messages that answer no request.
@@ -283,34 +314,32 @@ fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, h
 }
 
 /// Several messages at once, which revision 2025-03-26 had.
-async fn batch(
+fn batch(
     front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Arc<Connection>,
     headers: &HeaderMap,
     body: &str,
     accepts: Accepts,
-) -> Answer {
+) -> Answering {
     let client = match session(front, server, connection, headers, None) {
         Ok(client) => client,
-        Err(response) => return *response,
+        Err(response) => return (*response).into(),
     };
     if client.session.revision() != Some(route::BATCHES) {
-        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&Fault::Batch));
+        return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&Fault::Batch)).into();
     }
     let outbox = match route::batch(&client, body) {
         Ok(Some(outbox)) => outbox,
-        Ok(None) => return empty(StatusCode::ACCEPTED),
-        Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text),
+        Ok(None) => return empty(StatusCode::ACCEPTED).into(),
+        Err(text) => return plain(StatusCode::BAD_REQUEST, "application/json", text).into(),
     };
-    let reply =
-        |client, outbox| Reply { client, outbox, answered: false, resumable: false, connection: connection.clone() };
     if accepts.events {
-        return stream(events_of(reply(client, outbox), None));
+        return stream(events_of(Reply::to(client, outbox, connection), None)).into();
     }
     let whole = connection.outbox(Outbox::single);
     route::collect(&client, outbox, &whole, false);
-    answer(reply(client, whole), accepts).await
+    Answering::later(answer(Reply::to(client, whole, connection), accepts))
 }
 
 fn delete(front: &Front, server: &Arc<Server>, connection: &Connection, headers: &HeaderMap) -> Answer {

@@ -21,7 +21,6 @@ use async_tungstenite::tungstenite::{Error, Message};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use futures_lite::{Stream, StreamExt, ready};
 use futures_sink::Sink;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use log::debug;
@@ -33,6 +32,7 @@ use super::connection::Connection;
 use super::frames::Frames;
 use super::front::Front;
 use super::parked::{How, ParkedConnection};
+use super::request::Asking;
 use super::wishes::Wishes;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
@@ -69,7 +69,7 @@ pub(super) fn upgrade(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
     server: &Arc<Server>,
-    mut request: Request<Incoming>,
+    mut request: Asking,
 ) -> Answer {
     if front.hub.ctx.draining.is_set() {
         return unavailable(None, SHUTTING_DOWN);

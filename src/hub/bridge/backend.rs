@@ -87,6 +87,10 @@ impl Backend for BridgeBackend {
         Some(BridgeSession::new(&self.0, opened.session))
     }
 
+    fn checks_headers(&self) -> bool {
+        true
+    }
+
     /// Requests are answered by their sessions.
     fn request(&self, call: Call, _e: &Envelope<'_>, _era: Era) -> Option<Call> {
         Some(call)

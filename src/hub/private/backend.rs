@@ -208,6 +208,10 @@ impl Backend for PerSession {
         self.shared.notification(session, e);
     }
 
+    fn checks_headers(&self) -> bool {
+        self.shared.checks_headers()
+    }
+
     fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         self.shared.check_headers(call)
     }

@@ -161,6 +161,11 @@ pub(crate) trait Backend: Leaving {
         session.ctx.counters.count(Dropped::UnownedNotifications);
     }
 
+    /// Whether there may be arguments that are repeated in headers.
+    fn checks_headers(&self) -> bool {
+        false
+    }
+
     /// Whether the arguments that are repeated in headers are right.
     fn check_headers<'a>(&'a self, _call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         Box::pin(async { Ok(()) })

@@ -106,6 +106,11 @@ impl Server {
         self.backend.get()
     }
 
+    /// Whether there may be arguments of calls that are repeated in headers (2026-07-28 basic/transports/streamable-http).
+    pub(crate) fn checks_headers(&self) -> bool {
+        self.backend().is_some_and(|backend| backend.checks_headers())
+    }
+
     /// The backend, and those before it that still have something to finish.
     pub(super) fn backends(&self) -> Vec<Arc<dyn Backend>> {
         let mut leaving = self.leaving.lock();

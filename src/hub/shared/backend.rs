@@ -163,6 +163,11 @@ impl Backend for Shared {
         }
     }
 
+    fn checks_headers(&self) -> bool {
+        // No child of the legacy era says that there are any.
+        !matches!(self.target(0), Some(Target::Legacy(_)))
+    }
+
     fn check_headers<'a>(&'a self, call: ToolCall<'a>) -> Answer<'a, Result<(), Refusal>> {
         Box::pin(async move {
             let place = call.session.place;
