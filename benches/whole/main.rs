@@ -41,7 +41,8 @@ fn main() {
     bench.large();
     bench.counts();
     bench.memory(if quick { 500 } else { 3000 });
-    many::print(&bench.bin, &bench.echo, if quick { (200, 20) } else { (1000, 200) }, bench.rounds, bench.time);
+    let many = if quick { (200, 20) } else { (1000, 200) };
+    many::print((&bench.bin, &bench.echo), [&bench.tcp, &bench.http], many, bench.rounds, bench.time);
     lines(&bench.daemon.address);
     started(&bench);
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::client::{self, Place, Session, Way, load};
+use crate::limits::Limit;
 use crate::program::{Daemon, cpu};
 
 /// The text of a call: with it, the call has about a hundred bytes.
@@ -21,14 +22,14 @@ fn servers(echo: &str, count: usize, tools: usize, changed: usize) -> String {
     (0..count).map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// The processor time of one call, in microseconds, with so many sessions that each have one in flight.
-fn cost(daemon: &Daemon, way: Way, server: &str, sessions: usize, time: Duration) -> f64 {
-    let place = Place::server(&daemon.address, server);
-    let mut open: Vec<Session> = (0..sessions).map(|_| Session::open(way, &place, TEXT)).collect();
+/// The processor time of one call, in microseconds, that process `pid` takes, with so many sessions that each have one in
+/// flight.
+fn cost((place, pid): (&Place, i32), way: Way, sessions: usize, time: Duration) -> f64 {
+    let mut open: Vec<Session> = (0..sessions).map(|_| Session::open(way, place, TEXT)).collect();
     load(&mut open, 1, time / 4);
-    let before = cpu(daemon.pid);
+    let before = cpu(pid);
     let measured = load(&mut open, 1, time);
-    (cpu(daemon.pid) - before) / measured.calls as f64
+    (cpu(pid) - before) / measured.calls as f64
 }
 
 /// The median of a ratio that is measured in several rounds.
@@ -40,19 +41,32 @@ fn ratio(rounds: usize, mut one: impl FnMut() -> (f64, f64)) -> (f64, f64, f64) 
 }
 
 /// Prints all of it. `sessions` and `count` of servers are many.
-pub fn print(bin: &Path, echo: &str, (sessions, count): (usize, usize), rounds: usize, time: Duration) {
+pub fn print(
+    (bin, echo): (&Path, &str),
+    limits: [&Limit; 2],
+    (sessions, count): (usize, usize),
+    rounds: usize,
+    time: Duration,
+) {
     println!("\nA call in many                few       many   CPU µs");
     let one = Daemon::start(bin, &servers(echo, 1, 1, 0));
-    for way in [Way::WebSocket, Way::Http, Way::Modern, Way::Sse] {
-        let both = || (cost(&one, way, "s0", FEW, time), cost(&one, way, "s0", sessions, time));
-        let (few, many, ratio) = ratio(rounds, both);
-        println!("  {:12} {FEW} and {sessions} sessions {few:>6.1} {many:>10.1}   {ratio:.2}x", way.name());
+    let at = |daemon: &Daemon| (Place::server(&daemon.address, "s0"), daemon.pid);
+    let (place, pid) = at(&one);
+    for way in [Way::Tcp, Way::InPlace, Way::WebSocket, Way::Http, Way::Modern, Way::Sse] {
+        let whose = match way {
+            Way::Tcp => (&limits[0].place, limits[0].pid()),
+            Way::InPlace => (&limits[1].place, limits[1].pid()),
+            _ => (&place, pid),
+        };
+        let (few, many, ratio) = ratio(rounds, || (cost(whose, way, FEW, time), cost(whose, way, sessions, time)));
+        println!("  {:13} {FEW} and {sessions} sessions {few:>6.1} {many:>10.1}   {ratio:.2}x", way.name());
     }
     let all = Daemon::start(bin, &servers(echo, count, 1, 0));
+    let (first, all_pid) = at(&all);
     for way in [Way::WebSocket, Way::Http] {
-        let both = || (cost(&one, way, "s0", FEW, time), cost(&all, way, "s0", FEW, time));
+        let both = || (cost((&place, pid), way, FEW, time), cost((&first, all_pid), way, FEW, time));
         let (few, many, ratio) = ratio(rounds, both);
-        println!("  {:12} 1 and {count} servers   {few:>6.1} {many:>10.1}   {ratio:.2}x", way.name());
+        println!("  {:13} 1 and {count} servers   {few:>6.1} {many:>10.1}   {ratio:.2}x", way.name());
     }
     reload(&all, echo, count);
     drop((one, all));

@@ -292,7 +292,7 @@ fn read(text: &str, strict: bool) -> Result<Envelope<'_>, Fault<'_>> {
         }
     }
     let mut found = Found::default();
-    s.object(|s, key| match key {
+    s.object(|s, key| match key.as_ref() {
         "jsonrpc" => s.note(&mut found.jsonrpc),
         "id" => s.note(&mut found.id),
         "method" => s.note(&mut found.method),
@@ -445,7 +445,7 @@ impl Found {
 }
 
 /// The members of a JSON object, in order: key and the place of each value in `json`. Empty for anything else.
-pub fn members(json: &str) -> Vec<(String, Span)> {
+pub fn members(json: &str) -> Vec<(Cow<'_, str>, Span)> {
     let mut s = Scanner::new(json);
     let mut found = Vec::new();
     s.space();
@@ -453,7 +453,7 @@ pub fn members(json: &str) -> Vec<(String, Span)> {
         let whole = s.object(|s, key| {
             let start = s.at;
             s.value()?;
-            found.push((key.to_owned(), start..s.at));
+            found.push((key.clone(), start..s.at));
             Ok(())
         });
         if whole.is_err() {
@@ -665,7 +665,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn params(&mut self, found: &mut Found) -> Scan<'a> {
-        self.object(|s, key| match key {
+        self.object(|s, key| match key.as_ref() {
             "requestId" => s.note(&mut found.request_id),
             "progressToken" => s.note(&mut found.token),
             "uri" => s.note(&mut found.uri),
@@ -697,7 +697,7 @@ impl<'a> Scanner<'a> {
                 if s.peek() != Some(b'{') {
                     return s.value();
                 }
-                s.object(|s, key| match key {
+                s.object(|s, key| match key.as_ref() {
                     "type" => s.note(&mut found.reference.kind),
                     "name" => s.note(&mut found.reference.name),
                     "uri" => s.note(&mut found.reference.uri),
@@ -709,7 +709,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Walks the members of the object here; `member` must consume the value.
-    fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> Scan<'a>) -> Scan<'a> {
+    fn object(&mut self, mut member: impl FnMut(&mut Self, &Cow<'a, str>) -> Scan<'a>) -> Scan<'a> {
         self.at += 1;
         self.space();
         if self.peek() == Some(b'}') {

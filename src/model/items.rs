@@ -236,11 +236,12 @@ fn schema(text: &str) -> Result<Cow<'_, str>, &'static str> {
     let all = members(text);
     for (key, span) in &all {
         let value = &text[span.clone()];
-        match key.as_str() {
+        match key.as_ref() {
             _ if value == "null" => {}
             "properties" => {
-                let sound =
-                    |(_, span): &(String, std::ops::Range<usize>)| value[span.clone()].starts_with(['{', 't', 'f']);
+                let sound = |(_, span): &(Cow<'_, str>, std::ops::Range<usize>)| {
+                    value[span.clone()].starts_with(['{', 't', 'f'])
+                };
                 if !value.starts_with('{') || !members(value).iter().all(sound) {
                     return Err("its 'properties' are no schemas");
                 }
@@ -261,7 +262,7 @@ fn schema(text: &str) -> Result<Cow<'_, str>, &'static str> {
             changed = true;
             continue;
         }
-        let value = match key.as_str() {
+        let value = match key.as_ref() {
             "properties" => in_objects(value),
             _ => Cow::Borrowed(value),
         };
@@ -285,7 +286,7 @@ fn in_objects(properties: &str) -> Cow<'_, str> {
     if !all.iter().any(|(_, span)| as_object(&properties[span.clone()]).is_some()) {
         return Cow::Borrowed(properties);
     }
-    let each = |(key, span): &(String, std::ops::Range<usize>)| {
+    let each = |(key, span): &(Cow<'_, str>, std::ops::Range<usize>)| {
         let value = &properties[span.clone()];
         format!("{}:{}", quote(key), as_object(value).unwrap_or(value))
     };

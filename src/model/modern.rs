@@ -3,6 +3,7 @@
 //! Pure: what a request must carry (basic/index, basic/transports/streamable-http), and how messages of the two eras are
 //! turned into each other where a child speaks the other one (mcpdaemon(7), "Which era a child speaks").
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::envelope::{Envelope, Span, add_meta, batch, decode, member, members, quote, spliced, unescaped};
@@ -175,13 +176,11 @@ fn same<'h>(name: &str, header: &dyn Fn(&str) -> Vec<&'h [u8]>, body: &str) -> R
 }
 
 /// A header's value as text: `=?base64?...?=` is decoded, strictly.
-fn header_value(value: &[u8]) -> Option<String> {
-    let inner = value.strip_prefix(b"=?base64?").and_then(|v| v.strip_suffix(b"?="));
-    let bytes = match inner {
-        Some(encoded) => data_encoding::BASE64.decode(encoded).ok()?,
-        None => value.to_vec(),
-    };
-    String::from_utf8(bytes).ok()
+fn header_value(value: &[u8]) -> Option<Cow<'_, str>> {
+    match value.strip_prefix(b"=?base64?").and_then(|v| v.strip_suffix(b"?=")) {
+        Some(encoded) => String::from_utf8(data_encoding::BASE64.decode(encoded).ok()?).ok().map(Cow::Owned),
+        None => std::str::from_utf8(value).ok().map(Cow::Borrowed),
+    }
 }
 
 /// For each tool, which of its arguments are repeated in which `Mcp-Param-` header: the header's name behind the prefix
@@ -339,7 +338,10 @@ pub fn discovered(result: &str) -> Option<mcp::ServerInfo> {
     let info = member(result, "_meta").and_then(|m| member(m, "io.modelcontextprotocol/serverInfo"));
     Some(mcp::ServerInfo {
         revision: VERSION.to_owned(),
-        capabilities: members(capabilities).into_iter().map(|(k, v)| (k, capabilities[v].to_owned())).collect(),
+        capabilities: members(capabilities)
+            .into_iter()
+            .map(|(k, v)| (k.into_owned(), capabilities[v].to_owned()))
+            .collect(),
         server_info: info.unwrap_or(r#"{"name":"","version":""}"#).to_owned(),
         instructions: member(result, "instructions").map(str::to_owned),
     })
@@ -364,15 +366,20 @@ pub fn discover_result(info: &mcp::ServerInfo) -> String {
 
 /// The request's `_meta` for a legacy child: without what only this era knows, and with the daemon's progress token.
 pub fn legacy_meta(meta: &str, token: Option<&str>) -> String {
-    let kept: Vec<String> = members(meta)
-        .into_iter()
-        .filter(|(key, _)| !key.starts_with("io.modelcontextprotocol/"))
-        .map(|(key, span)| match (key.as_str(), token) {
-            ("progressToken", Some(token)) => format!("\"progressToken\":{token}"),
-            _ => format!("{}:{}", quote(&key), &meta[span]),
-        })
-        .collect();
-    format!("{{{}}}", kept.join(","))
+    let mut kept = String::from("{");
+    for (key, span) in members(meta) {
+        if key.starts_with("io.modelcontextprotocol/") {
+            continue;
+        }
+        if kept.len() > 1 {
+            kept.push(',');
+        }
+        kept.push_str(&quote(&key));
+        kept.push(':');
+        kept.push_str(token.filter(|_| key == "progressToken").unwrap_or(&meta[span]));
+    }
+    kept.push('}');
+    kept
 }
 
 /// For how long, and for whom, an answer may be kept (utilities/caching).
@@ -417,11 +424,12 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str, fresh
         );
         let text = &e.text()[result.clone()];
         let all = members(text);
-        let info = format!("\"io.modelcontextprotocol/serverInfo\":{server_info}");
-        let mut begin = String::from("{");
+        let info = ["\"io.modelcontextprotocol/serverInfo\":", server_info].concat();
+        let mut begin = String::with_capacity(64 + info.len());
+        begin.push('{');
         let mut add = |key: &str, value: &str| {
             if !all.iter().any(|(k, _)| k == key) {
-                begin.push_str(&format!("\"{key}\":{value},"));
+                ["\"", key, "\":", value, ","].iter().for_each(|part| begin.push_str(part));
             }
         };
         add("resultType", "\"complete\"");
@@ -437,7 +445,7 @@ pub fn answer(e: &Envelope<'_>, id: &str, method: &str, server_info: &str, fresh
                     changes.push((at..at + 1, format!("{{{info}{}", if known.is_empty() { "" } else { "," })));
                 }
             }
-            None => begin.push_str(&format!("\"_meta\":{{{info}}},")),
+            None => ["\"_meta\":{", &info, "},"].iter().for_each(|part| begin.push_str(part)),
         }
         if all.is_empty() && begin.ends_with(',') {
             begin.pop();

@@ -6,12 +6,12 @@ use tide::http;
 
 use super::answer::{Answer, error, not_allowed, plain};
 use super::front::Front;
+use super::head::Head;
 use super::metrics::{self, Format};
 use super::page;
 use super::pages::{Admin, App};
 use super::paths;
 use super::proxied;
-use super::request::Asking;
 use crate::model::jsonrpc;
 use crate::rt::blocking::blocking;
 
@@ -84,10 +84,10 @@ pub(super) fn nothing() -> Answer {
 }
 
 /// Hands a request to the router and its answer back.
-pub(super) async fn serve(front: &Front, request: &Asking) -> Answer {
-    let (config, meant) = (front.hub.ctx.config(), paths::meant(request.uri().path()));
+pub(super) async fn serve(front: &Front, head: &Head) -> Answer {
+    let (config, meant) = (front.hub.ctx.config(), paths::meant(&head.path));
     let path = proxied::without(&config.base_path, &meant);
-    let method = match *request.method() {
+    let method = match head.method {
         Method::GET => http::Method::Get,
         Method::HEAD => http::Method::Head,
         // HAProxy's health check asks so where it is told no method.
@@ -97,7 +97,7 @@ pub(super) async fn serve(front: &Front, request: &Asking) -> Answer {
     };
     let Ok(url) = http::Url::parse(&format!("http://localhost{path}")) else { return nothing() };
     let mut asked = http::Request::new(method, url);
-    for value in request.headers().get_all(hyper::header::ACCEPT).iter().filter_map(|v| v.to_str().ok()) {
+    for value in head.fields.texts("accept") {
         asked.append_header("accept", value);
     }
     let answer: Result<http::Response, _> = front.app.respond(asked).await;

@@ -16,7 +16,6 @@ use super::body::Body;
 use super::conn::Conn;
 use super::connection::Connection;
 use super::front::Front;
-use super::request::RequestBody;
 use super::{http, serve};
 use crate::hub::Dropped;
 use crate::rt::task;
@@ -81,11 +80,10 @@ async fn answer_extra(front: &Arc<Front>, conn: Conn, give_way: &Flag) {
     let (local, peer) = (conn.local_ip(), conn.peer().map(Arc::new));
     let shared = front.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let request = request.map(RequestBody::Coming);
         let (front, connection, peer) = (shared.clone(), connection.clone(), peer.clone());
         async move {
             if matches!(request.uri().path(), "/healthz" | "/readyz") {
-                return http::serve(&front, &connection, &(local, peer), request).await;
+                return http::serve(&front, &connection, &(local, peer), request.into()).await;
             }
             front.hub.ctx.counters.count(Dropped::Connections);
             let mut response = Response::new(Body::from(NO_PLACE.to_owned()));

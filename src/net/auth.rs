@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 
 use super::answer::{Answer, error};
+use super::head::Fields;
 use crate::model::config::{Admitted, Auth, Credential};
 use crate::model::jsonrpc;
 use crate::sys::listen::Peer;
@@ -13,13 +14,13 @@ use crate::sys::listen::Peer;
 /// The principal who asks; None where there is no `auth`. The error says what is missing.
 pub(super) fn principal(
     auth: Option<&Auth>,
-    headers: &HeaderMap,
+    fields: &Fields,
     peer: Option<&Peer>,
 ) -> Result<Option<Arc<Admitted>>, &'static str> {
     let Some(auth) = auth else { return Ok(None) };
     match auth {
         Auth::Bearer { .. } => {
-            let mut all = headers.get_all(header::AUTHORIZATION).iter();
+            let mut all = fields.all("authorization");
             let (Some(value), None) = (all.next(), all.next()) else {
                 return Err("this instance wants one header 'Authorization: Bearer TOKEN'");
             };
@@ -38,15 +39,15 @@ pub(super) fn principal(
 }
 
 /// The token in a header.
-fn token(value: &HeaderValue) -> Option<&[u8]> {
-    let token = value.as_bytes().split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
+fn token(value: &[u8]) -> Option<&[u8]> {
+    let token = value.split_at_checked(7).filter(|(how, _)| how.eq_ignore_ascii_case(b"bearer "));
     token.map(|(_, token)| token.trim_ascii())
 }
 
 /// Whose token was hashed with a line feed, if it is the one of this request.
-pub(super) fn hashed_with_line_feed<'w>(who: Option<&'w Admitted>, headers: &HeaderMap) -> Option<&'w str> {
+pub(super) fn hashed_with_line_feed<'w>(who: Option<&'w Admitted>, fields: &Fields) -> Option<&'w str> {
     let who = who.filter(|who| matches!(who.by, Credential::Token(_)))?;
-    let token = headers.get(header::AUTHORIZATION).and_then(token)?;
+    let token = fields.get("authorization").and_then(token)?;
     Auth::is_of_line(token, who).then_some(&who.name)
 }
 
@@ -69,10 +70,8 @@ mod tests {
         let token = |name: &str, text: &str| Token { name: name.into(), digest: Sha256::digest(text).into() };
         let auth = Auth::Bearer { file: "t".into(), tokens: vec![token("ann", "s3cret"), token("bob", "other")] };
         let asks = |headers: &[&str]| {
-            let mut map = HeaderMap::new();
-            for one in headers {
-                map.append(header::AUTHORIZATION, one.parse().unwrap());
-            }
+            let mut map = Fields::default();
+            headers.iter().for_each(|one| map.add("Authorization", one.as_bytes()));
             principal(Some(&auth), &map, None).map(|p| p.unwrap().name.to_string())
         };
         assert_eq!(asks(&["Bearer s3cret"]).unwrap(), "ann");
@@ -81,6 +80,6 @@ mod tests {
             assert!(asks(wrong).is_err(), "{wrong:?}");
         }
         assert!(asks(&["Bearer s3cret", "Bearer s3cret"]).is_err(), "one of them may be what a proxy has checked");
-        assert_eq!(principal(None, &HeaderMap::new(), None), Ok(None));
+        assert_eq!(principal(None, &Fields::default(), None), Ok(None));
     }
 }

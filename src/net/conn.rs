@@ -27,8 +27,8 @@ const SLICE: Duration = Duration::from_micros(200);
 /// A peer that takes nothing of what is written to it for this long is given up.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// How much is read at a time for who has little room, in bytes.
-const CHUNK: usize = 64 << 10;
+/// How much is read at a time for who has little room, in bytes: a long message comes in one piece.
+const CHUNK: usize = 128 << 10;
 
 thread_local! {
     /// A buffer of [`CHUNK`] bytes that no connection uses at the moment.

@@ -9,15 +9,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, StatusCode, Version};
+use hyper::{Method, StatusCode};
 use log::warn;
 
 use super::answer::{Answer, Answering, error, not_allowed, share};
 use super::body::Body;
 use super::connection::Connection;
 use super::front::Front;
+use super::head::Head;
 use super::origin::Stranger;
-use super::request::{Asking, is_preflight, named, preflight};
+use super::request::{Asking, RequestBody, is_preflight, named, preflight};
 use super::{admin, auth, origin, paths, proxied, sse, streamable, ws};
 use crate::hub::{Dropped, Server};
 use crate::model::config::Admitted;
@@ -36,9 +37,10 @@ pub(super) fn serve(
     request: Asking,
 ) -> Serving {
     let config = front.hub.ctx.config();
-    let is_health = || is_health(&config.base_path, &request);
+    let head = &request.head;
+    let is_health = || is_health(&config.base_path, head);
     let serving = |work, origin| Serving { connection: connection.clone(), origin, work };
-    let origin = match check_names(front, *local, &request, &is_health) {
+    let origin = match check_names(front, *local, head, &is_health) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
         Err(_) if is_health() => return serving(health(front, request), None),
@@ -48,13 +50,13 @@ pub(super) fn serve(
         }
     };
     let origin = origin.map(str::to_owned);
-    let closes = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("close"));
-    connection.is_for(proxied::client(&config, connection.address, request.headers()));
-    let keeps = !request.headers().get_all(header::CONNECTION).iter().any(closes);
-    connection.busy(request.version() >= Version::HTTP_11, keeps, origin.clone());
-    let work = match auth::principal(config.auth.as_ref(), request.headers(), peer.as_deref()) {
+    let closes = |v: &str| v.to_ascii_lowercase().contains("close");
+    connection.is_for(proxied::client(&config, connection.address, &head.fields));
+    let keeps = !head.fields.texts("connection").any(closes);
+    connection.busy(head.is_11, keeps, origin.clone());
+    let work = match auth::principal(config.auth.as_ref(), &head.fields, peer.as_deref()) {
         Ok(who) => {
-            if let Some(name) = auth::hashed_with_line_feed(who.as_deref(), request.headers())
+            if let Some(name) = auth::hashed_with_line_feed(who.as_deref(), &head.fields)
                 && front.odd_tokens.lock().is_new(name)
             {
                 warn!(
@@ -64,11 +66,11 @@ pub(super) fn serve(
             }
             dispatch(front, connection, who, request)
         }
-        Err(_) if is_preflight(&request) => preflight(request.headers()).into(),
+        Err(_) if is_preflight(head) => preflight(&head.fields).into(),
         // Whether it lives and serves is for everybody to know, and nothing beyond that.
         Err(_) if is_health() => health(front, request),
         // Clients look in many places for how to get a token, and take a 401 there for an answer.
-        Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(request.uri().path()))) => {
+        Err(_) if !paths::exists(proxied::without(&config.base_path, &paths::meant(&head.path))) => {
             admin::nothing().into()
         }
         Err(why) => {
@@ -114,12 +116,12 @@ impl Future for Serving {
 /// How the instance is, without detail.
 fn health(front: &Arc<Front>, request: Asking) -> Answering {
     let front = front.clone();
-    Answering::later(async move { admin::without_detail(admin::serve(&front, &request).await) })
+    Answering::later(async move { admin::without_detail(admin::serve(&front, &request.head).await) })
 }
 
 /// Whether a request is one of a health check.
-fn is_health(base: &str, request: &Asking) -> bool {
-    let path = paths::meant(request.uri().path());
+fn is_health(base: &str, head: &Head) -> bool {
+    let path = paths::meant(&head.path);
     matches!(proxied::without(base, &path), paths::HEALTHZ | paths::READYZ | paths::HEALTH)
 }
 
@@ -127,12 +129,12 @@ fn is_health(base: &str, request: &Asking) -> bool {
 fn check_names<'r>(
     front: &Front,
     local: Option<IpAddr>,
-    request: &'r Asking,
+    head: &'r Head,
     is_health: &dyn Fn() -> bool,
 ) -> Result<Option<&'r str>, Box<Answer>> {
     let config = front.hub.ctx.config();
     let refuse = |status, why: &str| Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why));
-    let (host, origin) = named(request).map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
+    let (host, origin) = named(head).map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
     match origin::refuse(host, origin, local, &config.allow_hosts, &config.allow_origins) {
         None => Ok(origin),
         Some(Stranger::NoHost) => Err(refuse(StatusCode::BAD_REQUEST, "there is no Host header")),
@@ -167,11 +169,11 @@ fn dispatch(
     request: Asking,
 ) -> Answering {
     connection.knows(who);
-    if is_preflight(&request) {
-        return preflight(request.headers()).into();
+    if is_preflight(&request.head) {
+        return preflight(&request.head.fields).into();
     }
     let config = front.hub.ctx.config();
-    let meant = paths::meant(request.uri().path());
+    let meant = paths::meant(&request.head.path);
     let path = proxied::without(&config.base_path, &meant);
     let all = match path {
         "/mcp" => Some("mcp"),
@@ -189,7 +191,8 @@ fn dispatch(
     }
     let Some((name, endpoint)) = path.strip_prefix(paths::SERVERS).and_then(|rest| rest.split_once('/')) else {
         let front = front.clone();
-        return Answering::later(async move { admin::serve(&front, &request).await });
+        let head = request.head;
+        return Answering::later(async move { admin::serve(&front, &head).await });
     };
     let Some(endpoint) = paths::ENDPOINTS.into_iter().find(|known| *known == endpoint) else {
         let why = format!("there is no such path: a server has /servers/{name}/mcp, .../ws and .../sse");
@@ -214,12 +217,18 @@ fn mcp(
     request: Asking,
 ) -> Answering {
     if endpoint == "ws" {
-        return ws::upgrade(front, connection, server, request).into();
+        return match request.body {
+            RequestBody::Coming(request) => ws::upgrade(front, connection, server, *request),
+            // A plain request asks for no upgrade.
+            RequestBody::Whole(_) => ws::not_asked_for("Unsupported HTTP method used, only GET is allowed"),
+        }
+        .into();
     }
-    match (endpoint, request.method()) {
-        ("sse", &Method::GET) if !streamable::names_session(request.headers()) => {
-            let before = proxied::before(&front.hub.ctx.config(), connection.address, request.headers());
-            return sse::open(front, server, &(before + base), connection, request.headers()).into();
+    let fields = &request.head.fields;
+    match (endpoint, &request.head.method) {
+        ("sse", &Method::GET) if !streamable::names_session(fields) => {
+            let before = proxied::before(&front.hub.ctx.config(), connection.address, fields);
+            return sse::open(front, server, &(before + base), connection, fields).into();
         }
         ("message", &Method::POST) => return sse::post(front, server, connection, request),
         ("message", _) => {

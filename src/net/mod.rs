@@ -12,6 +12,7 @@ mod connection;
 mod door;
 pub mod frames;
 mod front;
+mod head;
 mod http;
 mod late;
 pub(crate) mod listener;

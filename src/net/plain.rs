@@ -5,14 +5,11 @@
 //! request out.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
-use bytes::Bytes;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Uri};
+use hyper::Method;
 
-use super::request::Asking;
-use super::request::RequestBody;
+use super::head::{Fields, Head};
+use super::request::{Asking, RequestBody};
 
 /// More fields are left to the library.
 const FIELDS: usize = 32;
@@ -35,24 +32,19 @@ pub(super) fn request(bytes: &[u8], most: usize) -> Option<(Asking, usize)> {
     }
     let length = body_length(parsed.headers)?;
     let whole = end.checked_add(length).filter(|whole| *whole <= bytes.len())?;
-    // One piece for all values.
-    let head = Bytes::copy_from_slice(&bytes[..end]);
-    let piece = |of: &[u8]| if of.is_empty() { Bytes::new() } else { head.slice(range(of, bytes)) };
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        headers.append(name, HeaderValue::from_maybe_shared(piece(field.value)).ok()?);
+    if !target.bytes().all(is_plain) {
+        return None;
     }
-    let uri = Uri::from_maybe_shared(piece(target.as_bytes())).ok()?;
-    let mut request = Request::new(RequestBody::Whole(bytes[end..whole].to_vec()));
-    (*request.method_mut(), *request.uri_mut(), *request.headers_mut()) = (Method::POST, uri, headers);
-    Some((request, whole))
+    let mut fields = Fields::with_capacity(parsed.headers.len(), end);
+    parsed.headers.iter().for_each(|field| fields.add(field.name, field.value));
+    let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query.to_owned())));
+    let head = Head { method: Method::POST, is_11: true, authority: None, path: path.to_owned(), query, fields };
+    Some((Asking { head, body: RequestBody::Whole(bytes[end..whole].to_vec()) }, whole))
 }
 
-/// Where a part of `whole` stands in it.
-fn range(part: &[u8], whole: &[u8]) -> Range<usize> {
-    let start = part.as_ptr().addr() - whole.as_ptr().addr();
-    start..start + part.len()
+/// Whether a byte of a target stands for itself (RFC 3986 section 2), or begins an escape.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
 }
 
 /// How long the body is; None if it is not said in one way only, or if a field is there by which more than an answer is due.
@@ -88,6 +80,7 @@ mod tests {
     use std::sync::Arc;
     use std::task::{Context, Poll, Waker};
 
+    use hyper::Request;
     use hyper::body::Incoming;
     use hyper::rt::ReadBufCursor;
     use hyper::server::conn::http1;
@@ -108,9 +101,10 @@ mod tests {
     }
 
     impl Seen {
-        fn of(head: &hyper::http::request::Parts, body: Vec<u8>) -> Seen {
-            let field = |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), value.as_bytes().to_vec());
-            Seen { target: head.uri.to_string(), fields: head.headers.iter().map(field).collect(), body }
+        fn of(head: &Head, body: Vec<u8>) -> Seen {
+            let query = head.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+            let fields = head.fields.each().map(|(name, value)| (name.to_ascii_lowercase(), value.to_vec()));
+            Seen { target: format!("{}{query}", head.path), fields: fields.collect(), body }
         }
     }
 
@@ -154,8 +148,7 @@ mod tests {
         let service = service_fn(move |request: Request<Incoming>| {
             let into = into.clone();
             async move {
-                let (head, mut body) = request.into_parts();
-                let mut whole = Vec::new();
+                let (head, mut body, mut whole) = (Head::from(&request), request.into_body(), Vec::new());
                 while let Some(Ok(frame)) =
                     std::future::poll_fn(|cx| hyper::body::Body::poll_frame(Pin::new(&mut body), cx)).await
                 {
@@ -177,10 +170,9 @@ mod tests {
 
     /// What is read here, and how long it is.
     fn here(bytes: &[u8]) -> Option<(Seen, usize)> {
-        let (request, length) = request(bytes, HEAD)?;
-        let (head, body) = request.into_parts();
+        let (Asking { head, body }, length) = request(bytes, HEAD)?;
         let RequestBody::Whole(body) = body else { return None };
-        assert_eq!((&head.method, head.version), (&Method::POST, hyper::Version::HTTP_11));
+        assert_eq!((&head.method, head.is_11, &head.authority), (&Method::POST, true, &None));
         Some((Seen::of(&head, body), length))
     }
 

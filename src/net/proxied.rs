@@ -4,12 +4,11 @@
 
 use std::net::IpAddr;
 
-use hyper::header::{HeaderMap, HeaderName};
-
+use super::head::{Fields, text};
 use crate::model::config::{Config, is_base};
 
-const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PREFIX: &str = "x-forwarded-prefix";
+const FOR: &str = "x-forwarded-for";
 
 /// Whether the other end of a connection is a proxy that is believed. None is this host, and has no address of its own.
 fn is_trusted(config: &Config, peer: Option<IpAddr>) -> bool {
@@ -19,12 +18,12 @@ fn is_trusted(config: &Config, peer: Option<IpAddr>) -> bool {
 }
 
 /// What stands before our paths where the client is: `base_path`, or what a proxy says that is believed.
-pub(super) fn before(config: &Config, peer: Option<IpAddr>, headers: &HeaderMap) -> String {
+pub(super) fn before(config: &Config, peer: Option<IpAddr>, fields: &Fields) -> String {
     if !config.base_path.is_empty() {
         return config.base_path.clone();
     }
-    let Some(said) = headers.get(PREFIX).filter(|_| is_trusted(config, peer)) else { return String::new() };
-    let said = said.to_str().unwrap_or("").trim().trim_end_matches('/');
+    let Some(said) = fields.get(PREFIX).filter(|_| is_trusted(config, peer)) else { return String::new() };
+    let said = text(said).unwrap_or("").trim().trim_end_matches('/');
     if is_base(said) { said.to_owned() } else { String::new() }
 }
 
@@ -38,11 +37,11 @@ pub(super) fn without<'p>(base: &str, path: &'p str) -> &'p str {
 }
 
 /// The address of the client: the last one that no proxy has which is believed. None where nobody says it.
-pub(super) fn client(config: &Config, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn client(config: &Config, peer: Option<IpAddr>, fields: &Fields) -> Option<IpAddr> {
     if config.trusted_proxies.is_empty() || !is_trusted(config, peer) {
         return None;
     }
-    let all = headers.get_all(FOR).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let all = fields.texts(FOR).flat_map(|v| v.split(','));
     let hops: Vec<&str> = all.map(str::trim).collect();
     for hop in hops.into_iter().rev() {
         // What is no address was not written by a proxy of ours.
@@ -61,12 +60,10 @@ mod tests {
 
     const SERVERS: &str = r#"servers: {"a": Stdio(command: "/bin/a")}"#;
 
-    fn headers(all: &[(HeaderName, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in all {
-            map.append(name, value.parse().unwrap());
-        }
-        map
+    fn headers(all: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::default();
+        all.iter().for_each(|(name, value)| fields.add(name, value.as_bytes()));
+        fields
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures_lite::FutureExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, empty, error, unavailable};
 use super::connection::Connection;
 use super::front::Front;
+use super::head::{Fields, Head, text};
 use crate::hub::{Dropped, Kept, SHUTTING_DOWN};
 use crate::model::asked::Accepts;
 use crate::model::text::printable;
@@ -17,16 +18,25 @@ use crate::model::{jsonrpc, mcp};
 use crate::rt::wait::{recent, sleep};
 
 /// The header that names the revision agreed on (2025-11-25 basic/transports).
-pub const VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
-/// A request and its body.
-pub(crate) type Asking = Request<RequestBody>;
+pub(super) const VERSION: &str = "mcp-protocol-version";
+/// A request.
+pub(super) struct Asking {
+    pub head: Head,
+    pub body: RequestBody,
+}
 
 /// The body of a request.
-pub(crate) enum RequestBody {
-    /// The HTTP library reads it.
-    Coming(Incoming),
+pub(super) enum RequestBody {
+    /// The HTTP library has it, with all of the request.
+    Coming(Box<Request<Incoming>>),
     /// It has come.
     Whole(Vec<u8>),
+}
+
+impl From<Request<Incoming>> for Asking {
+    fn from(request: Request<Incoming>) -> Asking {
+        Asking { head: Head::from(&request), body: RequestBody::Coming(Box::new(request)) }
+    }
 }
 
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
@@ -37,51 +47,51 @@ const SLOWEST: u64 = 16 << 10;
 
 /// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
 /// what is named twice, or not in ASCII, cannot be checked.
-pub fn named<B>(request: &Request<B>) -> Result<(Option<&str>, Option<&str>), &'static str> {
-    let one = |name: &HeaderName, why| {
-        let mut all = request.headers().get_all(name).iter();
+pub(super) fn named(head: &Head) -> Result<(Option<&str>, Option<&str>), &'static str> {
+    let one = |name, why| {
+        let mut all = head.fields.all(name);
         match (all.next(), all.next()) {
             (None, _) => Ok(None),
-            (Some(value), None) => value.to_str().map(Some).map_err(|_| why),
+            (Some(value), None) => text(value).map(Some).ok_or(why),
             (Some(_), Some(_)) => Err(why),
         }
     };
-    let host = one(&header::HOST, "there must be one Host header, in ASCII")?;
-    let origin = one(&header::ORIGIN, "there must be one Origin header at most, in ASCII")?;
-    Ok((request.uri().authority().map(|a| a.as_str()).or(host), origin))
+    let host = one("host", "there must be one Host header, in ASCII")?;
+    let origin = one("origin", "there must be one Origin header at most, in ASCII")?;
+    Ok((head.authority.as_deref().or(host), origin))
 }
 
 /// The revision named in the header must be one that exists; without it there is nothing to check.
-pub fn check_version(headers: &HeaderMap) -> Result<(), String> {
-    let Some(version) = headers.get(VERSION) else { return Ok(()) };
-    if mcp::REVISIONS.iter().any(|revision| version == revision) {
+pub(super) fn check_version(fields: &Fields) -> Result<(), String> {
+    let Some(version) = fields.get(VERSION) else { return Ok(()) };
+    if mcp::REVISIONS.iter().any(|revision| version == revision.as_bytes()) {
         return Ok(());
     }
     // A proxy may join what was sent twice (RFC 9110 section 5.3).
     let all = |text: &str| text.split(',').map(str::trim).all(|one| one.is_empty() || mcp::REVISIONS.contains(&one));
     let one = |text: &str| text.split(',').map(str::trim).collect::<std::collections::BTreeSet<_>>().len() == 1;
-    match version.to_str() {
-        Ok(v) if all(v) && one(v) => Ok(()),
+    match text(version) {
+        Some(v) if all(v) && one(v) => Ok(()),
         _ => Err(format!(
             "unsupported MCP-Protocol-Version '{}'; supported: {}",
-            printable(&String::from_utf8_lossy(version.as_bytes()), 40),
+            printable(&String::from_utf8_lossy(version), 40),
             mcp::REVISIONS.join(", ")
         )),
     }
 }
 
 /// A browser asks whether it may ask (Fetch standard, CORS protocol); it never says for which user.
-pub(crate) fn is_preflight(request: &Asking) -> bool {
-    request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+pub(super) fn is_preflight(head: &Head) -> bool {
+    head.method == Method::OPTIONS && head.fields.has("access-control-request-method")
 }
 
 /// What a browser may ask.
-pub(crate) fn preflight(asked: &HeaderMap) -> Answer {
+pub(super) fn preflight(asked: &Fields) -> Answer {
     let mut allowed = "content-type, accept, authorization, mcp-session-id, mcp-protocol-version, last-event-id, \
                        mcp-method, mcp-name, traceparent, tracestate, baggage"
         .to_owned();
     // Which arguments of tools are repeated in headers is the tools' affair.
-    let names = asked.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter().filter_map(|v| v.to_str().ok());
+    let names = asked.texts("access-control-request-headers");
     for name in names.flat_map(|v| v.split(',')).map(str::trim).filter(|n| n.len() < 100) {
         if name.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("mcp-param-")) {
             allowed.push_str(", ");
@@ -98,14 +108,9 @@ pub(crate) fn preflight(asked: &HeaderMap) -> Answer {
     response
 }
 
-/// A header that is text.
-pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    headers.get(name).and_then(|v| v.to_str().ok())
-}
-
 /// What GET opens is an event stream, and the client has to want one.
-pub(crate) fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box<Answer>> {
-    if !accepts(headers).events {
+pub(super) fn wants_events(front: &Front, fields: &Fields) -> Result<(), Box<Answer>> {
+    if !accepts(fields).events {
         let why = "GET opens an event stream: the client must accept text/event-stream";
         return Err(Box::new(error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why)));
     }
@@ -116,16 +121,16 @@ pub(crate) fn wants_events(front: &Front, headers: &HeaderMap) -> Result<(), Box
 }
 
 /// Which kinds of answer a client takes; a missing header means any.
-pub fn accepts(headers: &HeaderMap) -> Accepts {
-    let mut all = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).peekable();
+pub(super) fn accepts(fields: &Fields) -> Accepts {
+    // As nearly all write it.
+    if fields.get("accept") == Some(b"application/json, text/event-stream") {
+        return Accepts { json: true, events: true };
+    }
+    let mut all = fields.texts("accept").peekable();
     if all.peek().is_none_or(|first| first.trim().is_empty()) {
         return Accepts { json: true, events: true };
     }
     let mut accepts = Accepts::default();
-    // As nearly all write it.
-    if all.peek() == Some(&"application/json, text/event-stream") {
-        return Accepts { json: true, events: true };
-    }
     for range in all.flat_map(|v| v.split(',')).map(|r| r.split(';').next().unwrap_or("").trim()) {
         accepts.json |= ["application/json", "application/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
         accepts.events |= ["text/event-stream", "text/*", "*/*"].iter().any(|k| range.eq_ignore_ascii_case(k));
@@ -134,28 +139,28 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
 }
 
 /// The text of a POST with a message, and its place in the memory.
-pub(crate) async fn body_of(
+pub(super) async fn body_of(
     front: &Front,
     connection: &Connection,
-    headers: &HeaderMap,
+    fields: &Fields,
     body: Incoming,
 ) -> Result<(String, Kept), Box<Answer>> {
-    check_kind(headers)?;
+    check_kind(fields)?;
     let limit = front.hub.ctx.config().limits.message.bytes();
     let mut kept = connection.keep();
-    let expects = headers.contains_key(header::EXPECT);
+    let expects = fields.has("expect");
     let text = text_of(front, read(body, limit, expects, &mut kept).await)?;
     Ok((text, kept))
 }
 
 /// The same of a body that has come.
-pub(crate) fn whole_body_of(
+pub(super) fn whole_body_of(
     front: &Front,
     connection: &Connection,
-    headers: &HeaderMap,
+    fields: &Fields,
     body: Vec<u8>,
 ) -> Result<(String, Kept), Box<Answer>> {
-    check_kind(headers)?;
+    check_kind(fields)?;
     let limit = front.hub.ctx.config().limits.message.bytes();
     let mut kept = connection.keep();
     let read = match body.len() {
@@ -167,17 +172,21 @@ pub(crate) fn whole_body_of(
 }
 
 /// A message is JSON, as it is.
-fn check_kind(headers: &HeaderMap) -> Result<(), Box<Answer>> {
+fn check_kind(fields: &Fields) -> Result<(), Box<Answer>> {
+    let is_as_usual = fields.get("content-type") == Some(b"application/json");
+    if is_as_usual && !fields.has("content-encoding") {
+        return Ok(());
+    }
     let refuse = |why: &str| {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Err(Box::new(error(status, None, jsonrpc::INVALID_REQUEST, why)))
     };
     let json = |kind: &str| kind.trim().eq_ignore_ascii_case("application/json");
-    let kind = text(headers, &header::CONTENT_TYPE).unwrap_or("");
+    let kind = fields.text("content-type").unwrap_or("");
     if !json(kind) && !kind.split(';').next().is_some_and(json) {
         return refuse("Content-Type must be application/json");
     }
-    let coded = text(headers, &header::CONTENT_ENCODING).map(str::trim);
+    let coded = fields.text("content-encoding").map(str::trim);
     match coded.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")) {
         Some(coding) => refuse(&format!(
             "a body in Content-Encoding '{}' is not understood: send it as it is",

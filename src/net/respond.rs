@@ -16,7 +16,7 @@ use crate::model::transport::{SessionKind, Transport};
 use crate::rt::wait::sleep;
 
 /// The header with the id of a session.
-pub(super) const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+pub(super) const SESSION: &str = "mcp-session-id";
 /// An answer that takes longer than this is announced by the head of an event stream and a first comment, so that no proxy
 /// and no client gives up on a silent connection.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ pub(super) fn name_session(response: &mut Answer, session: &Session) -> bool {
     let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
     match HeaderValue::from_str(&session.id) {
         Ok(id) if born => {
-            response.headers_mut().insert(SESSION, id);
+            response.headers_mut().insert(HeaderName::from_static(SESSION), id);
             true
         }
         _ => false,

@@ -21,7 +21,7 @@ use super::conn::Conn;
 use super::connection::{Connection, Doing};
 use super::front::Front;
 use super::parked::ParkedHttp;
-use super::request::{Asking, RequestBody};
+use super::request::Asking;
 use super::wishes::Wishes;
 use super::writer::give;
 use super::{http, late, plain};
@@ -83,13 +83,9 @@ async fn serve(conn: Conn, place: Arc<Connection>, left: ParkedHttp) {
         next = match next {
             Next::Idle => wait(&mut conn, &place, &mut wishes, &mut idle).await,
             Next::Plain(request) => {
-                let work = answer_plain(&mut conn, &place, &ends, *request);
-                Box::pin(attend(&place, &mut wishes, work)).await
+                attend(&place, &mut wishes, Box::pin(answer_plain(&mut conn, &place, &ends, request))).await
             }
-            Next::Left(left) => {
-                let work = go_on(&mut conn, &place, *left);
-                Box::pin(attend(&place, &mut wishes, work)).await
-            }
+            Next::Left(left) => attend(&place, &mut wishes, Box::pin(go_on(&mut conn, &place, left))).await,
             Next::Request => match Box::pin(answer(conn, &place, &ends, &mut wishes)).await {
                 Some((back, next)) => {
                     conn = back;
@@ -158,17 +154,17 @@ async fn wait(conn: &mut Conn, place: &Connection, wishes: &mut Wishes<'_>, idle
 }
 
 /// Answers a plain request.
-async fn answer_plain(conn: &mut Conn, place: &Arc<Connection>, ends: &Ends, request: Asking) -> io::Result<bool> {
-    let work = http::serve(&place.front, place, ends, request);
-    let Some(Ok(response)) = conn.unless_gone(work).await else { return Ok(false) };
+async fn answer_plain(conn: &mut Conn, place: &Arc<Connection>, ends: &Ends, request: Box<Asking>) -> io::Result<bool> {
+    let mut work = http::serve(&place.front, place, ends, *request);
+    let Some(Ok(response)) = conn.unless_gone(&mut work).await else { return Ok(false) };
     let goes_on = give(conn, place, response, true, true).await?;
     place.idles();
     Ok(goes_on)
 }
 
 /// Finishes what was left to do.
-async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: ParkedHttp) -> io::Result<bool> {
-    match left {
+async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: Box<ParkedHttp>) -> io::Result<bool> {
+    match *left {
         ParkedHttp::Idle => Ok(true),
         ParkedHttp::Waiting(asked, left) => late::finish(conn, place, &asked, left, false).await,
         ParkedHttp::Streaming(asked, left) => late::finish(conn, place, &asked, left, true).await,
@@ -180,12 +176,11 @@ async fn go_on(conn: &mut Conn, place: &Arc<Connection>, left: ParkedHttp) -> io
 async fn attend(
     place: &Arc<Connection>,
     wishes: &mut Wishes<'_>,
-    work: impl Future<Output = io::Result<bool>>,
+    mut work: impl Future<Output = io::Result<bool>> + Unpin,
 ) -> Next {
-    let mut work = std::pin::pin!(work);
     poll_fn(|cx| {
         let wish = wishes.poll(cx);
-        if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+        if let Poll::Ready(outcome) = Pin::new(&mut work).poll(cx) {
             let good = outcome.is_ok_and(|good| good);
             return Poll::Ready(if good { Next::Idle } else { Next::End });
         }
@@ -207,9 +202,8 @@ async fn answer(conn: Conn, place: &Arc<Connection>, ends: &Ends, wishes: &mut W
     let front = &place.front;
     let limits = front.hub.ctx.config().limits.clone();
     let (asked, ends) = (place.clone(), ends.clone());
-    let service = service_fn(move |request: Request<Incoming>| {
-        http::serve(&asked.front, &asked, &ends, request.map(RequestBody::Coming))
-    });
+    let service =
+        service_fn(move |request: Request<Incoming>| http::serve(&asked.front, &asked, &ends, request.into()));
     let mut machine = http1::Builder::new()
         // The time of a head is looked after below.
         .header_read_timeout(None)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use hyper::header::{HeaderMap, ORIGIN};
 
 use super::answer::{Answer, Answering, error, plain, unavailable};
 use super::body::{Events, Reply};
 use super::connection::Connection;
 use super::front::Front;
+use super::head::Fields;
 use super::request::{Asking, RequestBody, body_of, wants_events, whole_body_of};
 use super::respond::stream;
 use crate::hub::Dropped;
@@ -27,12 +27,12 @@ pub(super) fn open(
     server: &Arc<Server>,
     base: &str,
     connection: &Arc<Connection>,
-    headers: &HeaderMap,
+    fields: &Fields,
 ) -> Answer {
-    if let Err(response) = wants_events(front, headers) {
+    if let Err(response) = wants_events(front, fields) {
         return *response;
     }
-    if is_from_elsewhere(headers) {
+    if is_from_elsewhere(fields) {
         front.hub.ctx.counters.count(Dropped::ForeignOrigin);
         let why = "a page of another site may not open a session";
         return error(StatusCode::FORBIDDEN, None, jsonrpc::INVALID_REQUEST, why);
@@ -53,9 +53,8 @@ pub(super) fn open(
 
 /// Whether a browser asks for a page of another site, without the `Origin` that scripts have to send: a picture or a frame,
 /// say, whose address is ours (Fetch Metadata, `Sec-Fetch-Site`).
-fn is_from_elsewhere(headers: &HeaderMap) -> bool {
-    let site = headers.get("sec-fetch-site").map(|v| v.as_bytes());
-    !headers.contains_key(ORIGIN) && matches!(site, Some(b"cross-site" | b"same-site"))
+fn is_from_elsewhere(fields: &Fields) -> bool {
+    !fields.has("origin") && matches!(fields.get("sec-fetch-site"), Some(b"cross-site" | b"same-site"))
 }
 
 /// A message of such a session; what it asks for comes on the stream.
@@ -65,7 +64,8 @@ pub(super) fn post(
     connection: &Arc<Connection>,
     request: Asking,
 ) -> Answering {
-    let query = request.uri().query().unwrap_or("");
+    let Asking { head, body } = request;
+    let query = head.query.as_deref().unwrap_or("");
     let id = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
     let own = |s: &Session| {
         let here = Arc::ptr_eq(&s.server, &server.core.name) && s.kind == SessionKind::Lasting(Transport::Sse);
@@ -76,16 +76,15 @@ pub(super) fn post(
         let why = "there is no such session: GET the path /sse of the server first";
         return error(StatusCode::NOT_FOUND, None, jsonrpc::INVALID_REQUEST, why).into();
     };
-    let (head, body) = request.into_parts();
     match body {
-        RequestBody::Whole(body) => match whole_body_of(front, connection, &head.headers, body) {
+        RequestBody::Whole(body) => match whole_body_of(front, connection, &head.fields, body) {
             Ok((text, _kept)) => take(&client, &text, &outbox).into(),
             Err(refused) => (*refused).into(),
         },
-        RequestBody::Coming(body) => {
-            let connection = connection.clone();
+        RequestBody::Coming(request) => {
+            let (connection, body) = (connection.clone(), request.into_body());
             Answering::later(async move {
-                match body_of(&connection.front, &connection, &head.headers, body).await {
+                match body_of(&connection.front, &connection, &head.fields, body).await {
                     Ok((text, _kept)) if text.len() > LONG => busy(move || take(&client, &text, &outbox)).await,
                     Ok((text, _kept)) => take(&client, &text, &outbox),
                     Err(refused) => *refused,

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Method, StatusCode};
 
 use super::answer::{Answer, Answering, empty, error, not_allowed, plain, unavailable};
 use super::body::{Events, Reply};
 use super::connection::Connection;
 use super::front::Front;
-use super::request::{
-    Asking, RequestBody, VERSION, accepts, body_of, check_version, text, wants_events, whole_body_of,
-};
+use super::head::Fields;
+use super::request::{Asking, RequestBody, VERSION, accepts, body_of, check_version, wants_events, whole_body_of};
 use super::respond::{SESSION, answer, events_of, name_session, stream};
 use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
@@ -21,7 +19,7 @@ use crate::model::{jsonrpc, method, modern, trace};
 use crate::rt::blocking::{LONG, busy, steps_aside};
 use crate::rt::task;
 
-const LAST_EVENT: HeaderName = HeaderName::from_static("last-event-id");
+const LAST_EVENT: &str = "last-event-id";
 
 /// Serves a request of the endpoint `.../mcp`.
 pub(super) fn serve(
@@ -30,26 +28,26 @@ pub(super) fn serve(
     connection: &Arc<Connection>,
     request: Asking,
 ) -> Answering {
-    if request.method() != Method::POST && server.core.is_modern_only() {
+    if request.head.method != Method::POST && server.core.is_modern_only() {
         // There are no sessions to open a stream of, or to delete (2026-07-28 basic/transports/streamable-http).
         return not_allowed("POST, OPTIONS", "POST").into();
     }
-    match *request.method() {
+    match request.head.method {
         Method::POST => post(server, connection, request),
-        Method::GET => get(front, server, connection, request.headers()).into(),
-        Method::DELETE => delete(front, server, connection, request.headers()).into(),
+        Method::GET => get(front, server, connection, &request.head.fields).into(),
+        Method::DELETE => delete(front, server, connection, &request.head.fields).into(),
         _ => not_allowed("POST, GET, DELETE, OPTIONS", "POST, GET or DELETE").into(),
     }
 }
 
 /// Whether a request is of a session of this transport, as it says itself.
-pub(super) fn names_session(headers: &HeaderMap) -> bool {
-    headers.contains_key(SESSION)
+pub(super) fn names_session(fields: &Fields) -> bool {
+    fields.has(SESSION)
 }
 
 /// The session that a request names, if it is there and its sender's.
-fn named(front: &Front, server: &Arc<Server>, connection: &Connection, headers: &HeaderMap) -> Option<Client> {
-    let found = headers.get(SESSION)?.to_str().ok().and_then(|n| front.hub.session(n));
+fn named(front: &Front, server: &Arc<Server>, connection: &Connection, fields: &Fields) -> Option<Client> {
+    let found = fields.text(SESSION).and_then(|n| front.hub.session(n));
     let found = found.filter(|c| Arc::ptr_eq(&c.session.server, &server.core.name));
     // A session of another principal is not there, however its id became known.
     let own = |s: &Session| s.kind == SessionKind::Lasting(Transport::Http) && s.owner == connection.who();
@@ -61,37 +59,38 @@ fn session(
     front: &Front,
     server: &Arc<Server>,
     connection: &Connection,
-    headers: &HeaderMap,
+    fields: &Fields,
     id: Option<&str>,
 ) -> Result<Client, Box<Answer>> {
     let refuse = |status, why: &str| Box::new(error(status, id, jsonrpc::INVALID_REQUEST, why));
-    if !names_session(headers) {
+    if !names_session(fields) {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     }
-    let Some(client) = named(front, server, connection, headers) else {
+    let Some(client) = named(front, server, connection, fields) else {
         return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
     };
-    if let Err(why) = check_version(headers) {
+    if let Err(why) = check_version(fields) {
         return Err(refuse(StatusCode::BAD_REQUEST, &why));
     }
     Ok(client)
 }
 
 fn post(server: &Arc<Server>, connection: &Arc<Connection>, request: Asking) -> Answering {
-    let accepts = accepts(request.headers());
+    let Asking { head, body } = request;
+    let accepts = accepts(&head.fields);
     if accepts == Accepts::default() {
         let why = "the client must accept application/json and text/event-stream";
         return error(StatusCode::NOT_ACCEPTABLE, None, jsonrpc::INVALID_REQUEST, why).into();
     }
-    let (head, body) = request.into_parts();
-    let post = Post { server: server.clone(), connection: connection.clone(), headers: head.headers, accepts };
+    let post = Post { server: server.clone(), connection: connection.clone(), fields: head.fields, accepts };
     match body {
-        RequestBody::Whole(body) => match whole_body_of(&connection.front, connection, &post.headers, body) {
+        RequestBody::Whole(body) => match whole_body_of(&connection.front, connection, &post.fields, body) {
             Ok((text, _kept)) => post.take(text),
             Err(refused) => (*refused).into(),
         },
-        RequestBody::Coming(body) => Answering::later(async move {
-            let (text, _kept) = match body_of(&post.connection.front, &post.connection, &post.headers, body).await {
+        RequestBody::Coming(request) => Answering::later(async move {
+            let body = request.into_body();
+            let (text, _kept) = match body_of(&post.connection.front, &post.connection, &post.fields, body).await {
                 Ok(whole) => whole,
                 Err(refused) => return *refused,
             };
@@ -110,14 +109,14 @@ fn post(server: &Arc<Server>, connection: &Arc<Connection>, request: Asking) -> 
 struct Post {
     server: Arc<Server>,
     connection: Arc<Connection>,
-    headers: HeaderMap,
+    fields: Fields,
     accepts: Accepts,
 }
 
 impl Post {
     /// Takes its body.
     fn take(self, body: String) -> Answering {
-        let (server, connection, headers, accepts) = (&self.server, &self.connection, &self.headers, self.accepts);
+        let (server, connection, fields, accepts) = (&self.server, &self.connection, &self.fields, self.accepts);
         let front = &connection.front;
         let refuse = |fault| plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)).into();
         let e = match scan_client(&body) {
@@ -126,10 +125,10 @@ impl Post {
                 let exact = spliced(&body, &changes);
                 return self.take(exact);
             }
-            Err(Fault::Batch) => return batch(front, server, connection, headers, &body, accepts),
+            Err(Fault::Batch) => return batch(front, server, connection, fields, &body, accepts),
             Err(fault) => return refuse(fault),
         };
-        let traced = trace::from_headers(&e, &|name| headers.get(name).and_then(|v| v.to_str().ok()));
+        let traced = trace::from_headers(&e, &|name| fields.text(name));
         let e = match &traced {
             None => e,
             Some(traced) => match scan_client(traced) {
@@ -137,11 +136,11 @@ impl Post {
                 Err(fault) => return refuse(fault),
             },
         };
-        let modern_header = text(headers, &VERSION).is_some_and(|v| modern::is_modern(v.trim()));
+        let modern_header = fields.text(VERSION).is_some_and(|v| modern::is_modern(v.trim()));
         // A handshake is of the legacy era, whatever its header says.
         let begins = e.kind == Kind::Request && e.method == method::INITIALIZE;
         if modern::claimed(&e) || (modern_header && !begins) {
-            return match stateless(server, connection, headers, &e, accepts) {
+            return match stateless(server, connection, fields, &e, accepts) {
                 Some(answering) => answering,
                 None => {
                     let text = traced.unwrap_or(body);
@@ -150,16 +149,16 @@ impl Post {
             };
         }
         // Some clients keep the id of a session that has ended, and begin anew with it.
-        if begins && named(front, server, connection, headers).is_none() {
+        if begins && named(front, server, connection, fields).is_none() {
             let text = traced.unwrap_or(body);
             return Answering::later(async move { self.initialize(&text).await });
         }
-        if e.kind == Kind::Notification && !headers.contains_key(SESSION) {
+        if e.kind == Kind::Notification && !fields.has(SESSION) {
             // Some clients leave out the id behind their handshake; nothing of theirs depends on what cannot be attributed.
             front.hub.ctx.counters.count(Dropped::UnownedNotifications);
             return empty(StatusCode::ACCEPTED).into();
         }
-        match session(front, server, connection, headers, e.get(&e.id)) {
+        match session(front, server, connection, fields, e.get(&e.id)) {
             Ok(client) => message(client, connection, &e, accepts),
             Err(refused) => (*refused).into(),
         }
@@ -191,14 +190,14 @@ impl Post {
 
     /// A call of the modern era, once its headers are found to repeat its arguments. The text was scanned before.
     async fn checked(self, text: &str) -> Answer {
-        let (fields, connection) = (Fields(&self.headers), &self.connection);
+        let connection = &self.connection;
         let e = match scan_client(text) {
             Ok(e) => e,
             Err(fault) => return plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)),
         };
         let client = self.server.open_request(connection.holder());
         let mut reply = Reply::to(client.clone(), connection.outbox(Outbox::single), connection);
-        if let Err(refusal) = route::check_headers(&client, &e, &fields).await {
+        if let Err(refusal) = route::check_headers(&client, &e, &self.fields).await {
             reply.answered = true;
             return refused(&e, 400, &refusal);
         }
@@ -212,14 +211,13 @@ impl Post {
 fn stateless(
     server: &Arc<Server>,
     connection: &Arc<Connection>,
-    headers: &HeaderMap,
+    fields: &Fields,
     e: &Envelope<'_>,
     accepts: Accepts,
 ) -> Option<Answering> {
     if e.kind != Kind::Request {
         return Some(empty(StatusCode::ACCEPTED).into());
     }
-    let fields = Fields(headers);
     if let Err(refusal) = modern::check_meta(e) {
         return Some(refused(e, 400, &refusal).into());
     }
@@ -252,12 +250,9 @@ fn refused(e: &Envelope<'_>, status: u16, refusal: &modern::Refusal) -> Answer {
     plain(status, "application/json", refusal.text(e.get(&e.id)))
 }
 
-/// The header fields of a request, without white space around them.
-struct Fields<'h>(&'h HeaderMap);
-
-impl Headers for Fields<'_> {
+impl Headers for Fields {
     fn values(&self, name: &str) -> Vec<&[u8]> {
-        self.0.get_all(name).iter().map(|v| v.as_bytes().trim_ascii()).collect()
+        self.all(name).map(<[u8]>::trim_ascii).collect()
     }
 }
 
@@ -287,15 +282,15 @@ fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>, accep
 }
 
 /// The stream for messages that answer no request.
-fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, headers: &HeaderMap) -> Answer {
-    if let Err(response) = wants_events(front, headers) {
+fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, fields: &Fields) -> Answer {
+    if let Err(response) = wants_events(front, fields) {
         return *response;
     }
-    let client = match session(front, server, connection, headers, None) {
+    let client = match session(front, server, connection, fields, None) {
         Ok(client) => client,
         Err(response) => return *response,
     };
-    if let Some(id) = text(headers, &LAST_EVENT) {
+    if let Some(id) = fields.text(LAST_EVENT) {
         // An id that is not known any more is answered as if there was none: nothing can be replayed.
         let found = client.session.replay().find(id);
         if let Some((lost, event)) = found {
@@ -318,11 +313,11 @@ fn batch(
     front: &Arc<Front>,
     server: &Arc<Server>,
     connection: &Arc<Connection>,
-    headers: &HeaderMap,
+    fields: &Fields,
     body: &str,
     accepts: Accepts,
 ) -> Answering {
-    let client = match session(front, server, connection, headers, None) {
+    let client = match session(front, server, connection, fields, None) {
         Ok(client) => client,
         Err(response) => return (*response).into(),
     };
@@ -342,8 +337,8 @@ fn batch(
     Answering::later(answer(Reply::to(client, whole, connection), accepts))
 }
 
-fn delete(front: &Front, server: &Arc<Server>, connection: &Connection, headers: &HeaderMap) -> Answer {
-    match session(front, server, connection, headers, None) {
+fn delete(front: &Front, server: &Arc<Server>, connection: &Connection, fields: &Fields) -> Answer {
+    match session(front, server, connection, fields, None) {
         Ok(client) => {
             front.hub.end_session(&client, "its client deleted it");
             empty(StatusCode::NO_CONTENT)

@@ -21,6 +21,7 @@ use async_tungstenite::tungstenite::{Error, Message};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use futures_lite::{Stream, StreamExt, ready};
 use futures_sink::Sink;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use log::debug;
@@ -32,7 +33,6 @@ use super::connection::Connection;
 use super::frames::Frames;
 use super::front::Front;
 use super::parked::{How, ParkedConnection};
-use super::request::Asking;
 use super::wishes::Wishes;
 use crate::hub::Dropped;
 use crate::hub::Outbox;
@@ -64,12 +64,20 @@ const NO_MEMORY: &str = "as much is kept for clients as may be (limits.memory)";
 /// How long a peer may take to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// The answer to a request that is none for an upgrade.
+pub(super) fn not_asked_for(why: &str) -> Answer {
+    let why = format!("this path takes WebSocket connections: {why}");
+    let mut response = error(StatusCode::UPGRADE_REQUIRED, None, jsonrpc::INVALID_REQUEST, &why);
+    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    response
+}
+
 /// Answers the upgrade request; the connection becomes a WebSocket behind it.
 pub(super) fn upgrade(
     front: &Arc<Front>,
     connection: &Arc<Connection>,
     server: &Arc<Server>,
-    mut request: Asking,
+    mut request: Request<Incoming>,
 ) -> Answer {
     if front.hub.ctx.draining.is_set() {
         return unavailable(None, SHUTTING_DOWN);
@@ -82,12 +90,7 @@ pub(super) fn upgrade(
     };
     let response = match create_response(&shape) {
         Ok(response) => response,
-        Err(e) => {
-            let why = format!("this path takes WebSocket connections: {e}");
-            let mut response = error(StatusCode::UPGRADE_REQUIRED, None, jsonrpc::INVALID_REQUEST, &why);
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            return response;
-        }
+        Err(e) => return not_asked_for(&e.to_string()),
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");

@@ -46,11 +46,23 @@ pub struct Lines {
     /// The line that is being thrown away.
     cut: Option<(Vec<u8>, Vec<u8>, usize)>,
     slice: Option<Instant>,
+    /// The pipe was told to hold more.
+    wide: bool,
 }
 
 impl Lines {
     pub fn new(limit: usize) -> Lines {
-        Lines { buffer: Vec::new(), end: 0, start: 0, searched: 0, limit, full: false, cut: None, slice: None }
+        Lines {
+            buffer: Vec::new(),
+            end: 0,
+            start: 0,
+            searched: 0,
+            limit,
+            full: false,
+            cut: None,
+            slice: None,
+            wide: false,
+        }
     }
 
     /// How much memory it holds beyond that of one read, in bytes.
@@ -79,6 +91,9 @@ impl Lines {
         self.make_room();
         let (read, waited) = pipe::read(pipe, &mut self.buffer[self.end..]).await?;
         self.end += read;
+        if self.end == self.buffer.len() && !std::mem::replace(&mut self.wide, true) {
+            pipe.widen();
+        }
         match self.slice {
             Some(since) if !waited => {
                 if since.elapsed() > SLICE {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::task::{Context, Poll};
 
 use super::async_fd::AsyncFd;
+use crate::sys::fds;
 
 /// An end that is read.
 pub(crate) trait Input: Send + Sync {
@@ -17,6 +18,9 @@ pub(crate) trait Input: Send + Sync {
 
     /// Its descriptor, if it has one.
     fn fd(&self) -> Option<RawFd>;
+
+    /// Lets the pipe hold more.
+    fn widen(&self) {}
 }
 
 /// An end that is written.
@@ -26,6 +30,9 @@ pub(crate) trait Output: Send + Sync {
 
     /// Its descriptor, if it has one.
     fn fd(&self) -> Option<RawFd>;
+
+    /// Lets the pipe hold more.
+    fn widen(&self) {}
 }
 
 impl Input for AsyncFd<File> {
@@ -36,6 +43,10 @@ impl Input for AsyncFd<File> {
     fn fd(&self) -> Option<RawFd> {
         Some(self.as_fd().as_raw_fd())
     }
+
+    fn widen(&self) {
+        fds::widen_pipe(self.as_fd());
+    }
 }
 
 impl Output for AsyncFd<File> {
@@ -45,6 +56,10 @@ impl Output for AsyncFd<File> {
 
     fn fd(&self) -> Option<RawFd> {
         Some(self.as_fd().as_raw_fd())
+    }
+
+    fn widen(&self) {
+        fds::widen_pipe(self.as_fd());
     }
 }
 

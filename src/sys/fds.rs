@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+/// What a pipe holds that carries long messages, in bytes: twice what it holds otherwise.
+const WIDE: i32 = 128 << 10;
+
 /// What to do with descriptors from 3 on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inherited {
@@ -69,6 +72,13 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the descriptor is open for the length of the call, and the kernel writes one int.
     let done = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(bytes).unwrap_or(0)) }
+}
+
+/// Lets a pipe hold [`WIDE`] bytes, if it holds less and the system allows it (pipe(7), pipe-user-pages-soft).
+pub(crate) fn widen_pipe(fd: BorrowedFd<'_>) {
+    if fcntl(fd, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size < WIDE) {
+        let _ = fcntl(fd, FcntlArg::F_SETPIPE_SZ(WIDE));
+    }
 }
 
 /// Puts /dev/null on 0, 1 and 2.

@@ -11,7 +11,7 @@ use crate::rt::pipe::{self, Output};
 /// Writes until the queue is closed or the child does not take more, or until everything comes to rest. `buffer` is what
 /// was taken from the queue before.
 pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: Vec<u8>) {
-    let mut quiesce = child.ctx.quiesce.watch();
+    let (mut quiesce, mut wide) = (child.ctx.quiesce.watch(), false);
     loop {
         let mut at = 0;
         while at < buffer.len() {
@@ -19,6 +19,10 @@ pub(crate) async fn write(child: Arc<Child>, pipe: Box<dyn Output>, mut buffer: 
                 Some(Ok(n)) if n > 0 => {
                     at += n;
                     child.written.fetch_add(n as u64, Relaxed);
+                    // What is longer than the pipe takes a turn of both sides for each piece.
+                    if at < buffer.len() && !std::mem::replace(&mut wide, true) {
+                        pipe.widen();
+                    }
                 }
                 Some(outcome) => {
                     debug!("server '{}': its input is closed: {outcome:?}", child.server);

@@ -98,18 +98,17 @@ impl Shared {
         match &*modern {
             Verdict::Modern(_) => Some(true),
             Verdict::Legacy(at, info) => {
-                let now = self.first_says();
-                let holds = at.elapsed() < VERDICT && (now.is_none() || now == *info);
+                let child = self.first_child();
+                let now = says(child.as_ref());
+                let holds = at.elapsed() < VERDICT && (now.is_none() || now == info.as_deref());
                 holds.then_some(false)
             }
             Verdict::Unknown => None,
         }
     }
 
-    /// What the first child says of itself.
-    fn first_says(&self) -> Option<String> {
-        let child = self.slots.first().and_then(|s| s.child())?;
-        child.info().map(|i| i.server_info.clone())
+    fn first_child(&self) -> Option<Arc<Child>> {
+        self.slots.first().and_then(|s| s.child())
     }
 
     /// Waits until it is known which child answers a request of the modern era, and that child is there, or until another
@@ -167,7 +166,7 @@ impl Shared {
     async fn put_question(&self) -> Option<Verdict> {
         let draining = &self.core.ctx.draining;
         let current = || !self.replaced.is_set() && !self.retired.is_set() && !draining.is_set();
-        if !current() || self.slots.first().and_then(|s| s.child()).is_some_and(|c| c.is_modern()) {
+        if !current() || self.first_child().is_some_and(|c| c.is_modern()) {
             return None;
         }
         let (starter, name) = (self.starter(), &self.core.name);
@@ -191,10 +190,15 @@ impl Shared {
             Err(_) if draining.is_set() => None,
             Err(failure) => {
                 debug!("server '{name}' does not speak the modern era: {}", failure.text);
-                Some(Verdict::Legacy(Instant::now(), self.first_says()))
+                Some(Verdict::Legacy(Instant::now(), says(self.first_child().as_ref()).map(str::to_owned)))
             }
         }
     }
+}
+
+/// What a child says of itself.
+fn says(child: Option<&Arc<Child>>) -> Option<&str> {
+    child?.info().map(|info| info.server_info.as_str())
 }
 
 /// What of a subscription a legacy server can serve.
