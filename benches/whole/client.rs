@@ -1,6 +1,5 @@
 //! Clients of all ways in, many of them in one thread, each with some requests in flight.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
@@ -122,7 +121,7 @@ fn read_until<T>(stream: &mut TcpStream, mut whole: impl FnMut(&[u8]) -> Option<
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|w| w == what)
+    memchr::memmem::find(bytes, what)
 }
 
 /// A masked text frame (RFC 6455 section 5.2); a mask of zeros is a mask.
@@ -223,6 +222,12 @@ impl Session {
         Session { way, reader, writer, request, goodbye, read: Vec::new(), sent: Default::default() }
     }
 
+    /// The session alone: without the connection on which it would ask, where that is another one.
+    pub fn without_writer(mut self) -> Session {
+        self.writer = None;
+        self
+    }
+
     /// Ends it.
     pub fn leave(mut self) {
         if let Some(goodbye) = self.goodbye.take() {
@@ -299,10 +304,10 @@ fn shake_hands(stream: &mut TcpStream, place: &Place) -> String {
 
 fn http_answer(bytes: &[u8]) -> Option<usize> {
     let end = find(bytes, b"\r\n\r\n")? + 4;
-    let head = std::str::from_utf8(&bytes[..end]).expect("a head");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    let lower = head.to_ascii_lowercase();
-    let length = lower.split("content-length: ").nth(1)?.split("\r\n").next()?.parse::<usize>().expect("a length");
+    let head = &bytes[..end];
+    assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(head));
+    let digits = head[find(head, b"content-length: ")? + 16..].iter().take_while(|b| b.is_ascii_digit());
+    let length = digits.fold(0, |n, digit| n * 10 + usize::from(digit - b'0'));
     (bytes.len() >= end + length).then_some(end + length)
 }
 
@@ -331,13 +336,15 @@ impl Measured {
 /// Keeps so many requests of each session in flight for some time.
 pub fn load(sessions: &mut [Session], in_flight: usize, time: Duration) -> Measured {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("epoll");
-    let mut of: HashMap<i32, (usize, bool)> = HashMap::new();
+    // By descriptor: whose it is, and whether answers come on it.
+    let mut of: Vec<(usize, bool)> = Vec::new();
     for (at, session) in sessions.iter().enumerate() {
         let streams = [(Some(&session.reader), true), (session.writer.as_ref(), false)];
         for (stream, reads) in streams.iter().filter_map(|(s, r)| s.map(|s| (s, *r))) {
-            let number = stream.as_raw_fd();
+            let number = stream.as_raw_fd() as usize;
             epoll.add(stream.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, number as u64)).expect("epoll");
-            of.insert(number, (at, reads));
+            of.resize(of.len().max(number + 1), (0, false));
+            of[number] = (at, reads);
         }
     }
     let (mut events, mut chunk) = (vec![EpollEvent::empty(); 256], vec![0; 1 << 18]);
@@ -349,7 +356,7 @@ pub fn load(sessions: &mut [Session], in_flight: usize, time: Duration) -> Measu
         let n = epoll.wait(&mut events, EpollTimeout::from(10_000u16)).expect("epoll");
         assert!(n > 0, "no answer for ten seconds");
         for event in &events[..n] {
-            let (at, reads) = of[&(event.data() as i32)];
+            let (at, reads) = of[event.data() as usize];
             let session = &mut sessions[at];
             if !reads {
                 // The answers to POSTs of HTTP+SSE, which say nothing.

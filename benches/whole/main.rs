@@ -7,11 +7,13 @@
 
 mod client;
 mod counts;
+mod held;
+mod instructions;
 mod limits;
+mod lines;
 mod many;
 mod program;
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use client::{Measured, Place, Session, Way, load};
 use limits::Limit;
-use program::{Daemon, cpu, memory};
+use program::{Daemon, cpu};
 
 /// The text of a call: with it, the call has about a hundred bytes.
 const SMALL: usize = 40;
@@ -39,11 +41,15 @@ fn main() {
     bench.speed(if quick { &[1, 16] } else { &[1, 16, 64] });
     bench.pipelined();
     bench.large();
-    bench.counts();
-    bench.memory(if quick { 500 } else { 3000 });
+    bench.counts(if quick { 0.5 } else { 2.0 });
+    instructions::print(&bench.bin, &bench.echo, &bench.daemon, time);
+    held::memory(&bench.bin, &bench.echo, if quick { 500 } else { 3000 });
+    if !quick {
+        held::beside_others(&bench.bin, &bench.echo, time);
+    }
     let many = if quick { (200, 20) } else { (1000, 200) };
     many::print((&bench.bin, &bench.echo), [&bench.tcp, &bench.http], many, bench.rounds, bench.time);
-    lines(&bench.daemon.address);
+    lines::print(&bench.daemon.address);
     started(&bench);
 }
 
@@ -240,16 +246,16 @@ impl Bench {
     }
 
     fn large(&self) {
-        println!("\n4 sessions, calls of 64 KiB and answers of 64 KiB\n{HEAD}   CPU beside raw TCP");
+        println!("\n4 sessions, calls of 64 KiB and answers of 64 KiB\n{HEAD}   CPU beside raw TCP, MB/s both ways");
         let ways = [Way::Tcp, Way::WebSocket, Way::Http];
         let all = self.measure(&ways, 4, 1, LARGE);
         for (way, rounds) in ways.iter().zip(&all) {
             rounds.print(way.name());
-            println!("   {:.2}x", rounds.cpu() / all[0].cpu());
+            println!("   {:.2}x {:>10.0}", rounds.cpu() / all[0].cpu(), rounds.rate() * 2.0 * LARGE as f64 / 1e6);
         }
     }
 
-    fn counts(&self) {
+    fn counts(&self, seconds: f64) {
         println!("\n16 sessions, one call in flight: system calls of a call (without futex)");
         println!("                         all   empty reads   epoll_ctl");
         for way in [Way::WebSocket, Way::Bridge, Way::Http, Way::Modern, Way::Sse] {
@@ -258,38 +264,9 @@ impl Bench {
             let Some(trace) = counts::Trace::begin(self.daemon.pid, &self.daemon.dir) else {
                 return println!("  strace(1) is not there, or may not look");
             };
-            let measured = load(&mut open, 1, Duration::from_secs(2));
+            let measured = load(&mut open, 1, Duration::from_secs_f64(seconds));
             let (all, empty, ctl) = counts::cost(&trace.end(), measured.calls);
             println!("  {:16} {:>11.2} {:>13.3} {:>11.3}", way.name(), all, empty, ctl);
-        }
-    }
-
-    /// What an idle session with its connections takes.
-    fn memory(&self, sessions: usize) {
-        const WAYS: [Way; 3] = [Way::Http, Way::WebSocket, Way::Sse];
-        let start = || Daemon::start(&self.bin, &format!("\"echo\": Stdio(command: [{:?}])", self.echo));
-        // Side by side, for each wait is the same: what is given back is given back after some seconds.
-        let (fresh, all) = (start(), WAYS.map(|_| start()));
-        std::thread::sleep(Duration::from_secs(6));
-        println!("\nMemory of an idle daemon with one server: {:.1} MiB", memory(fresh.pid) / 1024.0);
-        let open = |way, daemon: &Daemon, count| -> Vec<Session> {
-            let place = Place::server(&daemon.address, "echo");
-            (0..count).map(|_| Session::open(way, &place, SMALL)).collect()
-        };
-        let of = |daemon: &Daemon| memory(daemon.pid);
-        WAYS.iter().zip(&all).for_each(|(way, daemon)| open(*way, daemon, 16).into_iter().for_each(Session::leave));
-        let before: Vec<f64> = all.iter().map(of).collect();
-        let held: Vec<_> = WAYS.iter().zip(&all).map(|(way, daemon)| open(*way, daemon, sessions)).collect();
-        std::thread::sleep(Duration::from_secs(6));
-        let full: Vec<f64> = all.iter().map(of).collect();
-        held.into_iter().flatten().for_each(Session::leave);
-        std::thread::sleep(Duration::from_secs(10));
-        for (n, way) in WAYS.iter().enumerate() {
-            let (each, left) = ((full[n] - before[n]) / sessions as f64, of(&all[n]) - before[n]);
-            println!(
-                "  a session of {:12} {each:>6.1} KiB; {left:.0} KiB more than before, ten seconds after {sessions} left",
-                way.name()
-            );
         }
     }
 }
@@ -332,36 +309,4 @@ fn find_echo(bin: &Path) -> String {
     let built = Command::new(env!("CARGO")).args(args).arg(target).status();
     assert!(built.is_ok_and(|s| s.success()), "cannot build the echo child");
     folder.join("examples/echo-server").display().to_string()
-}
-
-/// A command's output, line by line by the executor's own protocol, beside the command alone.
-fn lines(address: &str) {
-    const LINES: usize = 200_000;
-    let start = Instant::now();
-    let mut seq = Command::new("seq").arg(LINES.to_string()).stdout(Stdio::piped()).spawn().expect("seq");
-    let mut alone = Vec::new();
-    seq.stdout.take().expect("stdout").read_to_end(&mut alone).expect("read");
-    let _ = seq.wait();
-    let direct = start.elapsed();
-    let request = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"execute","params":{{"command":"seq {LINES}"}}}}"#);
-    let mut stream = client::websocket(address, "/servers/run/ws");
-    let start = Instant::now();
-    client::send_text(&mut stream, &request);
-    let (mut buffer, mut kept, mut seen) = (vec![0; 1 << 18], Vec::new(), 0);
-    while !kept.windows(17).any(|w| w == b"process.completed") {
-        let n = stream.read(&mut buffer).expect("read");
-        assert!(n > 0, "the daemon closed a connection");
-        let before = kept.len().min(13);
-        kept.drain(..kept.len() - before);
-        kept.extend_from_slice(&buffer[..n]);
-        seen += kept.windows(14).filter(|w| w == b"process.output").count();
-    }
-    let took = start.elapsed();
-    assert_eq!(seen, LINES, "lines");
-    println!(
-        "\n{LINES} lines of a command to a WebSocket: {:.2} s (the command alone: {:.3} s)",
-        took.as_secs_f64(),
-        direct.as_secs_f64()
-    );
-    let _ = stream.flush();
 }

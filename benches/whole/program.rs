@@ -12,14 +12,33 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one with these servers, by the program `bin`.
-    pub fn start(bin: &Path, servers: &str) -> Daemon {
+    /// One with these servers, not yet started.
+    pub fn prepare(bin: &Path, servers: &str) -> Daemon {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("mcpdaemon-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a scratch folder");
-        let mut daemon = Daemon { pid: 0, address: String::new(), dir, bin: bin.to_owned() };
+        let daemon = Daemon { pid: 0, address: String::new(), dir, bin: bin.to_owned() };
         daemon.configure(servers);
+        daemon
+    }
+
+    /// Whether one that was started otherwise serves; if so, it is known where.
+    pub fn is_ready(&mut self) -> bool {
+        let status = std::fs::read_to_string(self.dir.join("bench.status")).unwrap_or_default();
+        let Ok(status) = serde_json::from_str::<serde_json::Value>(&status) else { return false };
+        let url = status["listen"][0].as_str().and_then(|url| url.strip_prefix("http://"));
+        let (Some(url), Some(pid), "ready") = (url, status["pid"].as_i64(), status["state"].as_str().unwrap_or(""))
+        else {
+            return false;
+        };
+        (self.address, self.pid) = (url.to_owned(), pid as i32);
+        true
+    }
+
+    /// Starts one with these servers, by the program `bin`.
+    pub fn start(bin: &Path, servers: &str) -> Daemon {
+        let mut daemon = Daemon::prepare(bin, servers);
         let out =
             Command::new(bin).arg("-c").arg(daemon.dir.join("bench.ron")).env("MCP_RUN_DIR", &daemon.dir).output();
         let out = out.expect("mcpdaemon");

@@ -684,6 +684,8 @@ impl<'a> Scanner<'a> {
                         Some("clientCapabilities") => s.note(&mut found.modern.capabilities),
                         Some("logLevel") => s.note(&mut found.modern.log_level),
                         Some("subscriptionId") => s.note(&mut found.modern.subscription),
+                        // Each request has it, and it is like none of these.
+                        Some("clientInfo") => s.value(),
                         _ => s.other(key, Place::Meta),
                     })?;
                 } else {

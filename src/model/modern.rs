@@ -145,7 +145,7 @@ pub fn check_method(e: &Envelope<'_>) -> Result<(), Refusal> {
 
 /// The headers that repeat parts of the body must agree with it. `header` gives the values of a header field, without
 /// surrounding blanks.
-pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]>) -> Result<(), Refusal> {
+pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Field<'h>) -> Result<(), Refusal> {
     let version = e.get(&e.modern.version).map(decode).unwrap_or_default();
     same("MCP-Protocol-Version", header, &version)?;
     same("Mcp-Method", header, &e.method)?;
@@ -162,16 +162,24 @@ pub fn check_headers<'h>(e: &Envelope<'_>, header: &dyn Fn(&str) -> Vec<&'h [u8]
     }
 }
 
-fn same<'h>(name: &str, header: &dyn Fn(&str) -> Vec<&'h [u8]>, body: &str) -> Result<(), Refusal> {
+/// What a request says in a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'h> {
+    Missing,
+    Once(&'h [u8]),
+    Several,
+}
+
+fn same<'h>(name: &str, header: &dyn Fn(&str) -> Field<'h>, body: &str) -> Result<(), Refusal> {
     let differs = |what: &str| Err(Refusal::new(HEADER_MISMATCH, format!("{name}: {what}")));
-    match header(name).as_slice() {
-        [] => differs("the header is missing"),
-        [value] => match header_value(value) {
+    match header(name) {
+        Field::Missing => differs("the header is missing"),
+        Field::Once(value) => match header_value(value) {
             Some(value) if value == body => Ok(()),
             Some(_) => differs("the header and the body differ"),
             None => differs("the header's value is not valid"),
         },
-        _ => differs("the header is given more than once"),
+        Field::Several => differs("the header is given more than once"),
     }
 }
 
@@ -240,7 +248,7 @@ pub fn check_params<'h>(
     e: &Envelope<'_>,
     tool: &str,
     known: &ParamHeaders,
-    header: &dyn Fn(&str) -> Vec<&'h [u8]>,
+    header: &dyn Fn(&str) -> Field<'h>,
 ) -> Result<(), Refusal> {
     let Some(expected) = known.get(tool) else { return Ok(()) };
     for (suffix, path) in expected {
@@ -256,13 +264,13 @@ pub fn check_params<'h>(
             })?;
         }
         match argument.filter(|a| *a != "null") {
-            None if header(&field).is_empty() => {}
+            None if header(&field) == Field::Missing => {}
             None => return Err(Refusal::new(HEADER_MISMATCH, format!("{field}: the body has no such argument"))),
             Some(text) if text.starts_with('"') => same(&field, header, &decode(text))?,
             Some(number) => {
                 // 42 and 42.0 are the same integer.
-                let equal = match header(&field).as_slice() {
-                    [value] => header_value(value).is_some_and(|v| {
+                let equal = match header(&field) {
+                    Field::Once(value) => header_value(value).is_some_and(|v| {
                         v == number || matches!((v.parse::<f64>(), number.parse::<f64>()), (Ok(a), Ok(b)) if a == b)
                     }),
                     _ => false,

@@ -56,10 +56,11 @@ fn headers_repeat_the_body() {
     let e = scan(&text).unwrap();
     let check = |name: &'static [u8]| {
         check_headers(&e, &|field| match field {
-            "MCP-Protocol-Version" => vec![VERSION.as_bytes()],
-            "Mcp-Method" => vec![b"tools/call".as_slice()],
-            _ if name.is_empty() => vec![],
-            _ => vec![name],
+            "MCP-Protocol-Version" => Field::Once(VERSION.as_bytes()),
+            "Mcp-Method" => Field::Once(b"tools/call"),
+            _ if name.is_empty() => Field::Missing,
+            _ if name == b"twice" => Field::Several,
+            _ => Field::Once(name),
         })
     };
     for (name, passes) in [
@@ -69,6 +70,7 @@ fn headers_repeat_the_body() {
         (b"=?base64?SGVs!!!bG8=?=", false),
         (b"=?base64?SGVsbG8=", false),
         (b"hello", false),
+        (b"twice", false),
         (b"", false),
     ] {
         assert_eq!(check(name).is_ok(), passes, "{}", String::from_utf8_lossy(name));
@@ -87,7 +89,7 @@ fn headers_repeat_the_body() {
                 "Mcp-Param-N" => n,
                 _ => none,
             };
-            if value.is_empty() { vec![] } else { vec![value] }
+            if value.is_empty() { Field::Missing } else { Field::Once(value) }
         })
     };
     assert!(params("wörld".as_bytes(), b"42", b"").is_ok());

@@ -65,8 +65,11 @@ impl Fields {
 
     /// All values of a field.
     pub(super) fn all<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f [u8]> {
+        // Most names that are as long begin otherwise.
+        let like = |a: &[u8], b: &[u8]| a.len() == b.len() && a.first().map(|a| a | 32) == b.first().map(|b| b | 32);
         let is = move |f: &&Field| {
-            f.value - f.name == name.len() && self.text[f.name..f.value].eq_ignore_ascii_case(name.as_bytes())
+            let own = &self.text[f.name..f.value];
+            like(own, name.as_bytes()) && own.eq_ignore_ascii_case(name.as_bytes())
         };
         self.all.iter().filter(is).map(|f| &self.text[f.value..f.end])
     }

@@ -44,7 +44,7 @@ pub(super) fn request(bytes: &[u8], most: usize) -> Option<(Asking, usize)> {
 
 /// Whether a byte of a target stands for itself (RFC 3986 section 2), or begins an escape.
 fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%".contains(&byte)
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'%'..=b';' | b'!' | b'$' | b'=' | b'?' | b'@' | b'_' | b'~')
 }
 
 /// How long the body is; None if it is not said in one way only, or if a field is there by which more than an answer is due.

@@ -14,6 +14,7 @@ use super::respond::{SESSION, answer, events_of, name_session, stream};
 use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client, spliced};
+use crate::model::modern::Field;
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern, trace};
 use crate::rt::blocking::{LONG, busy, steps_aside};
@@ -221,7 +222,7 @@ fn stateless(
     if let Err(refusal) = modern::check_meta(e) {
         return Some(refused(e, 400, &refusal).into());
     }
-    let checked = modern::check_headers(e, &|name| fields.values(name)).and_then(|()| modern::check_version(e));
+    let checked = modern::check_headers(e, &|name| fields.field(name)).and_then(|()| modern::check_version(e));
     if let Err(refusal) = checked.and_then(|()| modern::check_method(e)) {
         return Some(refused(e, modern::http_status(refusal.code), &refusal).into());
     }
@@ -251,8 +252,13 @@ fn refused(e: &Envelope<'_>, status: u16, refusal: &modern::Refusal) -> Answer {
 }
 
 impl Headers for Fields {
-    fn values(&self, name: &str) -> Vec<&[u8]> {
-        self.all(name).map(<[u8]>::trim_ascii).collect()
+    fn field(&self, name: &str) -> Field<'_> {
+        let mut all = self.all(name);
+        match (all.next(), all.next()) {
+            (None, _) => Field::Missing,
+            (Some(value), None) => Field::Once(value.trim_ascii()),
+            (Some(_), Some(_)) => Field::Several,
+        }
     }
 }
 

@@ -92,6 +92,36 @@ fn a_call_takes_a_read_a_write_and_its_share_of_the_pipe() {
 }
 
 #[test]
+fn a_long_message_goes_through_in_one_piece() {
+    if !may_trace() {
+        return;
+    }
+    const ROUNDS: usize = 100;
+    let scratch = Scratch::new();
+    let daemon =
+        scratch.start(&scratch.instance("t", &format!("\"e\": Stdio(command: [{:?}])", example("echo-server"))));
+    let request = call(1, "echo", json!({"text": "x".repeat(64 << 10)})).to_string();
+    let mut ws = daemon.ws("e");
+    let mut round = |n: usize| {
+        for _ in 0..n {
+            ws.send(&request);
+            assert_eq!(said(&ws.next().unwrap()).len(), 64 << 10);
+        }
+    };
+    round(3);
+    let trace = trace(&daemon);
+    round(ROUNDS);
+    let counts = trace.end();
+    let of = |names: &[&str]| names.iter().filter_map(|n| counts.get(*n)).map(|(n, _)| *n).sum::<u64>() as f64;
+    let (pipe, socket) = (of(&["read", "write"]) / ROUNDS as f64, of(&["recvfrom", "sendto"]) / ROUNDS as f64);
+    // The client's library sends and takes it as it likes: the socket may take more than a read and a write.
+    assert!(
+        (2.0..2.6).contains(&pipe),
+        "{pipe} reads and writes of the pipes for a call, {socket} of the socket: {counts:?}"
+    );
+}
+
+#[test]
 fn an_idle_daemon_makes_no_system_call_in_ten_seconds() {
     if !may_trace() {
         return;

@@ -21,7 +21,7 @@ use crate::model::config::{self, Tools};
 use crate::model::envelope::Envelope;
 use crate::model::ids::Id;
 use crate::model::jsonrpc;
-use crate::model::modern::Refusal;
+use crate::model::modern::{Field, Refusal};
 use crate::model::transport::SessionKind;
 
 /// Work that has to wait, for a child or for an answer; run it as a task.
@@ -35,8 +35,8 @@ pub(crate) type ListAnswer<'a> = Answer<'a, Result<Arc<Vec<Item>>, Error>>;
 
 /// The headers of a request.
 pub(crate) trait Headers: Sync {
-    /// The values of a header, by its name.
-    fn values(&self, name: &str) -> Vec<&[u8]>;
+    /// What it says in a header, without white space around it.
+    fn field(&self, name: &str) -> Field<'_>;
 }
 
 /// A call of a tool whose arguments are repeated in headers.

@@ -185,7 +185,7 @@ impl Backend for Shared {
             // Where the child cannot be asked, the call itself will show why.
             let Some(Target::Modern(child)) = found else { return Ok(()) };
             match child.param_headers().await {
-                Some(known) => modern::check_params(call.e, call.tool, &known, &|name| call.headers.values(name)),
+                Some(known) => modern::check_params(call.e, call.tool, &known, &|name| call.headers.field(name)),
                 None => Ok(()),
             }
         })
