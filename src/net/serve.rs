@@ -30,9 +30,6 @@ use crate::rt::timer::Timer;
 use crate::rt::wait::recent;
 use crate::sys::listen::Peer;
 
-/// An idle connection is kept this long for its next request.
-const IDLE: Duration = Duration::from_secs(75);
-
 /// The HTTP library has a quiet connection for so long, and less than twice as long.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -77,7 +74,7 @@ type Ends = (Option<IpAddr>, Option<Arc<Peer>>);
 async fn serve(conn: Conn, place: Arc<Connection>, left: ParkedHttp) {
     let ends: Ends = (conn.local_ip(), conn.peer().map(Arc::new));
     let (mut conn, mut next) = (conn, Next::from(left));
-    let (mut wishes, mut idle) = (Wishes::of(&place), Idle::new());
+    let (mut wishes, mut idle) = (Wishes::of(&place), Idle::new(&place));
     loop {
         // What is done is in a box, which is gone while the connection is idle.
         next = match next {
@@ -106,17 +103,21 @@ struct Idle {
 }
 
 impl Idle {
-    fn new() -> Idle {
-        Idle { since: recent(), timer: Timer::after(IDLE) }
+    fn new(place: &Connection) -> Idle {
+        Idle { since: recent(), timer: Timer::after(Idle::longest(place)) }
+    }
+
+    fn longest(place: &Connection) -> Duration {
+        place.front.hub.ctx.config().limits.idle_connection
     }
 
     fn begin(&mut self) {
         self.since = recent();
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, place: &Connection) -> Poll<()> {
         while Pin::new(&mut self.timer).poll(cx).is_ready() {
-            let end = self.since + IDLE;
+            let end = self.since + Idle::longest(place);
             if recent() >= end {
                 return Poll::Ready(());
             }
@@ -148,7 +149,7 @@ async fn wait(conn: &mut Conn, place: &Connection, wishes: &mut Wishes<'_>, idle
             // A request may have come that the reactor has not told of yet.
             Poll::Pending => return Poll::Ready(if conn.has_something() { Next::Request } else { Next::End }),
         }
-        idle.poll(cx).map(|()| Next::End)
+        idle.poll(cx, place).map(|()| Next::End)
     })
     .await
 }

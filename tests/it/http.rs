@@ -369,6 +369,27 @@ fn half_a_head_behind_a_request_has_the_time_of_a_head_and_an_idle_connection_ta
 }
 
 #[test]
+fn a_connection_without_a_request_is_closed_after_idle_connection_and_a_stream_is_not() {
+    let scratch = Scratch::new();
+    let more = "limits: (idle_connection: \"400ms\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", more, &stdio("fake", &[], "")));
+    let mut silent = Raw::open(daemon.address());
+    let mut http = daemon.http("fake");
+    let mut stream = http.stream();
+    let mut page = Raw::open(daemon.address());
+    page.send(format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address()).as_bytes());
+    assert_eq!(page.response().status, 200);
+    for (what, one) in [("one that never asked", &mut silent), ("HTTP library", &mut page), ("plain", &mut http.raw)] {
+        assert_eq!(one.rest(), "", "{what}");
+    }
+    let mut again = http.again();
+    assert_eq!(said(&again.ask(&call(1, "list_changed", json!({})))), "said");
+    wait("a stream that goes on", || {
+        stream.event().filter(|event| event["method"] == "notifications/tools/list_changed").map(drop)
+    });
+}
+
+#[test]
 fn emfile_is_survived() {
     let scratch = Scratch::new();
     let file = scratch.instance("t", &stdio("fake", &[], ""));

@@ -98,6 +98,8 @@ pub struct Limits {
     /// A request head must be complete this long after its first byte.
     pub header_timeout: Duration,
     pub idle_session: Duration,
+    /// A connection of HTTP without a request is closed after this time.
+    pub idle_connection: Duration,
     /// Requests of one session that may be unanswered at a time.
     pub in_flight: u32,
     /// What is kept in memory for clients, all in all.
@@ -505,6 +507,7 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         header: s.get("header", Size(16 << 10)),
         header_timeout: s.time("header_timeout", Duration::from_secs(10)),
         idle_session: s.time("idle_session", Duration::from_secs(30 * 60)),
+        idle_connection: s.time("idle_connection", Duration::from_secs(75)),
         in_flight: s.get("in_flight", 256),
     }
 }
