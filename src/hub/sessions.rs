@@ -97,7 +97,10 @@ impl Hub {
             }
         }
         let kind = SessionKind::Lasting(transport);
-        let id = if kind.has_id() { random::id().map_err(Error::NoId)? } else { String::new() };
+        let id = match kind.has_id() {
+            true => random::id(&self.ctx.config().session_prefix).map_err(Error::NoId)?,
+            false => String::new(),
+        };
         let beginning = server.beginning(kind, id.clone(), holder, &[]);
         let session = Arc::new(Session::new(&self.ctx, self.ctx.next_session(), beginning));
         let client = server.open(session);

@@ -17,9 +17,11 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], String> {
     Ok(bytes)
 }
 
-/// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic).
-pub(crate) fn id() -> Result<String, String> {
-    Ok(bytes::<16>()?.iter().map(|b| format!("{b:02x}")).collect())
+/// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic), behind a prefix and a dot
+/// if it is not empty.
+pub(crate) fn id(prefix: &str) -> Result<String, String> {
+    let hex: String = bytes::<16>()?.iter().map(|b| format!("{b:02x}")).collect();
+    Ok(if prefix.is_empty() { hex } else { format!("{prefix}.{hex}") })
 }
 
 /// Uniform in 0..1, so that what failed together does not start again together; 0.5 where no random numbers are to be

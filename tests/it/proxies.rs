@@ -190,6 +190,34 @@ fn everything_passes_through_haproxy_as_it_is_shipped() {
 }
 
 #[test]
+fn session_ids_begin_with_session_prefix_and_a_dot() {
+    let scratch = Scratch::new();
+    let with =
+        |prefix: &str| scratch.instance_with("t", &format!("session_prefix: {prefix:?},"), &stdio("fake", &[], ""));
+    let daemon = scratch.start(&with("a-1"));
+    let is_ours = |id: &str, prefix: &str| {
+        let random = id.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.')).unwrap_or_else(|| panic!("{id}"));
+        random.len() == 32 && random.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let mut http = daemon.http("fake");
+    assert!(is_ours(&http.session, "a-1"));
+    let mut sse = Raw::open(daemon.address());
+    sse.send(format!("GET /servers/fake/sse HTTP/1.1\r\nHost: {}\r\n\r\n", daemon.address()).as_bytes());
+    assert_eq!(sse.head().status, 200);
+    let told = sse.chunk().unwrap_or_else(|| panic!("no event"));
+    let id = told.split_once("sessionId=").map_or("", |(_, id)| id.trim_end());
+    assert!(is_ours(id, "a-1"), "{told}");
+    with("b");
+    assert!(scratch.ctl(&["reload", "t"]).status.success());
+    assert!(is_ours(&daemon.http("fake").session, "b"));
+    assert_eq!(said(&http.ask(&call(1, "echo", json!({"text": "still here"})))), "still here");
+    for wrong in ["a.b", "a b", "ä", &"x".repeat(33)] {
+        let out = scratch.run(mcpdaemon(), &["-t", "-c", &with(wrong).display().to_string()]);
+        assert!(code(&out) == 78 && stderr(&out).contains("cannot stand before session ids"), "{}", stderr(&out));
+    }
+}
+
+#[test]
 fn a_base_path_is_served_with_and_without_it() {
     let scratch = Scratch::new();
     let daemon = scratch.start(&scratch.instance_with("t", "base_path: \"/gw/\",", &stdio("fake", &[], "")));

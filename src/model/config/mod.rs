@@ -66,6 +66,8 @@ pub struct Config {
     pub lame_duck: Duration,
     /// Proxies whose word on clients and paths is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Each session id begins with it and a dot, so that a balancer knows the instance; empty for none.
+    pub session_prefix: String,
     /// What a proxy has before our paths; empty, or without a slash at its end.
     pub base_path: String,
     pub log: Log,
@@ -289,6 +291,7 @@ fn instance<'a>(
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
     let lame_duck = s.get("lame_duck", Duration::ZERO);
     let trusted_proxies = s.get("trusted_proxies", Vec::new());
+    let session_prefix = proxies::session_prefix(&mut s);
     let base_path = proxies::base_path(&mut s);
     let account = server::account(&mut s);
     let log_dir = match &account {
@@ -345,6 +348,7 @@ fn instance<'a>(
         drain_timeout,
         lame_duck,
         trusted_proxies,
+        session_prefix,
         base_path,
         log,
         umask,
