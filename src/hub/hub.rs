@@ -11,6 +11,7 @@ use super::bridge::backend::BridgeBackend;
 use super::child::end::run_stop_command;
 use super::client::endpoint::Client;
 use super::context::{Boot, Context};
+use super::deleted::Deleted;
 use super::kinds::{self, MakeBackend};
 use super::server::core::{Core, HeardOf};
 use super::server::server::Server;
@@ -30,6 +31,8 @@ pub(crate) struct Hub {
     make: MakeBackend,
     /// Sessions that are named by an id.
     pub(super) clients: Lock<HashMap<String, Client>>,
+    /// Sessions that their clients have deleted.
+    pub(super) deleted: Lock<Deleted>,
     pub(super) session_count: AtomicU64,
     /// When it was last said that a session has made room for another.
     pub(super) room_told: Seldom,
@@ -51,6 +54,7 @@ impl Hub {
             bridge: OnceLock::new(),
             make,
             clients: Lock::default(),
+            deleted: Lock::default(),
             session_count: AtomicU64::new(0),
             room_told: Seldom::default(),
             waiting_for_place: AtomicU64::new(0),

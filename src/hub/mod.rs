@@ -12,6 +12,7 @@ mod client;
 mod command;
 mod context;
 mod counters;
+mod deleted;
 mod error;
 mod exec;
 #[expect(clippy::module_inception, reason = "the assembly itself, above the floors of this folder")]

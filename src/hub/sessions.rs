@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use log::warn;
+use log::{debug, warn};
 
 use super::client::endpoint::Client;
 use super::client::session::Session;
@@ -13,7 +13,10 @@ use super::error::Error;
 use super::hub::Hub;
 use super::server::server::Server;
 use crate::model::budget::Holder;
+use crate::model::config::Config;
+use crate::model::modern::Era;
 use crate::model::places::{self, Place};
+use crate::model::sealed::{Bound, Shaken};
 use crate::model::text::{duration, printable};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
@@ -38,6 +41,11 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// Seconds since 1970, which all hosts count alike.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 impl Hub {
     /// Opens a session, for which it may wait a moment; the error says which limit is reached.
     pub(crate) async fn open_session_soon(
@@ -46,7 +54,7 @@ impl Hub {
         transport: Transport,
         holder: Holder,
     ) -> Result<Client, Error> {
-        let first = self.try_session(server, transport, holder.clone());
+        let first = self.try_session(server, transport, holder.clone(), None);
         let many = self.waiting_for_place.fetch_add(1, SeqCst) >= WAITING;
         let _waits = Waits(&self.waiting_for_place);
         if many || !matches!(first, Err(Error::Full { .. })) {
@@ -55,7 +63,7 @@ impl Hub {
         let begin = Instant::now();
         loop {
             sleep(LOOK).await;
-            let next = self.try_session(server, transport, holder.clone());
+            let next = self.try_session(server, transport, holder.clone(), None);
             if !matches!(next, Err(Error::Full { .. })) || begin.elapsed() > WAIT || self.ctx.draining.is_set() {
                 return self.counted(next);
             }
@@ -69,7 +77,7 @@ impl Hub {
         transport: Transport,
         holder: Holder,
     ) -> Result<Client, Error> {
-        self.counted(self.try_session(server, transport, holder))
+        self.counted(self.try_session(server, transport, holder, None))
     }
 
     fn counted(&self, opened: Result<Client, Error>) -> Result<Client, Error> {
@@ -84,6 +92,7 @@ impl Hub {
         server: &Arc<Server>,
         transport: Transport,
         holder: Holder,
+        again: Option<(&str, Shaken)>,
     ) -> Result<Client, Error> {
         let refused = |limit: u32, of: String| Err(Error::Full { limit, of });
         let limit = self.ctx.config().limits.sessions;
@@ -96,20 +105,99 @@ impl Hub {
                 return refused(limit, format!(" of server '{}'", server.name()));
             }
         }
-        let kind = SessionKind::Lasting(transport);
-        let id = match kind.has_id() {
-            true => random::id(&self.ctx.config().session_prefix).map_err(Error::NoId)?,
-            false => String::new(),
+        let (kind, config) = (SessionKind::Lasting(transport), self.ctx.config());
+        // An id that is sealed says what comes of the handshake.
+        let later = transport == Transport::Http && config.session_keys.is_some();
+        let id = match &again {
+            Some((id, _)) => (*id).to_owned(),
+            None if later || !kind.has_id() => String::new(),
+            None => random::id(&config.session_prefix).map_err(Error::NoId)?,
         };
-        let beginning = server.beginning(kind, id.clone(), holder, &[]);
+        let beginning = server.beginning(kind, id, holder, &[]);
         let session = Arc::new(Session::new(&self.ctx, self.ctx.next_session(), beginning));
-        let client = server.open(session);
+        let client = match again {
+            None => server.open(session),
+            Some((_, shaken)) => {
+                session.agree(shaken.revision.clone());
+                session.restore_client(shaken.client_name());
+                session.note_era(Era::Legacy);
+                session.note_reopened();
+                server.open_again(session, &shaken.params())
+            }
+        };
         self.session_count.fetch_add(1, SeqCst);
-        if kind.has_id() {
-            self.clients.lock().insert(id, client.clone());
+        self.note_named(&client);
+        Ok(client)
+    }
+
+    /// From now on a session is found by its id, if it has one.
+    fn note_named(self: &Arc<Self>, client: &Client) {
+        let id = client.session.id();
+        if !id.is_empty() {
+            self.clients.lock().insert(id.to_owned(), client.clone());
             self.expire_sessions();
         }
-        Ok(client)
+    }
+
+    /// Gives a session its id after the handshake, where it has none yet; `params` are those of its client's `initialize`, where
+    /// they are known. Empty if there can be none.
+    pub(crate) fn name_session<'c>(self: &Arc<Self>, client: &'c Client, params: Option<&str>) -> &'c str {
+        let session = &client.session;
+        if session.id().is_empty() && session.kind.has_id() && !session.is_ended() {
+            let config = self.ctx.config();
+            let sealed = config.session_keys.as_ref().and_then(|keys| {
+                let shaken = Shaken::of(session.revision()?, params);
+                let bound = self.bound(&config, &session.server, session.owner.as_deref());
+                keys.seal(&bound, &shaken, unix_seconds(), random::bytes().ok()?)
+            });
+            let sealed = sealed.map(|id| random::behind(&config.session_prefix, id));
+            // Where it cannot be sealed it is one of this process.
+            if let Some(id) = sealed.or_else(|| random::id(&config.session_prefix).ok()) {
+                session.name(id);
+                self.note_named(client);
+            }
+        }
+        session.id()
+    }
+
+    /// What the id of a session is bound to.
+    fn bound<'b>(&self, config: &'b Config, server: &'b Arc<str>, principal: Option<&'b str>) -> Bound<'b> {
+        let is_bridge = self.bridge.get().is_some_and(|(bridge, _)| Arc::ptr_eq(&bridge.core.name, server));
+        Bound { instance: &config.name, server: (!is_bridge).then_some(server), principal }
+    }
+
+    /// What a sealed id says, if its session is one of this server and of this principal, and was not deleted.
+    fn sealed(&self, id: &str, server: &Server, holder: &Holder) -> Option<Shaken> {
+        let config = self.ctx.config();
+        let keys = config.session_keys.as_ref()?;
+        let principal = holder.principal().map(|name| &**name);
+        // The prefix may be that of another instance.
+        let (_, own) = id.rsplit_once('.').unwrap_or(("", id));
+        let shaken = keys.open(own, &self.bound(&config, &server.core.name, principal), unix_seconds())?;
+        (!self.deleted.lock().has(own)).then_some(shaken)
+    }
+
+    /// Goes on with a session that this process does not know, or not any more, and whose id says what has to be known of it.
+    /// None if it is no such id; the error says which limit is reached.
+    pub(crate) fn reopen_session(
+        self: &Arc<Self>,
+        id: &str,
+        server: &Arc<Server>,
+        holder: Holder,
+    ) -> Option<Result<Client, Error>> {
+        let shaken = self.sealed(id, server, &holder)?;
+        debug!("server '{}': a session goes on that was opened by another process, or forgotten", server.name());
+        Some(self.counted(self.try_session(server, Transport::Http, holder, Some((id, shaken)))))
+    }
+
+    /// Its client has deleted a session: its id opens nothing any more, as long as this process lives. False if there is none.
+    pub(crate) fn delete_session(&self, id: &str, server: &Server, holder: &Holder) -> bool {
+        let found = self.sealed(id, server, holder).is_some();
+        if found {
+            let (_, own) = id.rsplit_once('.').unwrap_or(("", id));
+            self.deleted.lock().note(own);
+        }
+        found
     }
 
     /// Whether there is a place for one session more (of a server, or of any); for a newcomer with little, a session that is
@@ -155,9 +243,13 @@ impl Hub {
         let name = session.client().map_or_else(|| "a client".to_owned(), |name| format!("'{}'", printable(name, 64)));
         warn!(
             "server '{}': all places for sessions are taken, so the one of {name}, idle for {}, was ended for another; its \
-             client gets 404 and begins anew (limits.sessions and the server's own limit; logged once a minute)",
+             client {} (limits.sessions and the server's own limit; logged once a minute)",
             session.server,
-            duration(Duration::from_secs(session.idle()))
+            duration(Duration::from_secs(session.idle())),
+            match self.ctx.config().session_keys {
+                Some(_) => "opens it again by its id (session_key)",
+                None => "gets 404 and begins anew",
+            }
         );
     }
 
@@ -190,7 +282,7 @@ impl Hub {
             self.session_count.fetch_sub(1, SeqCst);
         }
         if session.kind.has_id() {
-            self.clients.lock().remove(&session.id);
+            self.clients.lock().remove(session.id());
         }
     }
 

@@ -33,6 +33,7 @@ pub mod outage;
 pub mod places;
 pub mod plan;
 pub mod restart;
+pub mod sealed;
 pub mod spelling;
 pub mod status;
 pub mod text;

@@ -52,7 +52,7 @@ pub(super) async fn finish(
 async fn late_answer(reply: Reply, asked: &Asked) -> Answer {
     let (client, front) = (reply.client.clone(), reply.connection.front.clone());
     let mut response = answer(reply, asked.accepts).await;
-    if asked.opens_session && !name_session(&mut response, &client.session) {
+    if asked.opens_session && !name_session(&mut response, &front.hub, &client, None) {
         front.hub.end_session(&client, "its handshake failed");
     }
     share(&mut response, asked.origin.as_deref());

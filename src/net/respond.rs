@@ -1,5 +1,6 @@
 //! The answer to a request once it is there: one JSON object, or an event stream where there is more to say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -8,7 +9,7 @@ use hyper::{Response, StatusCode};
 
 use super::answer::{Answer, empty, plain, unavailable};
 use super::body::{Body, Events, Reply, counted};
-use crate::hub::{Client, Session};
+use crate::hub::{Client, Hub};
 use crate::model::asked::Accepts;
 use crate::model::modern;
 use crate::model::out::Out;
@@ -21,11 +22,15 @@ pub(super) const SESSION: &str = "mcp-session-id";
 /// and no client gives up on a silent connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Puts the id of a new session in the answer to `initialize`, if it is one that opens it.
-pub(super) fn name_session(response: &mut Answer, session: &Session) -> bool {
-    let born = session.revision().is_some() || matches!(response.body(), Body::Events(_));
-    match HeaderValue::from_str(&session.id) {
-        Ok(id) if born => {
+/// Puts the id of a new session in the answer to `initialize`, if it is one that opens it. `params` are those of the request,
+/// where they are known still.
+pub(super) fn name_session(response: &mut Answer, hub: &Arc<Hub>, client: &Client, params: Option<&str>) -> bool {
+    let born = client.session.revision().is_some() || matches!(response.body(), Body::Events(_));
+    if !born {
+        return false;
+    }
+    match HeaderValue::from_str(hub.name_session(client, params)) {
+        Ok(id) if !id.is_empty() => {
             response.headers_mut().insert(HeaderName::from_static(SESSION), id);
             true
         }

@@ -44,7 +44,7 @@ pub(super) fn open(
     let outbox = connection.outbox(Outbox::new);
     client.session.attach(outbox.clone());
     // Relative to this host, as clients demand.
-    let endpoint = format!("{base}/message?sessionId={}", client.session.id);
+    let endpoint = format!("{base}/message?sessionId={}", client.session.id());
     stream(Events::with_endpoint(
         Reply { client, outbox, answered: true, resumable: false, connection: connection.clone() },
         &endpoint,

@@ -14,7 +14,7 @@ use super::respond::{SESSION, answer, events_of, name_session, stream};
 use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client, spliced};
-use crate::model::modern::Field;
+use crate::model::modern::{Era, Field};
 use crate::model::transport::{SessionKind, Transport};
 use crate::model::{jsonrpc, method, modern, trace};
 use crate::rt::blocking::{LONG, busy, steps_aside};
@@ -55,6 +55,21 @@ fn named(front: &Front, server: &Arc<Server>, connection: &Connection, fields: &
     found.filter(|c| own(&c.session))
 }
 
+/// The session that a request names and that this process does not know, if its id says enough of it.
+fn reopened(
+    front: &Front,
+    server: &Arc<Server>,
+    connection: &Connection,
+    fields: &Fields,
+) -> Option<Result<Client, String>> {
+    let id = fields.text(SESSION)?;
+    // One that is here is not its sender's.
+    if front.hub.session(id).is_some() {
+        return None;
+    }
+    Some(front.hub.reopen_session(id, server, connection.holder())?.map_err(|why| why.to_string()))
+}
+
 /// The session that a request has to name.
 fn session(
     front: &Front,
@@ -67,8 +82,11 @@ fn session(
     if !names_session(fields) {
         return Err(refuse(StatusCode::BAD_REQUEST, "no Mcp-Session-Id: begin with 'initialize'"));
     }
-    let Some(client) = named(front, server, connection, fields) else {
-        return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'"));
+    let known = named(front, server, connection, fields).map(Ok);
+    let client = match known.or_else(|| reopened(front, server, connection, fields)) {
+        Some(Ok(client)) => client,
+        Some(Err(why)) => return Err(Box::new(unavailable(id, &why))),
+        None => return Err(refuse(StatusCode::NOT_FOUND, "this session has ended: begin again with 'initialize'")),
     };
     if let Err(why) = check_version(fields) {
         return Err(refuse(StatusCode::BAD_REQUEST, &why));
@@ -183,7 +201,7 @@ impl Post {
             Answering::Now(answer) => answer,
             Answering::Later(work) => work.await,
         };
-        if name_session(&mut response, &client.session) {
+        if name_session(&mut response, &front.hub, &client, e.get(&e.params)) {
             unconfirmed.0 = None;
         }
         response
@@ -310,6 +328,9 @@ fn get(front: &Arc<Front>, server: &Arc<Server>, connection: &Arc<Connection>, f
     }
     let outbox = Arc::new(Outbox::new(front.hub.ctx.config().limits.message.bytes()).counted(connection.keep()));
     client.session.attach(outbox.clone());
+    if client.session.take_reopened() {
+        client.session.lists_changed(Era::Legacy, &|list| server.core.has_list(list));
+    }
     let reply = Reply { client, outbox, answered: true, resumable: true, connection: connection.clone() };
     stream(Events::resumable(reply, None).at_once())
 }
@@ -344,6 +365,11 @@ fn batch(
 }
 
 fn delete(front: &Front, server: &Arc<Server>, connection: &Connection, fields: &Fields) -> Answer {
+    // It need not be opened for that.
+    let sealed = fields.text(SESSION).is_some_and(|id| front.hub.delete_session(id, server, &connection.holder()));
+    if sealed && named(front, server, connection, fields).is_none() {
+        return empty(StatusCode::NO_CONTENT);
+    }
     match session(front, server, connection, fields, None) {
         Ok(client) => {
             front.hub.end_session(&client, "its client deleted it");

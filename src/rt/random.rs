@@ -20,8 +20,12 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], String> {
 /// 128 random bits as visible ASCII (2025-11-25 basic/transports: secure and non-deterministic), behind a prefix and a dot
 /// if it is not empty.
 pub(crate) fn id(prefix: &str) -> Result<String, String> {
-    let hex: String = bytes::<16>()?.iter().map(|b| format!("{b:02x}")).collect();
-    Ok(if prefix.is_empty() { hex } else { format!("{prefix}.{hex}") })
+    Ok(behind(prefix, bytes::<16>()?.iter().map(|b| format!("{b:02x}")).collect()))
+}
+
+/// An id behind a prefix and a dot, if the prefix is not empty.
+pub(crate) fn behind(prefix: &str, id: String) -> String {
+    if prefix.is_empty() { id } else { format!("{prefix}.{id}") }
 }
 
 /// Uniform in 0..1, so that what failed together does not start again together; 0.5 where no random numbers are to be

@@ -24,6 +24,8 @@ static SHOWS: AtomicBool = AtomicBool::new(false);
 static SHAKEN: AtomicBool = AtomicBool::new(false);
 /// The last line of another kind.
 static LAST: Mutex<String> = Mutex::new(String::new());
+/// The params of the handshake.
+static HELLO: Mutex<String> = Mutex::new(String::new());
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn say(line: &str) {
@@ -185,6 +187,7 @@ fn answer(message: &Value, line: &str) {
                 say(r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"no id"}}"#);
                 say(r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#);
             }
+            *HELLO.lock().unwrap() = message["params"].to_string();
             let shows = flag("--apps").is_some() && !message["params"]["capabilities"]["extensions"][UI].is_null();
             SHOWS.store(shows, SeqCst);
             let asked = &message["params"]["protocolVersion"];
@@ -549,6 +552,7 @@ fn call(id: &Value, params: &Value, line: &str) {
             say(&format!("{{\"jsonrpc\":\"2.0\",\r\"id\":{id},\r\"result\":{{\"content\":[]}}}}"));
         }
         "malformed" => say(&format!(r#"{{"jsonrpc":"1.0","id":{id},"result":{{"content":[]}}}}"#)),
+        "hello" => text(id, &HELLO.lock().unwrap()),
         "last" => text(id, &LAST.lock().unwrap()),
         "null_error" => say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"content":[]}},"error":null}}"#)),
         "list_changed" => {

@@ -27,6 +27,7 @@ mod http;
 mod import;
 mod inexact_clients;
 mod inexact_servers;
+mod lasting;
 mod life;
 mod logs;
 mod many;

@@ -84,7 +84,12 @@ impl Backend for BridgeBackend {
     }
 
     fn open(&self, opened: Opened<'_>) -> Option<Arc<dyn Endpoint>> {
-        Some(BridgeSession::new(&self.0, opened.session))
+        let session = BridgeSession::new(&self.0, opened.session);
+        if let Some(params) = opened.part {
+            params.into_iter().for_each(|params| session.restore_params(params));
+            session.attach_all();
+        }
+        Some(session)
     }
 
     fn checks_headers(&self) -> bool {

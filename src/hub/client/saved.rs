@@ -94,7 +94,7 @@ impl Saver {
         let added = self.added.remove(&session.number).unwrap_or_default();
         handover::Session {
             number: session.number,
-            id: session.id.clone(),
+            id: session.id().to_owned(),
             kind: session.kind,
             owner: session.owner.as_ref().map(ToString::to_string),
             address: session.holder.address(),

@@ -44,7 +44,7 @@ pub(crate) trait PartObserver: Send + Sync {
 /// What a session begins with.
 pub(crate) struct Beginning {
     pub kind: SessionKind,
-    /// The `Mcp-Session-Id`: 128 random bits. Empty where the connection is the session.
+    /// The `Mcp-Session-Id`. Empty where the connection is the session, or where the id says what comes of the handshake.
     pub id: String,
     /// Whose it is.
     pub holder: Holder,
@@ -58,12 +58,15 @@ pub(crate) struct Beginning {
     pub watchers: Arc<Watchers>,
 }
 
+fn named(id: String) -> OnceLock<Box<str>> {
+    if id.is_empty() { OnceLock::new() } else { OnceLock::from(Box::from(id)) }
+}
+
 /// One client's relation to one server.
 pub(crate) struct Session {
     /// Unique for the life of the daemon; never leaves it.
     pub number: u64,
-    /// The `Mcp-Session-Id`. Empty where the connection is the session.
-    pub id: String,
+    id: OnceLock<Box<str>>,
     pub kind: SessionKind,
     /// The principal whose it is; None where there is no `auth`.
     pub owner: Option<Arc<str>>,
@@ -104,6 +107,8 @@ pub(crate) struct Session {
     begun: AtomicU64,
     /// A message has come after the handshake.
     used: AtomicBool,
+    /// It was opened by its id: what its client was told before may have changed, and it has not heard of that.
+    reopened: AtomicBool,
     ended: AtomicBool,
     /// Hears its number once it is gone.
     gone: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
@@ -116,7 +121,7 @@ impl Session {
             replay: Arc::new(Lock::new(ResumableStreams::counted(kept()))),
             wishes: Lock::new(kept()),
             number,
-            id: from.id,
+            id: named(from.id),
             kind: from.kind,
             owner: from.holder.principal().cloned(),
             holder: from.holder,
@@ -138,9 +143,20 @@ impl Session {
             last_used: AtomicU64::new(ctx.seconds()),
             begun: AtomicU64::new(ctx.seconds()),
             used: AtomicBool::new(false),
+            reopened: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             gone: OnceLock::new(),
         }
+    }
+
+    /// The `Mcp-Session-Id`. Empty where the connection is the session, and until the session has a name.
+    pub(crate) fn id(&self) -> &str {
+        self.id.get().map_or("", |id| id)
+    }
+
+    /// Gives it its id. Only the first call of this counts.
+    pub(crate) fn name(&self, id: String) {
+        let _ = self.id.set(id.into());
     }
 
     /// Begins to count something that is kept for it.
@@ -454,6 +470,17 @@ impl Session {
     /// A client that has only opened it so far, as scanners and broken probes do.
     pub(crate) fn is_unused(&self) -> bool {
         !self.used.load(SeqCst)
+    }
+
+    /// It goes on after another process, or after it was forgotten.
+    pub(crate) fn note_reopened(&self) {
+        self.note_use();
+        self.reopened.store(true, SeqCst);
+    }
+
+    /// Whether its client is to be told that lists may differ; once.
+    pub(crate) fn take_reopened(&self) -> bool {
+        self.reopened.swap(false, SeqCst)
     }
 
     pub(crate) fn note_use(&self) {

@@ -29,7 +29,8 @@ pub(crate) struct Opened<'o> {
     pub session: &'o Arc<Session>,
     /// Who answers it otherwise.
     pub server: Arc<dyn Endpoint>,
-    /// It is a part of a session of the bridge, whose client has shaken hands with these params.
+    /// Its client has shaken hands before, with these params, if they are known: with the bridge, of whose session it is a
+    /// part, or with another process.
     pub part: Option<Option<&'o str>>,
 }
 

@@ -302,6 +302,11 @@ impl Server {
         self.open_with(session, None)
     }
 
+    /// A session that goes on, whose client has shaken hands with these params.
+    pub(crate) fn open_again(self: &Arc<Self>, session: Arc<Session>, params: &str) -> Client {
+        self.open_with(session, Some(Some(params)))
+    }
+
     /// What one request of the modern era is served by in place of a session.
     pub(crate) fn open_request(self: &Arc<Self>, holder: Holder) -> Client {
         let beginning = self.beginning(SessionKind::Request, String::new(), holder, &[]);

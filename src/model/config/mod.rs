@@ -17,6 +17,7 @@ pub mod read;
 #[cfg(test)]
 pub mod sample;
 pub mod server;
+mod session_ids;
 pub mod setting;
 mod syntax;
 
@@ -41,6 +42,7 @@ pub use server::{Confine, Exec, Kind, Server, Stdio};
 pub use setting::{Mode, Size};
 
 use crate::model::bridge::Naming;
+use crate::model::sealed::Keys;
 use read::{Node, Reader, Section, Setting};
 
 /// The default address: loopback in both families, because clients take a name for either, and the port where clients of
@@ -68,6 +70,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// Each session id begins with it and a dot, so that a balancer knows the instance; empty for none.
     pub session_prefix: String,
+    /// What session ids are sealed with; None where a session ends with the process.
+    pub session_keys: Option<Keys>,
     /// What a proxy has before our paths; empty, or without a slash at its end.
     pub base_path: String,
     pub log: Log,
@@ -291,7 +295,8 @@ fn instance<'a>(
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
     let lame_duck = s.get("lame_duck", Duration::ZERO);
     let trusted_proxies = s.get("trusted_proxies", Vec::new());
-    let session_prefix = proxies::session_prefix(&mut s);
+    let session_prefix = session_ids::session_prefix(&mut s);
+    let session_keys = session_ids::session_key(&mut s);
     let base_path = proxies::base_path(&mut s);
     let account = server::account(&mut s);
     let log_dir = match &account {
@@ -349,6 +354,7 @@ fn instance<'a>(
         lame_duck,
         trusted_proxies,
         session_prefix,
+        session_keys,
         base_path,
         log,
         umask,

@@ -63,22 +63,6 @@ impl Setting for Network {
     }
 }
 
-/// The longest `session_prefix`, in characters.
-const PREFIX: usize = 32;
-
-/// Reads `session_prefix`: empty, or a few letters, digits, '-' and '_', which are the same in a header and in a URL.
-pub(super) fn session_prefix(s: &mut Section<'_, '_>) -> String {
-    let prefix: String = s.get("session_prefix", String::new());
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    if let Some(node) = s.node("session_prefix")
-        && (prefix.len() > PREFIX || !prefix.chars().all(fine))
-    {
-        let what = "cannot stand before session ids: up to 32 letters, digits, '-' and '_'";
-        s.reader.problem(node, format!("{} {what}", quoted(&prefix)));
-    }
-    prefix
-}
-
 /// Reads `base_path`: empty, or absolute and without a slash at its end.
 pub(super) fn base_path(s: &mut Section<'_, '_>) -> String {
     let path: String = s.get("base_path", String::new());

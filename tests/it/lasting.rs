@@ -1,0 +1,185 @@
+//! Sessions that outlive the process: their ids are sealed with `session_key`.
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const OTHER: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
+
+/// An instance file with these servers and this key.
+fn instance(scratch: &Scratch, key: &str, more: &str, servers: &str) -> std::path::PathBuf {
+    scratch.write("sessions.key", key);
+    scratch.instance_with("t", &format!("session_key: \"sessions.key\", {more}"), servers)
+}
+
+/// The same session at another address.
+fn at(http: &Http, address: &str) -> Http {
+    Http {
+        address: address.to_owned(),
+        path: http.path.clone(),
+        session: http.session.clone(),
+        accept: None,
+        raw: Raw::open(address),
+    }
+}
+
+fn echoes(http: &mut Http) -> bool {
+    let answer = http.post(&call(1, "echo", json!({"text": "here"})).to_string());
+    assert!([200, 404].contains(&answer.status), "{answer:?}");
+    answer.status == 200 && said(&answer.json()) == "here"
+}
+
+/// With an id that this one does not know.
+fn is_unknown(http: &Http, id: &str) -> bool {
+    let mut other = at(http, &http.address);
+    id.clone_into(&mut other.session);
+    !echoes(&mut other)
+}
+
+#[test]
+fn a_session_goes_on_after_stop_and_start_and_after_kill_9_at_every_kind_of_server() {
+    let scratch = Scratch::new();
+    let servers =
+        stdio("fake", &[], "") + &stdio("own", &[], "sharing: PerSession()") + "\"x\": Exec(allow: [\"echo\"]),";
+    let file = instance(&scratch, KEY, "", &servers);
+    let mut all: Vec<(Http, &str, Value)> = Vec::new();
+    let heard = |http: &mut Http| serde_json::from_str::<Value>(said(&http.ask(&call(2, "hello", json!({}))))).unwrap();
+    let mut before = Value::Null;
+    for end in ["stop", "kill -9", "stop", "stop"] {
+        let daemon = scratch.start(&file);
+        if all.is_empty() {
+            let text = json!({"text": "here"});
+            all = vec![
+                (daemon.http("fake"), "echo", text.clone()),
+                (daemon.http("own"), "echo", text.clone()),
+                (daemon.http("x"), "execute", json!({"command": "echo", "args": ["-n", "here"]})),
+                (Http::open_at(daemon.address(), "/mcp"), "fake__echo", text.clone()),
+                (Http::open_at(daemon.address(), "/mcp"), "own__echo", text),
+            ];
+            before = heard(&mut all[1].0);
+        } else {
+            for (http, tool, args) in &mut all {
+                assert!(http.session.len() < 512);
+                *http = at(http, daemon.address());
+                assert_eq!(said(&http.ask(&call(1, tool, args.clone()))), "here", "{tool}");
+            }
+            // What its client has said of itself is said again to a new child of its own.
+            assert_eq!(heard(&mut all[1].0)["capabilities"], before["capabilities"]);
+            // What was told before may have changed: the client hears so once it listens.
+            let mut stream = all[0].0.stream();
+            wait("list_changed", || {
+                stream.event().filter(|e| e["method"] == "notifications/tools/list_changed").map(drop)
+            });
+        }
+        assert_eq!(daemon.status()["sessions"], 5);
+        match end {
+            "stop" => daemon.stop(),
+            _ => {
+                kill(daemon.pid, libc::SIGKILL);
+                scratch.gone();
+            }
+        }
+    }
+}
+
+#[test]
+fn an_id_is_good_at_each_instance_with_its_name_and_key_and_nowhere_else() {
+    let (here, there, foreign) = (Scratch::new(), Scratch::new(), Scratch::new());
+    let servers = stdio("fake", &[], "") + &stdio("other", &[], "");
+    let one = here.start(&instance(&here, KEY, "session_prefix: \"a\",", &servers));
+    let mut http = one.http("fake");
+    assert!(http.session.starts_with("a."));
+    // A new key first, and the one of before.
+    let two = there.start(&instance(&there, &format!("{OTHER}\n{KEY}\n"), "session_prefix: \"b\",", &servers));
+    assert!(echoes(&mut at(&http, two.address())) && echoes(&mut http));
+    let newer = two.http("fake");
+    assert!(!echoes(&mut at(&newer, one.address())), "sealed with the new key");
+    let three = foreign.start(&instance(&foreign, OTHER, "", &servers));
+    assert!(!echoes(&mut at(&http, three.address())), "another key");
+    // Not at another server, nor changed, nor made up.
+    let mut elsewhere = at(&http, two.address());
+    elsewhere.path = "/servers/other/mcp".to_owned();
+    assert!(!echoes(&mut elsewhere));
+    let there = at(&newer, two.address());
+    let mut forged = http.session.clone();
+    let last = forged.pop().unwrap();
+    forged.push(if last == 'A' { 'B' } else { 'A' });
+    for id in [forged.as_str(), &http.session[2..20], "a.", "0123456789abcdef0123456789abcdef", &"A".repeat(500)] {
+        assert!(is_unknown(&there, id), "{id}");
+    }
+    // Deleted here it is gone here, and the other instance has not heard of it.
+    let gone = at(&http, one.address());
+    let mut raw = gone.bare("DELETE");
+    assert_eq!(raw.response().status, 204);
+    assert!(!echoes(&mut at(&http, one.address())) && echoes(&mut at(&http, two.address())));
+    // One that is not in memory is deleted as well.
+    let other = one.http("fake");
+    assert_eq!(at(&other, two.address()).bare("DELETE").response().status, 204);
+    assert!(!echoes(&mut at(&other, two.address())) && echoes(&mut at(&other, one.address())));
+    assert_eq!(at(&other, two.address()).bare("DELETE").response().status, 404, "twice");
+}
+
+#[test]
+fn a_sealed_id_is_its_principals_alone_and_idleness_only_forgets() {
+    let scratch = Scratch::new();
+    // SHA-256 of ann-token and bob-token.
+    let digest = |token: &str| {
+        use sha2::Digest;
+        data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(token))
+    };
+    scratch.write("tokens", &format!("ann {}\nbob {}\n", digest("ann-token"), digest("bob-token")));
+    let more = "auth: Bearer(\"tokens\"), limits: (idle_session: \"1s\"),";
+    let file = instance(&scratch, KEY, more, &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let ask = |address: &str, who: &str, session: &str, body: &str| {
+        let session = if session.is_empty() { String::new() } else { format!("Mcp-Session-Id: {session}\r\n") };
+        post(address, "/servers/fake/mcp", &format!("{ACCEPT}Authorization: Bearer {who}-token\r\n{session}"), body)
+    };
+    let opened = ask(daemon.address(), "ann", "", &initialize(json!(1)).to_string());
+    let id = opened.header("mcp-session-id").unwrap();
+    let echo = call(2, "echo", json!({"text": "mine"})).to_string();
+    assert_eq!(ask(daemon.address(), "ann", &id, &echo).status, 200);
+    wait("it is forgotten", || (sessions_of(&daemon) == 0).then_some(()));
+    assert_eq!(ask(daemon.address(), "bob", &id, &echo).status, 404);
+    assert_eq!(ask(daemon.address(), "ann", &id, &echo).status, 200, "idleness only forgets");
+    // In place, with the sessions in memory, and by another process.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!(ask(daemon.address(), "ann", &id, &echo).status, 200);
+    daemon.stop();
+    let daemon = scratch.start(&file);
+    assert_eq!(ask(daemon.address(), "bob", &id, &echo).status, 404);
+    assert_eq!(ask(daemon.address(), "ann", &id, &echo).status, 200);
+    assert_eq!(ask(daemon.address(), "bob", &id, &echo).status, 404, "also once it is in memory");
+}
+
+/// How many sessions an instance has in memory.
+fn sessions_of(daemon: &Daemon<'_>) -> u64 {
+    daemon.status()["sessions"].as_u64().unwrap()
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_where_it_stands() {
+    let scratch = Scratch::new();
+    for (key, says) in [
+        ("", "sessions.key: there is no key in it"),
+        ("abc\n", "sessions.key:1: a key has 64 hexadecimal digits: 'openssl rand -hex 32' makes one"),
+        (&format!("{KEY}\n{OTHER}\n{KEY}\n"), "sessions.key:3: there are two keys already"),
+    ] {
+        let file = instance(&scratch, key, "", &stdio("fake", &[], ""));
+        let out = scratch.run(mcpdaemon(), &["-t", "-c", &file.display().to_string()]);
+        assert!(code(&out) == 78 && stderr(&out).contains(says), "{}", stderr(&out));
+    }
+    let file = instance(&scratch, KEY, "", &stdio("fake", &[], ""));
+    std::fs::remove_file(scratch.path("sessions.key")).unwrap();
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", &file.display().to_string()]);
+    assert!(stderr(&out).contains("sessions.key: cannot read the keys of sessions: "), "{}", stderr(&out));
+    // A reload with such a file changes nothing.
+    let daemon = scratch.start(&instance(&scratch, KEY, "", &stdio("fake", &[], "")));
+    scratch.write("sessions.key", "abc");
+    assert_ne!(code(&scratch.ctl(&["reload", "t"])), 0);
+    let mut http = daemon.http("fake");
+    scratch.write("sessions.key", &format!("{OTHER}\n{KEY}\n"));
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    assert!(echoes(&mut http), "what the old key has sealed goes on");
+}
