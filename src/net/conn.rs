@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf, Bytes};
 use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
 use hyper::rt::ReadBufCursor;
 
@@ -66,7 +67,7 @@ pub(crate) struct Conn {
     io: AsyncFd<OwnedFd>,
     is_unix: bool,
     /// Read before everything else.
-    early: Vec<u8>,
+    early: Bytes,
     /// Read, and before everything that will be.
     rest: Option<Rest>,
     /// Since when nothing had to be waited for.
@@ -91,7 +92,7 @@ impl Conn {
     fn new(fd: OwnedFd, is_unix: bool) -> io::Result<Conn> {
         let io = AsyncFd::new(fd)?;
         let (heard, blocked) = (Arc::default(), Arc::default());
-        Ok(Conn { io, is_unix, early: Vec::new(), rest: None, slice: None, heard, blocked, stuck: None })
+        Ok(Conn { io, is_unix, early: Bytes::new(), rest: None, slice: None, heard, blocked, stuck: None })
     }
 
     /// Our own address; None for a Unix socket.
@@ -106,12 +107,12 @@ impl Conn {
 
     /// What was read and not used is read once more, before everything else.
     pub(super) fn give_back(&mut self, unused: &[u8]) {
-        self.early.splice(..0, unused.iter().copied());
+        self.early = [unused, &self.early].concat().into();
     }
 
     /// The socket alone, and what was read and not used.
     pub(super) fn release(self) -> io::Result<(OwnedFd, Vec<u8>)> {
-        Ok((fds::duplicate(self.fd())?, self.early))
+        Ok((fds::duplicate(self.fd())?, self.early.into()))
     }
 
     /// Whether there is something to be read, or nothing more will be.
@@ -131,7 +132,8 @@ impl Conn {
             }
             self.heard.fetch_add(1, Relaxed);
             let (used, found) = look(&self.early);
-            self.early.drain(..used);
+            self.slice.get_or_insert_with(recent);
+            self.use_up(used);
             return Poll::Ready(Ok(found));
         }
         let mut buffer = None;
@@ -140,7 +142,7 @@ impl Conn {
             (Poll::Ready(Ok(0)), _) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
             (Poll::Ready(Ok(end)), Some(buffer)) => {
                 let (used, found) = look(&buffer[..*end]);
-                self.early.extend_from_slice(&buffer[used..*end]);
+                self.early = Bytes::copy_from_slice(&buffer[used..*end]);
                 Poll::Ready(Ok(found))
             }
             _ => received.map(|outcome| outcome.and(Err(io::ErrorKind::UnexpectedEof.into()))),
@@ -149,6 +151,15 @@ impl Conn {
             SPARE.set(buffer);
         }
         shown
+    }
+
+    /// So much of what was read before is used.
+    fn use_up(&mut self, used: usize) {
+        self.early.advance(used);
+        if self.early.is_empty() {
+            // The buffer goes with it.
+            self.early = Bytes::new();
+        }
     }
 
     /// Whether the others have their turn first.
@@ -173,7 +184,7 @@ impl Conn {
     /// A connection that another process has accepted, and from which it has read that much beyond what it used.
     pub(crate) fn adopt(fd: OwnedFd, is_unix: bool, early: Vec<u8>) -> io::Result<Conn> {
         let conn = if is_unix { Conn::unix(fd)? } else { Conn::tcp(fd)? };
-        Ok(Conn { early, ..conn })
+        Ok(Conn { early: early.into(), ..conn })
     }
 
     /// Who is at the other end of a Unix socket, as the kernel says it.
@@ -246,13 +257,14 @@ impl Conn {
     }
 
     /// Takes up to `room` bytes of what was read before.
-    fn take_early(&mut self, room: usize) -> Option<Vec<u8>> {
+    fn take_early(&mut self, room: usize) -> Option<Bytes> {
         if self.early.is_empty() {
             return None;
         }
         self.heard.fetch_add(1, Relaxed);
-        let rest = self.early.split_off(room.min(self.early.len()));
-        Some(std::mem::replace(&mut self.early, rest))
+        let taken = self.early.slice(..room.min(self.early.len()));
+        self.use_up(taken.len());
+        Some(taken)
     }
 
     fn poll_writing(
@@ -352,5 +364,31 @@ impl hyper::rt::Write for Conn {
         let bufs = &bufs[..bufs.len().min(socket::PIECES)];
         let length = bufs.iter().map(|b| b.len()).sum();
         self.poll_writing(cx, length, |fd| socket::write_pieces(fd, bufs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn who_has_sent_much_at_once_lets_others_have_their_turn_again_and_again() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut conn = Conn::unix(near.into()).unwrap();
+        conn.give_back(&[7; 200]);
+        let (mut turns, mut cx) = (0, Context::from_waker(Waker::noop()));
+        while !conn.is_handed_out() {
+            let begin = Instant::now();
+            let looked = conn.poll_look(&mut cx, |bytes| {
+                while begin.elapsed() < SLICE / 4 {}
+                (1, bytes.len())
+            });
+            turns += usize::from(looked.is_pending());
+        }
+        assert!(turns > 10, "{turns} turns for others");
+        assert_eq!(conn.early.len(), 0);
     }
 }

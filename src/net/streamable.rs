@@ -11,7 +11,7 @@ use super::front::Front;
 use super::head::Fields;
 use super::request::{Asking, RequestBody, VERSION, accepts, body_of, check_version, wants_events, whole_body_of};
 use super::respond::{SESSION, answer, events_of, name_session, stream};
-use crate::hub::{Client, Dropped, Headers, Outbox, Server, Session, route};
+use crate::hub::{Client, Dropped, Headers, Kept, Outbox, Server, Session, route};
 use crate::model::asked::Accepts;
 use crate::model::envelope::{Envelope, Fault, Kind, scan_client, spliced};
 use crate::model::modern::{Era, Field};
@@ -104,17 +104,17 @@ fn post(server: &Arc<Server>, connection: &Arc<Connection>, request: Asking) -> 
     let post = Post { server: server.clone(), connection: connection.clone(), fields: head.fields, accepts };
     match body {
         RequestBody::Whole(body) => match whole_body_of(&connection.front, connection, &post.fields, body) {
-            Ok((text, _kept)) => post.take(text),
+            Ok((text, kept)) => post.take(text, kept),
             Err(refused) => (*refused).into(),
         },
         RequestBody::Coming(request) => Answering::later(async move {
             let body = request.into_body();
-            let (text, _kept) = match body_of(&post.connection.front, &post.connection, &post.fields, body).await {
+            let (text, kept) = match body_of(&post.connection.front, &post.connection, &post.fields, body).await {
                 Ok(whole) => whole,
                 Err(refused) => return *refused,
             };
             let long = text.len() > LONG;
-            let taken = if long { busy(move || post.take(text)).await } else { post.take(text) };
+            let taken = if long { busy(move || post.take(text, kept)).await } else { post.take(text, kept) };
             match taken {
                 Answering::Now(answer) => answer,
                 Answering::Later(work) if long => steps_aside(work).await,
@@ -133,8 +133,8 @@ struct Post {
 }
 
 impl Post {
-    /// Takes its body.
-    fn take(self, body: String) -> Answering {
+    /// Takes its body, which counts as long as it is needed.
+    fn take(self, body: String, kept: Kept) -> Answering {
         let (server, connection, fields, accepts) = (&self.server, &self.connection, &self.fields, self.accepts);
         let front = &connection.front;
         let refuse = |fault| plain(StatusCode::BAD_REQUEST, "application/json", route::fault_text(&fault)).into();
@@ -142,7 +142,7 @@ impl Post {
             Ok(e) => e,
             Err(Fault::Inexact(changes)) => {
                 let exact = spliced(&body, &changes);
-                return self.take(exact);
+                return self.take(exact, kept);
             }
             Err(Fault::Batch) => return batch(front, server, connection, fields, &body, accepts),
             Err(fault) => return refuse(fault),
@@ -163,14 +163,20 @@ impl Post {
                 Some(answering) => answering,
                 None => {
                     let text = traced.unwrap_or(body);
-                    Answering::later(async move { self.checked(&text).await })
+                    Answering::later(async move {
+                        let _kept = kept;
+                        self.checked(&text).await
+                    })
                 }
             };
         }
         // Some clients keep the id of a session that has ended, and begin anew with it.
         if begins && named(front, server, connection, fields).is_none() {
             let text = traced.unwrap_or(body);
-            return Answering::later(async move { self.initialize(&text).await });
+            return Answering::later(async move {
+                let _kept = kept;
+                self.initialize(&text).await
+            });
         }
         if e.kind == Kind::Notification && !fields.has(SESSION) {
             // Some clients leave out the id behind their handshake; nothing of theirs depends on what cannot be attributed.

@@ -389,6 +389,36 @@ fn what_is_not_complete_counts_against_the_memory_and_the_health_path_answers() 
 }
 
 #[test]
+fn requests_that_have_come_whole_and_wait_count_against_the_memory() {
+    let scratch = Scratch::new();
+    // It is asked which arguments are repeated in headers, and never says.
+    let servers = stdio("fake", &["--modern", "--no-legacy", "--no-list"], "");
+    let daemon = scratch.start(&scratch.instance_with("t", "limits: (memory: \"8MiB\"),", &servers));
+    let text = "x".repeat(40 << 10);
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"echo","arguments":{{"text":"{text}"}},{META}}}}}"#
+    );
+    let request = format!(
+        "POST /servers/fake/mcp HTTP/1.1\r\nHost: {}\r\n{ACCEPT}MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\n\
+         Mcp-Name: echo\r\nContent-Length: {}\r\n\r\n{body}",
+        daemon.address(),
+        body.len()
+    );
+    let begin = || {
+        let mut raw = Raw::open(daemon.address());
+        raw.send(request.as_bytes());
+        raw
+    };
+    // 200 of them have as much as may be kept.
+    let mut all = Vec::new();
+    for _ in 0..400 {
+        all.push(begin());
+    }
+    wait("the refusal", || (daemon.dropped("memory") > 0).then_some(()));
+    assert_eq!(all.pop().unwrap().response().status, 503);
+}
+
+#[test]
 fn commands_are_bounded_at_a_time_and_their_output_in_memory() {
     let scratch = Scratch::new();
     let exec = "\"run\": Exec(allow: [\"*\"], shell: \"/bin/sh\", commands: 3, session_commands: 2)";
