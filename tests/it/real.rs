@@ -185,6 +185,40 @@ fn a_reload_under_real_clients_loses_no_call() {
     }
 }
 
+/// The official TypeScript client begins no new session when its own is gone: it goes on only where the session does.
+#[test]
+fn the_session_of_a_real_client_goes_on_after_stop_and_start_and_after_kill_9() {
+    let scratch = Scratch::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    scratch.write("key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
+    let more = format!("session_key: \"key\", listen: [\"127.0.0.1:{port}\"],");
+    let server = deps().join("node_modules/.bin/mcp-server-everything").display().to_string();
+    let file = scratch.instance_with("t", &more, &format!("\"everything\": Stdio(command: [{server:?}])"));
+    let mut daemon = Some(scratch.start(&file));
+    let args = ["--until-stdin-closes", "--pause", "200"];
+    let mut client = Client::start("TypeScript", &url(daemon.as_ref().unwrap(), "everything", "http"), "http", &args);
+    client.event("ready");
+    for end in ["stop", "kill -9", "stop"] {
+        if let Some(daemon) = daemon.take() {
+            match end {
+                "stop" => daemon.stop(),
+                _ => {
+                    kill(daemon.pid, libc::SIGKILL);
+                    scratch.gone();
+                }
+            }
+        }
+        daemon = Some(scratch.start(&file));
+        // What it asks while nobody is there fails; what it asks now does not.
+        let before = client.mark(&format!("there again after {end}"));
+        let after = client.mark(&format!("later, after {end}"));
+        assert_eq!(before["failures"], after["failures"], "{after}");
+        assert!(after["ok"].as_u64() > before["ok"].as_u64(), "{after}");
+    }
+    client.child.kill().unwrap();
+    client.child.wait().unwrap();
+}
+
 #[test]
 fn a_stop_under_real_clients_loses_no_call() {
     for (sdk, transport) in PAIRS {
