@@ -24,8 +24,13 @@ const PLACES: [(&str, &str, &str); 3] = [
 
 /// Runs a script of the shell beside a daemon at 127.0.0.1:8080.
 fn beside_a_daemon(scratch: &Scratch, script: &str) -> Output {
+    beside_a_daemon_with(scratch, "", script)
+}
+
+/// The same, with more in the instance file.
+fn beside_a_daemon_with(scratch: &Scratch, more: &str, script: &str) -> Output {
     let server = format!("\"everything\": Stdio(command: [{:?}])", deps("node_modules/.bin/mcp-server-everything"));
-    let file = scratch.instance_with("t", "listen: [\"127.0.0.1:8080\"], bridge: Prefix,", &server);
+    let file = scratch.instance_with("t", &format!("listen: [\"127.0.0.1:8080\"], bridge: Prefix, {more}"), &server);
     let script = format!(
         "export PATH=\"$PATH:/usr/sbin:/sbin\"; ip link set lo up; {} -c {} >&2; {{ {script}; }} </dev/null; {} stop t >&2",
         mcpdaemon(),
@@ -107,6 +112,35 @@ fn supergateway_lets_a_client_of_standard_streams_in() {
         let flag = if transport == "sse" { "--sse" } else { "--streamableHttp" };
         format!("{program} {flag} {url} --logLevel none")
     });
+}
+
+/// The session of a program that lets clients of standard streams in goes on, ten times, after a stop, a kill -9 and an empty
+/// run directory.
+fn lasts(command: &str) {
+    const ROUNDS: usize = 10;
+    let scratch = Scratch::new();
+    scratch.write("key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
+    let (python, program) = (deps("apps2/bin/python"), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/lasting.py"));
+    let (daemon, ctl, file, run) = (mcpdaemon(), mcpctl(), scratch.path("t.ron"), scratch.path("run"));
+    let script =
+        format!("{python} {program} {ROUNDS} echo {daemon} {ctl} {} {} {command}", file.display(), run.display());
+    let said = stdout(&beside_a_daemon_with(&scratch, "session_key: \"key\",", &script));
+    assert_eq!(said.matches("goes on after").count(), ROUNDS, "{said}");
+    let log = scratch.file("t.log");
+    // Some have more than one.
+    assert!(log.matches("a session goes on that was opened by another process").count() >= ROUNDS, "{log}");
+}
+
+#[test]
+fn the_session_of_mcp_remote_goes_on_in_the_next_process() {
+    let program = deps("node_modules/.bin/mcp-remote");
+    lasts(&format!("{program} http://127.0.0.1:8080/servers/everything/mcp --transport http-only"));
+}
+
+#[test]
+fn the_session_of_supergateway_goes_on_in_the_next_process() {
+    let program = deps("node_modules/.bin/supergateway");
+    lasts(&format!("{program} --streamableHttp http://127.0.0.1:8080/servers/everything/mcp --logLevel none"));
 }
 
 /// What a program says of servers that stand in its configuration: `made` of these names, kinds and addresses, in `file`.
