@@ -14,6 +14,7 @@ use super::hub::Hub;
 use super::server::server::Server;
 use crate::model::budget::Holder;
 use crate::model::config::Config;
+use crate::model::mcp;
 use crate::model::modern::Era;
 use crate::model::places::{self, Place};
 use crate::model::sealed::{Bound, Shaken};
@@ -146,7 +147,9 @@ impl Hub {
         if session.id().is_empty() && session.kind.has_id() && !session.is_ended() {
             let config = self.ctx.config();
             let sealed = config.session_keys.as_ref().and_then(|keys| {
-                let shaken = Shaken::of(session.revision()?, params);
+                // An answer that takes long begins before it is known what is agreed on: mostly it is what was asked for.
+                let asked = || params.and_then(mcp::asked_revision);
+                let shaken = Shaken::of(session.revision().or_else(asked)?, params);
                 let bound = self.bound(&config, &session.server, session.owner.as_deref());
                 keys.seal(&bound, &shaken, unix_seconds(), random::bytes().ok()?)
             });

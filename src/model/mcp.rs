@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
+use crate::model::envelope::{decode, member};
 use crate::model::text::printable;
 
 /// Legacy revisions, oldest first.
@@ -37,10 +38,16 @@ pub fn initialize_params(version: &str) -> String {
     )
 }
 
+/// The revision that a client asks for in the params of its `initialize`, if it is one that exists.
+pub fn asked_revision(params: &str) -> Option<&'static str> {
+    let asked = decode(member(params, "protocolVersion")?);
+    REVISIONS.into_iter().find(|known| *known == asked)
+}
+
 /// What a client says it is, in a few words: `clientInfo` as it stands in a message, its name and version. Empty where it
 /// has no name.
 pub fn client_name(info: &str) -> String {
-    let word = |key| serde_json::from_str::<String>(crate::model::envelope::member(info, key)?).ok();
+    let word = |key| serde_json::from_str::<String>(member(info, key)?).ok();
     let name = word("name").unwrap_or_default();
     match word("version").filter(|version| !name.is_empty() && !version.is_empty()) {
         Some(version) => printable(&format!("{name} {version}"), CLIENT),

@@ -40,8 +40,11 @@ fn is_unknown(http: &Http, id: &str) -> bool {
 #[test]
 fn a_session_goes_on_after_stop_and_start_and_after_kill_9_at_every_kind_of_server() {
     let scratch = Scratch::new();
-    let servers =
-        stdio("fake", &[], "") + &stdio("own", &[], "sharing: PerSession()") + "\"x\": Exec(allow: [\"echo\"]),";
+    // The answer to the handshake of a slow child begins as a stream, before it is known what is agreed on.
+    let servers = stdio("fake", &[], "")
+        + &stdio("own", &[], "sharing: PerSession()")
+        + &stdio("slow", &["--slow-init", "1500"], "sharing: PerSession()")
+        + "\"x\": Exec(allow: [\"echo\"]),";
     let file = instance(&scratch, KEY, "", &servers);
     let mut all: Vec<(Http, &str, Value)> = Vec::new();
     let heard = |http: &mut Http| serde_json::from_str::<Value>(said(&http.ask(&call(2, "hello", json!({}))))).unwrap();
@@ -53,6 +56,7 @@ fn a_session_goes_on_after_stop_and_start_and_after_kill_9_at_every_kind_of_serv
             all = vec![
                 (daemon.http("fake"), "echo", text.clone()),
                 (daemon.http("own"), "echo", text.clone()),
+                (daemon.http("slow"), "echo", text.clone()),
                 (daemon.http("x"), "execute", json!({"command": "echo", "args": ["-n", "here"]})),
                 (Http::open_at(daemon.address(), "/mcp"), "fake__echo", text.clone()),
                 (Http::open_at(daemon.address(), "/mcp"), "own__echo", text),
@@ -72,7 +76,7 @@ fn a_session_goes_on_after_stop_and_start_and_after_kill_9_at_every_kind_of_serv
                 stream.event().filter(|e| e["method"] == "notifications/tools/list_changed").map(drop)
             });
         }
-        assert_eq!(daemon.status()["sessions"], 5);
+        assert_eq!(daemon.status()["sessions"], 6);
         match end {
             "stop" => daemon.stop(),
             _ => {
