@@ -65,9 +65,18 @@ impl Proxy {
     }
 
     fn haproxy(scratch: &Scratch, daemon: &str) -> Proxy {
+        Proxy::haproxy_before(scratch, &[("one", daemon)])
+    }
+
+    fn haproxy_before(scratch: &Scratch, instances: &[(&str, &str)]) -> Proxy {
         let port = free_port();
-        let text = shipped("mcpdaemon.haproxy")
-            .replace("127.0.0.1:8003", daemon)
+        let servers: Vec<String> = instances.iter().map(|(name, at)| format!("    server {name} {at} check")).collect();
+        let sends = |(name, _): &(&str, &str)| format!("    use-server {name} if {{ urlp(sessionId) -m beg {name}. }}");
+        let sends: Vec<String> = instances.iter().map(sends).collect();
+        let text = shipped("mcpdaemon.haproxy");
+        assert!(text.contains("    server one 127.0.0.1:8003 check\n") && text.contains("    # use-server one if {"));
+        let text = text
+            .replace("    server one 127.0.0.1:8003 check", &[sends.as_slice(), &servers].concat().join("\n"))
             .replace("bind :8080", &format!("bind 127.0.0.1:{port}"));
         let file = scratch.write("haproxy.cfg", &text);
         let checked = Command::new("/usr/sbin/haproxy").arg("-c").arg("-f").arg(&file).output().unwrap();
@@ -187,6 +196,59 @@ fn everything_passes_through_nginx_as_it_is_shipped() {
 #[test]
 fn everything_passes_through_haproxy_as_it_is_shipped() {
     everything_passes(Proxy::haproxy);
+}
+
+#[test]
+fn sessions_go_on_at_another_instance_behind_haproxy() {
+    const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let (one, two) = (Scratch::new(), Scratch::new());
+    let ports = [free_port(), free_port()];
+    let file = |scratch: &Scratch, prefix: &str, port: u16| {
+        scratch.write("key", KEY);
+        let own = format!("session_key: \"key\", session_prefix: {prefix:?}, listen: [\"127.0.0.1:{port}\"],");
+        scratch.instance_with("t", &format!("{MORE} {own}"), &stdio("fake", &[], ""))
+    };
+    let files = [file(&one, "one", ports[0]), file(&two, "two", ports[1])];
+    let first = one.start(&files[0]);
+    let second = two.start(&files[1]);
+    let proxy = Proxy::haproxy_before(&one, &[("one", first.address()), ("two", second.address())]);
+    wait("both", || (get(&proxy.address, "/gw/readyz").status == 200).then_some(()));
+    let sessions: Vec<Http> = (0..8).map(|_| Http::open_at(&proxy.address, "/gw/servers/fake/mcp")).collect();
+    let of = |daemon: &Daemon<'_>| daemon.status()["sessions"].as_u64().unwrap();
+    assert!(of(&first) > 0 && of(&second) > 0 && of(&first) + of(&second) == 8, "both have some, and each is at one");
+    let all_go_on = |when: &str| {
+        for (n, session) in sessions.iter().enumerate() {
+            let answer = session.again().post(&call(1, "echo", json!({"text": "here"})).to_string());
+            assert!(answer.status == 200 && said(&answer.json()) == "here", "{when}, session {n}: {answer:?}");
+        }
+    };
+    all_go_on("at first");
+    assert_eq!(of(&first) + of(&second), 8, "they stay where they are");
+    // HTTP+SSE posts to the instance that has the stream.
+    for _ in 0..4 {
+        let mut sse = Raw::open(&proxy.address);
+        sse.send(b"GET /gw/servers/fake/sse HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
+        assert_eq!(sse.head().status, 200);
+        let told = sse.chunk().unwrap();
+        let path = told.lines().find_map(|l| l.strip_prefix("data: ")).unwrap();
+        assert_eq!(post(&proxy.address, path, ACCEPT, &initialize(json!(7)).to_string()).status, 202);
+    }
+    kill(first.pid, libc::SIGKILL);
+    wait("its end", || (!alive(first.pid)).then_some(()));
+    all_go_on("after kill -9 of one");
+    drop(first);
+    let _first = one.start(&files[0]);
+    // The proxy has to have seen it.
+    wait("the first again", || {
+        let opened = Http::open_at(&proxy.address, "/gw/servers/fake/mcp");
+        opened.session.starts_with("one.").then_some(())
+    });
+    // A stop tells the proxy first, by /readyz: in the meantime all is served.
+    kill(second.pid, libc::SIGTERM);
+    while alive(second.pid) {
+        all_go_on("while the other stops");
+    }
+    all_go_on("after the stop of the other");
 }
 
 #[test]
