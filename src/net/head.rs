@@ -6,7 +6,7 @@
 use hyper::{Method, Request, Version};
 
 /// The head of a request.
-pub(super) struct Head {
+pub struct Head {
     pub method: Method,
     /// The client reads chunks, and keeps its connection if it does not say otherwise (HTTP/1.1).
     pub is_11: bool,
@@ -36,7 +36,7 @@ impl<B> From<&Request<B>> for Head {
 
 /// The fields of a head, in their order. Their names are the same in small and capital letters.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub struct Fields {
     text: Vec<u8>,
     all: Vec<Field>,
 }
@@ -51,11 +51,11 @@ struct Field {
 
 impl Fields {
     /// Room for so many fields, whose names and values have so many bytes.
-    pub(super) fn with_capacity(fields: usize, bytes: usize) -> Fields {
+    pub fn with_capacity(fields: usize, bytes: usize) -> Fields {
         Fields { text: Vec::with_capacity(bytes), all: Vec::with_capacity(fields) }
     }
 
-    pub(super) fn add(&mut self, name: &str, value: &[u8]) {
+    pub fn add(&mut self, name: &str, value: &[u8]) {
         let start = self.text.len();
         self.text.extend_from_slice(name.as_bytes());
         let middle = self.text.len();
@@ -64,7 +64,7 @@ impl Fields {
     }
 
     /// All values of a field.
-    pub(super) fn all<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f [u8]> {
+    pub fn all<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f [u8]> {
         // Most names that are as long begin otherwise.
         let like = |a: &[u8], b: &[u8]| a.len() == b.len() && a.first().map(|a| a | 32) == b.first().map(|b| b | 32);
         let is = move |f: &&Field| {
@@ -76,33 +76,33 @@ impl Fields {
 
     /// All fields.
     #[cfg(test)]
-    pub(super) fn each(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn each(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let name = |f: &Field| std::str::from_utf8(&self.text[f.name..f.value]).unwrap_or_default();
         self.all.iter().map(move |f| (name(f), &self.text[f.value..f.end]))
     }
 
     /// The first value of a field.
-    pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
     /// The first value of a field, if it is text.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(text)
     }
 
     /// Those values of a field that are text.
-    pub(super) fn texts<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f str> {
+    pub fn texts<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f str> {
         self.all(name).filter_map(text)
     }
 }
 
 /// A value that is text: ASCII without control characters (RFC 9110 section 5.5).
-pub(super) fn text(value: &[u8]) -> Option<&str> {
+pub fn text(value: &[u8]) -> Option<&str> {
     let plain = value.iter().all(|b| matches!(b, b' '..=b'~' | b'\t'));
     std::str::from_utf8(value).ok().filter(|_| plain)
 }

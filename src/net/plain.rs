@@ -18,7 +18,7 @@ const DIGITS: usize = 15;
 
 /// The request at the beginning of `bytes` and how long it is, if it is a plain one whose head is not longer than `most`
 /// bytes.
-pub(super) fn request(bytes: &[u8], most: usize) -> Option<(Asking, usize)> {
+pub fn request(bytes: &[u8], most: usize) -> Option<(Asking, usize)> {
     if !bytes.starts_with(b"POST /") {
         return None;
     }

@@ -20,13 +20,13 @@ use crate::rt::wait::{recent, sleep};
 /// The header that names the revision agreed on (2025-11-25 basic/transports).
 pub(super) const VERSION: &str = "mcp-protocol-version";
 /// A request.
-pub(super) struct Asking {
+pub struct Asking {
     pub head: Head,
     pub body: RequestBody,
 }
 
 /// The body of a request.
-pub(super) enum RequestBody {
+pub enum RequestBody {
     /// The HTTP library has it, with all of the request.
     Coming(Box<Request<Incoming>>),
     /// It has come.
@@ -47,7 +47,7 @@ const SLOWEST: u64 = 16 << 10;
 
 /// The host and the origin that a request names. A target with an authority comes before `Host` (RFC 9112 section 3.2.2);
 /// what is named twice, or not in ASCII, cannot be checked.
-pub(super) fn named(head: &Head) -> Result<(Option<&str>, Option<&str>), &'static str> {
+pub fn named(head: &Head) -> Result<(Option<&str>, Option<&str>), &'static str> {
     let one = |name, why| {
         let mut all = head.fields.all(name);
         match (all.next(), all.next()) {
@@ -62,7 +62,7 @@ pub(super) fn named(head: &Head) -> Result<(Option<&str>, Option<&str>), &'stati
 }
 
 /// The revision named in the header must be one that exists; without it there is nothing to check.
-pub(super) fn check_version(fields: &Fields) -> Result<(), String> {
+pub fn check_version(fields: &Fields) -> Result<(), String> {
     let Some(version) = fields.get(VERSION) else { return Ok(()) };
     if mcp::REVISIONS.iter().any(|revision| version == revision.as_bytes()) {
         return Ok(());
@@ -121,7 +121,7 @@ pub(super) fn wants_events(front: &Front, fields: &Fields) -> Result<(), Box<Ans
 }
 
 /// Which kinds of answer a client takes; a missing header means any.
-pub(super) fn accepts(fields: &Fields) -> Accepts {
+pub fn accepts(fields: &Fields) -> Accepts {
     // As nearly all write it.
     if fields.get("accept") == Some(b"application/json, text/event-stream") {
         return Accepts { json: true, events: true };
