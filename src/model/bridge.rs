@@ -153,6 +153,8 @@ pub struct Names {
     servers: Vec<String>,
     /// What stands before the names of some of them, in place of their own.
     aliases: HashMap<String, String>,
+    /// Whose names begin with what: there may be many servers, and each call asks.
+    prefixes: HashMap<String, String>,
 }
 
 impl Names {
@@ -162,12 +164,16 @@ impl Names {
         if let Naming::Priority(order) = naming {
             servers.sort_by_key(|s| order.iter().position(|o| o == s).unwrap_or(order.len()));
         }
-        Names { naming: naming.clone(), servers, aliases: HashMap::new() }
+        let (aliases, prefixes) = Default::default();
+        Names { naming: naming.clone(), servers, aliases, prefixes }.aliased(HashMap::new())
     }
 
     /// With what stands before the names of some servers, in place of their own.
     pub fn aliased(self, aliases: HashMap<String, String>) -> Names {
-        Names { aliases, ..self }
+        let mut names = Names { aliases, ..self };
+        let prefix = |server: &String| (names.prefix(server).to_owned(), server.clone());
+        names.prefixes = names.servers.iter().map(prefix).collect();
+        names
     }
 
     /// What stands before a server's names.
@@ -207,8 +213,8 @@ impl Names {
 
     /// The server that a name with a prefix would be taken for.
     fn longest_prefix(&self, name: &str) -> Option<&str> {
-        let fits = |s: &&String| name.strip_prefix(self.prefix(s)).is_some_and(|rest| rest.starts_with(BETWEEN));
-        self.servers.iter().filter(fits).max_by_key(|s| self.prefix(s).len()).map(String::as_str)
+        let ends = (0..name.len()).rev().filter(|end| name.as_bytes()[*end..].starts_with(BETWEEN.as_bytes()));
+        ends.filter_map(|end| self.prefixes.get(&name[..end])).map(String::as_str).next()
     }
 
     /// Whose tool it is and what that calls it, where the name says so by itself.
