@@ -342,6 +342,10 @@ fn mcpctl_reads_regular_files_alone_and_shows_no_control_characters() {
     let status = scratch.path("run/t.status");
     let before = std::fs::read_to_string(&status).unwrap();
     kill(daemon.pid, 19);
+    // Until each of its threads has stopped, it may still write.
+    let stopped = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap().contains(") T ");
+    let tasks = || std::fs::read_dir(format!("/proc/{}/task", daemon.pid)).unwrap().flatten();
+    wait("its stop", || tasks().all(stopped).then_some(()));
     let begin = Instant::now();
     for kind in ["fifo", "zero"] {
         std::fs::remove_file(&status).unwrap();

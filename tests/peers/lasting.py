@@ -8,14 +8,18 @@ For the tests: prints a line for each round, and fails with a reason.
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
 rounds, tool, mcpdaemon, mcpctl, file, run_dir, *command = sys.argv[1:]
+host, port = re.search(r"http://([\d.]+):(\d+)/", " ".join(command)).groups()
+address = (host, int(port))
 name = os.path.basename(file).removesuffix(".ron")
 client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 answers: dict[int, dict] = {}
@@ -75,6 +79,9 @@ for number in range(int(rounds)):
     else:
         os.kill(pid, signal.SIGKILL)
     if how == "reboot":
+        # Nothing of before is there then: not even a process that is still ending.
+        while socket.socket().connect_ex(address) == 0:
+            time.sleep(0.01)
         shutil.rmtree(run_dir)
     subprocess.run([mcpdaemon, "-c", file], check=True, stdout=subprocess.DEVNULL)
     calls()
