@@ -73,6 +73,9 @@ pub struct Session {
     sent: std::collections::VecDeque<Instant>,
 }
 
+/// The text of a call: with it, the call has about a hundred bytes.
+pub const SMALL: usize = 40;
+
 pub const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
 
 /// A call whose text has so many bytes.

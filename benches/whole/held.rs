@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::client::{Place, Session, Way, load};
+use crate::client::{Place, SMALL, Session, Way, load};
 use crate::program::{Daemon, cpu, memory as resident};
 
-/// The text of a call: with it, the call has about a hundred bytes.
-const TEXT: usize = 40;
 const WAYS: [Way; 3] = [Way::Http, Way::WebSocket, Way::Sse];
 /// Buffers are given back when nothing has come for a moment, and memory some seconds later.
 const REST: Duration = Duration::from_secs(6);
@@ -24,23 +22,23 @@ fn start(bin: &Path, echo: &str) -> Daemon {
 
 fn open(way: Way, daemon: &Daemon, count: usize) -> Vec<Session> {
     let place = Place::server(&daemon.address, "echo");
-    (0..count).map(|_| Session::open(way, &place, TEXT)).collect()
+    (0..count).map(|_| Session::open(way, &place, SMALL)).collect()
 }
 
 /// What an idle daemon takes, and an idle session with its connections.
 pub fn memory(bin: &Path, echo: &str, sessions: usize) {
     // Side by side, for each wait is the same: what is given back is given back after some seconds.
     let (fresh, all) = (start(bin, echo), WAYS.map(|_| start(bin, echo)));
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(REST);
     println!("\nMemory of an idle daemon with one server: {:.1} MiB", resident(fresh.pid) / 1024.0);
     let of = |daemon: &Daemon| resident(daemon.pid);
     WAYS.iter().zip(&all).for_each(|(way, daemon)| open(*way, daemon, 16).into_iter().for_each(Session::leave));
     let before: Vec<f64> = all.iter().map(of).collect();
     let held: Vec<_> = WAYS.iter().zip(&all).map(|(way, daemon)| open(*way, daemon, sessions)).collect();
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(REST);
     let full: Vec<f64> = all.iter().map(of).collect();
     held.into_iter().flatten().for_each(Session::leave);
-    std::thread::sleep(Duration::from_secs(10));
+    std::thread::sleep(GIVEN_BACK);
     for (n, way) in WAYS.iter().enumerate() {
         let (each, left) = ((full[n] - before[n]) / sessions as f64, of(&all[n]) - before[n]);
         println!(

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::{Place, Session, Way, load};
+use crate::client::{Place, SMALL, Session, Way, load};
 use crate::program::Daemon;
 
-/// The text of a call: with it, the call has about a hundred bytes.
-const TEXT: usize = 40;
 /// So many sessions ask at a time.
 const SESSIONS: usize = 4;
 const WAYS: [Way; 5] = [Way::WebSocket, Way::Bridge, Way::Http, Way::Modern, Way::Sse];
@@ -40,7 +38,7 @@ fn open(daemon: &Daemon, way: Way) -> Vec<Session> {
         Way::Bridge => Place::bridge(&daemon.address),
         _ => Place::server(&daemon.address, "echo"),
     };
-    (0..SESSIONS).map(|_| Session::open(way, &place, TEXT)).collect()
+    (0..SESSIONS).map(|_| Session::open(way, &place, SMALL)).collect()
 }
 
 /// By the processor's own counters; None where there are none.

@@ -19,12 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use client::{Measured, Place, Session, Way, load};
+use client::{Measured, Place, SMALL, Session, Way, load};
 use limits::Limit;
 use program::{Daemon, cpu};
 
-/// The text of a call: with it, the call has about a hundred bytes.
-const SMALL: usize = 40;
 const LARGE: usize = 64 << 10;
 
 fn main() {

@@ -4,12 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::client::{self, Place, Session, Way, load};
+use crate::client::{self, Place, SMALL, Session, Way, load};
 use crate::limits::Limit;
 use crate::program::{Daemon, cpu};
 
-/// The text of a call: with it, the call has about a hundred bytes.
-const TEXT: usize = 40;
 /// The sessions that a call of one in many is compared with.
 const FEW: usize = 16;
 
@@ -25,7 +23,7 @@ fn servers(echo: &str, count: usize, tools: usize, changed: usize) -> String {
 /// The processor time of one call, in microseconds, that process `pid` takes, with so many sessions that each have one in
 /// flight.
 fn cost((place, pid): (&Place, i32), way: Way, sessions: usize, time: Duration) -> f64 {
-    let mut open: Vec<Session> = (0..sessions).map(|_| Session::open(way, place, TEXT)).collect();
+    let mut open: Vec<Session> = (0..sessions).map(|_| Session::open(way, place, SMALL)).collect();
     load(&mut open, 1, time / 4);
     let before = cpu(pid);
     let measured = load(&mut open, 1, time);
@@ -78,7 +76,7 @@ pub fn print(
 fn reload(daemon: &Daemon, echo: &str, count: usize) {
     let changed = count.min(10);
     let names = [format!("s{}", count - 1), "s0".to_owned()];
-    let open = |name: &String| Session::open(Way::Http, &Place::server(&daemon.address, name), TEXT);
+    let open = |name: &String| Session::open(Way::Http, &Place::server(&daemon.address, name), SMALL);
     let mut sessions: Vec<Session> = names.iter().flat_map(|name| (0..FEW / 2).map(move |_| open(name))).collect();
     let calls = std::thread::spawn(move || load(&mut sessions, 1, Duration::from_secs(1)).calls);
     std::thread::sleep(Duration::from_millis(200));

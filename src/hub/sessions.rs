@@ -42,6 +42,11 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// An id without its `session_prefix`, which may be that of another instance.
+fn without_prefix(id: &str) -> &str {
+    id.rsplit_once('.').map_or(id, |(_, own)| own)
+}
+
 /// Seconds since 1970, which all hosts count alike.
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -174,8 +179,7 @@ impl Hub {
         let config = self.ctx.config();
         let keys = config.session_keys.as_ref()?;
         let principal = holder.principal().map(|name| &**name);
-        // The prefix may be that of another instance.
-        let (_, own) = id.rsplit_once('.').unwrap_or(("", id));
+        let own = without_prefix(id);
         let shaken = keys.open(own, &self.bound(&config, &server.core.name, principal), unix_seconds())?;
         (!self.deleted.lock().has(own)).then_some(shaken)
     }
@@ -197,8 +201,7 @@ impl Hub {
     pub(crate) fn delete_session(&self, id: &str, server: &Server, holder: &Holder) -> bool {
         let found = self.sealed(id, server, holder).is_some();
         if found {
-            let (_, own) = id.rsplit_once('.').unwrap_or(("", id));
-            self.deleted.lock().note(own);
+            self.deleted.lock().note(without_prefix(id));
         }
         found
     }

@@ -1,8 +1,8 @@
 //! Session ids that carry what the daemon has to know of a session, so that it outlives the process.
 //!
-//! An id is sealed under a key (XChaCha20-Poly1305, draft-irtf-cfrg-xchacha): nobody else can make or change one. It is bound to
-//! the name of the instance, the server and the principal, which do not stand in it: who asks for something else than they have
-//! no id there. Pure: random numbers and the time are arguments.
+//! An id is sealed under a key (XChaCha20-Poly1305, draft-irtf-cfrg-xchacha): who does not have the key can neither make an id
+//! nor change one. The id is bound to the name of the instance, the server and the principal, which do not stand in it: for any
+//! others it opens nothing. Pure: random numbers and the time are arguments.
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -15,9 +15,9 @@ use super::mcp::client_name;
 pub const LIFE: u64 = 7 * 24 * 60 * 60;
 /// The clock of another instance may be ahead by so much, in seconds.
 const AHEAD: u64 = 5 * 60;
-/// Of random bytes in an id.
+/// The random bytes at the beginning of an id.
 pub const NONCE: usize = 24;
-/// What stands before each name that an id is bound to, so that ids of another form are none.
+/// The form of an id, to which it is bound as well: a later version may have another.
 const FORM: u8 = 1;
 /// The most that is sealed, in bytes: with it, an id stays below 512 characters, also behind a prefix of 32.
 const MOST: usize = 300;
@@ -57,7 +57,7 @@ impl Bound<'_> {
     fn text(&self) -> Vec<u8> {
         let mut text = vec![FORM];
         for part in [Some(self.instance), self.server, self.principal] {
-            // No name is as long as 255 bytes times four, and none holds its own length.
+            // Each with its length, so that two names cannot be taken for one.
             let part = part.map_or(&b""[..], str::as_bytes);
             text.extend_from_slice(&(part.len() as u32).to_be_bytes());
             text.extend_from_slice(part);

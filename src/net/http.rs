@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
@@ -39,7 +39,7 @@ pub(super) fn serve(
     let config = front.hub.ctx.config();
     let head = &request.head;
     let is_health = || is_health(&config.base_path, head);
-    let serving = |work, origin| Serving { connection: connection.clone(), origin, work };
+    let serving = |work, origin| Serving { connection: connection.clone(), origin, work: Some(work) };
     let origin = match check_names(front, *local, head, &is_health) {
         Ok(origin) => origin,
         // Whether it lives and serves is for everybody to know, whatever name a balancer gives it.
@@ -86,20 +86,24 @@ pub(super) fn serve(
 pub(super) struct Serving {
     connection: Arc<Connection>,
     origin: Option<String>,
-    work: Answering,
+    /// None once it is answered.
+    work: Option<Answering>,
 }
 
 impl Future for Serving {
     type Output = Result<Answer, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let nothing = || Answering::Now(Answer::new(Body::empty()));
-        let mut response = match &mut self.work {
-            Answering::Later(work) => ready!(work.as_mut().poll(cx)),
-            Answering::Now(_) => match std::mem::replace(&mut self.work, nothing()) {
-                Answering::Now(answer) => answer,
-                Answering::Later(_) => return Poll::Pending,
+        let mut response = match self.work.take() {
+            Some(Answering::Now(answer)) => answer,
+            Some(Answering::Later(mut work)) => match work.as_mut().poll(cx) {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => {
+                    self.work = Some(Answering::Later(work));
+                    return Poll::Pending;
+                }
             },
+            None => return Poll::Pending,
         };
         match response.body() {
             Body::Whole(_) => self.connection.idles(),

@@ -153,7 +153,7 @@ pub(super) async fn body_of(
     Ok((text, kept))
 }
 
-/// The same of a body that has come.
+/// The text of a POST whose body has come whole, and the place of that text in the memory.
 pub(super) fn whole_body_of(
     front: &Front,
     connection: &Connection,

@@ -85,7 +85,7 @@ impl Backend for BridgeBackend {
 
     fn open(&self, opened: Opened<'_>) -> Option<Arc<dyn Endpoint>> {
         let session = BridgeSession::new(&self.0, opened.session);
-        if let Some(params) = opened.part {
+        if let Some(params) = opened.shaken {
             params.into_iter().for_each(|params| session.restore_params(params));
             session.attach_all();
         }

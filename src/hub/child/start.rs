@@ -304,7 +304,8 @@ impl Starter {
         }
     }
 
-    /// Stops a child that nobody waits for any more; the end of the instance, and an upgrade, wait for it.
+    /// Stops a child in a task of its own: who has started the child does not wait for its end. The end of the instance and an
+    /// upgrade wait for that task.
     fn stop_aside(&self, child: &Arc<Child>) {
         let over = Arc::new(Flag::default());
         self.ctx.leaving.note(over.clone());

@@ -164,7 +164,7 @@ impl Session {
         self.ctx.memory.begin(self.holder.clone())
     }
 
-    /// Calls `gone` with the number of the session once nobody has the session any more. Only the first call of this counts.
+    /// Calls `gone` with the number of this session when the session is dropped. Only the first call of this function counts.
     pub(crate) fn when_gone(&self, gone: impl Fn(u64) + Send + Sync + 'static) {
         let _ = self.gone.set(Box::new(gone));
     }

@@ -172,7 +172,7 @@ impl Backend for PerSession {
         if opened.session.kind == SessionKind::Request {
             return None;
         }
-        let state = opened.part.map_or_else(State::default, State::after);
+        let state = opened.shaken.map_or_else(State::default, State::after);
         let own = PrivateChild::new(opened.session, opened.server, &self.spares, state);
         self.run_own(&own, None);
         Some(own)

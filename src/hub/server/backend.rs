@@ -31,7 +31,7 @@ pub(crate) struct Opened<'o> {
     pub server: Arc<dyn Endpoint>,
     /// Its client has shaken hands before, with these params, if they are known: with the bridge, of whose session it is a
     /// part, or with another process.
-    pub part: Option<Option<&'o str>>,
+    pub shaken: Option<Option<&'o str>>,
 }
 
 /// Takes a place for a session; the error says that there is none.

@@ -349,16 +349,16 @@ impl Server {
         }
     }
 
-    fn open_with(self: &Arc<Self>, session: Arc<Session>, part: Option<Option<&str>>) -> Client {
-        let client = Client { endpoint: self.endpoint_of(&session, part), session };
+    fn open_with(self: &Arc<Self>, session: Arc<Session>, shaken: Option<Option<&str>>) -> Client {
+        let client = Client { endpoint: self.endpoint_of(&session, shaken), session };
         self.core.members.join(&client);
         client
     }
 
     /// Who answers a new session: the server itself, or what it has for this session alone.
-    fn endpoint_of(self: &Arc<Self>, session: &Arc<Session>, part: Option<Option<&str>>) -> Arc<dyn Endpoint> {
+    fn endpoint_of(self: &Arc<Self>, session: &Arc<Session>, shaken: Option<Option<&str>>) -> Arc<dyn Endpoint> {
         let server: Arc<dyn Endpoint> = self.clone();
-        let opened = Opened { session, server: server.clone(), part };
+        let opened = Opened { session, server: server.clone(), shaken };
         self.backend().and_then(|b| b.open(opened)).unwrap_or(server)
     }
 
@@ -369,7 +369,7 @@ impl Server {
         own: handover::Own,
         restored: &Restored,
     ) -> Option<Client> {
-        let opened = Opened { session, server: self.clone(), part: session.is_part().then_some(None) };
+        let opened = Opened { session, server: self.clone(), shaken: session.is_part().then_some(None) };
         let endpoint = self.backend()?.reopen(opened, own, restored)?;
         Some(Client { session: session.clone(), endpoint })
     }
