@@ -33,6 +33,7 @@ use crate::sys::clock;
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::notify::Notifier;
 use crate::sys::pidfile::PidFile;
+use crate::sys::process;
 use crate::sys::reexec::Program;
 use crate::sys::signals;
 
@@ -95,6 +96,8 @@ pub(crate) struct Instance {
     pub(super) pid_path: PathBuf,
     pub(super) lock: Lock<Option<PidFile>>,
     pub(super) started: SystemTime,
+    /// As the status file says it. It is read once: when descriptors run out, it could not be.
+    pub(super) start_time: u64,
     pub(super) life: Lock<Life>,
     pub(super) monitor: Monitor,
     /// A reload is wanted.
@@ -184,6 +187,7 @@ impl Instance {
             run_dir: from.run_dir,
             lock: Lock::new(Some(from.lock)),
             started: started.unwrap_or_else(SystemTime::now),
+            start_time: process::start_time(Pid::this()).unwrap_or(0),
             life: Lock::new(life),
             monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
             wanted: AtomicBool::new(false),

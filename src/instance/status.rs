@@ -130,7 +130,7 @@ impl Instance {
         Status {
             name: config.name.clone(),
             pid: this.as_raw(),
-            start_time: process::start_time(this).unwrap_or(0),
+            start_time: self.start_time,
             state: if degraded { InstanceState::Degraded } else { state },
             health: Default::default(),
             generation,

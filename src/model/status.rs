@@ -110,6 +110,7 @@ pub struct Status {
     pub name: String,
     pub pid: i32,
     /// The kernel's start time of the process, in clock ticks since boot: with the PID it names one process for ever.
+    /// 0 where it is not known.
     pub start_time: u64,
     pub state: InstanceState,
     #[serde(default)]

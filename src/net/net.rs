@@ -128,7 +128,7 @@ impl Net {
     }
 
     async fn accept(self: Arc<Self>, listener: Arc<Listener>, stop: Arc<Flag>) {
-        let mut failing: Option<Instant> = None;
+        let mut said: Option<Instant> = None;
         loop {
             let stopped = async {
                 stop.wait().await;
@@ -152,7 +152,6 @@ impl Net {
             };
             match accepted {
                 Ok(conn) => {
-                    failing = None;
                     admit(&self.front, conn);
                 }
                 // The peer gave up before we came to it, accept(2).
@@ -160,8 +159,8 @@ impl Net {
                 Err(e) => {
                     // EMFILE, ENFILE, ENOBUFS, ENOMEM: back off and go on; one line a minute.
                     self.front.hub.ctx.counters.count(Dropped::Accept);
-                    if failing.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-                        failing = Some(Instant::now());
+                    if said.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+                        said = Some(Instant::now());
                         warn!("cannot accept connections at the moment: {}", plain(&e));
                     }
                     sleep(Duration::from_millis(100)).await;

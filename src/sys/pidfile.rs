@@ -301,7 +301,7 @@ fn is_daemon_of(path: &Path, pid: Pid, file: &File) -> bool {
 
 /// Whether a process started when the status file beside a PID file says; None where that does not speak of it.
 fn started_when_said(path: &Path, pid: Pid) -> Option<bool> {
-    let said = process::said(&path.with_extension("status")).filter(|s| s.pid == pid.as_raw())?;
+    let said = process::said(&path.with_extension("status")).filter(|s| s.pid == pid.as_raw() && s.start_time != 0)?;
     Some(process::start_time(pid) == Some(said.start_time))
 }
 

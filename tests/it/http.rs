@@ -400,9 +400,13 @@ fn emfile_is_survived() {
     let held: Vec<Raw> = (0..60).map(|_| Raw::open(daemon.address())).collect();
     wait("the shortage", || daemon.log().contains("cannot accept connections at the moment: ").then_some(()));
     assert_eq!(said(&ws.ask(&call(1, "echo", json!({"text": "still here"})))), "still here");
-    assert!(daemon.log().matches("cannot accept connections").count() == 1, "once, not at every try");
+    // Until there is room again, mcpctl(8) knows the process for the daemon by its start.
+    let begun = daemon.status()["start_time"].as_u64().unwrap();
+    assert!(begun > 0, "{begun}");
     drop(held);
     wait("room again", || (get(daemon.address(), "/healthz").status == 200).then_some(()));
+    let log = daemon.log();
+    assert!(log.matches("cannot accept connections").count() == 1, "once a minute, not at every try: {log}");
     assert!(daemon.dropped("accept_failures") > 0);
 }
 
