@@ -1,6 +1,8 @@
 //! The life of the daemon, in order: arguments, configuration, lock, fork, sockets, guard, runtime, servers, ready,
 //! signals, drain, end. What each step does is elsewhere; here is when.
 
+mod folders;
+mod own_key;
 mod prepare;
 
 use std::io::Write as _;
@@ -198,11 +200,11 @@ fn clean_up(config: &Config, run_dir: &Path, file: Option<&Path>) -> Result<Exit
 /// Lock and fork. From here on there is something to undo.
 fn start(mut from: Start, loaded: Loaded) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    prepare::make_folders(&loaded.config, &from)?;
+    folders::make_folders(&loaded.config, &from.run_dir, from.foreground)?;
     from.source.settle(loaded.config.account.as_ref());
     from.after_kill = from.run_dir.join(format!("{name}.pid")).exists();
     let take = || lock(&name, &from.run_dir, from.source.file.as_deref());
-    let (lock, run_dir) = prepare::in_folder(&loaded.config, &from.run_dir, take)??;
+    let (lock, run_dir) = folders::in_folder(&loaded.config, &from.run_dir, take)??;
     from.run_dir = run_dir;
     let mut readiness = Readiness::foreground();
     if !from.foreground {
@@ -342,7 +344,7 @@ fn run(
     before: Option<Handover>,
 ) -> Result<Exit, Failure> {
     let name = loaded.config.name.clone();
-    let Prepared { log, sockets, guard, nofile, mark } = prepared;
+    let Prepared { log, sockets, guard, nofile, mark, session_key } = prepared;
     // All threads but this one leave the signals alone, so that none is lost when the program is exchanged.
     signals::hold(true);
     if let Err(e) = log.detach() {
@@ -369,7 +371,7 @@ fn run(
     let ended = log.clone();
     let now = Instant::now();
     let uptime = Duration::from_millis(before.as_ref().map_or(0, |b| b.uptime));
-    let boot = Boot { spawner: spawner.clone(), nofile, mark, at: now.checked_sub(uptime).unwrap_or(now) };
+    let boot = Boot { spawner: spawner.clone(), nofile, mark, session_key, at: now.checked_sub(uptime).unwrap_or(now) };
     let config = Arc::new(loaded.config);
     let start = instance::Start {
         source: from.source,
@@ -482,7 +484,12 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     };
     let (nofile, mark) = (before.nofile, before.mark.clone());
     let program = Program::this().map_err(|e| lost(&plain(&e)))?;
-    let prepared = Prepared { log, sockets, guard, nofile, mark };
+    let session_key = match &before.session_key {
+        Some(text) => Some(own_key::handed_over(text).map_err(|e| lost(&e.text))?),
+        // The version before had none.
+        None => own_key::of(&loaded.config),
+    };
+    let prepared = Prepared { log, sockets, guard, nofile, mark, session_key };
     run(from, loaded, lock, Readiness::foreground(), program, prepared, Some(before))
 }
 

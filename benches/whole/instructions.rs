@@ -74,7 +74,12 @@ impl Slow {
             "-c",
             "bench.ron",
         ]);
-        command.current_dir(&daemon.dir).env("MCP_RUN_DIR", &daemon.dir).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .current_dir(&daemon.dir)
+            .env("MCP_RUN_DIR", &daemon.dir)
+            .env("MCP_STATE_DIR", &daemon.dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut valgrind = command.spawn().map_err(|e| format!("valgrind(1) cannot be started: {e}"))?;
         let begin = Instant::now();
         while !daemon.is_ready() {

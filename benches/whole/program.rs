@@ -39,8 +39,12 @@ impl Daemon {
     /// Starts one with these servers, by the program `bin`.
     pub fn start(bin: &Path, servers: &str) -> Daemon {
         let mut daemon = Daemon::prepare(bin, servers);
-        let out =
-            Command::new(bin).arg("-c").arg(daemon.dir.join("bench.ron")).env("MCP_RUN_DIR", &daemon.dir).output();
+        let out = Command::new(bin)
+            .arg("-c")
+            .arg(daemon.dir.join("bench.ron"))
+            .env("MCP_RUN_DIR", &daemon.dir)
+            .env("MCP_STATE_DIR", &daemon.dir)
+            .output();
         let out = out.expect("mcpdaemon");
         let line = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(out.status.success(), "{line}{}", String::from_utf8_lossy(&out.stderr));

@@ -7,9 +7,12 @@ use std::time::Duration;
 use log::{error, info, warn};
 use nix::unistd::{AccessFlags, Pid};
 
+use super::folders::in_folder;
+use super::own_key;
 use crate::logging::{LogFile, Opened};
 use crate::model::config::{Account, Auth, Config, Listen};
 use crate::model::exit::{Exit, Failure, plain};
+use crate::model::sealed::Keys;
 use crate::model::text::count;
 use crate::net::listener;
 use crate::rt::random::uuid;
@@ -19,7 +22,7 @@ use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfile::PidFile;
-use crate::sys::{accounts, fds, files, paths, process};
+use crate::sys::{accounts, fds, files, process};
 
 /// What a start has from its caller.
 pub(super) struct Start {
@@ -44,6 +47,8 @@ pub(super) struct Prepared {
     pub nofile: u64,
     /// The beginning of every child's mark.
     pub mark: String,
+    /// What session ids are sealed with where the configuration names no key.
+    pub session_key: Option<Keys>,
 }
 
 pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Result<Prepared, Failure> {
@@ -59,6 +64,7 @@ pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Resu
         warn!("cannot raise the limit of open files: {}", plain(&e));
         1024
     });
+    let session_key = own_key::of(config);
     if let Some(account) = &config.account {
         drop_privileges(config, account, &from.run_dir, from.foreground, lock)?;
     }
@@ -76,31 +82,7 @@ pub(super) fn prepare(config: &Config, from: &mut Start, lock: &PidFile) -> Resu
     // The nonce makes it a secret of the instance and its children: no other process bears it by chance or by guessing.
     let mark = format!("{key}{this}:{}:{}:", process::start_time(this).unwrap_or(0), uuid());
     let guard = Guard::start(&mark).map_err(os("fork the guard process"))?;
-    Ok(Prepared { log, sockets, guard, nofile, mark })
-}
-
-/// The folders of the user whom the daemon becomes, in root's usual ones: there he can rotate his log, and remove his files.
-pub(super) fn make_folders(config: &Config, from: &Start) -> Result<(), Failure> {
-    let Some(account) = config.account.as_ref().filter(|account| account.uid != 0) else { return Ok(()) };
-    let logs = config.log.file.parent().filter(|_| !from.foreground && paths::is_usual("MCP_LOG_DIR"));
-    let of_logs = logs.filter(|dir| **dir == paths::log_dir().join(&account.name));
-    let of_run = Some(from.run_dir.as_path())
-        .filter(|dir| paths::is_usual("MCP_RUN_DIR") && **dir == paths::run_dir().join(&account.name));
-    for (dir, mode) in of_run.map(|dir| (dir, 0o755)).into_iter().chain(of_logs.map(|dir| (dir, 0o750))) {
-        paths::make_dir_of(dir, account, mode)
-            .map_err(|e| Failure::io(Exit::CannotCreate, &format!("make the folder of '{}'", account.name), dir, &e))?;
-    }
-    Ok(())
-}
-
-/// Does something in a folder: as the user whom the daemon becomes, if it is his.
-pub(super) fn in_folder<T>(config: &Config, dir: &Path, work: impl FnOnce() -> T) -> Result<T, Failure> {
-    let root = nix::unistd::geteuid().is_root();
-    match config.account.as_ref().filter(|account| root && account.uid != 0 && paths::belongs_to(dir, account)) {
-        None => Ok(work()),
-        Some(account) => accounts::as_user(account, work)
-            .map_err(|e| Failure::new(Exit::NoPermission, format!("cannot act as '{}': {}", account.name, plain(&e)))),
-    }
+    Ok(Prepared { log, sockets, guard, nofile, mark, session_key })
 }
 
 pub(super) fn open_log(config: &Config, foreground: bool) -> Result<LogFile, Failure> {

@@ -15,9 +15,10 @@ use super::leaving::{Leavers, Pending};
 use super::load::Load;
 use super::memory::Memory;
 use super::starts::Starts;
-use crate::model::config::Config;
+use crate::model::config::{Config, SessionKey};
 use crate::model::event::Event;
 use crate::model::meter::Meters;
+use crate::model::sealed::Keys;
 use crate::model::status::{Alert, Level};
 use crate::model::text::printable;
 use crate::rt::blocking::blocking;
@@ -40,6 +41,8 @@ pub(crate) struct Boot {
     pub nofile: u64,
     /// The beginning of every child's mark: instance, pid and start time.
     pub mark: String,
+    /// What session ids are sealed with where the configuration names no key; None where there can be none.
+    pub session_key: Option<Keys>,
     pub at: Instant,
 }
 
@@ -143,6 +146,15 @@ impl Context {
             changes: AtomicU64::new(0),
             config: Lock::new(config),
         })
+    }
+
+    /// What session ids are sealed with; None where sessions end with the process.
+    pub(crate) fn session_keys<'c>(&'c self, config: &'c Config) -> Option<&'c Keys> {
+        match &config.session_key {
+            SessionKey::Own => self.boot.session_key.as_ref(),
+            SessionKey::Off => None,
+            SessionKey::File(keys) => Some(keys),
+        }
     }
 
     /// The end is near, or the drain has begun.

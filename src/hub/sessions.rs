@@ -113,7 +113,7 @@ impl Hub {
         }
         let (kind, config) = (SessionKind::Lasting(transport), self.ctx.config());
         // An id that is sealed says what comes of the handshake.
-        let later = transport == Transport::Http && config.session_keys.is_some();
+        let later = transport == Transport::Http && self.ctx.session_keys(&config).is_some();
         let id = match &again {
             Some((id, _)) => (*id).to_owned(),
             None if later || !kind.has_id() => String::new(),
@@ -151,7 +151,7 @@ impl Hub {
         let session = &client.session;
         if session.id().is_empty() && session.kind.has_id() && !session.is_ended() {
             let config = self.ctx.config();
-            let sealed = config.session_keys.as_ref().and_then(|keys| {
+            let sealed = self.ctx.session_keys(&config).and_then(|keys| {
                 // An answer that takes long begins before it is known what is agreed on: mostly it is what was asked for.
                 let asked = || params.and_then(mcp::asked_revision);
                 let shaken = Shaken::of(session.revision().or_else(asked)?, params);
@@ -177,7 +177,7 @@ impl Hub {
     /// What a sealed id says, if its session is one of this server and of this principal, and was not deleted.
     fn sealed(&self, id: &str, server: &Server, holder: &Holder) -> Option<Shaken> {
         let config = self.ctx.config();
-        let keys = config.session_keys.as_ref()?;
+        let keys = self.ctx.session_keys(&config)?;
         let principal = holder.principal().map(|name| &**name);
         let own = without_prefix(id);
         let shaken = keys.open(own, &self.bound(&config, &server.core.name, principal), unix_seconds())?;
@@ -252,7 +252,7 @@ impl Hub {
              client {} (limits.sessions and the server's own limit; logged once a minute)",
             session.server,
             duration(Duration::from_secs(session.idle())),
-            match self.ctx.config().session_keys {
+            match self.ctx.session_keys(&self.ctx.config()) {
                 Some(_) => "opens it again by its id (session_key)",
                 None => "gets 404 and begins anew",
             }

@@ -87,7 +87,13 @@ fn config(servers: &str) -> Arc<crate::model::config::Config> {
 }
 
 fn hub(servers: &str) -> Arc<Hub> {
-    let boot = Boot { spawner: Spawner::new().0, nofile: 1024, mark: "test-".to_owned(), at: Instant::now() };
+    let boot = Boot {
+        spawner: Spawner::new().0,
+        nofile: 1024,
+        mark: "test-".to_owned(),
+        session_key: None,
+        at: Instant::now(),
+    };
     let config = config(servers);
     let hub = Hub::with(boot, config.clone(), Table::make);
     for (name, server) in &config.servers {

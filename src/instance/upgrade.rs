@@ -118,6 +118,7 @@ impl Instance {
             guard,
             guard_pipe,
             mark: self.hub.ctx.boot.mark.clone(),
+            session_key: self.hub.ctx.boot.session_key.as_ref().map(|keys| keys.write()),
             nofile: self.hub.ctx.boot.nofile,
             notify: self
                 .notifier

@@ -53,6 +53,9 @@ pub struct Handover {
     pub guard: i32,
     pub guard_pipe: i32,
     pub mark: String,
+    /// The key of session ids, where the configuration names none.
+    #[serde(default)]
+    pub session_key: Option<String>,
     /// The soft limit of open files that the program was started with.
     pub nofile: u64,
     pub notify: Option<Notify>,

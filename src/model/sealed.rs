@@ -6,7 +6,7 @@
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use super::envelope::{decode, member, members, quote};
 use super::mcp::client_name;
@@ -29,6 +29,18 @@ const KEYS: usize = 2;
 /// The keys of an instance: the first seals, all open.
 #[derive(Clone)]
 pub struct Keys(Vec<[u8; 32]>);
+
+impl Keys {
+    /// One key.
+    pub fn new(key: [u8; 32]) -> Keys {
+        Keys(vec![key])
+    }
+
+    /// As [`Keys::parse`] reads it.
+    pub fn write(&self) -> String {
+        self.0.iter().map(|key| HEXLOWER.encode(key) + "\n").collect()
+    }
+}
 
 impl PartialEq for Keys {
     /// For a reload, which wants to know whether anything is different. Not for anything that a client says.

@@ -71,7 +71,7 @@ pub(crate) fn content(file: File, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Makes a file that was not there, with exactly this mode.
-fn create(path: &Path, mode: u32) -> io::Result<File> {
+pub(crate) fn create(path: &Path, mode: u32) -> io::Result<File> {
     let mut how = OpenOptions::new();
     let file =
         how.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)?;

@@ -1,8 +1,8 @@
 //! Where an instance keeps its files: run directory, logs (file-hierarchy(7), XDG Base Directory Specification).
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -45,6 +45,15 @@ pub(crate) fn log_dir() -> PathBuf {
     absolute("MCP_LOG_DIR").unwrap_or_else(own_log_dir)
 }
 
+/// The folder of what outlives the process: MCP_STATE_DIR, /var/lib/mcpdaemon for root, $XDG_STATE_HOME/mcp for others.
+pub(crate) fn state_dir() -> PathBuf {
+    let own = || match Uid::effective().is_root() {
+        true => PathBuf::from("/var/lib/mcpdaemon"),
+        false => own_log_dir(),
+    };
+    absolute("MCP_STATE_DIR").unwrap_or_else(own)
+}
+
 /// The folder of instance files: /etc/mcp for root, $XDG_CONFIG_HOME/mcp for others.
 pub(crate) fn config_dir() -> PathBuf {
     match Uid::effective().is_root() {
@@ -69,7 +78,11 @@ pub(crate) fn is_usual(variable: &str) -> bool {
 /// is root's.
 pub(crate) fn make_dir_of(path: &Path, account: &Account, mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent() {
-        make_dir(parent)?;
+        if !parent.exists() {
+            make_dir(parent)?;
+            // Whatever the umask is: he has to come through.
+            std::fs::set_permissions(parent, Permissions::from_mode(0o755))?;
+        }
         if let Some(why) = files::untrusted(parent, &[]) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why.to_string()));
         }
@@ -98,6 +111,11 @@ pub(crate) fn belongs_to(path: &Path, account: &Account) -> bool {
 /// Makes a folder with its parents, for its owner to write.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+/// Makes a folder with its parents, for its owner alone.
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Whether anybody may read a file.

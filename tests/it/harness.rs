@@ -103,6 +103,7 @@ impl Scratch {
         command
             .env("MCP_RUN_DIR", self.path("run"))
             .env("MCP_LOG_DIR", self.path("logs"))
+            .env("MCP_STATE_DIR", self.path("state"))
             .env("HOME", self.dir.path())
             .env("MCP_ALLOW_ROOT", "1");
         for name in ["WS_PING_INTERVAL", "WS_PING_TIMEOUT", "WS_MAX_SIZE", "MCP_LISTEN", "MCP_NAME", "MCP_LOG_LEVEL"] {

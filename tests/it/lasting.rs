@@ -175,6 +175,8 @@ fn a_key_that_is_none_is_refused_where_it_stands() {
         assert!(code(&out) == 78 && stderr(&out).contains(says), "{}", stderr(&out));
     }
     let file = instance(&scratch, KEY, "", &stdio("fake", &[], ""));
+    let out = scratch.run("sh", &["-c", &format!("chmod 644 sessions.key && {} -t -c t.ron", mcpdaemon())]);
+    assert!(stderr(&out).contains("sessions.key: everybody can read this file, and it holds a secret"), "{out:?}");
     std::fs::remove_file(scratch.path("sessions.key")).unwrap();
     let out = scratch.run(mcpdaemon(), &["-t", "-c", &file.display().to_string()]);
     assert!(stderr(&out).contains("sessions.key: cannot read the keys of sessions: "), "{}", stderr(&out));
@@ -186,4 +188,77 @@ fn a_key_that_is_none_is_refused_where_it_stands() {
     scratch.write("sessions.key", &format!("{OTHER}\n{KEY}\n"));
     assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
     assert!(echoes(&mut http), "what the old key has sealed goes on");
+}
+
+#[test]
+fn without_a_session_key_an_instance_has_one_of_its_own_which_it_keeps() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    let mode = |path: &str| std::fs::metadata(scratch.path(path)).unwrap().permissions().mode() & 0o777;
+    let file = scratch.instance("t", &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let http = daemon.http("fake");
+    let key = scratch.file("state/session.key");
+    assert_eq!((mode("state"), mode("state/session.key")), (0o700, 0o600));
+    // Another instance has the same key, and another name.
+    let other = scratch.start(&scratch.instance("u", &stdio("fake", &[], "")));
+    assert!(is_unknown(&other.http("fake"), &http.session));
+    assert!(scratch.ctl(&["stop", "u"]).status.success());
+    kill(daemon.pid, libc::SIGKILL);
+    scratch.gone();
+    let daemon = scratch.start(&file);
+    assert!(echoes(&mut at(&http, daemon.address())));
+    assert_eq!(scratch.file("state/session.key"), key);
+    daemon.stop();
+    // Who else can read it could go on with the sessions of others.
+    std::fs::set_permissions(scratch.path("state/session.key"), PermissionsExt::from_mode(0o640)).unwrap();
+    let daemon = scratch.start(&file);
+    let log = daemon.log();
+    assert!(log.contains("[WARN] sessions end with this process") && log.contains("not for its owner alone"), "{log}");
+    assert!(!echoes(&mut at(&http, daemon.address())));
+    daemon.stop();
+    // Nor is one of use that somebody has broken.
+    std::fs::set_permissions(scratch.path("state/session.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    scratch.write("state/session.key", "none");
+    let daemon = scratch.start(&file);
+    let log = daemon.log();
+    assert!(log.contains("session.key: line 1: a key has 64 hexadecimal digits"), "{log}");
+    assert!(!echoes(&mut at(&http, daemon.address())));
+}
+
+#[test]
+fn a_key_that_cannot_be_kept_is_one_of_the_process_and_goes_on_in_an_upgrade() {
+    let scratch = Scratch::new();
+    let more = "limits: (idle_session: \"1s\"),";
+    let file = scratch.instance_with("t", more, &stdio("fake", &[], ""));
+    let start = || {
+        let mut command = scratch.command(mcpdaemon());
+        command.env("MCP_STATE_DIR", "/proc/none").arg("-c").arg(&file);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", stderr(&out));
+        scratch.started(&stdout(&out))
+    };
+    let daemon = start();
+    assert!(daemon.log().contains("[INFO] sessions end with this process, for their key cannot be kept: /proc/none: "));
+    let http = daemon.http("fake");
+    wait("its session is forgotten", || (sessions_of(&daemon) == 0).then_some(()));
+    let out = scratch.ctl(&["restart", "t"]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(echoes(&mut at(&http, daemon.address())));
+    daemon.stop();
+    let daemon = start();
+    assert!(!echoes(&mut at(&http, daemon.address())));
+}
+
+#[test]
+fn with_session_key_none_a_session_ends_with_the_process_and_when_it_is_idle() {
+    let scratch = Scratch::new();
+    let file = scratch.instance_with("t", "session_key: None,", &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let http = daemon.http("fake");
+    assert_eq!(http.session.len(), 32);
+    daemon.stop();
+    let daemon = scratch.start(&file);
+    assert!(!echoes(&mut at(&http, daemon.address())));
+    assert!(!scratch.path("state").exists(), "nothing is made where nothing is wanted");
 }

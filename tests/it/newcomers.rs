@@ -182,9 +182,9 @@ fn a_user_whom_the_daemon_becomes_has_folders_of_his_own() {
     let file = scratch.write("mine.ron", &text);
     // With folders of root's that are this test's alone.
     let script = format!(
-        "set -e; mount -t tmpfs none /run; mount -t tmpfs none /var/log; \
+        "set -e; for dir in /run /var/log /var/lib; do mount -t tmpfs none $dir; done; \
          {daemon} -c {file}; {ctl} status --check mine; \
-         ls -ld /run/mcp/nobody /var/log/mcp/nobody; cat /run/mcp/nobody/mine.pid; \
+         ls -ld /run/mcp/nobody /var/log/mcp/nobody /var/lib/mcpdaemon/nobody; ls -l /var/lib/mcpdaemon/nobody; cat /run/mcp/nobody/mine.pid; \
          {ctl} reload mine; {ctl} restart mine; {ctl} logs mine; {ctl} stop mine; \
          ls -A /run/mcp/nobody; {ctl} logs -n 1 mine; \
          {daemon} -c {file}; {ctl} stop mine",
@@ -194,6 +194,7 @@ fn a_user_whom_the_daemon_becomes_has_folders_of_his_own() {
     );
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", &script]).current_dir("/").env_remove("MCP_RUN_DIR").env_remove("MCP_LOG_DIR");
+    command.env_remove("MCP_STATE_DIR");
     let out = command.output().unwrap();
     if stderr(&out).contains("unshare failed") || stderr(&out).contains("mount:") {
         return eprintln!("no mounts of its own can be had here");
@@ -202,6 +203,7 @@ fn a_user_whom_the_daemon_becomes_has_folders_of_his_own() {
     assert!(out.status.success(), "{said}{}", stderr(&out));
     let owned = |path: &str| said.lines().any(|l| l.ends_with(path) && l.contains(" nobody "));
     assert!(owned("/run/mcp/nobody") && owned("/var/log/mcp/nobody"), "{said}");
+    assert!(owned("/var/lib/mcpdaemon/nobody") && owned("session.key"), "{said}");
     assert!(!said.contains("has no access"), "{said}");
     assert_eq!(said.matches("mine: stopped").count(), 2, "{said}");
 }

@@ -100,7 +100,8 @@ fn dead_child_of_a_session_is_replaced_and_restored() {
 #[test]
 fn idle_session_ends_with_its_child() {
     let scratch = Scratch::new();
-    let daemon = scratch.start(&scratch.instance("t", &per_session("idle: \"1s\", spare: 0")));
+    let file = scratch.instance_with("t", "session_key: None,", &per_session("idle: \"1s\", spare: 0"));
+    let daemon = scratch.start(&file);
     let mut http = daemon.http("fake");
     let pid = http.ask(&call(1, "self", json!({})))["result"]["structuredContent"]["pid"].as_i64().unwrap() as i32;
     wait("its end", || (!alive(pid)).then_some(()));

@@ -139,7 +139,7 @@ struct Line {
 }
 
 fn boot() -> Boot {
-    Boot { spawner: Spawner::new().0, nofile: 1024, mark: "test-".to_owned(), at: Instant::now() }
+    Boot { spawner: Spawner::new().0, nofile: 1024, mark: "test-".to_owned(), session_key: None, at: Instant::now() }
 }
 
 fn stdio(text: &str) -> Arc<Stdio> {

@@ -24,7 +24,13 @@ const LIST_CHANGED: &str = r#"{"jsonrpc":"2.0","method":"notifications/tools/lis
 const UPDATED: &str = r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///a"}}"#;
 
 fn session() -> Arc<Session> {
-    let boot = Boot { spawner: Spawner::new().0, nofile: 1024, mark: "test-".to_owned(), at: an_hour_ago() };
+    let boot = Boot {
+        spawner: Spawner::new().0,
+        nofile: 1024,
+        mark: "test-".to_owned(),
+        session_key: None,
+        at: an_hour_ago(),
+    };
     let config = sample::config(r#"(limits: (in_flight: 2), servers: {"s": Stdio(command: "echo")})"#);
     let ctx = Context::new(boot, config);
     let beginning = Beginning {

@@ -39,10 +39,11 @@ pub use name::check_name;
 pub use proxies::{Network, is_base};
 pub use read::{Origin, Problem, Shown, Surroundings};
 pub use server::{Confine, Exec, Kind, Server, Stdio};
+pub use session_ids::SessionKey;
 pub use setting::{Mode, Size};
 
 use crate::model::bridge::Naming;
-use crate::model::sealed::Keys;
+
 use read::{Node, Reader, Section, Setting};
 
 /// The default address: loopback in both families, because clients take a name for either, and the port where clients of
@@ -70,8 +71,7 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// Each session id begins with it and a dot, so that a balancer knows the instance; empty for none.
     pub session_prefix: String,
-    /// What session ids are sealed with; None where a session ends with the process.
-    pub session_keys: Option<Keys>,
+    pub session_key: SessionKey,
     /// What a proxy has before our paths; empty, or without a slash at its end.
     pub base_path: String,
     pub log: Log,
@@ -296,7 +296,7 @@ fn instance<'a>(
     let lame_duck = s.get("lame_duck", Duration::ZERO);
     let trusted_proxies = s.get("trusted_proxies", Vec::new());
     let session_prefix = session_ids::session_prefix(&mut s);
-    let session_keys = session_ids::session_key(&mut s);
+    let session_key = session_ids::session_key(&mut s);
     let base_path = proxies::base_path(&mut s);
     let account = server::account(&mut s);
     let log_dir = match &account {
@@ -354,7 +354,7 @@ fn instance<'a>(
         lame_duck,
         trusted_proxies,
         session_prefix,
-        session_keys,
+        session_key,
         base_path,
         log,
         umask,
