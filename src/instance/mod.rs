@@ -93,13 +93,15 @@ impl Instance {
         readiness: &mut Readiness,
         before: Option<Handover>,
     ) -> Result<(), Failure> {
-        for (at, socket) in sockets {
-            if let Err(e) = net.listen(at.clone(), socket) {
-                return Err(Failure::new(Exit::Os, format!("cannot listen on {at}: {}", plain(&e))));
-            }
-        }
+        let listen = || {
+            sockets.into_iter().try_for_each(|(at, socket)| {
+                let failed = |e| Failure::new(Exit::Os, format!("cannot listen on {at}: {}", plain(&e)));
+                net.listen(at.clone(), socket).map_err(failed)
+            })
+        };
         let config = self.hub.ctx.config();
         if let Some(before) = before {
+            listen()?;
             self.take_over(net, before);
             self.begin_to_follow(net, signals);
             self.follow(net, signals).await;
@@ -111,6 +113,8 @@ impl Instance {
         for (name, server) in &config.servers {
             self.hub.add(name, server.clone());
         }
+        // Not before: to who comes earlier there would be no such server.
+        listen()?;
         let ready = async { Some(self.required_ready().await) };
         let abandoned = async {
             self.tell_while_starting(readiness).await;

@@ -262,3 +262,32 @@ fn with_session_key_none_a_session_ends_with_the_process_and_when_it_is_idle() {
     assert!(!echoes(&mut at(&http, daemon.address())));
     assert!(!scratch.path("state").exists(), "nothing is made where nothing is wanted");
 }
+
+/// What a killed daemon has left is ended before anything is started. Who comes meanwhile hears of no server that is missing.
+#[test]
+fn who_comes_while_the_rest_of_a_killed_daemon_is_ended_waits_for_the_server() {
+    let scratch = Scratch::new();
+    let port = crate::proxies::free_port();
+    let stop = format!(
+        "stop: (command: [\"sh\", \"-c\", \"while [ -e {} ]; do sleep 0.05; done\"])",
+        scratch.path("wait").display()
+    );
+    let servers = stdio("fake", &[], &stop);
+    let file = scratch.instance_with("t", &format!("listen: [\"127.0.0.1:{port}\"],"), &servers);
+    let daemon = scratch.start(&file);
+    let mut http = daemon.http("fake");
+    kill(daemon.pid, libc::SIGKILL);
+    scratch.gone();
+    scratch.write("wait", "");
+    let mut start = scratch.command(mcpdaemon()).arg("-c").arg(&file).spawn().unwrap();
+    let raw = wait("the address", || {
+        std::net::TcpStream::connect(daemon.address()).ok().map(|_| Raw::open(daemon.address()))
+    });
+    http.raw = raw;
+    http.send(&call(1, "echo", json!({"text": "here"})).to_string());
+    wait("the stop command", || scratch.processes().iter().any(|(_, line)| line.starts_with("sleep")).then_some(()));
+    std::fs::remove_file(scratch.path("wait")).unwrap();
+    assert_eq!(said(&http.raw.response().json()), "here");
+    assert!(start.wait().unwrap().success());
+    assert!(scratch.ctl(&["stop", "t"]).status.success());
+}

@@ -50,6 +50,7 @@ mod storm;
 mod supervision;
 mod systemd;
 mod tools;
+mod trial;
 mod truth;
 mod upgrade;
 mod wake;

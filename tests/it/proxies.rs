@@ -10,10 +10,10 @@ use serde_json::json;
 use crate::harness::*;
 
 /// A proxy, which ends with the test.
-struct Proxy {
+pub struct Proxy {
     child: Child,
     /// Where it listens.
-    address: String,
+    pub address: String,
 }
 
 impl Drop for Proxy {
@@ -30,7 +30,7 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -69,6 +69,11 @@ impl Proxy {
     }
 
     fn haproxy_before(scratch: &Scratch, instances: &[(&str, &str)]) -> Proxy {
+        Proxy::haproxy_with(scratch, instances, "")
+    }
+
+    /// With these sections behind the others.
+    pub fn haproxy_with(scratch: &Scratch, instances: &[(&str, &str)], more: &str) -> Proxy {
         let port = free_port();
         let servers: Vec<String> = instances.iter().map(|(name, at)| format!("    server {name} {at} check")).collect();
         let sends = |(name, _): &(&str, &str)| format!("    use-server {name} if {{ urlp(sessionId) -m beg {name}. }}");
@@ -77,7 +82,8 @@ impl Proxy {
         assert!(text.contains("    server one 127.0.0.1:8003 check\n") && text.contains("    # use-server one if {"));
         let text = text
             .replace("    server one 127.0.0.1:8003 check", &[sends.as_slice(), &servers].concat().join("\n"))
-            .replace("bind :8080", &format!("bind 127.0.0.1:{port}"));
+            .replace("bind :8080", &format!("bind 127.0.0.1:{port}"))
+            + more;
         let file = scratch.write("haproxy.cfg", &text);
         let checked = Command::new("/usr/sbin/haproxy").arg("-c").arg("-f").arg(&file).output().unwrap();
         assert!(checked.status.success(), "{checked:?}");
@@ -87,7 +93,7 @@ impl Proxy {
     }
 }
 
-const MORE: &str = "trusted_proxies: [\"127.0.0.1\"], lame_duck: \"4s\", drain_timeout: \"20s\",";
+pub const MORE: &str = "trusted_proxies: [\"127.0.0.1\"], lame_duck: \"4s\", drain_timeout: \"20s\",";
 
 fn all_transports(proxy: &Proxy) {
     let address = &proxy.address;

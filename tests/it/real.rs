@@ -12,7 +12,7 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn deps() -> PathBuf {
+pub fn deps() -> PathBuf {
     let deps = root("target/test-deps");
     assert!(deps.join("node_modules").exists(), "tests/install has not been run: use tests/run");
     deps
@@ -27,15 +27,15 @@ fn instance(scratch: &Scratch) -> PathBuf {
 }
 
 /// A client program that runs: prints a line of JSON for each thing that happens.
-struct Client {
-    child: Child,
+pub struct Client {
+    pub child: Child,
     stdin: Option<ChildStdin>,
     lines: BufReader<ChildStdout>,
     what: String,
 }
 
 impl Client {
-    fn start(sdk: &str, url: &str, transport: &str, args: &[&str]) -> Client {
+    pub fn start(sdk: &str, url: &str, transport: &str, args: &[&str]) -> Client {
         let mut command = match sdk {
             "TypeScript" => {
                 let mut node = Command::new("node");
@@ -69,12 +69,12 @@ impl Client {
         }
     }
 
-    fn event(&mut self, name: &str) -> Value {
+    pub fn event(&mut self, name: &str) -> Value {
         self.until(|v| v["event"] == name)
     }
 
     /// Waits for an answer to a call that begins after now.
-    fn mark(&mut self, line: &str) -> Value {
+    pub fn mark(&mut self, line: &str) -> Value {
         writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
         self.until(|v| v["event"] == "mark" && v["line"] == line)
     }
