@@ -1,5 +1,6 @@
 //! A minute in the life of one service of three instances behind Debian's haproxy: clients of every kind go on while the
-//! instances are stopped, exchanged in place, killed and started again in turn. `MCP_TRIAL_SECONDS` lengthens it.
+//! instances are stopped, exchanged in place, killed and started again in turn. `MCP_TEST_TRIAL` is the time in seconds, a
+//! minute if it is not set; `tests/trial` runs it for five minutes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -294,7 +295,7 @@ fn balancer(page: &str) -> BTreeMap<(String, String), BTreeMap<String, String>> 
 #[test]
 fn three_instances_behind_haproxy_are_one_service_while_they_stop_are_exchanged_and_killed_in_turn() {
     const NAMES: [&str; 3] = ["one", "two", "three"];
-    let seconds = std::env::var("MCP_TRIAL_SECONDS").map_or(60, |s| s.parse().expect("seconds"));
+    let seconds = std::env::var("MCP_TEST_TRIAL").map_or(60, |s| s.parse().expect("seconds"));
     let scratches = NAMES.map(|_| Scratch::new());
     let everything = deps().join("node_modules/.bin/mcp-server-everything").display().to_string();
     let servers = stdio("fake", &[], "") + &format!("\"everything\": Stdio(command: [{everything:?}]),");
