@@ -26,6 +26,7 @@ use crate::many;
 use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::handover::{self, Handover};
+use crate::model::sealed::Keys;
 use crate::model::text::{count, printable};
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::executor;
@@ -485,7 +486,7 @@ fn go_on(args: &cli::Daemon, document: OwnedFd) -> Result<Exit, Failure> {
     let (nofile, mark) = (before.nofile, before.mark.clone());
     let program = Program::this().map_err(|e| lost(&plain(&e)))?;
     let session_key = match &before.session_key {
-        Some(text) => Some(own_key::handed_over(text).map_err(|e| lost(&e.text))?),
+        Some(text) => Some(Keys::parse(text).map_err(|(_, what)| lost(&format!("the key of session ids: {what}")))?),
         // The version before had none.
         None => own_key::of(&loaded.config),
     };

@@ -11,7 +11,7 @@ use log::{info, warn};
 
 use super::folders::in_folder;
 use crate::model::config::{Config, SessionKey};
-use crate::model::exit::{Exit, Failure, plain};
+use crate::model::exit::plain;
 use crate::model::sealed::Keys;
 use crate::rt::random::{self, uuid};
 use crate::sys::{files, paths};
@@ -53,16 +53,17 @@ pub(super) fn of(config: &Config) -> Option<Keys> {
     }
 }
 
-/// A file that is there and cannot be used wants to be mended; a place where nothing can be kept may be meant so.
+/// Says in the log that the key is not kept. A file that is there and cannot be used wants to be mended; a place where nothing can be kept may be meant so.
 fn tell(path: &Path, why: &str) {
     let what = "sessions end with this process, for their key cannot be kept";
     let next = "see 'session_key' in mcpdaemon.ron(5)";
-    match path.exists() && path.is_file() {
+    match path.is_file() {
         true => warn!("{what}: {}: {why}; {next}", path.display()),
         false => info!("{what}: {}: {why}; {next}", path.display()),
     }
 }
 
+/// The key of the file, or the fresh one, which the file holds from now on. The error says why it can be neither.
 fn read_or_make(path: &Path, fresh: &Keys) -> Result<Keys, String> {
     match read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -86,7 +87,8 @@ fn parse(text: &str) -> Result<Keys, String> {
     })
 }
 
-/// What the file holds, if it is for its owner alone: whoever has read the key could go on with the sessions of others.
+/// Reads the key file. A file that others can read is refused: whoever has the key can make ids, and with them go on with the
+/// sessions of other clients.
 fn read(path: &Path) -> io::Result<String> {
     let file = files::open(path)?;
     let meta = file.metadata()?;
@@ -115,9 +117,4 @@ fn make(path: &Path, key: &Keys) -> io::Result<()> {
     let made = written.and_then(|()| std::fs::hard_link(&temporary, path));
     let _ = std::fs::remove_file(&temporary);
     made
-}
-
-/// The key that the program before has handed over.
-pub(super) fn handed_over(text: &str) -> Result<Keys, Failure> {
-    Keys::parse(text).map_err(|(_, what)| Failure::new(Exit::Software, format!("the key of session ids: {what}")))
 }

@@ -151,9 +151,7 @@ impl Net {
                 return;
             };
             match accepted {
-                Ok(conn) => {
-                    admit(&self.front, conn);
-                }
+                Ok(conn) => admit(&self.front, conn),
                 // The peer gave up before we came to it, accept(2).
                 Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected) => {}
                 Err(e) => {

@@ -1,4 +1,4 @@
-//! Where an instance keeps its files: run directory, logs (file-hierarchy(7), XDG Base Directory Specification).
+//! Where an instance keeps its files: run directory, logs, what outlives the process (file-hierarchy(7), XDG Base Directory Specification).
 
 use std::fs::{File, Permissions};
 use std::io;

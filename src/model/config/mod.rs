@@ -43,7 +43,6 @@ pub use session_ids::SessionKey;
 pub use setting::{Mode, Size};
 
 use crate::model::bridge::Naming;
-
 use read::{Node, Reader, Section, Setting};
 
 /// The default address: loopback in both families, because clients take a name for either, and the port where clients of
@@ -71,6 +70,7 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// Each session id begins with it and a dot, so that a balancer knows the instance; empty for none.
     pub session_prefix: String,
+    /// What session ids are sealed with.
     pub session_key: SessionKey,
     /// What a proxy has before our paths; empty, or without a slash at its end.
     pub base_path: String,
