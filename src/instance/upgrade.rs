@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, SystemTime};
 
+use futures_lite::FutureExt;
 use futures_lite::future::zip;
-use log::{info, warn};
+use log::{debug, info, warn};
 
 use super::state::Instance;
 use crate::hub::Saver;
@@ -21,7 +22,7 @@ use crate::model::text::{count, printable};
 use crate::net::Net;
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::pipe::read_to_end;
-use crate::rt::wait::timeout;
+use crate::rt::wait::{sleep, timeout};
 use crate::sys::passed::{CHECK, HANDOVER};
 use crate::sys::spawn::{Spec, end_unwatched, signal_group};
 use crate::sys::{reap, reexec};
@@ -30,6 +31,11 @@ use crate::sys::{reap, reexec};
 const CHECKING: Duration = Duration::from_secs(30);
 /// How long the clients may take to come to rest, and then the hub. Most of it takes milliseconds; meanwhile no client is served.
 const REST: Duration = Duration::from_secs(2);
+/// How long that is tried at first.
+const TRY: Duration = Duration::from_millis(250);
+/// Where a client is in the middle of something then, all are served again for so many milliseconds before the next attempt:
+/// whoever sends or reads much comes to an end meanwhile.
+const SERVED_AGAIN: [u64; 5] = [200, 400, 800, 1600, 3200];
 
 impl Instance {
     /// A SIGUSR2 came.
@@ -49,13 +55,7 @@ impl Instance {
         if timeout(patience, self.hub.ctx.leaving.settled()).await.is_none() {
             return "children of the last reload are still going down; try again".to_owned();
         }
-        self.hub.ctx.quiesce.turn(true);
-        // Clients first: what one says now still has to come to rest in the hub.
-        let left = net.quiesced(REST).await;
-        self.hub.quiesced(REST).await;
-        if left > 0 {
-            warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
-        }
+        self.quiesce(net).await;
         let why = match self.hub.ctx.draining.is_set() {
             true => "the daemon is shutting down".to_owned(),
             false => self.replace(net),
@@ -63,6 +63,29 @@ impl Instance {
         self.hub.go_on();
         net.go_on();
         why
+    }
+
+    /// Brings everything to rest. What cannot be is lost.
+    async fn quiesce(&self, net: &Arc<Net>) {
+        for pause in SERVED_AGAIN.map(Duration::from_millis) {
+            self.hub.ctx.quiesce.turn(true);
+            // Clients first: what one says now still has to come to rest in the hub.
+            let all = net.quiesced(TRY).await;
+            self.hub.quiesced(REST).await;
+            if all || self.hub.ctx.draining.is_set() {
+                return;
+            }
+            debug!("upgrading in place: a client is in the middle of something; all are served again for {pause:?}");
+            self.hub.go_on();
+            net.go_on();
+            self.hub.ctx.draining.wait().or(sleep(pause)).await;
+        }
+        self.hub.ctx.quiesce.turn(true);
+        let left = net.quiesced_or_closed(REST).await;
+        self.hub.quiesced(REST).await;
+        if left > 0 {
+            warn!("{} could not be brought to rest and cannot be kept", count(left as usize, "connection"));
+        }
     }
 
     /// From here on there is no pause: what is written down is what is.

@@ -28,14 +28,18 @@ use crate::sys::passed;
 const GOOD_BYE: Duration = Duration::from_millis(500);
 
 impl Net {
-    /// Waits until no connection is in anybody's hands but ours. WebSockets that are in the middle of something are closed
-    /// then, with a code that tells their clients to come again; whatever else is left has to be left behind. Gives how
-    /// many there are of those.
-    pub(crate) async fn quiesced(&self, limit: Duration) -> u64 {
+    /// Waits until no connection is in anybody's hands but ours. False if that takes longer than `limit`.
+    pub(crate) async fn quiesced(&self, limit: Duration) -> bool {
         let none = || (self.front.hub.ctx.connections.load(SeqCst) == 0).then_some(());
-        if timeout(limit, until(&self.front.closed, none)).await.is_none() {
+        timeout(limit, until(&self.front.closed, none)).await.is_some()
+    }
+
+    /// Like [`Net::quiesced`], but WebSockets that are in the middle of something are closed then, with a code that tells
+    /// their clients to come again; whatever else is left has to be left behind. Gives how many there are of those.
+    pub(crate) async fn quiesced_or_closed(&self, limit: Duration) -> u64 {
+        if !self.quiesced(limit).await {
             self.front.hub.ctx.close_stragglers(true);
-            let _ = timeout(GOOD_BYE, until(&self.front.closed, none)).await;
+            self.quiesced(GOOD_BYE).await;
         }
         self.front.hub.ctx.connections.load(SeqCst)
     }

@@ -490,6 +490,11 @@ impl Http {
     }
 
     pub fn send(&mut self, body: &str) {
+        self.begin(body, body.len());
+    }
+
+    /// The first part of a request whose body is of so many bytes.
+    pub fn begin(&mut self, body: &str, length: usize) {
         let session = match self.session.as_str() {
             "" => String::new(),
             id => format!("Mcp-Session-Id: {id}\r\nMCP-Protocol-Version: 2025-11-25\r\n"),
@@ -499,9 +504,7 @@ impl Http {
             .map_or(ACCEPT.to_owned(), |kind| format!("Content-Type: application/json\r\nAccept: {kind}\r\n"));
         let head = format!(
             "POST {} HTTP/1.1\r\nHost: {}\r\n{accept}{session}Content-Length: {}\r\n\r\n",
-            self.path,
-            self.address,
-            body.len()
+            self.path, self.address, length
         );
         self.raw.send(&[head.as_bytes(), body.as_bytes()].concat());
     }

@@ -433,6 +433,47 @@ fn upgrade_closes_a_websocket_in_mid_message_with_1012() {
 }
 
 #[test]
+fn upgrade_waits_for_who_sends_or_reads_much_and_serves_the_others_meanwhile() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&scratch.instance("t", &stdio("fake", &[], QUICK)));
+    let (mut half, mut other) = (daemon.http("fake"), daemon.http("fake"));
+    let mut behind = daemon.http("fake");
+    let tried = || daemon.log().matches("all are served again").count();
+    let served = |other: &mut Http, n| {
+        for _ in 0..n {
+            assert_eq!(said(&other.ask(&call(3, "echo", json!({"text": "still"})))), "still");
+        }
+    };
+    // More than the buffers of both ends hold, and nobody reads it.
+    behind.send(&call(1, "big", json!({"n": 20 << 20})).to_string());
+    let calls = || daemon.server("fake")["methods"]["tools/call"]["total"].as_u64();
+    wait("the answer", || (calls() == Some(1)).then_some(()));
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| restart(&daemon));
+        wait("the first attempts", || (tried() == 2).then_some(()));
+        served(&mut other, 10);
+        let answer = behind.raw.response();
+        assert_eq!((answer.status, said(&answer.messages().pop().unwrap()).len()), (200, 20 << 20));
+        upgrade.join().unwrap();
+    });
+    let before = tried();
+    let text = call(2, "echo", json!({"text": "whole"})).to_string();
+    let (first, rest) = text.split_at(10);
+    half.begin(first, text.len());
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| restart(&daemon));
+        wait("the first attempts", || (tried() == before + 3).then_some(()));
+        served(&mut other, 10);
+        half.raw.send(rest.as_bytes());
+        assert_eq!(said(&half.raw.response().json()), "whole");
+        upgrade.join().unwrap();
+    });
+    assert_eq!(upgrades(&daemon), 2);
+    served(&mut half, 1);
+    served(&mut behind, 1);
+}
+
+#[test]
 fn upgrade_loses_no_signal() {
     let scratch = Scratch::new();
     for round in 0..10 {
