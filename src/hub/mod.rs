@@ -24,6 +24,7 @@ mod memory;
 mod on_event;
 mod private;
 mod reload;
+mod renew;
 pub(crate) mod route;
 mod server;
 mod sessions;

@@ -17,7 +17,7 @@ use crate::model::config::Config;
 use crate::model::mcp;
 use crate::model::modern::Era;
 use crate::model::places::{self, Place};
-use crate::model::sealed::{Bound, Shaken};
+use crate::model::sealed::{Bound, Sealed, Shaken};
 use crate::model::text::{duration, printable};
 use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
@@ -43,12 +43,12 @@ impl Drop for Waits<'_> {
 }
 
 /// An id without its `session_prefix`, which may be that of another instance.
-fn without_prefix(id: &str) -> &str {
+pub(super) fn without_prefix(id: &str) -> &str {
     id.rsplit_once('.').map_or(id, |(_, own)| own)
 }
 
 /// Seconds since 1970, which all hosts count alike.
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -169,19 +169,18 @@ impl Hub {
     }
 
     /// What the id of a session is bound to.
-    fn bound<'b>(&self, config: &'b Config, server: &'b Arc<str>, principal: Option<&'b str>) -> Bound<'b> {
+    pub(super) fn bound<'b>(&self, config: &'b Config, server: &'b Arc<str>, principal: Option<&'b str>) -> Bound<'b> {
         let is_bridge = self.bridge.get().is_some_and(|(bridge, _)| Arc::ptr_eq(&bridge.core.name, server));
         Bound { instance: &config.name, server: (!is_bridge).then_some(server), principal }
     }
 
     /// What a sealed id says, if its session is one of this server and of this principal, and was not deleted.
-    fn sealed(&self, id: &str, server: &Server, holder: &Holder) -> Option<Shaken> {
+    fn sealed(&self, id: &str, server: &Server, holder: &Holder) -> Option<Sealed> {
         let config = self.ctx.config();
         let keys = self.ctx.session_keys(&config)?;
         let principal = holder.principal().map(|name| &**name);
-        let own = without_prefix(id);
-        let shaken = keys.open(own, &self.bound(&config, &server.core.name, principal), unix_seconds())?;
-        (!self.deleted.lock().has(own)).then_some(shaken)
+        let sealed = keys.open(without_prefix(id), &self.bound(&config, &server.core.name, principal))?;
+        (sealed.is_good(unix_seconds()) && !self.deleted.lock().has(&sealed.session)).then_some(sealed)
     }
 
     /// Goes on with a session that this process does not know, or not any more, and whose id says what has to be known of it.
@@ -192,18 +191,18 @@ impl Hub {
         server: &Arc<Server>,
         holder: Holder,
     ) -> Option<Result<Client, Error>> {
-        let shaken = self.sealed(id, server, &holder)?;
+        let shaken = self.sealed(id, server, &holder)?.shaken;
         debug!("server '{}': a session goes on that was opened by another process, or forgotten", server.name());
         Some(self.counted(self.try_session(server, Transport::Http, holder, Some((id, shaken)))))
     }
 
-    /// Its client has deleted a session: its id opens nothing any more, as long as this process lives. False if there is none.
+    /// Its client has deleted a session: its ids open nothing any more, as long as this process lives. False if there is none.
     pub(crate) fn delete_session(&self, id: &str, server: &Server, holder: &Holder) -> bool {
-        let found = self.sealed(id, server, holder).is_some();
-        if found {
-            self.deleted.lock().note(without_prefix(id));
+        let found = self.sealed(id, server, holder);
+        if let Some(sealed) = &found {
+            self.deleted.lock().note(&sealed.session);
         }
-        found
+        found.is_some()
     }
 
     /// Whether there is a place for one session more (of a server, or of any); for a newcomer with little, a session that is
@@ -288,7 +287,9 @@ impl Hub {
             self.session_count.fetch_sub(1, SeqCst);
         }
         if session.kind.has_id() {
-            self.clients.lock().remove(session.id());
+            let all = session.names().all();
+            let mut clients = self.clients.lock();
+            all.iter().for_each(|id| drop(clients.remove(id)));
         }
     }
 

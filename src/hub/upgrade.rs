@@ -139,7 +139,8 @@ impl Hub {
     fn note_restored(&self, server: &Server, client: Client, whole: Option<&Client>) {
         let session: &Session = &client.session;
         if session.kind.has_id() && !session.id().is_empty() {
-            self.clients.lock().insert(session.id().to_owned(), client.clone());
+            let all = session.names().all().into_iter().map(|id| (id, client.clone()));
+            self.clients.lock().extend(all);
         }
         // A part hears of changes for its whole.
         if session.kind != SessionKind::Request || !session.subscriptions().is_empty() || whole.is_some() {
@@ -171,8 +172,10 @@ impl Hub {
         let Some(server) = self.server(&client.session.server) else { return };
         let Some(client) = server.reopen(&client.session, own, restored) else { return };
         server.core.members.replace(&client);
-        if let Some(known) = self.clients.lock().get_mut(client.session.id()) {
-            known.clone_from(&client);
+        for id in client.session.names().all() {
+            if let Some(known) = self.clients.lock().get_mut(&id) {
+                known.clone_from(&client);
+            }
         }
         if let Some(whole) = client.session.whole().and_then(|w| restored.client(w.number)) {
             whole.endpoint.adopt(client.clone());

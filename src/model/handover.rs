@@ -262,6 +262,9 @@ pub struct Output {
 pub struct Session {
     pub number: u64,
     pub id: String,
+    /// Those by which it was renewed.
+    #[serde(default)]
+    pub later_ids: Vec<String>,
     #[serde(rename = "transport")]
     pub kind: SessionKind,
     pub owner: Option<String>,

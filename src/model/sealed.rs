@@ -11,12 +11,14 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use super::envelope::{decode, member, members, quote};
 use super::mcp::client_name;
 
-/// A session goes on for so long after its handshake, in seconds, if it has to be opened by its id.
+/// An id opens its session for so long after it was made, in seconds.
 pub const LIFE: u64 = 7 * 24 * 60 * 60;
 /// The clock of another instance may be ahead by so much, in seconds.
 const AHEAD: u64 = 5 * 60;
 /// The random bytes at the beginning of an id.
 pub const NONCE: usize = 24;
+/// They are so many characters.
+const RANDOM: usize = NONCE * 4 / 3;
 /// The form of an id, to which it is bound as well: a later version may have another.
 const FORM: u8 = 1;
 /// The most that is sealed, in bytes: with it, an id stays below 512 characters, also behind a prefix of 32.
@@ -105,7 +107,8 @@ impl Shaken {
             capabilities,
             client: (cut(of_client("name"), most), cut(of_client("version"), most)),
         };
-        let fits = |shaken: &Shaken| shaken.write(0).len() <= MOST;
+        // With room for a later id.
+        let fits = |shaken: &Shaken| shaken.write(0, None).len() + 1 + RANDOM <= MOST;
         // What is left out first is what nothing depends on.
         let few = || {
             let known = ["sampling", "elicitation", "roots", "tasks"];
@@ -132,18 +135,43 @@ impl Shaken {
         )
     }
 
-    fn write(&self, now: u64) -> Vec<u8> {
-        let parts = [&self.revision, &self.capabilities, &self.client.0, &self.client.1];
-        let texts = parts.map(|part| part.as_bytes().to_vec());
-        [now.to_be_bytes().to_vec(), texts.join(&0)].concat()
+    /// What is sealed at this time; `session` where the id is not the first one.
+    fn write(&self, now: u64, session: Option<&str>) -> Vec<u8> {
+        let parts = [&self.revision, &self.capabilities, &self.client.0, &self.client.1].map(String::as_str);
+        let texts: Vec<&str> = parts.into_iter().chain(session).collect();
+        [&now.to_be_bytes(), texts.join("\0").as_bytes()].concat()
     }
+}
 
-    fn read(sealed: &[u8]) -> Option<(u64, Shaken)> {
+/// What a sealed id says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// When it was made, in seconds since 1970.
+    issued: u64,
+    pub shaken: Shaken,
+    /// What all ids of the session have in common: the random part of the first one.
+    pub session: String,
+}
+
+impl Sealed {
+    fn read(sealed: &[u8], random: &str) -> Option<Sealed> {
         let (time, rest) = sealed.split_first_chunk::<8>()?;
         let mut parts = std::str::from_utf8(rest).ok()?.split('\0').map(str::to_owned);
         let mut next = || parts.next();
         let (revision, capabilities, name, version) = (next()?, next()?, next()?, next()?);
-        Some((u64::from_be_bytes(*time), Shaken { revision, capabilities, client: (name, version) }))
+        let session = next().unwrap_or_else(|| random.to_owned());
+        let shaken = Shaken { revision, capabilities, client: (name, version) };
+        Some(Sealed { issued: u64::from_be_bytes(*time), shaken, session })
+    }
+
+    /// How old it is at this time, in seconds since 1970.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.issued)
+    }
+
+    /// Whether it may open its session at this time, in seconds since 1970.
+    pub fn is_good(&self, now: u64) -> bool {
+        self.issued <= now + AHEAD && self.age(now) <= LIFE
     }
 }
 
@@ -176,14 +204,24 @@ impl Keys {
 
     /// The id of a session that has shaken hands now, in seconds since 1970. None if it cannot be sealed.
     pub fn seal(&self, bound: &Bound<'_>, shaken: &Shaken, now: u64, nonce: [u8; NONCE]) -> Option<String> {
+        self.write_id(bound, &shaken.write(now, None), nonce)
+    }
+
+    /// A later id of the session. None if it cannot be sealed.
+    pub fn renew(&self, bound: &Bound<'_>, sealed: &Sealed, now: u64, nonce: [u8; NONCE]) -> Option<String> {
+        let text = sealed.shaken.write(now, Some(&sealed.session));
+        // Of a version that has left no room for the session.
+        if text.len() > MOST { None } else { self.write_id(bound, &text, nonce) }
+    }
+
+    fn write_id(&self, bound: &Bound<'_>, text: &[u8], nonce: [u8; NONCE]) -> Option<String> {
         let cipher = XChaCha20Poly1305::new(self.0.first()?.into());
-        let payload = Payload { msg: &shaken.write(now), aad: &bound.text() };
-        let sealed = cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
+        let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: text, aad: &bound.text() }).ok()?;
         Some(BASE64URL_NOPAD.encode(&[&nonce[..], &sealed].concat()))
     }
 
-    /// What an id says, if it is one of ours, for these, and not too old.
-    pub fn open(&self, id: &str, bound: &Bound<'_>, now: u64) -> Option<Shaken> {
+    /// What an id says, if it is one of ours, for these. Whether it is not too old is for [`Sealed::is_good`] to say.
+    pub fn open(&self, id: &str, bound: &Bound<'_>) -> Option<Sealed> {
         // A long one costs no more than another.
         if id.len() > LONGEST {
             return None;
@@ -195,8 +233,7 @@ impl Keys {
             let payload = Payload { msg: sealed, aad: &aad };
             XChaCha20Poly1305::new(key.into()).decrypt(&nonce, payload).ok()
         };
-        let (issued, shaken) = self.0.iter().find_map(try_key).and_then(|plain| Shaken::read(&plain))?;
-        (issued <= now + AHEAD && now <= issued + LIFE).then_some(shaken)
+        self.0.iter().find_map(try_key).and_then(|plain| Sealed::read(&plain, id.get(..RANDOM)?))
     }
 }
 
@@ -222,7 +259,8 @@ mod tests {
         let own = bound("prod", Some("time"), Some("ann"));
         let id = keys.seal(&own, &shaken, 1000, [7; NONCE]).unwrap();
         assert!(id.len() < 512 && id.bytes().all(|b| b.is_ascii_graphic()));
-        assert_eq!(keys.open(&id, &own, 2000).as_ref(), Some(&shaken));
+        let opened = keys.open(&id, &own).unwrap();
+        assert_eq!((&opened.shaken, opened.age(2000), opened.session.as_str()), (&shaken, 1000, &id[..RANDOM]));
         let said = shaken.params();
         assert_eq!(member(&said, "capabilities"), Some(r#"{"roots":{"listChanged":true}}"#));
         assert_eq!(member(member(&said, "clientInfo").unwrap(), "name").map(decode).as_deref(), Some("é\"x"));
@@ -236,15 +274,15 @@ mod tests {
             bound("prodtime", Some(""), Some("ann")),
             bound("prod", Some("timeann"), None),
         ] {
-            assert_eq!(keys.open(&id, &other, 2000), None, "{other:?}");
+            assert_eq!(keys.open(&id, &other), None, "{other:?}");
         }
         for at in 0..id.len() {
             let mut forged = id.clone().into_bytes();
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(keys.open(std::str::from_utf8(&forged).unwrap(), &own, 2000), None, "at {at}");
+            assert_eq!(keys.open(std::str::from_utf8(&forged).unwrap(), &own), None, "at {at}");
         }
         for none in ["", "A", &id[1..], &id[..id.len() - 1], "0123456789abcdef0123456789abcdef"] {
-            assert_eq!(keys.open(none, &own, 2000), None);
+            assert_eq!(keys.open(none, &own), None);
         }
     }
 
@@ -254,12 +292,18 @@ mod tests {
         let (own, shaken) = (bound("t", None, None), Shaken::of("2025-06-18", None));
         let id = old.seal(&own, &shaken, 10_000, [1; NONCE]).unwrap();
         for (now, opens) in [(10_000, true), (10_000 - AHEAD, true), (9_000, false), (10_000 + LIFE, true)] {
-            assert_eq!(old.open(&id, &own, now).is_some(), opens, "{now}");
+            assert_eq!(old.open(&id, &own).unwrap().is_good(now), opens, "{now}");
         }
-        assert_eq!(old.open(&id, &own, 10_001 + LIFE), None);
-        assert!(both.open(&id, &own, 10_000).is_some());
+        let opened = both.open(&id, &own).unwrap();
+        assert!(!opened.is_good(10_001 + LIFE));
+        // A later id is of the same session, and good for as long again.
+        let later = both.renew(&own, &opened, 10_001 + LIFE, [3; NONCE]).unwrap();
+        let again = both.open(&later, &own).unwrap();
+        assert!(again.is_good(10_001 + 2 * LIFE) && again.shaken == shaken && again.session == opened.session);
+        let third = both.renew(&own, &again, 10_002 + LIFE, [4; NONCE]).unwrap();
+        assert!(third.len() < 512 && both.open(&third, &own).unwrap().session == opened.session);
         let newer = both.seal(&own, &shaken, 10_000, [2; NONCE]).unwrap();
-        assert!(both.open(&newer, &own, 10_000).is_some() && old.open(&newer, &own, 10_000).is_none());
+        assert!(both.open(&newer, &own).is_some() && old.open(&newer, &own).is_none());
     }
 
     #[test]
@@ -274,7 +318,9 @@ mod tests {
         {
             let shaken = Shaken::of("2025-11-25", Some(&params(&name, &capabilities)));
             let id = keys.seal(&bound("t", None, None), &shaken, 1, [0; NONCE]).unwrap();
-            assert!(id.len() <= 512 - 33, "{}", id.len());
+            let own = bound("t", None, None);
+            let later = keys.renew(&own, &keys.open(&id, &own).unwrap(), 2, [1; NONCE]).unwrap();
+            assert!(id.len() < later.len() && later.len() <= 512 - 33, "{}", later.len());
             if capabilities.len() > 2 {
                 assert_eq!(shaken.capabilities, r#"{"sampling":{},"elicitation":{}}"#);
             }

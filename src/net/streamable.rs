@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use super::answer::{Answer, Answering, empty, error, not_allowed, plain, unavailable};
@@ -184,7 +185,10 @@ impl Post {
             return empty(StatusCode::ACCEPTED).into();
         }
         match session(front, server, connection, fields, e.get(&e.id)) {
-            Ok(client) => message(client, connection, &e, accepts),
+            Ok(client) => {
+                let later = front.hub.renewed(&client, fields.text(SESSION));
+                named_anew(message(client, connection, &e, accepts), later)
+            }
             Err(refused) => (*refused).into(),
         }
     }
@@ -309,6 +313,19 @@ fn message(client: Client, connection: &Arc<Connection>, e: &Envelope<'_>, accep
         task::spawn(later);
     }
     Answering::later(answer(reply, accepts))
+}
+
+/// An answer that tells the client a later id of its session.
+fn named_anew(answering: Answering, id: Option<String>) -> Answering {
+    let Some(id) = id.and_then(|id| HeaderValue::from_str(&id).ok()) else { return answering };
+    let with = |mut answer: Answer| {
+        answer.headers_mut().insert(HeaderName::from_static(SESSION), id);
+        answer
+    };
+    match answering {
+        Answering::Now(answer) => with(answer).into(),
+        Answering::Later(work) => Answering::later(async move { with(work.await) }),
+    }
 }
 
 /// The stream for messages that answer no request.

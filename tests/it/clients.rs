@@ -8,6 +8,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::harness::*;
+use crate::proxies::Proxy;
 
 fn deps(path: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-deps").join(path);
@@ -30,7 +31,8 @@ fn beside_a_daemon(scratch: &Scratch, script: &str) -> Output {
 /// The same, with more in the instance file.
 fn beside_a_daemon_with(scratch: &Scratch, more: &str, script: &str) -> Output {
     let server = format!("\"everything\": Stdio(command: [{:?}])", deps("node_modules/.bin/mcp-server-everything"));
-    let file = scratch.instance_with("t", &format!("listen: [\"127.0.0.1:8080\"], bridge: Prefix, {more}"), &server);
+    let listen = if more.contains("listen:") { "" } else { "listen: [\"127.0.0.1:8080\"]," };
+    let file = scratch.instance_with("t", &format!("{listen} bridge: Prefix, {more}"), &server);
     let script = format!(
         "export PATH=\"$PATH:/usr/sbin:/sbin\"; ip link set lo up; {} -c {} >&2; {{ {script}; }} </dev/null; {} stop t >&2",
         mcpdaemon(),
@@ -93,6 +95,43 @@ fn mcp_use_calls_tools() {
     framework("apps1", "mcp-use");
 }
 
+/// What a framework says that calls a tool once before and once after a stop and start of the daemon.
+fn after_stop_and_start(environment: &str, name: &str, transport: &str) -> String {
+    let (python, app) =
+        (deps(&format!("{environment}/bin/python")), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/app.py"));
+    let [http, sse, _] = PLACES;
+    let (_, url, tool) = if transport == "sse" { sse } else { http };
+    let scratch = Scratch::new();
+    let (daemon, ctl, file) = (mcpdaemon(), mcpctl(), scratch.path("t.ron"));
+    let script = format!(
+        "mkfifo go; {python} {app} {name} {transport} {url} {tool} again <go >said 2>why & exec 3>go; \
+         until grep -q hello said; do kill -0 $!; sleep 0.1; done; \
+         {ctl} stop t >&2; {daemon} -c {} >&2; echo >&3; wait $! || tail -3 why; cat said",
+        file.display()
+    );
+    stdout(&beside_a_daemon_with(&scratch, "drain_timeout: \"1s\",", &script))
+}
+
+/// Each with what it says over HTTP+SSE, whose sessions are connections.
+#[test]
+fn frameworks_go_on_after_a_stop_and_start_over_streamable_http() {
+    std::thread::scope(|scope| {
+        for (environment, name, over_sse) in [
+            ("apps2", "fastmcp", "Connection closed"),
+            ("apps2", "pydantic-ai", "Connection closed"),
+            ("apps1", "langchain", " again, "),
+            ("apps1", "mcp-use", " again, "),
+        ] {
+            scope.spawn(move || {
+                for (transport, says) in [("http", " again, 1"), ("sse", over_sse)] {
+                    let said = after_stop_and_start(environment, name, transport);
+                    assert!(said.contains(says), "{name} over {transport}: {said}");
+                }
+            });
+        }
+    });
+}
+
 /// A program that is a server on its standard streams, for a client that knows no other.
 fn shim(command: impl Fn(&str, &str) -> String) {
     let (python, app) = (deps("apps2/bin/python"), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/app.py"));
@@ -131,16 +170,88 @@ fn lasts(command: &str) {
     assert!(log.matches("a session goes on that was opened by another process").count() >= ROUNDS, "{log}");
 }
 
-#[test]
-fn the_session_of_mcp_remote_goes_on_in_the_next_process() {
-    let program = deps("node_modules/.bin/mcp-remote");
-    lasts(&format!("{program} http://127.0.0.1:8080/servers/everything/mcp --transport http-only"));
+/// The session of such a program goes on, ten times, at the other of two instances behind haproxy.
+fn fails_over(command: impl Fn(&str) -> String) {
+    // The session may be at the other one already when the first round begins.
+    const ROUNDS: usize = 11;
+    let scratch = Scratch::new();
+    scratch.write("key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
+    let stats = "\nfrontend stats\n    bind 127.0.0.1:8091\n    stats enable\n    stats uri /stats\n";
+    let proxy = Proxy::haproxy_file(&scratch, 8090, &[("one", "127.0.0.1:8080"), ("two", "127.0.0.1:8081")], stats);
+    let more = |port: u16| format!("listen: [\"127.0.0.1:{port}\"], trusted_proxies: [\"127.0.0.1\"],");
+    let (first, second) = (scratch.path("t.ron"), scratch.path("second/t.ron"));
+    std::fs::create_dir(scratch.path("second")).unwrap();
+    let (key, log) = (scratch.path("key"), scratch.path("second.log"));
+    let server = deps("node_modules/.bin/mcp-server-everything");
+    let text = format!(
+        "(session_key: {key:?}, log: (file: {log:?}, level: Debug), bridge: Prefix, {} servers: {{\"everything\": \
+         Stdio(command: [{server:?}])}})",
+        more(8081)
+    );
+    std::fs::write(&second, text).unwrap();
+    let (python, program) = (deps("apps2/bin/python"), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/lasting.py"));
+    let (daemon, ctl, other) = (mcpdaemon(), mcpctl(), scratch.path("run2"));
+    let (run, other, first, second) =
+        (scratch.path("run").display().to_string(), other.display(), first.display(), second.display());
+    let command = command("http://127.0.0.1:8090/gw/servers/everything/mcp");
+    let script = format!(
+        "MCP_RUN_DIR={other} {daemon} -c {second} >&2; haproxy -D -f {} >&2; BALANCER=http://127.0.0.1:8091/stats {python} \
+         {program} {ROUNDS} echo {daemon} {ctl} {first},{second} {run},{other} {command}; MCP_RUN_DIR={other} {ctl} stop t >&2",
+        proxy.display()
+    );
+    let said = stdout(&beside_a_daemon_with(&scratch, &format!("session_key: \"key\", {}", more(8080)), &script));
+    assert_eq!(said.matches("goes on after").count(), ROUNDS, "{said}");
+    let logs = scratch.file("t.log") + &scratch.file("second.log");
+    assert!(logs.matches("a session goes on that was opened by another process").count() >= ROUNDS - 1, "{logs}");
 }
 
-#[test]
-fn the_session_of_supergateway_goes_on_in_the_next_process() {
-    let program = deps("node_modules/.bin/supergateway");
-    lasts(&format!("{program} --streamableHttp http://127.0.0.1:8080/servers/everything/mcp --logLevel none"));
+/// Official clients and programs that let others in, by the command of each.
+mod sessions_go_on {
+    use super::{deps, fails_over, lasts};
+
+    const URL: &str = "http://127.0.0.1:8080/servers/everything/mcp";
+
+    fn mcp_remote(url: &str) -> String {
+        format!("{} {url} --transport http-only --allow-http", deps("node_modules/.bin/mcp-remote"))
+    }
+
+    fn supergateway(url: &str) -> String {
+        format!("{} --streamableHttp {url} --logLevel none", deps("node_modules/.bin/supergateway"))
+    }
+
+    fn typescript(url: &str) -> String {
+        format!("node {} {url}", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/session.mjs"))
+    }
+
+    #[test]
+    fn of_mcp_remote_in_the_next_process() {
+        lasts(&mcp_remote(URL));
+    }
+
+    #[test]
+    fn of_supergateway_in_the_next_process() {
+        lasts(&supergateway(URL));
+    }
+
+    #[test]
+    fn of_the_typescript_client_in_the_next_process() {
+        lasts(&typescript(URL));
+    }
+
+    #[test]
+    fn of_mcp_remote_at_another_instance() {
+        fails_over(mcp_remote);
+    }
+
+    #[test]
+    fn of_supergateway_at_another_instance() {
+        fails_over(supergateway);
+    }
+
+    #[test]
+    fn of_the_typescript_client_at_another_instance() {
+        fails_over(typescript);
+    }
 }
 
 /// What a program says of servers that stand in its configuration: `made` of these names, kinds and addresses, in `file`.

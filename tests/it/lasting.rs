@@ -291,3 +291,98 @@ fn who_comes_while_the_rest_of_a_killed_daemon_is_ended_waits_for_the_server() {
     assert!(start.wait().unwrap().success());
     assert!(scratch.ctl(&["stop", "t"]).status.success());
 }
+
+/// The id of a session of `fake` that has shaken hands so many days ago.
+fn id_of_days_ago(days: u64) -> String {
+    use mcpdaemon::model::sealed::{Bound, Keys, Shaken};
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let bound = Bound { instance: "t", server: Some("fake"), principal: None };
+    let shaken = Shaken::of("2025-11-25", None);
+    let nonce = std::array::from_fn(|n| (n as u64 + days) as u8);
+    Keys::parse(KEY).unwrap().seal(&bound, &shaken, now - days * 24 * 60 * 60, nonce).unwrap()
+}
+
+#[test]
+fn a_session_that_is_used_gets_a_later_id_before_its_first_one_is_too_old() {
+    let scratch = Scratch::new();
+    let listen = format!("listen: [\"127.0.0.1:{}\"],", crate::proxies::free_port());
+    let file = instance(&scratch, KEY, &listen, &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let mut http = daemon.http("fake");
+    let told = |http: &mut Http, id: &str| {
+        id.clone_into(&mut http.session);
+        let answer = http.post(&call(1, "echo", json!({"text": "here"})).to_string());
+        assert_eq!((answer.status, said(&answer.json())), (200, "here"), "{answer:?}");
+        answer.header("mcp-session-id")
+    };
+    let (young, old) = (http.session.clone(), id_of_days_ago(6));
+    assert_eq!(told(&mut http, &young), None, "it is young");
+    assert!(is_unknown(&http, &id_of_days_ago(8)), "too old");
+    let later = told(&mut http, &old).expect("a later id");
+    assert!(later != old && later.len() < 512);
+    assert_eq!((told(&mut http, &old), told(&mut http, &later)), (None, None), "both are good, and it is told once");
+    assert_eq!(sessions_of(&daemon), 2, "it is one session");
+    // The next program does not know whether the client has heard of it.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!(told(&mut http, &old), Some(later.clone()), "told again, and no other one");
+    assert_eq!((told(&mut http, &later), sessions_of(&daemon)), (None, 2));
+    assert_eq!(code(&scratch.ctl(&["stop", "t"])), 0);
+    scratch.gone();
+    let daemon = scratch.start(&file);
+    let mut http = at(&http, daemon.address());
+    assert_eq!(told(&mut http, &later), None, "it goes on by the later one");
+    // Deleted by the later one, its first one opens it no more.
+    later.clone_into(&mut http.session);
+    assert_eq!(http.bare("DELETE").response().status, 204);
+    assert!(is_unknown(&http, &old) && is_unknown(&http, &later));
+}
+
+#[test]
+fn the_typescript_client_takes_a_later_id() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&instance(&scratch, KEY, "", &stdio("fake", &[], "")));
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/session.mjs");
+    let (url, old) = (format!("http://{}/servers/fake/mcp", daemon.address()), id_of_days_ago(3));
+    let ask = |id, method: &str, params| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
+    let echo = json!({"name": "echo", "arguments": {"text": "here"}});
+    let asked = [
+        ask(1, "initialize", json!({})),
+        ask(2, "session", json!({})),
+        ask(3, "tools/call", echo.clone()),
+        ask(4, "tools/call", echo),
+        ask(5, "session", json!({})),
+    ];
+    let text = asked.map(|a| a.to_string() + "\n").concat();
+    let input = std::fs::File::open(scratch.write("asked", &text)).unwrap();
+    let out = scratch.command("node").args([program, &url, &old]).stdin(input).output().unwrap();
+    let answers: Vec<Value> = stdout(&out).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 5, "{}{}", stdout(&out), stderr(&out));
+    assert_eq!(answers[1]["result"]["id"], old);
+    assert_eq!((said(&answers[2]), said(&answers[3])), ("here", "here"));
+    let later = answers[4]["result"]["id"].as_str().unwrap();
+    assert!(later != old && !later.is_empty(), "{answers:?}");
+    assert_eq!(sessions_of(&daemon), 1);
+}
+
+#[test]
+fn a_reload_with_a_new_key_before_the_old_one_ends_no_session() {
+    let scratch = Scratch::new();
+    let listen = format!("listen: [\"127.0.0.1:{}\"],", crate::proxies::free_port());
+    let file = instance(&scratch, KEY, &listen, &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let mut old = daemon.http("fake");
+    scratch.write("sessions.key", &format!("{OTHER}\n{KEY}\n"));
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    let mut new = daemon.http("fake");
+    assert!(echoes(&mut old) && echoes(&mut new), "both are in memory");
+    daemon.stop();
+    let daemon = scratch.start(&file);
+    assert!(echoes(&mut at(&old, daemon.address())) && echoes(&mut at(&new, daemon.address())), "both are opened");
+    // Without the old key, what is in memory goes on; nobody else opens the old one.
+    scratch.write("sessions.key", OTHER);
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    assert!(echoes(&mut at(&old, daemon.address())) && echoes(&mut at(&new, daemon.address())));
+    daemon.stop();
+    let daemon = scratch.start(&file);
+    assert!(!echoes(&mut at(&old, daemon.address())) && echoes(&mut at(&new, daemon.address())), "the new key alone");
+}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::harness::*;
+use crate::proxies::free_port;
 
 fn root(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -103,4 +104,77 @@ cells! {
     py2_http_modern: "py2" "http" "modern";
     py2_http_auto: "py2" "http" "auto";
     py2_sse: "py2" "sse" "legacy";
+}
+
+/// What a client does after a stop and start of the daemon: it goes on as if nothing had been (so many tries of one call), or
+/// says what is wrong.
+fn after_stop_and_start(client: &str, transport: &str, era: &str) -> Result<u64, String> {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+
+    let scratch = Scratch::new();
+    let words: Vec<String> = program("server", "ts1").iter().map(|w| format!("{w:?}")).collect();
+    let listen = format!("listen: [\"127.0.0.1:{}\"],", free_port());
+    let file = scratch.instance_with("t", &listen, &format!("\"ts1\": Stdio(command: [{}])", words.join(", ")));
+    let daemon = scratch.start(&file);
+    let (scheme, path) = match transport {
+        "ws" => ("ws", "ws"),
+        "http" => ("http", "mcp"),
+        other => ("http", other),
+    };
+    let url = format!("{scheme}://{}/servers/ts1/{path}", daemon.address());
+    let command = program("client", client);
+    let args =
+        ["--transport", transport, "--url", &url, "--era", era, "--mode", "Shared", "--server", "ts1", "--again"];
+    let mut command_line = scratch.command(&command[0]);
+    command_line.args(&command[1..]).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command_line.spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut steps: Vec<Value> = Vec::new();
+    let mut next = || {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let step: Option<Value> = serde_json::from_str(&line).ok();
+        steps.extend(step.clone());
+        step
+    };
+    while next().is_some_and(|step| step["step"] != "pause") {}
+    assert_eq!(code(&scratch.ctl(&["stop", "t"])), 0);
+    let _again = scratch.start(&file);
+    let _ = child.stdin.take().unwrap().write_all(b"go on\n");
+    while next().is_some() {}
+    let out = child.wait_with_output().unwrap();
+    let again = steps.iter().find(|s| s["step"] == "again").unwrap_or_else(|| panic!("{steps:?}{}", stderr(&out)));
+    again["tries"].as_u64().ok_or_else(|| again["why"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The table of what official clients do after a stop and start: `""` for those that go on, else what they say once their
+/// connection is gone, which their authors leave to who uses them.
+macro_rules! after_stop_and_start {
+    ($($name:ident: $client:literal $transport:literal $era:literal $says:literal;)*) => {
+        mod after_stop_and_start {
+            $(#[test]
+            fn $name() {
+                match super::after_stop_and_start($client, $transport, $era) {
+                    Ok(_) => assert_eq!($says, "", "it goes on"),
+                    Err(why) => assert!($says != "" && why.contains($says), "{why}"),
+                }
+            })*
+        }
+    };
+}
+
+after_stop_and_start! {
+    ts1_http: "ts1" "http" "legacy" "";
+    ts2_http: "ts2" "http" "legacy" "";
+    ts2_http_modern: "ts2" "http" "modern" "";
+    py1_http: "py1" "http" "legacy" "";
+    py2_http: "py2" "http" "legacy" "";
+    py2_http_modern: "py2" "http" "modern" "";
+    ts1_sse: "ts1" "sse" "legacy" "";
+    ts2_sse: "ts2" "sse" "legacy" "";
+    py1_sse: "py1" "sse" "legacy" "ClosedResourceError";
+    py2_sse: "py2" "sse" "legacy" "Connection closed";
+    ts1_ws: "ts1" "ws" "legacy" "Not connected";
+    py1_ws: "py1" "ws" "legacy" "ClosedResourceError";
 }

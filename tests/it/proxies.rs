@@ -75,6 +75,14 @@ impl Proxy {
     /// With these sections behind the others.
     pub fn haproxy_with(scratch: &Scratch, instances: &[(&str, &str)], more: &str) -> Proxy {
         let port = free_port();
+        let file = Proxy::haproxy_file(scratch, port, instances, more);
+        let mut command = Command::new("/usr/sbin/haproxy");
+        command.arg("-db").arg("-f").arg(file);
+        Proxy::start(command, port)
+    }
+
+    /// The shipped configuration with these instances, at a port, with these sections behind the others. Checked.
+    pub fn haproxy_file(scratch: &Scratch, port: u16, instances: &[(&str, &str)], more: &str) -> PathBuf {
         let servers: Vec<String> = instances.iter().map(|(name, at)| format!("    server {name} {at} check")).collect();
         let sends = |(name, _): &(&str, &str)| format!("    use-server {name} if {{ urlp(sessionId) -m beg {name}. }}");
         let sends: Vec<String> = instances.iter().map(sends).collect();
@@ -87,9 +95,7 @@ impl Proxy {
         let file = scratch.write("haproxy.cfg", &text);
         let checked = Command::new("/usr/sbin/haproxy").arg("-c").arg("-f").arg(&file).output().unwrap();
         assert!(checked.status.success(), "{checked:?}");
-        let mut command = Command::new("/usr/sbin/haproxy");
-        command.arg("-db").arg("-f").arg(file);
-        Proxy::start(command, port)
+        file
     }
 }
 

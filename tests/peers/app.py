@@ -3,6 +3,8 @@
     target/test-deps/apps2/bin/python app.py fastmcp|pydantic-ai|shim TRANSPORT URL TOOL
     target/test-deps/apps1/bin/python app.py langchain|mcp-use TRANSPORT URL TOOL
 
+With one argument more, `again`, it then prints a line, waits for one on its standard input, and calls the tool once more.
+
 TRANSPORT is http or sse. TOOL takes a `message` and answers "Echo: MESSAGE". With `shim`, URL is the
 command of a program that is a server on its standard streams, as words that are separated by spaces.
 """
@@ -13,6 +15,22 @@ import sys
 HELLO = {"message": "hello"}
 
 
+async def twice(call):
+    """What a call answers; with `again`, what a second one answers, which may take three tries."""
+    answer = await call()
+    if sys.argv[5:] != ["again"]:
+        return answer
+    print(answer, flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for tries in range(1, 4):
+        try:
+            return f"{await asyncio.wait_for(call(), 10)} again, {tries}"
+        except Exception as error:
+            why = error
+    return f"no more: {type(why).__name__}: {why}"
+
+
+
 async def fastmcp(transport, url, tool):
     from fastmcp import Client
     from fastmcp.client.transports import SSETransport, StreamableHttpTransport
@@ -20,7 +38,11 @@ async def fastmcp(transport, url, tool):
     kind = {"http": StreamableHttpTransport, "sse": SSETransport}[transport]
     async with Client(kind(url)) as client:
         assert tool in [one.name for one in await client.list_tools()]
-        return (await client.call_tool(tool, HELLO)).content[0].text
+
+        async def call():
+            return (await client.call_tool(tool, HELLO)).content[0].text
+
+        return await twice(call)
 
 
 async def pydantic_ai(transport, url, tool):
@@ -30,7 +52,7 @@ async def pydantic_ai(transport, url, tool):
     kind = {"http": StreamableHttpTransport, "sse": SSETransport}[transport]
     async with MCPToolset(kind(url)) as tools:
         assert tool in [one.name for one in await tools.list_tools()]
-        return await tools.direct_call_tool(tool, HELLO)
+        return await twice(lambda: tools.direct_call_tool(tool, HELLO))
 
 
 async def langchain(transport, url, tool):
@@ -39,7 +61,7 @@ async def langchain(transport, url, tool):
     kind = {"http": "streamable_http", "sse": "sse"}[transport]
     tools = await MultiServerMCPClient({"it": {"transport": kind, "url": url}}).get_tools()
     [found] = [one for one in tools if one.name == tool]
-    return await found.ainvoke(HELLO)
+    return await twice(lambda: found.ainvoke(HELLO))
 
 
 async def mcp_use(_transport, url, tool):
@@ -48,9 +70,13 @@ async def mcp_use(_transport, url, tool):
     client = MCPClient.from_dict({"mcpServers": {"it": {"url": url}}})
     session = await client.create_session("it")
     assert tool in [one.name for one in await session.list_tools()]
-    answer = await session.call_tool(tool, HELLO)
+
+    async def call():
+        return (await session.call_tool(tool, HELLO)).content[0].text
+
+    answer = await twice(call)
     await client.close_all_sessions()
-    return answer.content[0].text
+    return answer
 
 
 async def shim(_transport, command, tool):
@@ -64,4 +90,4 @@ async def shim(_transport, command, tool):
 
 
 ALL = {"fastmcp": fastmcp, "pydantic-ai": pydantic_ai, "langchain": langchain, "mcp-use": mcp_use, "shim": shim}
-print(asyncio.run(ALL[sys.argv[1]](*sys.argv[2:])))
+print(asyncio.run(ALL[sys.argv[1]](*sys.argv[2:5])))

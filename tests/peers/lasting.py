@@ -2,8 +2,10 @@
 and started again: each time the next calls are answered.
 
     python lasting.py ROUNDS TOOL MCPDAEMON MCPCTL FILE RUN_DIR COMMAND...
+    python lasting.py ROUNDS TOOL MCPDAEMON MCPCTL FILE,FILE RUN_DIR,RUN_DIR COMMAND...
 
-For the tests: prints a line for each round, and fails with a reason.
+With two instances of the same name, behind a haproxy whose statistics are at the URL in BALANCER, they end in turn, and the
+calls are answered while one is not there. For the tests: prints a line for each round, and fails with a reason.
 """
 
 import json
@@ -16,11 +18,13 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 rounds, tool, mcpdaemon, mcpctl, file, run_dir, *command = sys.argv[1:]
+files, run_dirs = file.split(","), run_dir.split(",")
 host, port = re.search(r"http://([\d.]+):(\d+)/", " ".join(command)).groups()
 address = (host, int(port))
-name = os.path.basename(file).removesuffix(".ron")
+name = os.path.basename(files[0]).removesuffix(".ron")
 client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 answers: dict[int, dict] = {}
 arrived = threading.Condition()
@@ -65,25 +69,62 @@ def calls() -> None:
     sys.exit(f"no call is answered any more: {last}")
 
 
+def pid(run_dir: str) -> int:
+    with open(f"{run_dir}/{name}.pid") as pid_file:
+        return int(pid_file.read())
+
+
+def run(run_dir: str, *words: str) -> None:
+    environment = {**os.environ, "MCP_RUN_DIR": run_dir}
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=environment)
+
+
+def all_up() -> None:
+    """Waits until the balancer has seen both."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with urllib.request.urlopen(os.environ["BALANCER"] + ";csv") as answer:
+            lines = [line.split(",") for line in answer.read().decode().splitlines()]
+        at = lines[0].index("status")
+        if sum(line[0] == "mcp" and line[1] not in ("FRONTEND", "BACKEND") and line[at] == "UP" for line in lines) == 2:
+            return
+        time.sleep(0.1)
+    sys.exit("the balancer does not see both")
+
+
+def fail_over(number: int) -> None:
+    own = run_dirs[number % 2]
+    how = ["stop", "stop", "kill -9", "kill -9"][number % 4]
+    all_up()
+    if how == "stop":
+        run(own, mcpctl, "stop", name)
+    else:
+        os.kill(pid(own), signal.SIGKILL)
+    calls()
+    print(f"{number}: goes on after {how} at the other", flush=True)
+    run(own, mcpdaemon, "-c", files[number % 2])
+
+
 hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "lasting", "version": "1"}}
 if not ask("initialize", hello, 30):
     sys.exit("no handshake")
 send({"method": "notifications/initialized"})
 calls()
 for number in range(int(rounds)):
-    with open(f"{run_dir}/{name}.pid") as pid_file:
-        pid = int(pid_file.read())
+    if len(files) == 2:
+        fail_over(number)
+        continue
     how = ["stop", "kill -9", "reboot"][number % 3]
     if how == "stop":
-        subprocess.run([mcpctl, "stop", name], check=True, stdout=subprocess.DEVNULL)
+        run(run_dir, mcpctl, "stop", name)
     else:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid(run_dir), signal.SIGKILL)
     if how == "reboot":
         # Nothing of before is there then: not even a process that is still ending.
         while socket.socket().connect_ex(address) == 0:
             time.sleep(0.01)
         shutil.rmtree(run_dir)
-    subprocess.run([mcpdaemon, "-c", file], check=True, stdout=subprocess.DEVNULL)
+    run(run_dir, mcpdaemon, "-c", file)
     calls()
     print(f"{number}: goes on after {how}", flush=True)
 client.kill()

@@ -5,6 +5,7 @@
 pub(super) mod batch;
 pub(super) mod call;
 pub(super) mod endpoint;
+pub(super) mod names;
 pub(super) mod outbox;
 pub(super) mod replay;
 pub(super) mod restored;

@@ -97,6 +97,8 @@ impl Restored {
         if let Some(name) = saved.client {
             session.restore_client(name);
         }
+        *session.names().later() = saved.later_ids.into_iter().map(Into::into).collect();
+        session.names().look_at(0);
         session.note_era(if saved.modern { Era::Modern } else { Era::Legacy });
         session.restore_use(saved.idle, saved.used, saved.lived);
         saved.watched.iter().for_each(|uri| session.watch(uri));

@@ -95,6 +95,7 @@ impl Saver {
         handover::Session {
             number: session.number,
             id: session.id().to_owned(),
+            later_ids: session.names().later().iter().map(ToString::to_string).collect(),
             kind: session.kind,
             owner: session.owner.as_ref().map(ToString::to_string),
             address: session.holder.address(),

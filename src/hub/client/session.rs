@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_lite::FutureExt;
 
 use super::batch::Batches;
+use super::names::Names;
 use super::outbox::{Bounded, Outbox};
 use super::replay::{ResumableStreams, Stream};
 use super::subscription::{Change, LISTS, Subscription};
@@ -58,15 +59,11 @@ pub(crate) struct Beginning {
     pub watchers: Arc<Watchers>,
 }
 
-fn named(id: String) -> OnceLock<Box<str>> {
-    if id.is_empty() { OnceLock::new() } else { OnceLock::from(Box::from(id)) }
-}
-
 /// One client's relation to one server.
 pub(crate) struct Session {
     /// Unique for the life of the daemon; never leaves it.
     pub number: u64,
-    id: OnceLock<Box<str>>,
+    names: Names,
     pub kind: SessionKind,
     /// The principal whose it is; None where there is no `auth`.
     pub owner: Option<Arc<str>>,
@@ -121,7 +118,7 @@ impl Session {
             replay: Arc::new(Lock::new(ResumableStreams::counted(kept()))),
             wishes: Lock::new(kept()),
             number,
-            id: named(from.id),
+            names: Names::new(from.id, ctx.seconds()),
             kind: from.kind,
             owner: from.holder.principal().cloned(),
             holder: from.holder,
@@ -151,12 +148,17 @@ impl Session {
 
     /// The `Mcp-Session-Id`. Empty where the connection is the session, and until the session has a name.
     pub(crate) fn id(&self) -> &str {
-        self.id.get().map_or("", |id| id)
+        self.names.first()
     }
 
     /// Gives it its id. Only the first call of this counts.
     pub(crate) fn name(&self, id: String) {
-        let _ = self.id.set(id.into());
+        self.names.name(id);
+    }
+
+    /// All of its ids.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// Begins to count something that is kept for it.
@@ -476,6 +478,8 @@ impl Session {
     pub(crate) fn note_reopened(&self) {
         self.note_use();
         self.reopened.store(true, SeqCst);
+        // Its id may be old.
+        self.names.look_at(0);
     }
 
     /// Whether its client is to be told that lists may differ; once.

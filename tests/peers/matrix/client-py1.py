@@ -50,6 +50,7 @@ def options():
     parser.add_argument("--server", choices=["ts1", "ts2", "py1", "py2", "rmcp"], required=True)
     parser.add_argument("--interactive", choices=["works", "refused"])
     parser.add_argument("--log", action="store_true")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--deps", help="for the other clients")
     given = parser.parse_args(argv)
     given.command = command
@@ -283,6 +284,23 @@ class Client:
         await until(5, "the log message", arrived)
 
 
+    async def again(self):
+        """What the client does once nobody it knew is there any more, and another in its place."""
+        emit(step="pause")
+        await asyncio.to_thread(sys.stdin.readline)
+        text, why = unique("again"), None
+        for tries in range(1, 6):
+            try:
+                async with asyncio.timeout(3):
+                    check(await self.answer("echo", {"text": text}) == text, "not its own answer")
+                return {"tries": tries}
+            except Exception as error:
+                why = error
+                # What opens again by itself takes its time.
+                await asyncio.sleep(1.5)
+        raise why
+
+
 async def run(stack):
     client = None
 
@@ -306,7 +324,10 @@ async def run(stack):
         return {"protocol": info.protocolVersion, "era": "legacy", "name": name}
 
     await step("connect", connect)
-    if client:
+    if client and o.again:
+        await step("list", client.list)
+        await step("again", client.again)
+    elif client:
         for work in (client.list, client.call, client.progress, client.cancel, client.subscribe, client.sample,
                      client.elicit, *([client.log] if o.log else [])):  # fmt: skip
             await step(work.__name__, work)

@@ -48,6 +48,7 @@ def options():
     parser.add_argument("--server", choices=["ts1", "ts2", "py1", "py2", "rmcp"], required=True)
     parser.add_argument("--interactive", choices=["works", "refused"])
     parser.add_argument("--log", action="store_true")
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--deps", help="for the other clients")
     given = parser.parse_args(argv)
     given.command = command
@@ -308,6 +309,23 @@ class Steps:
         await until(5, "the log message", arrived)
 
 
+    async def again(self):
+        """What the client does once nobody it knew is there any more, and another in its place."""
+        emit(step="pause")
+        await asyncio.to_thread(sys.stdin.readline)
+        text, why = unique("again"), None
+        for tries in range(1, 6):
+            try:
+                async with asyncio.timeout(3):
+                    check(await self.answer("echo", {"text": text}) == text, "not its own answer")
+                return {"tries": tries}
+            except Exception as error:
+                why = error
+                # What opens again by itself takes its time.
+                await asyncio.sleep(1.5)
+        raise why
+
+
 async def run(stack):
     steps = None
 
@@ -333,7 +351,10 @@ async def run(stack):
         emit(step="all", skipped=impossible())
         return
     await step("connect", connect)
-    if steps:
+    if steps and o.again:
+        await step("list", steps.list)
+        await step("again", steps.again)
+    elif steps:
         for work in (steps.list, steps.call, steps.progress, steps.cancel, steps.subscribe, steps.sample, steps.elicit,
                      *([steps.log] if o.log else [])):  # fmt: skip
             await step(work.__name__, work)

@@ -4,7 +4,7 @@
 //     node client-ts1.mjs --era legacy --mode PerSession --server NAME --stdio COMMAND ARGUMENT...
 //
 // Options besides: --deps DEPS (where the install script put the SDKs; standard: $MATRIX_DEPS, else
-// target/test-deps/matrix), --interactive works|refused (see below), --log (the step of that name).
+// target/test-deps/matrix), --interactive works|refused (see below), --log (the step of that name), --again (see below).
 //
 // Does one step after the other with a server of the matrix (NAME is ts1, ts2, py1, py2 or rmcp; their tools are told
 // at the head of server-ts1.mjs) and prints a line of JSON for each:
@@ -24,6 +24,10 @@
 //     log         only with --log: the level is set to info, and what log() logs arrives
 //     close       the connection ends without an error; over http the session is deleted before
 //
+// With --again there are three steps: connect, list, and again. Before the third one comes the line {"step":"pause"}; what the
+// client is connected to is then ended and started anew, and a line on standard input lets it go on with one echo, which it
+// tries five times; its line has "tries".
+//
 // sample and elicit are to be refused, by an error and without the client hearing of it, where --interactive says
 // refused. Its standard is what a gateway can do. A connection of the legacy era: refused in mode Shared, works in mode
 // PerSession. One of the modern era: refused where the server is of the legacy era (ts1, py1), else works.
@@ -32,6 +36,7 @@
 // Exit status: 0 when no step failed, 1 otherwise, 2 on wrong usage. Every wait is bounded, the whole by 60 s.
 
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
@@ -54,7 +59,7 @@ function options() {
   const string = { type: "string" };
   const known = {
     transport: string, url: string, era: string, mode: string, server: string, deps: string, interactive: string,
-    log: { type: "boolean" },
+    log: { type: "boolean" }, again: { type: "boolean" },
   };
   let given;
   try {
@@ -286,13 +291,36 @@ async function log() {
   await until(5_000, "the log message", () => heard.logs.includes(text));
 }
 
+// What the client does once nobody it knew is there any more, and another in its place.
+async function again() {
+  emit({ step: "pause" });
+  await once(process.stdin, "data");
+  process.stdin.destroy();
+  const text = unique("again");
+  let why;
+  for (let tries = 1; tries <= 5; tries += 1) {
+    try {
+      check((await answer("echo", { text }, { timeout: 3_000 })) === text, "not its own answer");
+      return { tries };
+    } catch (error) {
+      why = error;
+      // What opens again by itself takes its time.
+      await wait(1_500);
+    }
+  }
+  throw why;
+}
+
 async function close() {
   if (o.transport === "http") await transport.terminateSession();
   await client.close();
 }
 
 await step("connect", connect);
-if (!failed) {
+if (!failed && o.again) {
+  await step("list", list);
+  await step("again", again);
+} else if (!failed) {
   await step("list", list);
   await step("call", call);
   await step("progress", progress);

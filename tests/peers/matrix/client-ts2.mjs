@@ -9,6 +9,7 @@
 // on `initialize`. This SDK has no WebSocket transport (that is a skipped step), and HTTP+SSE is of the legacy era.
 
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
@@ -31,7 +32,7 @@ function options() {
   const string = { type: "string" };
   const known = {
     transport: string, url: string, era: string, mode: string, server: string, deps: string, interactive: string,
-    log: { type: "boolean" },
+    log: { type: "boolean" }, again: { type: "boolean" },
   };
   let given;
   try {
@@ -276,6 +277,26 @@ async function log() {
   await until(5_000, "the log message", () => heard.logs.includes(text));
 }
 
+// What the client does once nobody it knew is there any more, and another in its place.
+async function again() {
+  emit({ step: "pause" });
+  await once(process.stdin, "data");
+  process.stdin.destroy();
+  const text = unique("again");
+  let why;
+  for (let tries = 1; tries <= 5; tries += 1) {
+    try {
+      check((await answer("echo", { text }, { timeout: 3_000 })) === text, "not its own answer");
+      return { tries };
+    } catch (error) {
+      why = error;
+      // What opens again by itself takes its time.
+      await wait(1_500);
+    }
+  }
+  throw why;
+}
+
 async function close() {
   if (o.transport === "http" && era === "legacy") await transport.terminateSession();
   await client.close();
@@ -291,7 +312,10 @@ function impossible() {
 
 if (impossible()) emit({ step: "all", skipped: impossible() });
 else await step("connect", connect);
-if (era && !failed) {
+if (era && !failed && o.again) {
+  await step("list", list);
+  await step("again", again);
+} else if (era && !failed) {
   await step("list", list);
   await step("call", call);
   await step("progress", progress);
