@@ -55,6 +55,18 @@ pub struct Daemon {
     #[argh(option, arg_name = "name")]
     pub new_token: Option<String>,
 
+    /// be an MCP server on standard input and output that is this running instance, one server of it, or what a URL names
+    #[argh(option, arg_name = "name[/server]")]
+    pub connect: Option<String>,
+
+    /// with --connect: start the instance if it does not run
+    #[argh(switch)]
+    pub start: bool,
+
+    /// with --connect: the file with the token to show
+    #[argh(option, arg_name = "file")]
+    pub token_file: Option<PathBuf>,
+
     /// the folder of PID and status files
     #[argh(option, arg_name = "dir")]
     pub run_dir: Option<PathBuf>,

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use prepare::{Prepared, Start, end_predecessor, key, no_living_owner, open_log, prepare};
 
 use crate::cli::{self, Parsed};
+use crate::connect;
 use crate::hub::{Boot, Hub};
 use crate::importing;
 use crate::instance::{self, Instance};
@@ -99,6 +100,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
         say(concat!("mcpdaemon ", env!("CARGO_PKG_VERSION")));
         return Ok(Exit::Ok);
     }
+    if let Some(wanted) = &args.connect {
+        return connect::run(wanted, &args, &cwd());
+    }
     if args.config.is_none() && args.command.is_empty() {
         args.config = paths::config();
     }
@@ -111,7 +115,7 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     if let Some(name) = &args.new_token {
         return new_token(name);
     }
-    let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let cwd = cwd();
     if let Some(dir) = folder(&args, &cwd)? {
         return many::run(&dir, &args);
     }
@@ -155,6 +159,10 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     become_daemon::clean_slate(foreground, &keep)
         .map_err(|e| Failure::new(Exit::Os, format!("cannot put descriptors and signals in order: {}", plain(&e))))?;
     start(Start { source, run_dir, foreground, passed, newline, inherited, after_kill: false }, loaded)
+}
+
+fn cwd() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| "/".into())
 }
 
 /// The folder of instance files that is to be started, if that is what is wanted.

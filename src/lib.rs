@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod cli;
+mod connect;
 pub mod ctl;
 pub mod daemon;
 mod hints;

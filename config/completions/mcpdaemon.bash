@@ -27,15 +27,20 @@ _mcpdaemon() {
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -X '!*.json' -- "$word"; compgen -d -- "$word")
         ;;
+    --token-file)
+        compopt -o filenames 2>/dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+        ;;
     --run-dir)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
     --log-level) mapfile -t COMPREPLY < <(compgen -W 'off error warn info debug trace' -- "$word") ;;
-    --listen | --name | --notify-fd | --port-conflict) ;;
+    --connect | --listen | --name | --notify-fd | --port-conflict) ;;
     *)
         mapfile -t COMPREPLY < <(compgen -W '-c --config -f --foreground -t --test -T --dump --listen --name
-            --port-conflict --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token -V --version --help' -- "$word")
+            --port-conflict --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token
+            --connect --start --token-file -V --version --help' -- "$word")
         ;;
     esac
 }

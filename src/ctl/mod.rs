@@ -5,7 +5,7 @@
 mod ask;
 mod list;
 mod logs;
-mod place;
+pub(crate) mod place;
 mod report;
 mod status;
 mod stop;

@@ -60,21 +60,21 @@ pub(super) fn complain(text: &str) {
 }
 
 /// The run directory, and for root the folders in it: services of other users have theirs there.
-pub(super) struct Place {
-    pub(super) dir: PathBuf,
+pub(crate) struct Place {
+    pub(crate) dir: PathBuf,
     deep: bool,
 }
 
 /// An instance as its files show it.
-pub(super) struct Found {
+pub(crate) struct Found {
     pub(super) name: String,
     /// Where its files are.
-    pub(super) place: Place,
-    pub(super) probe: Probe,
+    pub(crate) place: Place,
+    pub(crate) probe: Probe,
     /// What the status file says; of a dead instance it is the last thing that it said.
-    pub(super) status: Option<Status>,
+    pub(crate) status: Option<Status>,
     /// To whom the file belongs that says so.
-    pub(super) status_owner: Option<u32>,
+    pub(crate) status_owner: Option<u32>,
     /// Of when that is.
     pub(super) age: Age,
 }
@@ -104,7 +104,7 @@ impl Asked {
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 impl Place {
-    pub(super) fn new(dir: PathBuf) -> Place {
+    pub(crate) fn new(dir: PathBuf) -> Place {
         Place { dir, deep: Uid::effective().is_root() }
     }
 
@@ -144,7 +144,7 @@ impl Place {
         self.dir.join(format!("{name}.pid"))
     }
 
-    pub(super) fn status_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn status_file(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.status"))
     }
 
@@ -194,7 +194,7 @@ impl Place {
         Failure::new(exit, format!("{}: cannot {doing} it: {}", path.display(), plain(e)))
     }
 
-    pub(super) fn find(&self, name: &str) -> Result<Found, Failure> {
+    pub(crate) fn find(&self, name: &str) -> Result<Found, Failure> {
         check_name(name).map_err(|why| {
             let slash = match name.contains('/') {
                 true => "; a server is named as NAME/SERVER by 'mcpctl wait', and by --server elsewhere",
@@ -239,7 +239,7 @@ impl Place {
 
 impl Found {
     /// Which instance may have been meant by a name that none has, as the end of a message.
-    pub(super) fn meant(&self) -> Option<String> {
+    pub(crate) fn meant(&self) -> Option<String> {
         let names = self.place.names().unwrap_or_default();
         let others = || names.iter().map(String::as_str).filter(|name| *name != self.name);
         let stem = self.name.strip_suffix(".ron");
@@ -332,7 +332,7 @@ pub(super) fn refresh_all(all: &mut [Result<Found, Failure>]) {
 }
 
 /// A server of an instance by its name.
-pub(super) fn server_of<'s>(name: &str, server: &str, status: &'s Status) -> Result<&'s Server, Failure> {
+pub(crate) fn server_of<'s>(name: &str, server: &str, status: &'s Status) -> Result<&'s Server, Failure> {
     status.servers.iter().find(|s| s.name == server).ok_or_else(|| {
         let known: Vec<&str> = status.servers.iter().map(|s| s.name.as_str()).collect();
         let near = suggest(server, known.iter().copied()).map(|near| format!(", did you mean '{near}'?"));

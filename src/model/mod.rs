@@ -32,6 +32,7 @@ pub mod out;
 pub mod outage;
 pub mod places;
 pub mod plan;
+pub mod relay;
 pub mod renewal;
 pub mod restart;
 pub mod sealed;

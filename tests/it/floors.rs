@@ -43,6 +43,8 @@ const FLOORS: &[&[&str]] = &[
     &["instance", "instance.rs"],
     // mcpctl.
     &["ctl"],
+    // The program for clients that know standard input and output alone.
+    &["connect"],
     &["many.rs"],
     &["daemon", "daemon.rs"],
     &["bin", "lib.rs"],

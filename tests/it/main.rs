@@ -11,6 +11,7 @@ mod chaos;
 mod children;
 mod clients;
 mod conformance;
+mod connect;
 mod ctl;
 mod direct;
 mod docs;

@@ -1,0 +1,345 @@
+//! Lets messages through between the client and the instance, and opens the connection anew where it is lost.
+
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::read;
+
+use super::link::{Link, Refused};
+use super::output::Output;
+use super::start::Starter;
+use super::target::{Missing, Place, Target};
+use crate::model::exit::{Exit, Failure};
+use crate::model::jsonrpc;
+use crate::model::relay::{Relay, Step};
+
+/// How long a request waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an instance that is just starting is waited for at first.
+const STARTING: Duration = Duration::from_secs(60);
+/// The pause between two attempts, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// So much of one side waits for the other one, in bytes, before no more is read.
+const WAITING: usize = 4 << 20;
+/// How much is read at a time, in bytes.
+const CHUNK: usize = 64 << 10;
+
+/// One conversation.
+struct Passing<'t> {
+    target: &'t Target,
+    starter: Option<&'t Starter>,
+    relay: Relay,
+    output: Output,
+    link: Option<Link>,
+    /// What was read and is no whole line yet.
+    input: Vec<u8>,
+    /// The client says nothing more.
+    is_over: bool,
+    next_attempt: Instant,
+    pause: Duration,
+    /// Since when the client waits for a connection.
+    waits_since: Option<Instant>,
+    /// Why there is no connection.
+    why: String,
+}
+
+/// Says something to who looks after the client: standard output is for messages alone.
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(format!("mcpdaemon: {text}\n").as_bytes());
+}
+
+/// Passes messages until the end of input.
+pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Failure> {
+    let link = first(target, starter)?;
+    let mut passing = Passing {
+        target,
+        starter,
+        relay: Relay::default(),
+        output: Output::new(),
+        link: Some(link),
+        input: Vec::new(),
+        is_over: false,
+        next_attempt: Instant::now(),
+        pause: PAUSES.0,
+        waits_since: None,
+        why: String::new(),
+    };
+    let steps = passing.relay.connected();
+    passing.take(steps);
+    let mut buffer = vec![0; CHUNK];
+    while !passing.is_done() {
+        if passing.turn(&mut buffer).is_err() {
+            // The client is gone, and nobody is left to tell.
+            return Ok(Exit::Ok);
+        }
+    }
+    if let Some(link) = passing.link.take() {
+        link.close();
+    }
+    Ok(Exit::Ok)
+}
+
+/// The first connection: without it, there is no server for the client.
+fn first(target: &Target, starter: Option<&Starter>) -> Result<Link, Failure> {
+    let (end, mut pause) = (Instant::now() + STARTING, PAUSES.0);
+    loop {
+        let why = match open(target) {
+            Ok(link) => return Ok(link),
+            Err(Attempt::Never(failure)) => return Err(failure),
+            Err(Attempt::Absent(why)) => match starter {
+                Some(starter) => {
+                    starter.start()?;
+                    why
+                }
+                None => return Err(Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"))),
+            },
+            Err(Attempt::Later(why)) => why,
+        };
+        // Of another host nobody says that it is just starting.
+        if matches!(target.place, Place::Url(_)) || Instant::now() >= end {
+            return Err(Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}")));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Why an attempt has failed.
+enum Attempt {
+    Later(String),
+    /// The instance does not run.
+    Absent(String),
+    Never(Failure),
+}
+
+/// One attempt to connect.
+fn open(target: &Target) -> Result<Link, Attempt> {
+    let addresses = target.addresses().map_err(|missing| match missing {
+        Missing::Starting(why) => Attempt::Later(why),
+        Missing::Absent(why) => Attempt::Absent(why),
+        Missing::Never(failure) => Attempt::Never(failure),
+    })?;
+    let token = target.token().map_err(Attempt::Never)?;
+    let mut outcome = Err(Attempt::Later(String::new()));
+    for address in &addresses {
+        outcome = Link::open(address, token.as_deref()).map_err(|refused| match refused {
+            Refused::ForNow(why) => Attempt::Later(why),
+            Refused::ForGood(failure) => Attempt::Never(failure),
+        });
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+impl Passing<'_> {
+    /// Nothing more comes of it.
+    fn is_done(&self) -> bool {
+        self.is_over && self.relay.is_settled() && self.output.waiting() == 0 && !self.is_sending()
+    }
+
+    fn is_sending(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_full)
+    }
+
+    /// Waits until there is something to do, and does it.
+    ///
+    /// # Errors
+    /// The client is gone.
+    fn turn(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let (from_client, mut from_link) = self.wait()?;
+        self.output.flush()?;
+        if let Some(link) = &mut self.link {
+            let outcome = if link.is_full { link.flush() } else { Ok(()) };
+            let outcome = outcome.and_then(|()| if Instant::now() >= link.due() { link.look() } else { Ok(()) });
+            if let Err(why) = outcome {
+                self.lose(&why);
+                from_link = false;
+            }
+        }
+        // The instance first: where it has closed, what the client says waits for another connection.
+        if from_link {
+            self.receive();
+        }
+        if from_client {
+            self.hear(buffer)?;
+        }
+        if self.link.is_none() {
+            self.connect_again();
+        }
+        self.output.flush()
+    }
+
+    /// Waits in poll(2). Whether the client, and whether the instance, has something to say.
+    fn wait(&mut self) -> io::Result<(bool, bool)> {
+        let listens = !self.is_over && !self.is_sending() && self.relay.held() < WAITING;
+        let receives = self.output.waiting() < WAITING;
+        let until = match (&self.link, self.relay.is_waiting()) {
+            (Some(link), _) => link.due(),
+            (None, _) => self.next_attempt,
+        };
+        let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
+        let limit = PollTimeout::try_from(left.min(60_000) as u32).unwrap_or(PollTimeout::MAX);
+        let flags = |on: bool, flags: PollFlags| if on { flags } else { PollFlags::empty() };
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        let mut fds = vec![
+            PollFd::new(stdin.as_fd(), flags(listens, PollFlags::POLLIN)),
+            PollFd::new(stdout.as_fd(), flags(self.output.waiting() > 0, PollFlags::POLLOUT)),
+        ];
+        if let Some(link) = &self.link {
+            let wanted = flags(receives, PollFlags::POLLIN) | flags(link.is_full, PollFlags::POLLOUT);
+            fds.push(PollFd::new(link.fd(), wanted));
+        }
+        // An end of input stays an end: who does not listen is not woken by it.
+        if !listens {
+            fds.remove(0);
+        }
+        match poll(&mut fds, limit) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let seen = |at: usize| fds.get(at).and_then(|fd| fd.revents()).unwrap_or(PollFlags::empty());
+        let (at_client, rest) = if listens { (seen(0), 1) } else { (PollFlags::empty(), 0) };
+        if seen(rest).intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok((!at_client.is_empty(), !seen(rest + 1).is_empty() && receives))
+    }
+
+    /// Reads what the client says.
+    fn hear(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let n = match read(io::stdin(), buffer) {
+            Ok(n) => n,
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut rest = &buffer[..n];
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, after) = (&rest[..end], &rest[end + 1..]);
+            if self.input.is_empty() {
+                self.line(line);
+            } else {
+                self.input.extend_from_slice(line);
+                let line = std::mem::take(&mut self.input);
+                self.line(&line);
+            }
+            rest = after;
+        }
+        self.input.extend_from_slice(rest);
+        if n == 0 {
+            self.is_over = true;
+            // A last line without its end is one as well.
+            let line = std::mem::take(&mut self.input);
+            self.line(&line);
+        }
+        self.flush_link();
+        Ok(())
+    }
+
+    /// A line of the client.
+    fn line(&mut self, line: &[u8]) {
+        let Ok(text) = std::str::from_utf8(line) else {
+            return self.output.line(&jsonrpc::error(None, jsonrpc::PARSE_ERROR, "this line is not UTF-8"));
+        };
+        let text = text.trim();
+        if !text.is_empty() {
+            let steps = self.relay.from_client(text);
+            self.take(steps);
+            if self.link.is_none() && self.relay.is_waiting() {
+                self.waits_since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Reads what the instance says.
+    fn receive(&mut self) {
+        while let Some(link) = &mut self.link {
+            match link.take() {
+                Ok(Some(text)) => {
+                    let steps = self.relay.from_server(&text);
+                    self.take(steps);
+                    if self.output.waiting() > WAITING {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(why) => return self.lose(&why),
+            }
+        }
+        self.flush_link();
+    }
+
+    /// Does what is to be done with messages.
+    fn take(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            match step {
+                Step::Say(text) => self.output.line(&text),
+                Step::Send(text) => {
+                    if let Some(Err(why)) = self.link.as_mut().map(|link| link.put(text)) {
+                        return self.lose(&why);
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush_link(&mut self) {
+        if let Some(Err(why)) = self.link.as_mut().map(Link::flush) {
+            self.lose(&why);
+        }
+    }
+
+    /// The connection is gone.
+    fn lose(&mut self, why: &str) {
+        self.link = None;
+        let name = self.target.name();
+        self.why = format!("the connection to {name} was lost: {why}");
+        complain(&format!("{}; it is opened again", self.why));
+        let steps = self.relay.lost(&format!("{}. This request may have run", self.why));
+        self.take(steps);
+        (self.next_attempt, self.pause) = (Instant::now(), PAUSES.0);
+        if self.relay.is_waiting() {
+            self.waits_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Tries to connect if it is time, and gives up what has waited for too long.
+    fn connect_again(&mut self) {
+        if Instant::now() >= self.next_attempt {
+            match open(self.target) {
+                Ok(link) => return self.go_on(link),
+                Err(Attempt::Absent(why)) => {
+                    self.why = why;
+                    // Who has stopped it does not want it, unless somebody asks for it.
+                    if let (Some(starter), true) = (self.starter, self.relay.is_waiting())
+                        && let Err(failure) = starter.start()
+                    {
+                        self.why = failure.text;
+                    }
+                }
+                Err(Attempt::Later(why)) => self.why = why,
+                Err(Attempt::Never(failure)) => self.why = failure.text,
+            }
+            self.next_attempt = Instant::now() + self.pause;
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+        if self.waits_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            self.waits_since = None;
+            let steps = self.relay.give_up(&self.why);
+            self.take(steps);
+        }
+    }
+
+    fn go_on(&mut self, link: Link) {
+        self.link = Some(link);
+        self.waits_since = None;
+        complain(&format!("connected to {} again", self.target.name()));
+        let steps = self.relay.connected();
+        self.take(steps);
+        self.flush_link();
+    }
+}

@@ -1,0 +1,355 @@
+//! `mcpdaemon --connect`: a running instance as a server on standard input and output.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::*;
+use crate::proxies::free_port;
+
+/// The program, and its client's side.
+struct Shim {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Shim {
+    fn new(mut command: Command) -> Shim {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Shim { child, input, output }
+    }
+
+    fn open(scratch: &Scratch, args: &[&str]) -> Shim {
+        let mut command = scratch.command(mcpdaemon());
+        command.arg("--connect").args(args).stderr(std::fs::File::create(scratch.path("shim.err")).unwrap());
+        Shim::new(command)
+    }
+
+    /// One that has shaken hands.
+    fn greeted(scratch: &Scratch, args: &[&str]) -> Shim {
+        let mut shim = Shim::open(scratch, args);
+        let answer = shim.ask(&initialize(json!(0)));
+        assert!(answer["result"]["serverInfo"].is_object(), "{answer}");
+        shim.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        shim
+    }
+
+    fn send(&mut self, line: &str) {
+        self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// The next line; None at the end.
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let n = self.output.read_line(&mut line).unwrap();
+        (n > 0).then_some(line)
+    }
+
+    fn next(&mut self) -> Value {
+        serde_json::from_str(&self.line().expect("a message")).unwrap()
+    }
+
+    /// The answer to a request, without what comes before it.
+    fn ask(&mut self, request: &Value) -> Value {
+        self.send(&request.to_string());
+        loop {
+            let message = self.next();
+            if message["id"] == request["id"] && message["method"].is_null() {
+                return message;
+            }
+        }
+    }
+
+    fn echoes(&mut self, text: &str) -> bool {
+        let answer = self.ask(&call("echo", "echo", json!({"text": text})));
+        answer["result"].is_object() && said(&answer) == text
+    }
+
+    /// Ends its input; what it says then, and its exit status.
+    fn end(mut self) -> (Vec<Value>, Option<i32>) {
+        drop(self.input.take());
+        let mut rest = Vec::new();
+        while let Some(line) = self.line() {
+            rest.push(serde_json::from_str(&line).unwrap());
+        }
+        (rest, self.child.wait().unwrap().code())
+    }
+}
+
+/// An instance with an address that it keeps.
+fn instance(scratch: &Scratch, more: &str, servers: &str) -> std::path::PathBuf {
+    scratch.instance_with("t", &format!("listen: [\"127.0.0.1:{}\"], {more}", free_port()), servers)
+}
+
+fn stop(scratch: &Scratch) {
+    let out = scratch.ctl(&["stop", "t"]);
+    assert_eq!(code(&out), 0, "{}", stderr(&out));
+}
+
+#[test]
+fn lines_pass_as_they_are_until_the_end_of_input_and_what_is_owed_is_answered() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "")));
+    let url = format!("http://{}/servers/fake/mcp", daemon.address());
+    for target in ["t/fake", &url] {
+        let mut shim = Shim::greeted(&scratch, &[target]);
+        // What the server writes and what arrives are the same bytes.
+        shim.send(r#"{"method":"tools/call","id":"ä 1","params":{"name":"echo","arguments":{"text":"\u00e9 🙂"}},"jsonrpc":"2.0"}"#);
+        let line = shim.line().unwrap();
+        assert_eq!(
+            line,
+            "{\"id\":\"ä 1\",\"jsonrpc\":\"2.0\",\"result\":{\"content\":[{\"text\":\"é 🙂\",\"type\":\"text\"}]}}\n"
+        );
+        shim.send("no JSON");
+        assert_eq!(shim.next()["error"]["code"], -32700);
+        shim.input.as_mut().unwrap().write_all(b"\xff\xfe\n\r\n").unwrap();
+        assert_eq!(shim.next()["error"]["code"], -32700);
+        let long = "y".repeat(3 << 20);
+        assert!(shim.echoes(&long));
+        // The last line has no end.
+        let slow = call("slow", "sleep", json!({"n": 500, "text": "done"})).to_string();
+        shim.input.as_mut().unwrap().write_all(slow.as_bytes()).unwrap();
+        let (rest, exit) = shim.end();
+        assert_eq!((rest.len(), said(&rest[0]), exit), (1, "done", Some(0)));
+        wait("its session has ended", || (daemon.status()["sessions"] == 0).then_some(()));
+    }
+    let mut bridge = Shim::greeted(&scratch, &["t"]);
+    assert_eq!(said(&bridge.ask(&call(1, "fake__echo", json!({"text": "all"})))), "all");
+    assert_eq!(bridge.end().1, Some(0));
+}
+
+#[test]
+fn its_client_notices_nothing_of_a_reload_an_upgrade_a_stop_and_a_kill() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "drain_timeout: \"1s\",", &stdio("fake", &[], "sharing: PerSession()"));
+    let mut daemon = scratch.start(&file);
+    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
+    let subscribe = json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": "test://r"}});
+    assert_eq!(shim.ask(&subscribe)["result"], json!({}));
+    for round in 0..8 {
+        match round % 4 {
+            0 => assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0),
+            1 => assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0),
+            2 => stop(&scratch),
+            _ => {
+                shim.send(&call("lost", "never", json!({})).to_string());
+                wait("the request", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+                kill(daemon.pid, libc::SIGKILL);
+                let lost = shim.next();
+                let why = lost["error"]["message"].as_str().unwrap();
+                assert_eq!((&lost["id"], &lost["error"]["code"]), (&json!("lost"), &json!(-32000)));
+                assert!(why.starts_with("the connection to instance 't' was lost: "), "{why}");
+                assert!(why.ends_with("may have run"), "{why}");
+            }
+        }
+        if round % 4 > 1 {
+            // What is asked meanwhile waits.
+            let meanwhile = call("meanwhile", "echo", json!({"text": "here"})).to_string();
+            shim.send(&meanwhile);
+            daemon = scratch.start(&file);
+            let mut seen = Vec::new();
+            loop {
+                let message = shim.next();
+                if message["id"] == "meanwhile" {
+                    assert_eq!(said(&message), "here");
+                    break;
+                }
+                seen.push(message["method"].as_str().unwrap().to_owned());
+            }
+            assert!(seen.contains(&"notifications/tools/list_changed".to_owned()), "{seen:?}");
+        }
+        assert!(shim.echoes(&format!("round {round}")));
+        // The subscription is there, and the child knows its client.
+        shim.send(&call("touch", "updated", json!({"uri": "test://r"})).to_string());
+        let mut methods = vec![shim.next(), shim.next()];
+        methods.retain(|m| m["method"] == "notifications/resources/updated");
+        assert_eq!(methods.len(), 1, "round {round}: {}", daemon.log());
+    }
+    assert_eq!(shim.end().1, Some(0));
+}
+
+#[test]
+fn what_a_child_asks_reaches_the_client_and_comes_back() {
+    let scratch = Scratch::new();
+    let _daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "sharing: PerSession()")));
+    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
+    shim.send(&call(5, "ask_back", json!({})).to_string());
+    let asked = shim.next();
+    assert_eq!(asked["method"], "sampling/createMessage");
+    shim.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"text": "mine"}}).to_string());
+    let answer = shim.next();
+    assert_eq!(answer["id"], 5);
+    assert!(answer["result"].is_object(), "{answer}");
+    let mut request = call(7, "progress", json!({"n": 20, "ms": 1}));
+    request["params"]["_meta"] = json!({"progressToken": "p"});
+    shim.send(&request.to_string());
+    let steps: Vec<u64> = (0..20).map(|_| shim.next()["params"]["progress"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=20).collect::<Vec<u64>>());
+    assert_eq!(shim.next()["id"], 7);
+}
+
+#[test]
+fn of_twenty_that_start_an_instance_at_once_one_does() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "", &stdio("fake", &[], ""));
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let (scratch, file) = (&scratch, file.display().to_string());
+            scope.spawn(move || {
+                let mut command = scratch.command(mcpdaemon());
+                command.args(["--connect", "t/fake", "--start", "-c", &file]).stderr(Stdio::inherit());
+                let mut shim = Shim::new(command);
+                shim.ask(&initialize(json!(0)));
+                assert!(shim.echoes(&format!("editor {n}")));
+                assert_eq!(shim.end().1, Some(0));
+            });
+        }
+    });
+    assert_eq!(scratch.file("t.log").matches(" starts (pid ").count(), 1, "{}", scratch.file("t.log"));
+    // Stopped under one that may start it, it is started once somebody asks for it.
+    let mut shim = Shim::greeted(&scratch, &["t/fake", "--start", "-c", &file.display().to_string()]);
+    stop(&scratch);
+    assert!(shim.echoes("again"));
+    assert_eq!(shim.end().1, Some(0));
+    stop(&scratch);
+    // By its file in the folder of instance files.
+    let home = scratch.path("config/mcp");
+    std::fs::create_dir_all(&home).unwrap();
+    let mut command = scratch.command(mcpdaemon());
+    if nix::unistd::Uid::effective().is_root() {
+        // Root's is /etc/mcp, where a test writes nothing.
+        let out = command.args(["--connect", "nobody-has-this", "--start"]).output().unwrap();
+        assert_eq!(code(&out), 78);
+        assert!(stderr(&out).contains("there is no instance file /etc/mcp/nobody-has-this.ron"), "{}", stderr(&out));
+        return;
+    }
+    std::fs::copy(&file, home.join("t.ron")).unwrap();
+    command.env("XDG_CONFIG_HOME", scratch.path("config")).args(["--connect", "t/fake", "--start"]);
+    let mut shim = Shim::new(command);
+    shim.ask(&initialize(json!(0)));
+    assert!(shim.echoes("by its name"));
+    drop(shim);
+    stop(&scratch);
+}
+
+#[test]
+fn it_says_why_nobody_is_served_and_has_the_exit_codes_of_the_daemon() {
+    let scratch = Scratch::new();
+    let tell = |args: &[&str], exit: i32, why: &str| {
+        let out = scratch.run(mcpdaemon(), &[&["--connect"], args].concat());
+        assert_eq!((code(&out), stdout(&out).as_str()), (exit, ""), "{args:?}: {}", stderr(&out));
+        assert!(stderr(&out).contains(why), "{args:?}: {}", stderr(&out));
+    };
+    let nobody = format!("http://127.0.0.1:{}/mcp", free_port());
+    tell(&["t"], 69, "t: not running: start it with 'mcpdaemon -c FILE', or give --start");
+    tell(&["t", "--start", "-c", "none.ron"], 78, "there is no instance file ");
+    tell(&[&nobody], 69, "cannot connect: Connection refused");
+    tell(&[&nobody, "--start"], 64, "--start starts an instance on this host");
+    tell(&["https://localhost/mcp"], 64, "TLS");
+    tell(&["a b"], 64, "cannot be a name");
+    tell(&["t/a b"], 64, "cannot be a name");
+    tell(&["t", "--token-file", "none"], 78, "none: cannot read it: ");
+    scratch.write("bad.ron", "(servers: {\"x\": Stdio(comand: [\"y\"])})");
+    tell(&["t", "--start", "-c", "bad.ron"], 78, "did you mean 'command'?");
+    scratch.write("tokens", &token_line("ann", "ann-token"));
+    let file = instance(&scratch, "auth: Bearer(\"tokens\"),", &stdio("fake", &[], ""));
+    let _daemon = scratch.start(&file);
+    scratch.write("token", "ann-token\n");
+    scratch.write("wrong", "bob-token\n");
+    scratch.write("empty", "\n");
+    tell(&["tt"], 69, "tt: not running, did you mean 't'?");
+    tell(&["t/faek", "--token-file", "token"], 69, "there is no server 'faek', did you mean 'fake'?");
+    tell(&["t/fake"], 77, "--token-file FILE names the file with your token");
+    tell(&["t/fake", "--token-file", "wrong"], 77, "--token-file FILE names the file with your token");
+    tell(&["t/fake", "--token-file", "empty"], 78, "a token is one line without spaces");
+    let mut shim = Shim::greeted(&scratch, &["t/fake", "--token-file", "token"]);
+    assert!(shim.echoes("let in"));
+}
+
+/// A line of the file of tokens.
+fn token_line(name: &str, token: &str) -> String {
+    use sha2::Digest;
+    format!("{name} {}\n", data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(token)))
+}
+
+#[test]
+fn a_request_without_an_instance_is_answered_by_an_error_in_the_end() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "", &stdio("fake", &[], ""));
+    let _daemon = scratch.start(&file);
+    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
+    stop(&scratch);
+    let begin = std::time::Instant::now();
+    let answer = shim.ask(&call(1, "echo", json!({"text": "nobody"})));
+    let why = answer["error"]["message"].as_str().unwrap();
+    assert!(why.starts_with("t: not running"), "{why}");
+    assert!(begin.elapsed().as_secs() >= 25, "it has waited");
+    assert_eq!(shim.end().1, Some(0));
+    let said = scratch.file("shim.err");
+    assert!(said.contains("mcpdaemon: the connection to instance 't' was lost: "), "{said}");
+}
+
+#[test]
+fn a_unix_socket_is_preferred_and_asks_for_no_token_where_peers_are_known() {
+    let scratch = Scratch::new();
+    let own = nix::unistd::Uid::effective().as_raw();
+    let more = format!("listen: [\"unix:{}\"], auth: Peer(uids: [{own}]),", scratch.path("s").display());
+    let file = scratch.instance_with("t", &more, &stdio("fake", &[], ""));
+    let out = scratch.run(mcpdaemon(), &["-c", &file.display().to_string()]);
+    assert!(out.status.success(), "{}", stderr(&out));
+    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
+    assert!(shim.echoes("by the socket"));
+    assert_eq!(shim.end().1, Some(0));
+    stop(&scratch);
+    // Both: the socket, over which no proxy and no other host is.
+    let more = format!("listen: [\"127.0.0.1:0\", \"unix:{}\"],", scratch.path("s").display());
+    let _daemon = scratch.start(&scratch.instance_with("t", &more, &stdio("fake", &[], "")));
+    let trace = scratch.path("trace");
+    let words = ["-f", "-e", "trace=connect", "-o", trace.to_str().unwrap(), mcpdaemon(), "--connect", "t/fake"];
+    let mut command = scratch.command("strace");
+    command.args(words);
+    let mut shim = Shim::new(command);
+    shim.ask(&initialize(json!(0)));
+    assert_eq!(shim.end().1, Some(0));
+    let trace = scratch.file("trace");
+    assert!(trace.contains("AF_UNIX") && !trace.contains("AF_INET"), "{trace}");
+}
+
+#[test]
+fn a_client_that_does_not_read_while_it_writes_is_not_waited_for() {
+    let scratch = Scratch::new();
+    let _daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "")));
+    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
+    // Neither side's pipe holds so much: who waits for one before it reads the other would wait for ever.
+    let text = "z".repeat(300 << 10);
+    for n in 0..8 {
+        shim.send(&call(n, "echo", json!({"text": text})).to_string());
+    }
+    let mut ids: Vec<i64> = (0..8)
+        .map(|_| {
+            let answer = shim.next();
+            assert_eq!(said(&answer).len(), text.len());
+            answer["id"].as_i64().unwrap()
+        })
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..8).collect::<Vec<i64>>());
+    // Its client gone, it goes as well.
+    let Shim { child, output, input } = &mut shim;
+    drop(std::mem::replace(
+        output,
+        BufReader::new(Command::new("true").stdout(Stdio::piped()).spawn().unwrap().stdout.take().unwrap()),
+    ));
+    let _ = input.as_mut().unwrap().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n");
+    wait("its end", || child.try_wait().unwrap());
+}
