@@ -299,9 +299,10 @@ fn shake_hands(stream: &mut TcpStream, place: &Place) -> String {
     stream.write_all(&post(&place.address, &place.http, "", HELLO)).expect("write");
     read_until(stream, |read| {
         http_answer(read)?;
-        let head = String::from_utf8_lossy(read).to_ascii_lowercase();
-        let id = head.split("mcp-session-id: ").nth(1).unwrap_or_else(|| panic!("no session: {head}"));
-        Some(id[..id.find("\r\n")?].to_owned())
+        let head = String::from_utf8_lossy(read);
+        let lines = head.lines().filter_map(|line| line.split_once(": "));
+        let mut ids = lines.filter(|(name, _)| name.eq_ignore_ascii_case("mcp-session-id")).map(|(_, id)| id);
+        Some(ids.next().unwrap_or_else(|| panic!("no session: {head}")).to_owned())
     })
 }
 

@@ -6,6 +6,7 @@
 //! which is measured as well then. System calls are counted where there is strace(1).
 
 mod client;
+mod connect;
 mod counts;
 mod held;
 mod instructions;
@@ -48,6 +49,7 @@ fn main() {
     let many = if quick { (200, 20) } else { (1000, 200) };
     many::print((&bench.bin, &bench.echo), [&bench.tcp, &bench.http], many, bench.rounds, bench.time);
     lines::print(&bench.daemon.address);
+    connect::print(&bench.bin, &bench.echo, &bench.daemon, if quick { 2_000 } else { 10_000 });
     started(&bench);
 }
 

@@ -24,6 +24,9 @@ const OPENING: Duration = Duration::from_secs(10);
 /// Who is silent for so long is asked whether it is there, and after twice as long it is not.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How much is read at a time, in bytes.
+const READ_BUFFER: usize = 32 << 10;
+
 /// A socket of either kind.
 enum Stream {
     Unix(UnixStream),
@@ -141,7 +144,8 @@ impl Link {
             _ => later(&e),
         })?;
         // What is too long is for the instance to say.
-        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let config =
+            WebSocketConfig::default().max_message_size(None).max_frame_size(None).read_buffer_size(READ_BUFFER);
         let opened = tungstenite::client::client_with_config(request, stream, Some(config));
         let (ws, _) = opened.map_err(|e| match e {
             HandshakeError::Failure(Error::Http(response)) => refusal(&place, &address.path, &response),

@@ -15,6 +15,7 @@ use super::target::{Missing, Place, Target};
 use crate::model::exit::{Exit, Failure};
 use crate::model::jsonrpc;
 use crate::model::relay::{Relay, Step};
+use crate::sys::memory;
 
 /// How long a request waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,6 +70,8 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
     };
     let steps = passing.relay.connected();
     passing.take(steps);
+    // Editors have many of these.
+    memory::unmap_code();
     let mut buffer = vec![0; CHUNK];
     while !passing.is_done() {
         if passing.turn(&mut buffer).is_err() {
@@ -92,6 +95,9 @@ fn first(target: &Target, starter: Option<&Starter>) -> Result<Link, Failure> {
             Err(Attempt::Absent(why)) => match starter {
                 Some(starter) => {
                     starter.start()?;
+                    if Instant::now() < end {
+                        continue;
+                    }
                     why
                 }
                 None => return Err(Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"))),

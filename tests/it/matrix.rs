@@ -39,8 +39,13 @@ fn cell(client: &str, transport: &str, era: &str, server: &str, mode: &str) {
     let path = if transport == "http" { "mcp" } else { transport };
     let url = format!("{scheme}://{}/servers/{server}/{path}", daemon.address());
     let command = program("client", client);
-    let args = ["--transport", transport, "--url", &url, "--era", era, "--mode", mode, "--server", server];
-    let out = scratch.command(&command[0]).args(&command[1..]).args(args).output().unwrap();
+    let mut client = scratch.command(&command[0]);
+    client.args(&command[1..]).args(["--era", era, "--mode", mode, "--server", server]);
+    match transport {
+        "stdio" => client.args(["--stdio", mcpdaemon(), "--connect", &format!("t/{server}")]),
+        _ => client.args(["--transport", transport, "--url", &url]),
+    };
+    let out = client.output().unwrap();
     let steps: Vec<Value> = stdout(&out).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let failed: Vec<&Value> = steps.iter().filter(|s| s["ok"] == false).collect();
     assert!(out.status.success() && failed.is_empty(), "{failed:?}\n{}", stderr(&out));
@@ -104,6 +109,35 @@ cells! {
     py2_http_modern: "py2" "http" "modern";
     py2_http_auto: "py2" "http" "auto";
     py2_sse: "py2" "sse" "legacy";
+}
+
+/// Clients on standard input and output, by `mcpdaemon --connect`.
+macro_rules! connected {
+    ($($name:ident: $client:literal $era:literal;)*) => {
+        mod connected {
+            $(mod $name {
+                #[test]
+                fn shared() {
+                    crate::matrix::cell($client, "stdio", $era, "py2", "Shared");
+                }
+                #[test]
+                fn per_session() {
+                    crate::matrix::cell($client, "stdio", $era, "ts2", "PerSession");
+                }
+            })*
+        }
+    };
+}
+
+connected! {
+    ts1: "ts1" "legacy";
+    ts2: "ts2" "legacy";
+    ts2_modern: "ts2" "modern";
+    ts2_auto: "ts2" "auto";
+    py1: "py1" "legacy";
+    py2: "py2" "legacy";
+    py2_modern: "py2" "modern";
+    py2_auto: "py2" "auto";
 }
 
 /// What a client does after a stop and start of the daemon: it goes on as if nothing had been (so many tries of one call), or
