@@ -93,6 +93,8 @@ pub(crate) struct Context {
     pub starts: Starts,
     /// The last number of a session.
     sessions: AtomicU64,
+    /// When the last client has left, in seconds of the hub's clock.
+    pub left_at: AtomicU64,
     /// Connections so far.
     connection_numbers: AtomicU64,
     /// The last number of a child's mark.
@@ -135,6 +137,7 @@ impl Context {
             leaving: Leavers::default(),
             starts: Starts::default(),
             sessions: AtomicU64::new(0),
+            left_at: AtomicU64::new(0),
             connection_numbers: AtomicU64::new(0),
             marks: AtomicU64::new(0),
             serials: AtomicU32::new(0),

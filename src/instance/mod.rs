@@ -34,6 +34,7 @@ const WORD: Duration = Duration::from_secs(3);
 /// A start that says what it waits for may go on for so long (sd_notify(3), EXTEND_TIMEOUT_USEC).
 const EXTEND: Duration = Duration::from_secs(60);
 
+mod idle;
 mod monitor;
 mod observe;
 mod reload;
@@ -294,6 +295,7 @@ impl Instance {
     fn begin_to_follow(self: &Arc<Self>, net: &Arc<Net>, signals: &mut Followed) {
         task::spawn(self.clone().reloads(net.clone()));
         task::spawn(self.clone().feed_watchdog());
+        task::spawn(self.clone().end_when_idle());
         if let Some(restarts) = signals.restarts.take() {
             task::spawn(self.clone().follow_restarts(restarts));
         }

@@ -137,6 +137,7 @@ impl Instance {
                     (false, text)
                 }
             };
+            self.reloaded.notify(usize::MAX);
             self.log_written().await;
             {
                 let mut life = self.life();

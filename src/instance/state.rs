@@ -103,6 +103,8 @@ pub(crate) struct Instance {
     /// A reload is wanted.
     pub(super) wanted: AtomicBool,
     pub(super) wake: Event,
+    /// A reload was carried out, or refused.
+    pub(super) reloaded: Event,
     /// The status file shall be written although nothing changed.
     pub(super) write_now: AtomicBool,
     /// What the status file has at the end of its name while it is written.
@@ -192,6 +194,7 @@ impl Instance {
             monitor: Monitor::new(before.map(|b| b.observed.clone()).unwrap_or_default()),
             wanted: AtomicBool::new(false),
             wake: Event::new(),
+            reloaded: Event::new(),
             write_now: AtomicBool::new(false),
             tag: uuid(),
             files_closed: Lock::new(false),

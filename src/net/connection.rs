@@ -88,7 +88,9 @@ impl Drop for Connection {
             return;
         }
         self.front.door.leave(self.number, self.address);
-        self.front.hub.ctx.connections.fetch_sub(1, SeqCst);
+        let ctx = &self.front.hub.ctx;
+        ctx.left_at.store(ctx.seconds(), SeqCst);
+        ctx.connections.fetch_sub(1, SeqCst);
         self.front.closed.notify(usize::MAX);
         self.front.hub.ctx.settle();
     }

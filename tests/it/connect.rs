@@ -243,6 +243,30 @@ fn of_twenty_that_start_an_instance_at_once_one_does() {
 }
 
 #[test]
+fn an_instance_that_nobody_is_connected_to_ends_and_is_started_again() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "idle_exit: \"1s\",", &stdio("fake", &[], ""));
+    let path = file.display().to_string();
+    for _ in 0..2 {
+        let mut shim = Shim::greeted(&scratch, &["t/fake", "--start", "-c", &path]);
+        // As long as somebody is connected it goes on, also if he says nothing.
+        let slow = call(1, "sleep", json!({"n": 2500, "text": "still here"}));
+        assert_eq!(said(&shim.ask(&slow)), "still here");
+        assert_eq!(shim.end().1, Some(0));
+        scratch.gone();
+    }
+    let log = scratch.file("t.log");
+    assert_eq!(log.matches("stopping: nobody was connected for 1s (idle_exit)").count(), 2, "{log}");
+    // A reload says it to one that runs already; a session without a connection does not keep it.
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("\"1s\"", "\"0s\"")).unwrap();
+    let daemon = scratch.start(&file);
+    drop(daemon.http("fake"));
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("\"0s\"", "\"1s\"")).unwrap();
+    kill(daemon.pid, libc::SIGHUP);
+    scratch.gone();
+}
+
+#[test]
 fn it_says_why_nobody_is_served_and_has_the_exit_codes_of_the_daemon() {
     let scratch = Scratch::new();
     let tell = |args: &[&str], exit: i32, why: &str| {

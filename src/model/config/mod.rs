@@ -66,6 +66,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Before a drain, how long clients are still taken while health checks are told that it ends.
     pub lame_duck: Duration,
+    /// The instance ends when nobody has been connected for so long; zero for never.
+    pub idle_exit: Duration,
     /// Proxies whose word on clients and paths is believed.
     pub trusted_proxies: Vec<Network>,
     /// Each session id begins with it and a dot, so that a balancer knows the instance; empty for none.
@@ -294,6 +296,7 @@ fn instance<'a>(
     let websocket = s.nested("websocket", |s| websocket(s, &limits, given));
     let drain_timeout = s.get("drain_timeout", Duration::from_secs(10));
     let lame_duck = s.get("lame_duck", Duration::ZERO);
+    let idle_exit = s.get("idle_exit", Duration::ZERO);
     let trusted_proxies = s.get("trusted_proxies", Vec::new());
     let session_prefix = session_ids::session_prefix(&mut s);
     let session_key = session_ids::session_key(&mut s);
@@ -352,6 +355,7 @@ fn instance<'a>(
         websocket,
         drain_timeout,
         lame_duck,
+        idle_exit,
         trusted_proxies,
         session_prefix,
         session_key,
