@@ -282,6 +282,50 @@ fn gemini_cli_connects() {
     assert_eq!(said.matches(" - Connected").count(), 3, "{said}");
 }
 
+/// What a program says of the same servers by `mcpdaemon --connect`, whose words `made` puts into its configuration.
+fn listed_by_command(program: &str, file: &str, made: impl Fn(&str, &[&str]) -> Value, key: &str) -> String {
+    let scratch = Scratch::new();
+    let run = scratch.path("run").display().to_string();
+    let of = |(name, target): (&str, &str)| {
+        (name.to_owned(), made(mcpdaemon(), &["--connect", target, "--run-dir", run.as_str()]))
+    };
+    let servers: serde_json::Map<String, Value> = [("one", "t/everything"), ("all", "t")].into_iter().map(of).collect();
+    scratch.write(file, &json!({ key: servers }).to_string());
+    let script = format!("GEMINI_CLI_TRUST_WORKSPACE=true {program} mcp list 2>&1");
+    stdout(&beside_a_daemon(&scratch, &script))
+}
+
+#[test]
+fn claude_code_connects_by_a_command() {
+    let made = |command: &str, args: &[&str]| json!({"type": "stdio", "command": command, "args": args});
+    let said = listed_by_command(&deps("node_modules/.bin/claude"), ".claude.json", made, "mcpServers");
+    assert_eq!(said.matches("Connected").count(), 2, "{said}");
+}
+
+#[test]
+fn gemini_cli_connects_by_a_command() {
+    let made = |command: &str, args: &[&str]| json!({"command": command, "args": args});
+    let said = listed_by_command(&deps("node_modules/.bin/gemini"), ".gemini/settings.json", made, "mcpServers");
+    assert_eq!(said.matches(" - Connected").count(), 2, "{said}");
+}
+
+#[test]
+fn the_inspector_and_fastmcp_call_tools_by_a_command() {
+    let (inspector, python) = (deps("node_modules/.bin/mcp-inspector"), deps("apps2/bin/python"));
+    let app = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/app.py");
+    let scratch = Scratch::new();
+    let connect =
+        |target: &str| format!("{} --connect {target} --run-dir {}", mcpdaemon(), scratch.path("run").display());
+    let script = format!(
+        "{inspector} --cli --method tools/call --tool-name echo --tool-arg message=hello -- {}; \
+         {python} {app} shim stdio '{}' everything__echo",
+        connect("t/everything"),
+        connect("t")
+    );
+    let said = stdout(&beside_a_daemon(&scratch, &script));
+    assert_eq!(said.matches("Echo: hello").count(), 2, "{said}");
+}
+
 #[test]
 #[ignore = "its packages are too large for each run: tests/clients"]
 fn opencode_connects() {
