@@ -47,6 +47,10 @@ pub struct Daemon {
     #[argh(option, arg_name = "file")]
     pub import: Option<PathBuf>,
 
+    /// print what this client's configuration needs for a running instance, or one server of it, and exit
+    #[argh(option, arg_name = "client name[/server]")]
+    pub export: Option<String>,
+
     /// write what --import makes to this new file, if it succeeds
     #[argh(option, short = 'o', arg_name = "file")]
     pub output: Option<PathBuf>,
@@ -91,7 +95,7 @@ pub struct Daemon {
     #[argh(switch, short = 'V')]
     pub version: bool,
 
-    /// the command behind "--"
+    /// the command behind "--", or what --export is for
     #[argh(positional, hidden_help)]
     pub command: Vec<String>,
 }
@@ -289,7 +293,10 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     let parsed = parse::<Daemon>("mcpdaemon", args, Exit::Usage)?;
     let Parsed::Args(mut daemon) = parsed else { return Ok(parsed) };
     let usage = |what: &str| Failure::new(Exit::Usage, format!("mcpdaemon: {what}\n{}", hint("mcpdaemon")));
-    if let Some(word) = daemon.command.first() {
+    if daemon.export.is_some() && daemon.command.len() != 1 {
+        return Err(usage("--export wants a client and what is to be reached: --export cursor NAME/SERVER"));
+    }
+    if let (Some(word), None) = (daemon.command.first(), &daemon.export) {
         return Err(usage(&format!("unexpected '{word}': a file goes behind -c, a command behind --")));
     }
     if let Some(behind) = behind {
@@ -298,12 +305,28 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
             return Err(usage("there is no command behind --"));
         }
     }
+    let reaches = daemon.connect.is_some() != daemon.export.is_some();
+    let others = daemon.foreground
+        || daemon.test
+        || daemon.dump
+        || daemon.cleanup
+        || daemon.import.is_some()
+        || daemon.new_token.is_some()
+        || daemon.name.is_some()
+        || !daemon.listen.is_empty();
     match (&daemon.config, daemon.command.is_empty()) {
         _ if daemon.version => Ok(Parsed::Args(daemon)),
         // A variable that is not set, and not this folder.
         (Some(path), _) if path.as_os_str().is_empty() => {
             Err(usage("-c is empty: it names an instance file, or a folder of them"))
         }
+        _ if (daemon.start || daemon.token_file.is_some()) && !reaches => {
+            Err(usage("--start and --token-file go with --connect NAME or --export CLIENT NAME"))
+        }
+        _ if daemon.connect.is_some() || daemon.export.is_some() => match reaches && !others {
+            true => Ok(Parsed::Args(daemon)),
+            false => Err(usage("--connect and --export go with -c, --run-dir, --start and --token-file alone")),
+        },
         _ if daemon.output.is_some() && daemon.import.is_none() => Err(usage("--output FILE goes with --import FILE")),
         (None, true) if daemon.import.is_some() != daemon.new_token.is_some() => Ok(Parsed::Args(daemon)),
         _ if daemon.new_token.is_some() => Err(usage("--new-token NAME goes alone: it prints a line and runs nothing")),

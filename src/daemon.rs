@@ -19,6 +19,7 @@ use prepare::{Prepared, Start, end_predecessor, key, no_living_owner, open_log, 
 
 use crate::cli::{self, Parsed};
 use crate::connect;
+use crate::exporting;
 use crate::hub::{Boot, Hub};
 use crate::importing;
 use crate::instance::{self, Instance};
@@ -102,6 +103,9 @@ fn begin(args: Vec<String>) -> Result<Exit, Failure> {
     }
     if let Some(wanted) = &args.connect {
         return connect::run(wanted, &args, &cwd());
+    }
+    if let (Some(client), Some(wanted)) = (&args.export, args.command.first()) {
+        return exporting::run(client, wanted, &args, &cwd());
     }
     if args.config.is_none() && args.command.is_empty() {
         args.config = paths::config();

@@ -13,6 +13,7 @@ pub mod cli;
 mod connect;
 pub mod ctl;
 pub mod daemon;
+mod exporting;
 mod hints;
 pub mod hub;
 mod importing;

@@ -27,6 +27,7 @@ _mcpdaemon() {
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -X '!*.json' -- "$word"; compgen -d -- "$word")
         ;;
+    --export) mapfile -t COMPREPLY < <(compgen -W 'claude-code claude-desktop cursor vscode codex gemini opencode zed' -- "$word") ;;
     --token-file)
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
@@ -40,7 +41,7 @@ _mcpdaemon() {
     *)
         mapfile -t COMPREPLY < <(compgen -W '-c --config -f --foreground -t --test -T --dump --listen --name
             --port-conflict --run-dir --log-level --allow-root --cleanup --notify-fd --import -o --output --new-token
-            --connect --start --token-file -V --version --help' -- "$word")
+            --connect --export --start --token-file -V --version --help' -- "$word")
         ;;
     esac
 }

@@ -28,6 +28,7 @@ complete -c mcpdaemon -n $own -l notify-fd -x -d 'Write a newline to this descri
 complete -c mcpdaemon -n $own -l import -r -k -a '(__fish_complete_suffix .json)' -d 'Turn a client configuration into an instance file'
 complete -c mcpdaemon -n $own -s o -l output -r -d 'Write it to this new file'
 complete -c mcpdaemon -n $own -l connect -x -d 'Be an MCP server that is a running instance'
+complete -c mcpdaemon -n $own -l export -x -a 'claude-code claude-desktop cursor vscode codex gemini opencode zed' -d 'Print what a client needs for a running instance'
 complete -c mcpdaemon -n $own -l start -d 'With --connect, start the instance if it does not run'
 complete -c mcpdaemon -n $own -l token-file -r -d 'With --connect, the file with the token to show'
 complete -c mcpdaemon -n $own -l new-token -x -d 'Print a line for the file of tokens, and its token'

@@ -12,7 +12,7 @@ use crate::sys::paths;
 pub(super) struct Starter {
     name: String,
     program: PathBuf,
-    file: PathBuf,
+    pub file: PathBuf,
     run_dir: Option<PathBuf>,
 }
 

@@ -99,6 +99,25 @@ impl Target {
         if is_token { Ok(Some(token.to_owned())) } else { Err(fail(why)) }
     }
 
+    /// Its URL for Streamable HTTP, if it has one, and whether it asks for a token.
+    pub(super) fn url(&self) -> Result<(Option<String>, bool), Failure> {
+        let Place::Instance { name, server, run_dir } = &self.place else { return Ok((None, false)) };
+        let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"));
+        // It says why there is none.
+        self.addresses().map_err(|missing| match missing {
+            Missing::Starting(why) | Missing::Absent(why) => unavailable(why),
+            Missing::Never(failure) => failure,
+        })?;
+        let found = find(name, run_dir.as_deref())?;
+        let status = found.status.ok_or_else(|| unavailable(format!("{name}: its status file cannot be read")))?;
+        let token = status.auth.iter().any(|method| method == "Bearer");
+        let url = match server {
+            Some(server) => server_of(name, server, &status)?.url.clone(),
+            None => status.url.clone(),
+        };
+        Ok((url, token))
+    }
+
     /// Where it can be reached at the moment, the best address first.
     pub(super) fn addresses(&self) -> Result<Vec<Address>, Missing> {
         let (name, server, run_dir) = match &self.place {
@@ -180,13 +199,12 @@ fn url(url: &str) -> Result<Address, String> {
         return Err("a path without a query is wanted".to_owned());
     }
     let path = path.trim_end_matches('/');
-    let of_server = path.rsplit_once("/servers/").is_some_and(|(_, rest)| rest.contains('/'));
-    let path = match path.strip_suffix("/mcp") {
-        _ if path.ends_with("/ws") || path.ends_with("/ws/mcp") => path.to_owned(),
-        Some(server) if of_server => format!("{server}/ws"),
-        Some(base) => format!("{base}/ws/mcp"),
-        None if path.contains("/servers/") => format!("{path}/ws"),
-        None => format!("{path}/ws/mcp"),
+    let path = match path.rsplit_once("/servers/") {
+        Some((base, rest)) => format!("{base}/servers/{}/ws", rest.split('/').next().unwrap_or(rest)),
+        None => {
+            let base = path.strip_suffix("/ws/mcp").or_else(|| path.strip_suffix("/mcp")).unwrap_or(path);
+            format!("{base}/ws/mcp")
+        }
     };
     let port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let host = if port { host.to_owned() } else { format!("{host}:80") };

@@ -11,6 +11,7 @@ pub mod config;
 pub mod envelope;
 pub mod event;
 pub mod exit;
+pub mod export;
 pub mod handover;
 pub mod health;
 pub mod history;

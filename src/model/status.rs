@@ -135,6 +135,9 @@ pub struct Status {
     /// None in the foreground, where the log goes to standard error.
     pub log: Option<String>,
     pub listen: Vec<String>,
+    /// How clients are known: `Bearer`, `Peer`; empty where everybody is let in who can connect.
+    #[serde(default)]
+    pub auth: Vec<String>,
     /// RFC 3339, UTC.
     pub started: String,
     /// Milliseconds from the start until it served; None before.
@@ -435,6 +438,7 @@ pub mod sample {
             config: None,
             log: None,
             listen: vec!["http://127.0.0.1:1".to_owned()],
+            auth: vec![],
             started: "then".to_owned(),
             startup_ms: None,
             written: "then".to_owned(),

@@ -296,6 +296,21 @@ fn listed_by_command(program: &str, file: &str, made: impl Fn(&str, &[&str]) -> 
 }
 
 #[test]
+fn claude_code_and_gemini_cli_take_what_export_prints() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path(".gemini")).unwrap();
+    let (claude, gemini, daemon) = (deps("node_modules/.bin/claude"), deps("node_modules/.bin/gemini"), mcpdaemon());
+    let script = format!(
+        "for target in t/everything t; do \
+         {daemon} --export claude-code $target >.claude.json; {claude} mcp list 2>&1; \
+         {daemon} --export gemini $target >.gemini/settings.json; \
+         GEMINI_CLI_TRUST_WORKSPACE=true {gemini} mcp list 2>&1; done"
+    );
+    let said = stdout(&beside_a_daemon(&scratch, &script));
+    assert_eq!(said.matches("Connected").count(), 4, "{said}");
+}
+
+#[test]
 fn claude_code_connects_by_a_command() {
     let made = |command: &str, args: &[&str]| json!({"type": "stdio", "command": command, "args": args});
     let said = listed_by_command(&deps("node_modules/.bin/claude"), ".claude.json", made, "mcpServers");

@@ -377,3 +377,71 @@ fn a_client_that_does_not_read_while_it_writes_is_not_waited_for() {
     let _ = input.as_mut().unwrap().write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n");
     wait("its end", || child.try_wait().unwrap());
 }
+
+#[test]
+fn export_prints_what_goes_into_the_configuration_of_each_client() {
+    let scratch = Scratch::new();
+    let export = |args: &[&str]| scratch.run(mcpdaemon(), &[&["--export"], args].concat());
+    let file = instance(&scratch, "", &stdio("fake", &[], ""));
+    let path = file.display().to_string();
+    let out = export(&["cursor", "t/fake"]);
+    assert_eq!(code(&out), 69, "{}", stderr(&out));
+    assert!(stderr(&out).starts_with("mcpdaemon: t: not running"), "{}", stderr(&out));
+    // It can be started when it is needed.
+    let out = export(&["cursor", "t/fake", "--start", "-c", &path]);
+    let started: Value = serde_json::from_str(&stdout(&out)).unwrap();
+    let server = &started["mcpServers"]["fake"];
+    assert_eq!(
+        (&server["command"], &server["args"]),
+        (&json!(mcpdaemon()), &json!(["--connect", "t/fake", "--start", "-c", path]))
+    );
+    let daemon = scratch.start(&file);
+    for (client, key, address) in [
+        ("claude-code", "mcpServers", "url"),
+        ("cursor", "mcpServers", "url"),
+        ("vscode", "servers", "url"),
+        ("gemini", "mcpServers", "httpUrl"),
+        ("opencode", "mcp", "url"),
+        ("zed", "context_servers", "url"),
+    ] {
+        for (target, name, path) in [("t/fake", "fake", "/servers/fake/mcp"), ("t", "t", "/mcp")] {
+            let out = export(&[client, target]);
+            let entry: Value = serde_json::from_str(&stdout(&out)).unwrap();
+            assert_eq!(entry[key][name][address], format!("{}{path}", daemon.url), "{client}: {entry}");
+            assert!(stderr(&out).starts_with("this goes into "), "{}", stderr(&out));
+        }
+    }
+    let codex = stdout(&export(&["codex", "t/fake"]));
+    assert_eq!(codex, format!("[mcp_servers.fake]\nurl = \"{}/servers/fake/mcp\"\n", daemon.url));
+    let desktop: Value = serde_json::from_str(&stdout(&export(&["claude-desktop", "t"]))).unwrap();
+    assert_eq!(desktop["mcpServers"]["t"]["args"], json!(["--connect", "t"]));
+    for (args, exit, why) in [
+        (&["curser", "t"][..], 64, "did you mean 'cursor'?"),
+        (&["cursor"], 64, "--export wants a client and what is to be reached"),
+        (&["cursor", "t/faek"], 69, "did you mean 'fake'?"),
+        (&["cursor", "http://h/mcp"], 64, "name it in place of a URL"),
+        (&["cursor", "t", "-f"], 64, "alone"),
+    ] {
+        let out = export(args);
+        assert!(code(&out) == exit && stderr(&out).contains(why), "{args:?}: {} {}", code(&out), stderr(&out));
+    }
+    for args in [&["--start"][..], &["--token-file", "x"], &["--connect", "t", "-t"]] {
+        assert_eq!(code(&scratch.run(mcpdaemon(), args)), 64, "{args:?}");
+    }
+}
+
+#[test]
+fn export_names_no_token_and_says_where_it_goes() {
+    let scratch = Scratch::new();
+    scratch.write("tokens", &token_line("ann", "ann-token"));
+    let daemon = scratch.start(&instance(&scratch, "auth: Bearer(\"tokens\"),", &stdio("fake", &[], "")));
+    let out = scratch.run(mcpdaemon(), &["--export", "gemini", "t/fake"]);
+    let entry: Value = serde_json::from_str(&stdout(&out)).unwrap();
+    assert_eq!(entry["mcpServers"]["fake"]["headers"]["Authorization"], "Bearer $MCP_TOKEN");
+    assert!(stderr(&out).contains("goes into the variable MCP_TOKEN"), "{}", stderr(&out));
+    let out = scratch.run(mcpdaemon(), &["--export", "claude-desktop", "t/fake"]);
+    let entry: Value = serde_json::from_str(&stdout(&out)).unwrap();
+    assert_eq!(entry["mcpServers"]["fake"]["args"], json!(["--connect", "t/fake", "--token-file", "TOKEN-FILE"]));
+    assert!(stderr(&out).contains("TOKEN-FILE stands for the file with the token"), "{}", stderr(&out));
+    assert_eq!(daemon.status()["auth"], json!(["Bearer"]));
+}

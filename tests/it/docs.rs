@@ -232,14 +232,21 @@ fn the_configurations_of_clients_in_the_manual_are_understood() {
     let shown: Vec<&str> =
         part.split(".Bd -literal -compact\n").skip(1).map(|b| b.split_once(".Ed\n").unwrap().0).collect();
     let (commands, files): (Vec<&str>, Vec<&str>) = shown.into_iter().partition(|text| text.starts_with("claude "));
-    assert_eq!((commands.len(), files.len()), (1, 8));
+    assert_eq!((commands.len(), files.len()), (1, 9));
     let scratch = Scratch::new();
     for text in files {
         let out = scratch.run(mcpdaemon(), &["--import", scratch.write("file", text).to_str().unwrap()]);
         let made = stdout(&out);
         assert_eq!(code(&out), 0, "{text}\n{}", stderr(&out));
-        let command = "\"npx\", \"-y\", \"mcp-remote\", \"http://127.0.0.1:8003/servers/time/mcp\", \"--header\", \
-                       \"Authorization:$${AUTHORIZATION}\"";
-        assert!(made.contains(command) && made.contains("\"AUTHORIZATION\": \"Bearer "), "{text}\n{made}");
+        if text.contains("--connect") {
+            assert!(made.contains("\"mcpdaemon\", \"--connect\", \"dev/time\", \"--token-file\""), "{text}\n{made}");
+            continue;
+        }
+        let url = if text.contains("https://") { "https://host" } else { "http://127.0.0.1:8003" };
+        let command = format!(
+            "\"npx\", \"-y\", \"mcp-remote\", \"{url}/servers/time/mcp\", \"--header\", \
+             \"Authorization:$${{AUTHORIZATION}}\""
+        );
+        assert!(made.contains(&command) && made.contains("\"AUTHORIZATION\": \"Bearer "), "{text}\n{made}");
     }
 }

@@ -45,6 +45,7 @@ const FLOORS: &[&[&str]] = &[
     &["ctl"],
     // The program for clients that know standard input and output alone.
     &["connect"],
+    &["exporting.rs"],
     &["many.rs"],
     &["daemon", "daemon.rs"],
     &["bin", "lib.rs"],

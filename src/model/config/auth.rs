@@ -46,6 +46,14 @@ pub enum Credential {
 }
 
 impl Auth {
+    /// How clients are known, as the configuration calls it.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Auth::Bearer { .. } => "Bearer",
+            Auth::Peer { .. } => "Peer",
+        }
+    }
+
     /// Whose token this is. Takes as long whichever of those it is, and if it is none.
     ///
     /// A line that was made by `echo TOKEN | sha256sum` holds the hash of the token and a line feed: the line is understood,
