@@ -113,6 +113,7 @@ pub(super) struct Link {
     ws: WebSocket<Stream>,
     /// Something waits until the instance takes more.
     pub is_full: bool,
+    pub opened: Instant,
     heard: Instant,
     is_asked: bool,
 }
@@ -157,7 +158,7 @@ impl Link {
         })?;
         let stream = ws.get_ref();
         stream.patience(None).and_then(|()| stream.set_nonblocking()).map_err(|e| later(&e))?;
-        Ok(Link { ws, is_full: false, heard: Instant::now(), is_asked: false })
+        Ok(Link { ws, is_full: false, opened: Instant::now(), heard: Instant::now(), is_asked: false })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

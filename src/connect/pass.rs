@@ -157,15 +157,11 @@ impl Passing<'_> {
     /// # Errors
     /// The client is gone.
     fn turn(&mut self, buffer: &mut [u8]) -> io::Result<()> {
-        let (from_client, mut from_link) = self.wait()?;
+        let receives = self.output.waiting() < WAITING;
+        let (from_client, from_link) = self.wait(receives)?;
         self.output.flush()?;
-        if let Some(link) = &mut self.link {
-            let outcome = if link.is_full { link.flush() } else { Ok(()) };
-            let outcome = outcome.and_then(|()| if Instant::now() >= link.due() { link.look() } else { Ok(()) });
-            if let Err(why) = outcome {
-                self.lose(&why);
-                from_link = false;
-            }
+        if self.is_sending() {
+            self.flush_link();
         }
         // The instance first: where it has closed, what the client says waits for another connection.
         if from_link {
@@ -174,21 +170,28 @@ impl Passing<'_> {
         if from_client {
             self.hear(buffer)?;
         }
-        if self.link.is_none() {
-            self.connect_again();
+        match &mut self.link {
+            // Of one that is not listened to nothing is heard.
+            Some(link) if receives && Instant::now() >= link.due() => {
+                if let Err(why) = link.look() {
+                    self.lose(&why);
+                }
+            }
+            Some(_) => {}
+            None => self.connect_again(),
         }
         self.output.flush()
     }
 
     /// Waits in poll(2). Whether the client, and whether the instance, has something to say.
-    fn wait(&mut self) -> io::Result<(bool, bool)> {
+    fn wait(&mut self, receives: bool) -> io::Result<(bool, bool)> {
         let listens = !self.is_over && !self.is_sending() && self.relay.held() < WAITING;
-        let receives = self.output.waiting() < WAITING;
-        let until = match (&self.link, self.relay.is_waiting()) {
-            (Some(link), _) => link.due(),
-            (None, _) => self.next_attempt,
+        let until = match &self.link {
+            Some(link) if receives => Some(link.due()),
+            Some(_) => None,
+            None => Some(self.next_attempt),
         };
-        let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
+        let left = until.map_or(u128::MAX, |until| until.saturating_duration_since(Instant::now()).as_millis() + 1);
         let limit = PollTimeout::try_from(left.min(60_000) as u32).unwrap_or(PollTimeout::MAX);
         let flags = |on: bool, flags: PollFlags| if on { flags } else { PollFlags::empty() };
         let (stdin, stdout) = (io::stdin(), io::stdout());
@@ -196,7 +199,8 @@ impl Passing<'_> {
             PollFd::new(stdin.as_fd(), flags(listens, PollFlags::POLLIN)),
             PollFd::new(stdout.as_fd(), flags(self.output.waiting() > 0, PollFlags::POLLOUT)),
         ];
-        if let Some(link) = &self.link {
+        // Who waits for nothing of it is not woken by its end, which stays one.
+        if let Some(link) = self.link.as_ref().filter(|link| receives || link.is_full) {
             let wanted = flags(receives, PollFlags::POLLIN) | flags(link.is_full, PollFlags::POLLOUT);
             fds.push(PollFd::new(link.fd(), wanted));
         }
@@ -284,6 +288,7 @@ impl Passing<'_> {
         for step in steps {
             match step {
                 Step::Say(text) => self.output.line(&text),
+                Step::Leave(why) => return self.lose(&why),
                 Step::Send(text) => {
                     if let Some(Err(why)) = self.link.as_mut().map(|link| link.put(text)) {
                         return self.lose(&why);
@@ -301,13 +306,18 @@ impl Passing<'_> {
 
     /// The connection is gone.
     fn lose(&mut self, why: &str) {
-        self.link = None;
+        let lived = self.link.take().map(|link| link.opened.elapsed()).unwrap_or_default();
         let name = self.target.name();
         self.why = format!("the connection to {name} was lost: {why}");
         complain(&format!("{}; it is opened again", self.why));
         let steps = self.relay.lost(&format!("{}. This request may have run", self.why));
         self.take(steps);
-        (self.next_attempt, self.pause) = (Instant::now(), PAUSES.0);
+        // One that was of no use is not followed by another at once.
+        if lived >= PAUSES.1 {
+            self.pause = PAUSES.0;
+        }
+        self.next_attempt = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSES.1);
         if self.relay.is_waiting() {
             self.waits_since.get_or_insert_with(Instant::now);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::envelope::{Envelope, Fault, Kind, batch, member, members, scan, spliced};
+use super::envelope::{Envelope, Fault, Kind, batch, member, members, plain_text, scan, spliced};
 use super::{jsonrpc, method};
 
 /// The beginning of the ids of our own requests.
@@ -21,6 +21,8 @@ pub enum Step {
     Send(String),
     /// The client gets it.
     Say(String),
+    /// The connection is of no use, for this reason: another one is to be opened later.
+    Leave(String),
 }
 
 /// A request of the client that is not answered yet.
@@ -242,7 +244,11 @@ impl Relay {
     fn greeted(&mut self, e: &Envelope<'_>) -> Vec<Step> {
         self.greeting = None;
         let mut steps = Vec::new();
-        if e.result.is_some() && self.handshake.as_ref().is_some_and(|(_, ready)| *ready) {
+        if let Some(error) = e.get(&e.error) {
+            let why = member(error, "message").and_then(plain_text).unwrap_or_default();
+            return vec![Step::Leave(format!("the handshake was refused: {why}"))];
+        }
+        if self.handshake.as_ref().is_some_and(|(_, ready)| *ready) {
             steps.push(Step::Send(jsonrpc::notification(method::INITIALIZED, None)));
         }
         steps.extend(self.restore());
@@ -469,6 +475,19 @@ mod tests {
         relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#);
         relay.lost("lost");
         assert_eq!(relay.connected(), []);
+    }
+
+    #[test]
+    fn a_connection_whose_handshake_is_refused_is_left() {
+        let mut relay = begun();
+        relay.lost("lost");
+        relay.connected();
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+        let refused =
+            r#"{"jsonrpc":"2.0","id":"mcpdaemon-connect-1","error":{"code":-32603,"message":"it \"is\" down"}}"#;
+        assert_eq!(relay.from_server(refused), [Step::Leave("the handshake was refused: it \"is\" down".to_owned())]);
+        assert_eq!(relay.lost("left"), [], "what waits goes on waiting");
+        assert!(relay.is_waiting());
     }
 
     #[test]
