@@ -31,8 +31,13 @@ fn beside_a_daemon(scratch: &Scratch, script: &str) -> Output {
 /// The same, with more in the instance file.
 fn beside_a_daemon_with(scratch: &Scratch, more: &str, script: &str) -> Output {
     let server = format!("\"everything\": Stdio(command: [{:?}])", deps("node_modules/.bin/mcp-server-everything"));
+    beside_a_daemon_of(scratch, &server, more, script)
+}
+
+/// The same, with these servers.
+fn beside_a_daemon_of(scratch: &Scratch, servers: &str, more: &str, script: &str) -> Output {
     let listen = if more.contains("listen:") { "" } else { "listen: [\"127.0.0.1:8080\"]," };
-    let file = scratch.instance_with("t", &format!("{listen} bridge: Prefix, {more}"), &server);
+    let file = scratch.instance_with("t", &format!("{listen} bridge: Prefix, {more}"), servers);
     let script = format!(
         "export PATH=\"$PATH:/usr/sbin:/sbin\"; ip link set lo up; {} -c {} >&2; {{ {script}; }} </dev/null; {} stop t >&2",
         mcpdaemon(),
@@ -153,17 +158,18 @@ fn supergateway_lets_a_client_of_standard_streams_in() {
     });
 }
 
-/// The session of a program that lets clients of standard streams in goes on, ten times, after a stop, a kill -9 and an empty
-/// run directory.
+/// The session of a program that lets clients of standard streams in goes on, ten times each, after a stop, a kill -9 and an
+/// empty run directory.
 fn lasts(command: &str) {
-    const ROUNDS: usize = 10;
+    const ROUNDS: usize = 30;
     let scratch = Scratch::new();
     scratch.write("key", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
     let (python, program) = (deps("apps2/bin/python"), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/lasting.py"));
     let (daemon, ctl, file, run) = (mcpdaemon(), mcpctl(), scratch.path("t.ron"), scratch.path("run"));
     let script =
         format!("{python} {program} {ROUNDS} echo {daemon} {ctl} {} {} {command}", file.display(), run.display());
-    let said = stdout(&beside_a_daemon_with(&scratch, "session_key: \"key\",", &script));
+    let server = stdio("fake", &[], "");
+    let said = stdout(&beside_a_daemon_of(&scratch, &server, "session_key: \"key\",", &script));
     assert_eq!(said.matches("goes on after").count(), ROUNDS, "{said}");
     let log = scratch.file("t.log");
     // Some have more than one.
@@ -182,10 +188,9 @@ fn fails_over(command: impl Fn(&str) -> String) {
     let (first, second) = (scratch.path("t.ron"), scratch.path("second/t.ron"));
     std::fs::create_dir(scratch.path("second")).unwrap();
     let (key, log) = (scratch.path("key"), scratch.path("second.log"));
-    let server = deps("node_modules/.bin/mcp-server-everything");
+    let server = stdio("fake", &[], "");
     let text = format!(
-        "(session_key: {key:?}, log: (file: {log:?}, level: Debug), bridge: Prefix, {} servers: {{\"everything\": \
-         Stdio(command: [{server:?}])}})",
+        "(session_key: {key:?}, log: (file: {log:?}, level: Debug), bridge: Prefix, {} servers: {{{server}}})",
         more(8081)
     );
     std::fs::write(&second, text).unwrap();
@@ -193,13 +198,14 @@ fn fails_over(command: impl Fn(&str) -> String) {
     let (daemon, ctl, other) = (mcpdaemon(), mcpctl(), scratch.path("run2"));
     let (run, other, first, second) =
         (scratch.path("run").display().to_string(), other.display(), first.display(), second.display());
-    let command = command("http://127.0.0.1:8090/gw/servers/everything/mcp");
+    let command = command("http://127.0.0.1:8090/gw/servers/fake/mcp");
     let script = format!(
         "MCP_RUN_DIR={other} {daemon} -c {second} >&2; haproxy -D -f {} >&2; BALANCER=http://127.0.0.1:8091/stats {python} \
          {program} {ROUNDS} echo {daemon} {ctl} {first},{second} {run},{other} {command}; MCP_RUN_DIR={other} {ctl} stop t >&2",
         proxy.display()
     );
-    let said = stdout(&beside_a_daemon_with(&scratch, &format!("session_key: \"key\", {}", more(8080)), &script));
+    let said =
+        stdout(&beside_a_daemon_of(&scratch, &server, &format!("session_key: \"key\", {}", more(8080)), &script));
     assert_eq!(said.matches("goes on after").count(), ROUNDS, "{said}");
     let logs = scratch.file("t.log") + &scratch.file("second.log");
     assert!(logs.matches("a session goes on that was opened by another process").count() >= ROUNDS - 1, "{logs}");
@@ -209,7 +215,7 @@ fn fails_over(command: impl Fn(&str) -> String) {
 mod sessions_go_on {
     use super::{deps, fails_over, lasts};
 
-    const URL: &str = "http://127.0.0.1:8080/servers/everything/mcp";
+    const URL: &str = "http://127.0.0.1:8080/servers/fake/mcp";
 
     fn mcp_remote(url: &str) -> String {
         format!("{} {url} --transport http-only --allow-http", deps("node_modules/.bin/mcp-remote"))

@@ -62,8 +62,8 @@ def calls() -> None:
     """One call that is answered; what was kept open to the process before may cost a try."""
     end, last = time.monotonic() + 30, None
     while time.monotonic() < end:
-        last = ask("tools/call", {"name": tool, "arguments": {"message": "hello"}}, 10)
-        if last and "Echo: hello" in json.dumps(last.get("result")):
+        last = ask("tools/call", {"name": tool, "arguments": {"message": "hello", "text": "hello"}}, 10)
+        if last and "hello" in json.dumps(last.get("result")):
             return
         time.sleep(0.1)
     sys.exit(f"no call is answered any more: {last}")
