@@ -70,7 +70,7 @@ fn page_needs_auth_and_cannot_be_framed() {
         raw.send(head.as_bytes());
         let answer = raw.response();
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        for secret in ["hunter2", "hunter3", "2bb80d", "Bearer"] {
+        for secret in ["hunter2", "hunter3", "2bb80d", "Bearer "] {
             assert!(!answer.body.contains(secret), "{secret} is in {path}");
         }
         if path == "/" {
