@@ -21,7 +21,7 @@ use crate::model::text::printable;
 const CONNECTING: Duration = Duration::from_secs(5);
 /// How long the answer to the request for a WebSocket may take: a drain or a start may hold it back.
 const OPENING: Duration = Duration::from_secs(10);
-/// Who is silent for so long is asked whether it is there, and after twice as long it is not.
+/// Who is silent for so long is asked whether it is there, and is not there if it goes on to be silent for so long.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How much is read at a time, in bytes.
@@ -113,9 +113,9 @@ pub(super) struct Link {
     ws: WebSocket<Stream>,
     /// Something waits until the instance takes more.
     pub is_full: bool,
-    pub opened: Instant,
     heard: Instant,
-    is_asked: bool,
+    /// When it was asked whether the instance is there, and nothing was heard since.
+    asked: Option<Instant>,
 }
 
 impl Link {
@@ -158,7 +158,7 @@ impl Link {
         })?;
         let stream = ws.get_ref();
         stream.patience(None).and_then(|()| stream.set_nonblocking()).map_err(|e| later(&e))?;
-        Ok(Link { ws, is_full: false, opened: Instant::now(), heard: Instant::now(), is_asked: false })
+        Ok(Link { ws, is_full: false, heard: Instant::now(), asked: None })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -214,12 +214,12 @@ impl Link {
     }
 
     fn is_heard(&mut self) {
-        (self.heard, self.is_asked) = (Instant::now(), false);
+        (self.heard, self.asked) = (Instant::now(), None);
     }
 
     /// When [`Link::look`] is due.
     pub(super) fn due(&self) -> Instant {
-        self.heard + if self.is_asked { 2 * SILENCE } else { SILENCE }
+        self.asked.unwrap_or(self.heard) + SILENCE
     }
 
     /// Asks whether the instance is there if it has been silent for long.
@@ -227,16 +227,17 @@ impl Link {
     /// # Errors
     /// It is not.
     pub(super) fn look(&mut self) -> Result<(), String> {
-        let silent = self.heard.elapsed();
-        if silent >= 2 * SILENCE {
-            return Err(format!("nothing was heard of it for {} s", silent.as_secs()));
+        match self.asked {
+            Some(asked) if asked.elapsed() >= SILENCE => {
+                Err(format!("nothing was heard of it for {} s", self.heard.elapsed().as_secs()))
+            }
+            None if self.heard.elapsed() >= SILENCE => {
+                self.asked = Some(Instant::now());
+                self.attempt(|ws| ws.write(Message::Ping(Default::default())))?;
+                self.flush()
+            }
+            _ => Ok(()),
         }
-        if silent >= SILENCE && !self.is_asked {
-            self.is_asked = true;
-            self.attempt(|ws| ws.write(Message::Ping(Default::default())))?;
-            return self.flush();
-        }
-        Ok(())
     }
 
     /// Says good-bye.

@@ -15,8 +15,10 @@ use std::path::Path;
 
 use crate::cli;
 use crate::model::exit::{Exit, Failure, plain};
+use crate::source::Source;
+use crate::sys::paths;
 use start::Starter;
-use target::Target;
+use target::{NoUrl, Target};
 
 /// How a client gets to an instance, or to a server of it.
 pub(crate) struct Reachable {
@@ -40,16 +42,19 @@ pub(crate) fn reach(wanted: &str, args: &cli::Daemon, cwd: &Path) -> Result<Reac
         target::Place::Instance { name, .. } if args.start => Some(Starter::new(name, args, cwd)?),
         target::Place::Instance { .. } => None,
     };
-    let (url, token) = match target.url() {
-        Ok(found) => found,
-        Err(_) if starter.is_some() => (None, false),
-        Err(failure) => return Err(failure),
+    let (url, token) = match (target.url(), &starter) {
+        (Ok(found), _) => found,
+        // It would be started.
+        (Err(NoUrl::Absent(_)), Some(starter)) => (None, asks_for_token(&starter.file, cwd)),
+        (Err(NoUrl::Absent(failure) | NoUrl::Never(failure)), _) => return Err(failure),
     };
     let program =
         std::env::current_exe().map_err(|e| Failure::new(Exit::Os, format!("mcpdaemon: who am I? {}", plain(&e))))?;
     let mut command = vec![program.display().to_string(), "--connect".to_owned(), wanted.to_owned()];
     let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
-    if let Some(dir) = &args.run_dir {
+    // The client has other variables.
+    let dir = args.run_dir.clone().or_else(|| std::env::var_os("MCP_RUN_DIR").map(|_| paths::run_dir()));
+    if let Some(dir) = dir {
         add(&["--run-dir", &cwd.join(dir).display().to_string()]);
     }
     if let Some(starter) = &starter {
@@ -61,6 +66,13 @@ pub(crate) fn reach(wanted: &str, args: &cli::Daemon, cwd: &Path) -> Result<Reac
         None => {}
     }
     Ok(Reachable { url, command, token })
+}
+
+/// Whether an instance from this file will ask for a token; false where the file cannot be read, which its start will say.
+fn asks_for_token(file: &Path, cwd: &Path) -> bool {
+    let args = cli::Daemon { config: Some(file.to_owned()), ..cli::Daemon::default() };
+    let loaded = Source::new(&args, cwd).load();
+    loaded.is_ok_and(|loaded| loaded.config.auth.iter().any(|auth| auth.method() == "Bearer"))
 }
 
 /// Passes messages between standard input and output and what `--connect` names, until the end of input.

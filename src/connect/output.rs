@@ -16,6 +16,9 @@ use nix::unistd::write;
 /// A pipe that poll(2) calls writable takes so many bytes without blocking (pipe(7), PIPE_BUF).
 const PIECE: usize = 4096;
 
+/// So much that was written is kept at most, in bytes.
+const PASSED: usize = 1 << 20;
+
 /// What standard output is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -67,6 +70,11 @@ impl Output {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
+        }
+        // What was taken goes, also where something is always left.
+        if self.done > PASSED {
+            self.waiting.drain(..self.done);
+            self.done = 0;
         }
         if self.waiting() == 0 {
             self.waiting.clear();

@@ -12,7 +12,7 @@ use super::link::{Link, Refused};
 use super::output::Output;
 use super::start::Starter;
 use super::target::{Missing, Place, Target};
-use crate::model::exit::{Exit, Failure};
+use crate::model::exit::{Exit, Failure, plain};
 use crate::model::jsonrpc;
 use crate::model::relay::{Relay, Step};
 use crate::sys::memory;
@@ -41,8 +41,8 @@ struct Passing<'t> {
     is_over: bool,
     next_attempt: Instant,
     pause: Duration,
-    /// Since when the client waits for a connection.
-    waits_since: Option<Instant>,
+    /// Something has come over this connection.
+    is_heard: bool,
     /// Why there is no connection.
     why: String,
 }
@@ -65,7 +65,7 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
         is_over: false,
         next_attempt: Instant::now(),
         pause: PAUSES.0,
-        waits_since: None,
+        is_heard: false,
         why: String::new(),
     };
     let steps = passing.relay.connected();
@@ -74,9 +74,16 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
     memory::unmap_code();
     let mut buffer = vec![0; CHUNK];
     while !passing.is_done() {
-        if passing.turn(&mut buffer).is_err() {
+        match passing.turn(&mut buffer) {
+            Ok(()) => {}
             // The client is gone, and nobody is left to tell.
-            return Ok(Exit::Ok);
+            Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                return Ok(Exit::Ok);
+            }
+            Err(e) => {
+                let why = format!("mcpdaemon: cannot speak on standard input and output: {}", plain(&e));
+                return Err(Failure::new(Exit::Os, why));
+            }
         }
     }
     if let Some(link) = passing.link.take() {
@@ -178,7 +185,16 @@ impl Passing<'_> {
                 }
             }
             Some(_) => {}
-            None => self.connect_again(),
+            None => {
+                // An attempt takes its time.
+                self.output.flush()?;
+                self.connect_again();
+            }
+        }
+        if let Some(end) = self.patience()
+            && Instant::now() >= end
+        {
+            self.give_up(Instant::now() - PATIENCE);
         }
         self.output.flush()
     }
@@ -191,6 +207,7 @@ impl Passing<'_> {
             Some(_) => None,
             None => Some(self.next_attempt),
         };
+        let until = until.into_iter().chain(self.patience()).min();
         let left = until.map_or(u128::MAX, |until| until.saturating_duration_since(Instant::now()).as_millis() + 1);
         let limit = PollTimeout::try_from(left.min(60_000) as u32).unwrap_or(PollTimeout::MAX);
         let flags = |on: bool, flags: PollFlags| if on { flags } else { PollFlags::empty() };
@@ -257,11 +274,8 @@ impl Passing<'_> {
         };
         let text = text.trim();
         if !text.is_empty() {
-            let steps = self.relay.from_client(text);
+            let steps = self.relay.from_client(text, Instant::now());
             self.take(steps);
-            if self.link.is_none() && self.relay.is_waiting() {
-                self.waits_since.get_or_insert_with(Instant::now);
-            }
         }
     }
 
@@ -270,6 +284,7 @@ impl Passing<'_> {
         while let Some(link) = &mut self.link {
             match link.take() {
                 Ok(Some(text)) => {
+                    self.is_heard = true;
                     let steps = self.relay.from_server(&text);
                     self.take(steps);
                     if self.output.waiting() > WAITING {
@@ -306,53 +321,63 @@ impl Passing<'_> {
 
     /// The connection is gone.
     fn lose(&mut self, why: &str) {
-        let lived = self.link.take().map(|link| link.opened.elapsed()).unwrap_or_default();
+        self.link = None;
         let name = self.target.name();
         self.why = format!("the connection to {name} was lost: {why}");
         complain(&format!("{}; it is opened again", self.why));
         let steps = self.relay.lost(&format!("{}. This request may have run", self.why));
         self.take(steps);
         // One that was of no use is not followed by another at once.
-        if lived >= PAUSES.1 {
+        if std::mem::take(&mut self.is_heard) {
             self.pause = PAUSES.0;
         }
-        self.next_attempt = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(PAUSES.1);
-        if self.relay.is_waiting() {
-            self.waits_since.get_or_insert_with(Instant::now);
-        }
+        self.wait_a_while();
     }
 
-    /// Tries to connect if it is time, and gives up what has waited for too long.
+    fn wait_a_while(&mut self) {
+        self.next_attempt = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PAUSES.1);
+    }
+
+    /// Until when what the client has asked waits for a connection.
+    fn patience(&self) -> Option<Instant> {
+        self.relay.waits_since().map(|since| since + PATIENCE)
+    }
+
+    /// What was asked for before this time is answered by an error.
+    fn give_up(&mut self, before: Instant) {
+        let steps = self.relay.give_up(&self.why, before);
+        self.take(steps);
+    }
+
+    /// Tries to connect if it is time.
     fn connect_again(&mut self) {
-        if Instant::now() >= self.next_attempt {
-            match open(self.target) {
-                Ok(link) => return self.go_on(link),
-                Err(Attempt::Absent(why)) => {
-                    self.why = why;
-                    // Who has stopped it does not want it, unless somebody asks for it.
-                    if let (Some(starter), true) = (self.starter, self.relay.is_waiting())
-                        && let Err(failure) = starter.start()
-                    {
-                        self.why = failure.text;
-                    }
+        if Instant::now() < self.next_attempt {
+            return;
+        }
+        match open(self.target) {
+            Ok(link) => return self.go_on(link),
+            Err(Attempt::Absent(why)) => {
+                self.why = why;
+                // Who has stopped it does not want it, unless somebody asks for it.
+                if let (Some(starter), Some(_)) = (self.starter, self.relay.waits_since())
+                    && let Err(failure) = starter.start()
+                {
+                    self.why = failure.text;
                 }
-                Err(Attempt::Later(why)) => self.why = why,
-                Err(Attempt::Never(failure)) => self.why = failure.text,
             }
-            self.next_attempt = Instant::now() + self.pause;
-            self.pause = (self.pause * 2).min(PAUSES.1);
+            Err(Attempt::Later(why)) => self.why = why,
+            Err(Attempt::Never(failure)) => {
+                // To wait is of no use.
+                self.why = failure.text;
+                self.give_up(Instant::now());
+            }
         }
-        if self.waits_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
-            self.waits_since = None;
-            let steps = self.relay.give_up(&self.why);
-            self.take(steps);
-        }
+        self.wait_a_while();
     }
 
     fn go_on(&mut self, link: Link) {
-        self.link = Some(link);
-        self.waits_since = None;
+        (self.link, self.is_heard) = (Some(link), false);
         complain(&format!("connected to {} again", self.target.name()));
         let steps = self.relay.connected();
         self.take(steps);

@@ -46,6 +46,13 @@ pub(super) enum At {
     Tcp(String),
 }
 
+/// Why there is no URL.
+pub(super) enum NoUrl {
+    /// It does not run.
+    Absent(Failure),
+    Never(Failure),
+}
+
 /// Why there is no address.
 pub(super) enum Missing {
     /// It may be there in a moment.
@@ -100,19 +107,21 @@ impl Target {
     }
 
     /// Its URL for Streamable HTTP, if it has one, and whether it asks for a token.
-    pub(super) fn url(&self) -> Result<(Option<String>, bool), Failure> {
+    pub(super) fn url(&self) -> Result<(Option<String>, bool), NoUrl> {
         let Place::Instance { name, server, run_dir } = &self.place else { return Ok((None, false)) };
         let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"));
         // It says why there is none.
         self.addresses().map_err(|missing| match missing {
-            Missing::Starting(why) | Missing::Absent(why) => unavailable(why),
-            Missing::Never(failure) => failure,
+            Missing::Starting(why) => NoUrl::Never(unavailable(why)),
+            Missing::Absent(why) => NoUrl::Absent(unavailable(why)),
+            Missing::Never(failure) => NoUrl::Never(failure),
         })?;
-        let found = find(name, run_dir.as_deref())?;
-        let status = found.status.ok_or_else(|| unavailable(format!("{name}: its status file cannot be read")))?;
+        let found = find(name, run_dir.as_deref()).map_err(NoUrl::Never)?;
+        let unread = || NoUrl::Never(unavailable(format!("{name}: its status file cannot be read")));
+        let status = found.status.ok_or_else(unread)?;
         let token = status.auth.iter().any(|method| method == "Bearer");
         let url = match server {
-            Some(server) => server_of(name, server, &status)?.url.clone(),
+            Some(server) => server_of(name, server, &status).map_err(NoUrl::Never)?.url.clone(),
             None => status.url.clone(),
         };
         Ok((url, token))

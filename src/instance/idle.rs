@@ -20,12 +20,16 @@ impl Instance {
     /// Ends the instance once nobody has been connected, and no request was open, for as long as the configuration says.
     pub(super) async fn end_when_idle(self: Arc<Self>) {
         let ctx = &self.hub.ctx;
-        ctx.left_at.store(ctx.seconds(), SeqCst);
+        // A second more, because a second that has begun is counted.
+        ctx.left_at.store(ctx.seconds() + 1, SeqCst);
         loop {
             let reloaded = self.reloaded.listen();
             let limit = ctx.config().idle_exit;
             let idle = Duration::from_secs(ctx.seconds().saturating_sub(ctx.left_at.load(SeqCst)));
             let in_use = ctx.connections.load(SeqCst) > 0 || ctx.load.in_flight() > 0;
+            if in_use {
+                ctx.left_at.store(ctx.seconds() + 1, SeqCst);
+            }
             let left = match (limit.is_zero(), in_use) {
                 (true, _) => NEVER,
                 // Whoever leaves next leaves later than now.

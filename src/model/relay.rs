@@ -2,17 +2,21 @@
 //! instance is made anew.
 //!
 //! It replays what a session consists of: the handshake, the log level, subscriptions. What was in flight is answered by an
-//! error, because it may have run. Messages pass as they are. Pure: texts go in, and what is to be done comes out.
+//! error, because it may have run. Messages pass as they are. Pure: texts and times go in, and what is to be done comes out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
-use super::envelope::{Envelope, Fault, Kind, batch, member, members, plain_text, scan, spliced};
-use super::{jsonrpc, method};
+use super::envelope::{Envelope, Fault, Kind, batch, member, members, plain_text, scan, scan_client, spliced};
+use super::{jsonrpc, method, modern};
 
-/// The beginning of the ids of our own requests.
+/// The beginning of the ids of our own requests, and of those of a server that are not the first of their name.
 const OWN: &str = "mcpdaemon-connect-";
-/// The lists of which a client is told that they may have changed.
-const LISTS: [&str; 3] = ["tools", "prompts", "resources"];
+/// The lists of which a client is told that they may have changed, and what a subscription calls them.
+const LISTS: [(&str, &str); 3] =
+    [("tools", "toolsListChanged"), ("prompts", "promptsListChanged"), ("resources", "resourcesListChanged")];
+/// The one revision that has batches; elsewhere they are refused as a whole.
+const BATCHES: &str = "2025-03-26";
 
 /// What is to be done with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +33,14 @@ pub enum Step {
 #[derive(Clone, Debug)]
 enum Open {
     Plain,
-    Initialize,
+    /// The text, and when it came.
+    Initialize(String, Instant),
     /// The text is replayed if it succeeds.
     Level(String),
     Subscribe(String, String),
     Unsubscribe(String),
-    /// A subscription of the modern era, which is open as long as it lasts.
-    Listen(String),
+    /// A subscription of the modern era, which is open as long as it lasts, and whether its client knows that it is.
+    Listen(String, bool),
 }
 
 /// How far a connection is.
@@ -49,11 +54,21 @@ enum At {
     Open,
 }
 
+/// What the client has said while there was no connection.
+struct Held {
+    text: String,
+    came: Instant,
+    /// Something in it is to be answered.
+    asks: bool,
+}
+
 /// What is remembered of one conversation.
 pub struct Relay {
     at: At,
-    /// The request that has begun the session, once it has succeeded, and whether its client has said that it is ready.
+    /// The request that has begun the session, and whether its client has said that it is ready.
     handshake: Option<(String, bool)>,
+    /// The revision agreed on has batches.
+    batches: bool,
     /// The lists of which the server tells changes.
     lists: Vec<&'static str>,
     /// The id of our own handshake.
@@ -62,12 +77,13 @@ pub struct Relay {
     watched: BTreeMap<String, String>,
     /// Requests of the client by their ids, as they are written.
     open: HashMap<String, Open>,
-    /// Requests of the server, by their ids, that the client has not answered.
-    asked: HashSet<String>,
+    /// Requests of the server that the client has not answered: the id that it knows, and the server's.
+    asked: HashMap<String, String>,
+    /// This is not the first connection: ids of the server may be those of requests of before.
+    again: bool,
     /// Subscriptions that were made anew, and whose acknowledgement the client knows.
     acknowledged: HashSet<String>,
-    /// What the client says while there is no connection.
-    held: Vec<String>,
+    held: VecDeque<Held>,
     number: u64,
 }
 
@@ -76,66 +92,95 @@ impl Default for Relay {
         Relay {
             at: At::Lost,
             handshake: None,
+            batches: false,
             lists: Vec::new(),
             greeting: None,
             level: None,
             watched: BTreeMap::new(),
             open: HashMap::new(),
-            asked: HashSet::new(),
+            asked: HashMap::new(),
+            again: false,
             acknowledged: HashSet::new(),
-            held: Vec::new(),
+            held: VecDeque::new(),
             number: 0,
         }
     }
 }
 
+/// Shows a message of a client as the instance will understand it; None if it is none.
+fn understood<T>(text: &str, look: &mut dyn FnMut(&Envelope<'_>) -> T) -> Option<T> {
+    match scan_client(text) {
+        Ok(e) => Some(look(&e)),
+        Err(Fault::Inexact(changes)) => understood(&spliced(text, &changes), look),
+        Err(_) => None,
+    }
+}
+
+/// The ids of the requests in a message of a client.
+fn requests(text: &str) -> Vec<String> {
+    let id = |e: &Envelope<'_>| if e.kind == Kind::Request { e.get(&e.id).map(str::to_owned) } else { None };
+    match batch(text) {
+        Some(all) => all.into_iter().filter_map(|one| understood(one, &mut { id }).flatten()).collect(),
+        None => understood(text, &mut { id }).flatten().into_iter().collect(),
+    }
+}
+
 impl Relay {
-    /// A message of the client.
-    pub fn from_client(&mut self, text: &str) -> Vec<Step> {
-        if self.at != At::Open {
-            self.held.push(text.to_owned());
-            return Vec::new();
+    /// A message of the client that comes now.
+    pub fn from_client(&mut self, text: &str, now: Instant) -> Vec<Step> {
+        if self.at == At::Open {
+            return self.pass(text, now);
         }
-        self.pass(text)
+        let is_response = understood(text, &mut |e| e.kind == Kind::Response).unwrap_or(false);
+        if !is_response {
+            self.held.push_back(Held { text: text.to_owned(), came: now, asks: !requests(text).is_empty() });
+        }
+        // Nobody waits for an answer any more.
+        Vec::new()
     }
 
     /// A message of the client, with a connection.
-    fn pass(&mut self, text: &str) -> Vec<Step> {
-        match scan(text) {
-            Ok(e) if e.kind == Kind::Response && !e.get(&e.id).is_some_and(|id| self.asked.remove(id)) => {
+    fn pass(&mut self, text: &str, came: Instant) -> Vec<Step> {
+        let response = understood(text, &mut |e| match (e.kind, e.get(&e.id)) {
+            (Kind::Response, id) => Some((id.unwrap_or_default().to_owned(), e.id.clone())),
+            _ => None,
+        });
+        if let Some((id, place)) = response.flatten() {
+            return match (self.asked.remove(&id), place) {
+                (Some(own), Some(place)) if own != id => vec![Step::Send(spliced(text, &[(place, &own)]))],
+                (Some(_), _) => vec![Step::Send(text.to_owned())],
                 // What the server has asked on a connection of before.
-                return Vec::new();
-            }
-            Ok(e) => self.note(&e),
-            Err(Fault::Batch) => {
+                (None, _) => Vec::new(),
+            };
+        }
+        match scan_client(text) {
+            Err(Fault::Batch) if self.batches => {
                 for one in batch(text).unwrap_or_default() {
-                    if let Ok(e) = scan(one) {
-                        self.note(&e);
-                    }
+                    understood(one, &mut |e| self.note(e, came));
                 }
             }
-            // The instance says what is wrong with it.
-            Err(_) => {}
+            // Refused, each with its id.
+            Err(Fault::Message(Some(id), _) | Fault::Respelled(Some(id), _)) => {
+                self.open.insert(id.to_owned(), Open::Plain);
+            }
+            _ => drop(understood(text, &mut |e| self.note(e, came))),
         }
         vec![Step::Send(text.to_owned())]
     }
 
     /// Remembers what a message of the client asks for.
-    fn note(&mut self, e: &Envelope<'_>) {
+    fn note(&mut self, e: &Envelope<'_>, came: Instant) {
         let text = || e.text().to_owned();
         match (e.kind, &*e.method) {
             (Kind::Request, name) => {
                 let Some(id) = e.get(&e.id) else { return };
                 let uri = || e.get(&e.uri).unwrap_or_default().to_owned();
                 let open = match name {
-                    method::INITIALIZE => {
-                        self.handshake = Some((text(), false));
-                        Open::Initialize
-                    }
+                    method::INITIALIZE => Open::Initialize(text(), came),
                     method::SET_LEVEL => Open::Level(text()),
                     method::RESOURCES_SUBSCRIBE => Open::Subscribe(uri(), text()),
                     method::RESOURCES_UNSUBSCRIBE => Open::Unsubscribe(uri()),
-                    method::LISTEN => Open::Listen(text()),
+                    method::LISTEN => Open::Listen(text(), false),
                     _ => Open::Plain,
                 };
                 self.open.insert(id.to_owned(), open);
@@ -157,6 +202,7 @@ impl Relay {
 
     /// A message of the instance.
     pub fn from_server(&mut self, text: &str) -> Vec<Step> {
+        let say = || vec![Step::Say(text.to_owned())];
         let Ok(e) = scan(text) else {
             // The answers to a batch.
             for one in batch(text).unwrap_or_default() {
@@ -166,70 +212,82 @@ impl Relay {
                     self.open.remove(id);
                 }
             }
-            return vec![Step::Say(text.to_owned())];
+            return say();
         };
         let id = e.get(&e.id);
-        match e.kind {
-            Kind::Response => {
-                if let Some(id) = id {
-                    if self.greeting.as_deref() == Some(id) {
-                        return self.greeted(&e);
-                    }
-                    if id.trim_matches('"').starts_with(OWN) {
-                        return Vec::new();
-                    }
-                    if let Some(open) = self.open.remove(id) {
-                        self.answered(open, &e);
-                    }
+        match (e.kind, id) {
+            (Kind::Response, Some(id)) => {
+                if self.greeting.as_deref() == Some(id) {
+                    return self.greeted(&e);
                 }
-            }
-            Kind::Request => {
-                if let Some(id) = id {
-                    self.asked.insert(id.to_owned());
-                }
-            }
-            Kind::Notification if &*e.method == method::ACKNOWLEDGED => {
-                // The client has heard that at first.
-                if e.get(&e.modern.subscription).is_some_and(|id| self.acknowledged.remove(id)) {
+                if id.trim_matches('"').starts_with(OWN) {
                     return Vec::new();
                 }
+                if let Some(open) = self.open.remove(id) {
+                    self.answered(open, &e);
+                }
             }
-            Kind::Notification => {}
+            (Kind::Request, Some(id)) => {
+                if self.again {
+                    // The client may still answer one of before that was called the same.
+                    let known = self.own_id();
+                    self.asked.insert(known.clone(), id.to_owned());
+                    return vec![Step::Say(spliced(text, &[(e.id.clone().unwrap_or_default(), &known)]))];
+                }
+                self.asked.insert(id.to_owned(), id.to_owned());
+            }
+            (Kind::Notification, _) if &*e.method == method::CANCELLED => {
+                let of = e.get(&e.request_id).unwrap_or_default();
+                let known = self.asked.iter().find(|(_, own)| *own == of).map(|(known, _)| known.clone());
+                if let (Some(known), Some(place)) = (known, e.request_id.clone()) {
+                    self.asked.remove(&known);
+                    return vec![Step::Say(spliced(text, &[(place, &known)]))];
+                }
+            }
+            (Kind::Notification, _) if &*e.method == method::ACKNOWLEDGED => return self.subscribed(&e),
+            _ => {}
         }
-        vec![Step::Say(text.to_owned())]
+        say()
+    }
+
+    /// A subscription of the modern era is acknowledged.
+    fn subscribed(&mut self, e: &Envelope<'_>) -> Vec<Step> {
+        let id = e.get(&e.modern.subscription).unwrap_or_default();
+        if let Some(Open::Listen(_, known)) = self.open.get_mut(id) {
+            *known = true;
+        }
+        if !self.acknowledged.remove(id) {
+            return vec![Step::Say(e.text().to_owned())];
+        }
+        // The client has heard that at first. The lists that it wants to hear of may have changed meanwhile.
+        let honoured = e.get(&e.params).and_then(|params| member(params, "notifications")).unwrap_or("{}");
+        let wanted = LISTS.into_iter().filter(|(_, key)| member(honoured, key) == Some("true"));
+        let told = wanted.map(|(list, _)| jsonrpc::notification(method::list_changed(list), None));
+        told.map(|text| Step::Say(modern::tagged(&text, id))).collect()
     }
 
     /// A request of the client is answered: what of it is to be replayed is known now.
     fn answered(&mut self, open: Open, e: &Envelope<'_>) {
-        let Some(result) = e.get(&e.result) else {
-            if matches!(open, Open::Initialize) {
-                self.handshake = None;
-            }
-            return;
-        };
+        let Some(result) = e.get(&e.result) else { return };
         match open {
-            Open::Initialize => {
-                let capabilities = members(member(result, "capabilities").unwrap_or_default());
+            Open::Initialize(text, _) => {
+                self.handshake = Some((text, false));
+                let agreed = member(result, "protocolVersion").and_then(plain_text);
+                self.batches = agreed.as_deref() == Some(BATCHES);
+                let capabilities = members(member(result, "capabilities").unwrap_or("{}"));
                 let of = |list: &&str| capabilities.iter().any(|(name, _)| name == list);
-                self.lists = LISTS.into_iter().filter(of).collect();
+                self.lists = LISTS.into_iter().map(|(list, _)| list).filter(of).collect();
             }
             Open::Level(text) => self.level = Some(text),
             Open::Subscribe(uri, text) => drop(self.watched.insert(uri, text)),
             Open::Unsubscribe(uri) => drop(self.watched.remove(&uri)),
-            Open::Plain | Open::Listen(_) => {}
+            Open::Plain | Open::Listen(..) => {}
         }
     }
 
     /// There is a connection. What is to be sent at first.
     pub fn connected(&mut self) -> Vec<Step> {
-        let handshake = self.handshake.as_ref().map(|(text, _)| text.clone());
-        let is_open = self.open.values().any(|open| matches!(open, Open::Initialize));
-        match handshake {
-            // Its client waits for the answer: it is asked once more as it was.
-            Some(text) if is_open => {
-                self.at = At::Open;
-                [vec![Step::Send(text)], self.release()].concat()
-            }
+        match self.handshake.as_ref().map(|(text, _)| text.clone()) {
             Some(text) => {
                 self.at = At::Greeting;
                 let (id, text) = self.renumbered(&text);
@@ -265,8 +323,10 @@ impl Relay {
         let texts: Vec<String> = self.level.iter().chain(self.watched.values()).cloned().collect();
         let mut steps: Vec<Step> = texts.iter().map(|text| Step::Send(self.renumbered(text).1)).collect();
         for (id, open) in &self.open {
-            if let Open::Listen(text) = open {
-                self.acknowledged.insert(id.clone());
+            if let Open::Listen(text, known) = open {
+                if *known {
+                    self.acknowledged.insert(id.clone());
+                }
                 steps.push(Step::Send(text.clone()));
             }
         }
@@ -276,13 +336,18 @@ impl Relay {
     /// What the client has said meanwhile.
     fn release(&mut self) -> Vec<Step> {
         let held = std::mem::take(&mut self.held);
-        held.iter().flat_map(|text| self.pass(text)).collect()
+        held.iter().flat_map(|one| self.pass(&one.text, one.came)).collect()
+    }
+
+    /// An id that nobody else has.
+    fn own_id(&mut self) -> String {
+        self.number += 1;
+        format!("\"{OWN}{}\"", self.number)
     }
 
     /// A request of the client with an id of our own, and that id.
     fn renumbered(&mut self, text: &str) -> (String, String) {
-        self.number += 1;
-        let id = format!("\"{OWN}{}\"", self.number);
+        let id = self.own_id();
         let place = scan(text).ok().and_then(|e| e.id.clone());
         let text = place.map_or_else(|| text.to_owned(), |place| spliced(text, &[(place, &id)]));
         (id, text)
@@ -290,19 +355,20 @@ impl Relay {
 
     /// The connection is gone: what was in flight is answered by an error for this reason.
     pub fn lost(&mut self, why: &str) -> Vec<Step> {
-        self.at = At::Lost;
-        self.greeting = None;
+        (self.at, self.again, self.greeting) = (At::Lost, true, None);
         self.acknowledged.clear();
-        let gone = |(_, open): &(&String, &mut Open)| !matches!(open, Open::Listen(_) | Open::Initialize);
-        let mut ids: Vec<String> = self.open.iter_mut().filter(gone).map(|(id, _)| id.clone()).collect();
-        ids.sort_unstable();
+        let mut gone: Vec<(String, Open)> = self.open.extract_if(|_, open| !matches!(open, Open::Listen(..))).collect();
+        gone.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut steps = Vec::new();
-        for id in ids {
-            self.open.remove(&id);
-            steps.push(Step::Say(jsonrpc::error(Some(&id), jsonrpc::REFUSED, why)));
+        for (id, open) in gone {
+            match open {
+                // Nothing was done yet: it is asked once more, before all else.
+                Open::Initialize(text, came) => self.held.push_front(Held { text, came, asks: true }),
+                _ => steps.push(Step::Say(jsonrpc::error(Some(&id), jsonrpc::REFUSED, why))),
+            }
         }
         // Nobody waits for the client's answers any more.
-        let mut asked: Vec<String> = self.asked.drain().collect();
+        let mut asked: Vec<String> = self.asked.drain().map(|(known, _)| known).collect();
         asked.sort_unstable();
         for id in asked {
             let params = format!(r#"{{"requestId":{id},"reason":"the connection was lost"}}"#);
@@ -311,43 +377,35 @@ impl Relay {
         steps
     }
 
-    /// There will be no connection soon: what the client has said meanwhile, and waits for, is answered by an error for this
-    /// reason.
-    pub fn give_up(&mut self, why: &str) -> Vec<Step> {
-        let held = std::mem::take(&mut self.held);
-        let mut ids: Vec<String> = Vec::new();
-        for text in &held {
-            let all = if text.trim_start().starts_with('[') { batch(text).unwrap_or_default() } else { vec![&**text] };
-            let requests = all.into_iter().filter_map(|one| scan(one).ok()).filter(|e| e.kind == Kind::Request);
-            ids.extend(requests.filter_map(|e| e.get(&e.id).map(str::to_owned)));
+    /// What was asked for before this time, and waits for a connection, is answered by an error for this reason.
+    pub fn give_up(&mut self, why: &str, before: Instant) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some(at) = self.held.iter().position(|one| one.asks && one.came <= before) {
+            // What stands before it goes with it, and is remembered: it may cancel a subscription.
+            for one in self.held.drain(..=at).collect::<Vec<_>>() {
+                let ids = requests(&one.text);
+                if ids.is_empty() {
+                    understood(&one.text, &mut |e| self.note(e, before));
+                }
+                steps.extend(ids.iter().map(|id| Step::Say(jsonrpc::error(Some(id), jsonrpc::REFUSED, why))));
+            }
         }
-        let is_first = |(id, open): (&String, &Open)| matches!(open, Open::Initialize).then(|| id.clone());
-        if let Some(id) = self.open.iter().find_map(is_first) {
-            self.open.remove(&id);
-            self.handshake = None;
-            ids.push(id);
-        }
-        ids.iter().map(|id| Step::Say(jsonrpc::error(Some(id), jsonrpc::REFUSED, why))).collect()
+        steps
     }
 
-    /// Whether the client waits for something that it has asked while there was no connection.
-    pub fn is_waiting(&self) -> bool {
-        !self.held.is_empty() || self.open.values().any(|open| matches!(open, Open::Initialize))
+    /// Since when the client waits for an answer to what it has asked without a connection.
+    pub fn waits_since(&self) -> Option<Instant> {
+        self.held.iter().filter(|one| one.asks).map(|one| one.came).min()
     }
 
     /// How much of the client's is held, in bytes.
     pub fn held(&self) -> usize {
-        self.held.iter().map(String::len).sum()
-    }
-
-    /// Whether messages pass.
-    pub fn is_open(&self) -> bool {
-        self.at == At::Open
+        self.held.iter().map(|one| one.text.len()).sum()
     }
 
     /// Whether nothing is owed to the client. A subscription lasts until it is cancelled: it is not waited for.
     pub fn is_settled(&self) -> bool {
-        self.held.is_empty() && self.open.values().all(|open| matches!(open, Open::Listen(_)))
+        self.waits_since().is_none() && self.open.values().all(|open| matches!(open, Open::Listen(..)))
     }
 }
 
@@ -363,6 +421,10 @@ mod tests {
         steps.iter().filter_map(|s| if let Step::Say(text) = s { Some(text.as_str()) } else { None }).collect()
     }
 
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     const HELLO: &str = r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25"}}"#;
     const HELLO_BACK: &str = r#"{"jsonrpc":"2.0","id":0,"result":{"capabilities":{"tools":{"listChanged":true}}}}"#;
     const READY: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -370,10 +432,10 @@ mod tests {
     /// A conversation that has shaken hands.
     fn begun() -> Relay {
         let mut relay = Relay::default();
-        assert_eq!(relay.from_client(HELLO), [], "it waits for a connection");
+        assert_eq!(relay.from_client(HELLO, now()), [], "it waits for a connection");
         assert_eq!(sent(&relay.connected()), [HELLO]);
         assert_eq!(said(&relay.from_server(HELLO_BACK)), [HELLO_BACK]);
-        assert_eq!(sent(&relay.from_client(READY)), [READY]);
+        assert_eq!(sent(&relay.from_client(READY, now())), [READY]);
         relay
     }
 
@@ -385,7 +447,7 @@ mod tests {
             r#"[{"jsonrpc":"2.0","id":7,"method":"ping"}]"#,
             "no JSON",
         ] {
-            assert_eq!(relay.from_client(text), [Step::Send(text.to_owned())]);
+            assert_eq!(relay.from_client(text, now()), [Step::Send(text.to_owned())]);
         }
         assert!(!relay.is_settled());
         for text in [
@@ -407,13 +469,13 @@ mod tests {
         let none = r#"{"jsonrpc":"2.0","id":4,"method":"resources/unsubscribe","params":{"uri":"a:2"}}"#;
         let bad = r#"{"jsonrpc":"2.0","id":5,"method":"resources/subscribe","params":{"uri":"a:3"}}"#;
         for (id, text) in [(1, level), (2, one), (3, two), (4, none)] {
-            relay.from_client(text);
+            relay.from_client(text, now());
             relay.from_server(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
         }
-        relay.from_client(bad);
+        relay.from_client(bad, now());
         relay.from_server(r#"{"jsonrpc":"2.0","id":5,"error":{"code":-32602,"message":"no"}}"#);
         let call = r#"{"jsonrpc":"2.0","id":"c","method":"tools/call","params":{"name":"x"}}"#;
-        relay.from_client(call);
+        relay.from_client(call, now());
         relay.from_server(r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage"}"#);
         let lost = relay.lost("it was lost");
         assert_eq!(
@@ -423,9 +485,9 @@ mod tests {
                 r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":9,"reason":"the connection was lost"}}"#
             ]
         );
-        assert_eq!(relay.from_client(call), [], "it waits");
+        assert_eq!(relay.from_client(call, now()), [], "it waits");
         // The client answers what nobody waits for any more.
-        assert_eq!(relay.from_client(r#"{"jsonrpc":"2.0","id":9,"result":{}}"#), []);
+        assert_eq!(relay.from_client(r#"{"jsonrpc":"2.0","id":9,"result":{}}"#, now()), []);
         let again = relay.connected();
         let own = HELLO.replace("\"id\":0", "\"id\":\"mcpdaemon-connect-1\"");
         assert_eq!(again, [Step::Send(own)]);
@@ -443,19 +505,19 @@ mod tests {
     #[test]
     fn a_handshake_that_was_not_answered_is_made_once_more() {
         let mut relay = Relay::default();
-        relay.from_client(HELLO);
+        relay.from_client(HELLO, now());
         relay.connected();
         assert_eq!(relay.lost("lost"), [], "nobody has done anything yet");
-        assert!(relay.is_waiting());
+        assert!(relay.waits_since().is_some());
         assert_eq!(sent(&relay.connected()), [HELLO]);
         assert_eq!(said(&relay.from_server(HELLO_BACK)), [HELLO_BACK]);
         // Given up, it is answered by an error, and a later one is the first.
         let mut relay = Relay::default();
-        relay.from_client(HELLO);
+        relay.from_client(HELLO, now());
         relay.connected();
         relay.lost("lost");
         let error = r#"{"jsonrpc":"2.0","id":0,"error":{"code":-32000,"message":"not there"}}"#;
-        assert_eq!(said(&relay.give_up("not there")), [error]);
+        assert_eq!(said(&relay.give_up("not there", now())), [error]);
         assert!(relay.is_settled() && relay.connected().is_empty());
     }
 
@@ -464,7 +526,7 @@ mod tests {
         let mut relay = Relay::default();
         relay.connected();
         let listen = r#"{"jsonrpc":"2.0","id":"l","method":"subscriptions/listen","params":{"_meta":{}}}"#;
-        assert_eq!(sent(&relay.from_client(listen)), [listen]);
+        assert_eq!(sent(&relay.from_client(listen, now())), [listen]);
         let acknowledged = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"l"}}}"#;
         assert_eq!(said(&relay.from_server(acknowledged)), [acknowledged]);
         assert_eq!(relay.lost("lost"), []);
@@ -472,7 +534,7 @@ mod tests {
         assert_eq!(relay.from_server(acknowledged), []);
         assert_eq!(said(&relay.from_server(acknowledged)), [acknowledged], "it is another one");
         // Cancelled, it is not made anew.
-        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#);
+        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#, now());
         relay.lost("lost");
         assert_eq!(relay.connected(), []);
     }
@@ -482,24 +544,113 @@ mod tests {
         let mut relay = begun();
         relay.lost("lost");
         relay.connected();
-        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, now());
         let refused =
             r#"{"jsonrpc":"2.0","id":"mcpdaemon-connect-1","error":{"code":-32603,"message":"it \"is\" down"}}"#;
         assert_eq!(relay.from_server(refused), [Step::Leave("the handshake was refused: it \"is\" down".to_owned())]);
         assert_eq!(relay.lost("left"), [], "what waits goes on waiting");
-        assert!(relay.is_waiting());
+        assert!(relay.waits_since().is_some());
     }
 
     #[test]
     fn what_is_asked_without_a_connection_is_answered_once_it_is_given_up() {
         let mut relay = begun();
         relay.lost("lost");
-        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#);
-        relay.from_client(r#"[{"jsonrpc":"2.0","id":2,"method":"ping"}]"#);
-        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#);
-        assert!(relay.is_waiting() && relay.held() > 100);
-        let steps = relay.give_up("not there");
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, now());
+        relay.from_client(r#"[{"jsonrpc":"2.0","id":2,"method":"ping"}]"#, now());
+        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#, now());
+        assert!(relay.waits_since().is_some() && relay.held() > 100);
+        let steps = relay.give_up("not there", now());
         assert_eq!(said(&steps).len(), 2);
-        assert!(!relay.is_waiting() && relay.is_settled());
+        assert!(relay.waits_since().is_none() && relay.is_settled());
+    }
+
+    #[test]
+    fn messages_that_are_not_exact_are_remembered_as_well() {
+        let mut relay = Relay::default();
+        let hello = format!("\u{feff}{HELLO}");
+        relay.from_client(&hello, now());
+        assert_eq!(sent(&relay.connected()), [&hello]);
+        relay.from_server(HELLO_BACK);
+        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":null}"#, now());
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":null}"#, now());
+        assert!(!relay.is_settled());
+        assert_eq!(said(&relay.lost("lost")).len(), 1);
+        relay.from_client(r#"{"jsonrpc":"2.0","id":2,"method":"tools/list","params":null}"#, now());
+        assert_eq!(said(&relay.give_up("no", now())).len(), 1);
+        assert_eq!(sent(&relay.connected()).len(), 1, "the handshake");
+        let steps = relay.from_server(&HELLO_BACK.replace("\"id\":0", "\"id\":\"mcpdaemon-connect-1\""));
+        assert_eq!(sent(&steps), [READY]);
+    }
+
+    #[test]
+    fn what_is_refused_as_a_whole_is_not_waited_for() {
+        let mut relay = begun();
+        relay.from_client(r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, now());
+        let long = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, "x".repeat(2000));
+        relay.from_client(&long, now());
+        relay.from_server(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}"#);
+        assert!(relay.is_settled() && relay.lost("lost").is_empty());
+    }
+
+    #[test]
+    fn an_answer_to_a_server_of_before_is_not_one_to_a_request_of_now() {
+        let mut relay = begun();
+        let ask = r#"{"jsonrpc":"2.0","id":"q1","method":"elicitation/create"}"#;
+        assert_eq!(said(&relay.from_server(ask)), [ask]);
+        relay.lost("lost");
+        assert!(relay.waits_since().is_none());
+        let stale = r#"{"jsonrpc":"2.0","id":"q1","result":{"action":"accept"}}"#;
+        assert_eq!(relay.from_client(stale, now()), [], "and nothing is started for it");
+        assert_eq!(relay.held(), 0);
+        relay.connected();
+        relay.from_server(&HELLO_BACK.replace("\"id\":0", "\"id\":\"mcpdaemon-connect-1\""));
+        let asked = r#"{"jsonrpc":"2.0","id":"mcpdaemon-connect-2","method":"elicitation/create"}"#;
+        assert_eq!(said(&relay.from_server(ask)), [asked]);
+        assert_eq!(relay.from_client(stale, now()), []);
+        let answer = r#"{"jsonrpc":"2.0","id":"mcpdaemon-connect-2","result":{"action":"decline"}}"#;
+        let mapped = answer.replace("mcpdaemon-connect-2", "q1");
+        assert_eq!(sent(&relay.from_client(answer, now())), [mapped]);
+        // What the server takes back is taken back under the name that the client knows.
+        relay.from_server(ask);
+        let cancelled = r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"q1"}}"#;
+        assert_eq!(said(&relay.from_server(cancelled)), [cancelled.replace("q1", "mcpdaemon-connect-3")]);
+        assert_eq!(said(&relay.lost("lost")).len(), 0);
+    }
+
+    #[test]
+    fn a_subscription_is_acknowledged_once_and_not_made_anew_when_it_was_given_up() {
+        let listen = r#"{"jsonrpc":"2.0","id":"l","method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true}}}"#;
+        let acknowledged = r#"{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/subscriptionId":"l"}}}"#;
+        let mut relay = Relay::default();
+        relay.connected();
+        relay.from_client(listen, now());
+        relay.lost("lost before it was acknowledged");
+        assert_eq!(sent(&relay.connected()), [listen]);
+        assert_eq!(said(&relay.from_server(acknowledged)), [acknowledged]);
+        relay.lost("lost");
+        relay.connected();
+        let told = relay.from_server(acknowledged);
+        let [told] = said(&told)[..] else { panic!("{told:?}") };
+        assert!(told.contains("tools/list_changed") && told.contains("subscriptionId\":\"l\""), "{told}");
+        relay.lost("lost");
+        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"l"}}"#, now());
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, now());
+        relay.give_up("not there", now());
+        assert_eq!(relay.connected(), []);
+    }
+
+    #[test]
+    fn each_request_has_its_own_time() {
+        use std::time::Duration;
+        let mut relay = begun();
+        relay.lost("lost");
+        let (begin, later) = (now(), now() + Duration::from_secs(20));
+        relay.from_client(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#, begin);
+        assert_eq!(relay.waits_since(), None, "a notification waits for nothing");
+        relay.from_client(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, begin);
+        relay.from_client(r#"{"jsonrpc":"2.0","id":2,"method":"ping"}"#, later);
+        assert_eq!(said(&relay.give_up("no", begin)).len(), 1);
+        assert_eq!(relay.waits_since(), Some(later));
     }
 }

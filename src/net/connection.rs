@@ -89,7 +89,7 @@ impl Drop for Connection {
         }
         self.front.door.leave(self.number, self.address);
         let ctx = &self.front.hub.ctx;
-        ctx.left_at.store(ctx.seconds(), SeqCst);
+        ctx.left_at.store(ctx.seconds() + 1, SeqCst);
         ctx.connections.fetch_sub(1, SeqCst);
         self.front.closed.notify(usize::MAX);
         self.front.hub.ctx.settle();

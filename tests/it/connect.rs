@@ -383,7 +383,7 @@ fn export_prints_what_goes_into_the_configuration_of_each_client() {
     let scratch = Scratch::new();
     let export = |args: &[&str]| scratch.run(mcpdaemon(), &[&["--export"], args].concat());
     let file = instance(&scratch, "", &stdio("fake", &[], ""));
-    let path = file.display().to_string();
+    let (path, run) = (file.display().to_string(), scratch.path("run"));
     let out = export(&["cursor", "t/fake"]);
     assert_eq!(code(&out), 69, "{}", stderr(&out));
     assert!(stderr(&out).starts_with("mcpdaemon: t: not running"), "{}", stderr(&out));
@@ -393,7 +393,7 @@ fn export_prints_what_goes_into_the_configuration_of_each_client() {
     let server = &started["mcpServers"]["fake"];
     assert_eq!(
         (&server["command"], &server["args"]),
-        (&json!(mcpdaemon()), &json!(["--connect", "t/fake", "--start", "-c", path]))
+        (&json!(mcpdaemon()), &json!(["--connect", "t/fake", "--run-dir", run, "--start", "-c", path]))
     );
     let daemon = scratch.start(&file);
     for (client, key, address) in [
@@ -414,7 +414,7 @@ fn export_prints_what_goes_into_the_configuration_of_each_client() {
     let codex = stdout(&export(&["codex", "t/fake"]));
     assert_eq!(codex, format!("[mcp_servers.fake]\nurl = \"{}/servers/fake/mcp\"\n", daemon.url));
     let desktop: Value = serde_json::from_str(&stdout(&export(&["claude-desktop", "t"]))).unwrap();
-    assert_eq!(desktop["mcpServers"]["t"]["args"], json!(["--connect", "t"]));
+    assert_eq!(desktop["mcpServers"]["t"]["args"], json!(["--connect", "t", "--run-dir", run]));
     for (args, exit, why) in [
         (&["curser", "t"][..], 64, "did you mean 'cursor'?"),
         (&["cursor"], 64, "--export wants a client and what is to be reached"),
@@ -434,14 +434,23 @@ fn export_prints_what_goes_into_the_configuration_of_each_client() {
 fn export_names_no_token_and_says_where_it_goes() {
     let scratch = Scratch::new();
     scratch.write("tokens", &token_line("ann", "ann-token"));
-    let daemon = scratch.start(&instance(&scratch, "auth: Bearer(\"tokens\"),", &stdio("fake", &[], "")));
+    let file = instance(&scratch, "auth: Bearer(\"tokens\"),", &stdio("fake", &[], ""));
+    // Also where it does not run yet.
+    let out = scratch.run(mcpdaemon(), &["--export", "zed", "t/fake", "--start", "-c", &file.display().to_string()]);
+    assert!(stdout(&out).contains("TOKEN-FILE") && stderr(&out).contains("TOKEN-FILE stands for"), "{}", stderr(&out));
+    let daemon = scratch.start(&file);
+    let out = scratch.run(mcpdaemon(), &["--export", "zed", "t/faek", "--start", "-c", &file.display().to_string()]);
+    assert_eq!((code(&out), stdout(&out).as_str()), (69, ""), "it runs, and has no such server");
     let out = scratch.run(mcpdaemon(), &["--export", "gemini", "t/fake"]);
     let entry: Value = serde_json::from_str(&stdout(&out)).unwrap();
     assert_eq!(entry["mcpServers"]["fake"]["headers"]["Authorization"], "Bearer $MCP_TOKEN");
     assert!(stderr(&out).contains("goes into the variable MCP_TOKEN"), "{}", stderr(&out));
     let out = scratch.run(mcpdaemon(), &["--export", "claude-desktop", "t/fake"]);
     let entry: Value = serde_json::from_str(&stdout(&out)).unwrap();
-    assert_eq!(entry["mcpServers"]["fake"]["args"], json!(["--connect", "t/fake", "--token-file", "TOKEN-FILE"]));
+    assert_eq!(
+        entry["mcpServers"]["fake"]["args"],
+        json!(["--connect", "t/fake", "--run-dir", scratch.path("run"), "--token-file", "TOKEN-FILE"])
+    );
     assert!(stderr(&out).contains("TOKEN-FILE stands for the file with the token"), "{}", stderr(&out));
     assert_eq!(daemon.status()["auth"], json!(["Bearer"]));
 }
