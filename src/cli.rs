@@ -299,6 +299,7 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
     if let (Some(word), None) = (daemon.command.first(), &daemon.export) {
         return Err(usage(&format!("unexpected '{word}': a file goes behind -c, a command behind --")));
     }
+    let runs = behind.is_some();
     if let Some(behind) = behind {
         daemon.command = behind.into_iter().skip(1).collect();
         if daemon.command.is_empty() {
@@ -306,7 +307,8 @@ pub fn daemon(mut args: Vec<String>) -> Result<Parsed<Daemon>, Failure> {
         }
     }
     let reaches = daemon.connect.is_some() != daemon.export.is_some();
-    let others = daemon.foreground
+    let others = runs
+        || daemon.foreground
         || daemon.test
         || daemon.dump
         || daemon.cleanup

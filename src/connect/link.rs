@@ -13,7 +13,7 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
-use super::target::{Address, At};
+use super::target::{Address, At, Missing};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::printable;
 
@@ -100,19 +100,13 @@ impl AsFd for Stream {
     }
 }
 
-/// Why there is no connection.
-pub(super) enum Refused {
-    /// There may be one later.
-    ForNow(String),
-    /// Nobody will be let in as it is.
-    ForGood(Failure),
-}
-
 /// A WebSocket that is open.
 pub(super) struct Link {
     ws: WebSocket<Stream>,
     /// Something waits until the instance takes more.
     pub is_full: bool,
+    /// A message has come.
+    pub has_spoken: bool,
     heard: Instant,
     /// When it was asked whether the instance is there, and nothing was heard since.
     asked: Option<Instant>,
@@ -120,7 +114,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Opens the one at this address, or waits for at most some seconds.
-    pub(super) fn open(address: &Address, token: Option<&str>) -> Result<Link, Refused> {
+    pub(super) fn open(address: &Address, token: Option<&str>) -> Result<Link, Missing> {
         let host = match &address.at {
             At::Unix(_) => "localhost",
             At::Tcp(host) => host,
@@ -129,18 +123,20 @@ impl Link {
             At::Unix(path) => format!("unix:{}", path.display()),
             At::Tcp(host) => format!("http://{host}"),
         };
-        let usage = |why: String| Refused::ForGood(Failure::new(Exit::Usage, format!("mcpdaemon: {place}: {why}")));
+        let usage = |why: String| Missing::Never(Failure::new(Exit::Usage, format!("mcpdaemon: {place}: {why}")));
         let mut request =
             format!("ws://{host}{}", address.path).into_client_request().map_err(|e| usage(e.to_string()))?;
         if let Some(token) = token {
             let value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| usage(e.to_string()))?;
             request.headers_mut().insert("authorization", value);
         }
-        let later = |e: &io::Error| Refused::ForNow(format!("{place}: cannot connect: {}", plain(e)));
+        let later = |e: &io::Error| Missing::Later(format!("{place}: cannot connect: {}", plain(e)));
         let stream = Stream::open(&address.at).map_err(|e| match e.kind() {
             io::ErrorKind::PermissionDenied => {
-                let why = format!("{place}: it may not be connected to by you (unix_sockets in the instance file)");
-                Refused::ForGood(Failure::new(Exit::NoPermission, format!("mcpdaemon: {why}")))
+                let why = format!(
+                    "{place}: you may not connect to it (its mode and owner stand behind its path in the instance file)"
+                );
+                Missing::Never(Failure::new(Exit::NoPermission, format!("mcpdaemon: {why}")))
             }
             _ => later(&e),
         })?;
@@ -151,14 +147,14 @@ impl Link {
         let (ws, _) = opened.map_err(|e| match e {
             HandshakeError::Failure(Error::Http(response)) => refusal(&place, &address.path, &response),
             HandshakeError::Failure(Error::Io(e)) => later(&e),
-            HandshakeError::Failure(e) => Refused::ForNow(format!("{place}: {e}")),
+            HandshakeError::Failure(e) => Missing::Later(format!("{place}: {e}")),
             HandshakeError::Interrupted(_) => {
-                Refused::ForNow(format!("{place}: no answer within {} s", OPENING.as_secs()))
+                Missing::Later(format!("{place}: no answer within {} s", OPENING.as_secs()))
             }
         })?;
         let stream = ws.get_ref();
         stream.patience(None).and_then(|()| stream.set_nonblocking()).map_err(|e| later(&e))?;
-        Ok(Link { ws, is_full: false, heard: Instant::now(), asked: None })
+        Ok(Link { ws, is_full: false, has_spoken: false, heard: Instant::now(), asked: None })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -198,7 +194,8 @@ impl Link {
         loop {
             match self.ws.read() {
                 Ok(Message::Text(text)) => {
-                    self.is_heard();
+                    self.note_heard();
+                    self.has_spoken = true;
                     return Ok(Some(text.as_str().to_owned()));
                 }
                 Ok(Message::Close(frame)) => {
@@ -206,14 +203,14 @@ impl Link {
                     let why = frame.map(|f| printable(f.reason.as_str(), 200)).filter(|why| !why.is_empty());
                     return Err(why.unwrap_or_else(|| "it closed the connection".to_owned()));
                 }
-                Ok(_) => self.is_heard(),
+                Ok(_) => self.note_heard(),
                 Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) => return Err(e.to_string()),
             }
         }
     }
 
-    fn is_heard(&mut self) {
+    fn note_heard(&mut self) {
         (self.heard, self.asked) = (Instant::now(), None);
     }
 
@@ -248,18 +245,17 @@ impl Link {
 }
 
 /// What an HTTP answer says that is no WebSocket.
-fn refusal(place: &str, path: &str, response: &tungstenite::http::Response<Option<Vec<u8>>>) -> Refused {
+fn refusal(place: &str, path: &str, response: &tungstenite::http::Response<Option<Vec<u8>>>) -> Missing {
     let body = response.body().as_deref().unwrap_or_default();
     let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let said = parsed.and_then(|v| v["error"]["message"].as_str().map(|m| printable(m, 300)));
     let status = response.status();
     let said = said.unwrap_or_else(|| status.to_string());
-    let good =
-        |exit, hint: &str| Refused::ForGood(Failure::new(exit, format!("mcpdaemon: {place}{path}: {said}{hint}")));
+    let good = |exit, hint: &str| Missing::Never(Failure::new(exit, format!("mcpdaemon: {place}{path}: {said}{hint}")));
     match status.as_u16() {
         401 => good(Exit::NoPermission, " (--token-file FILE names the file with your token)"),
         403 => good(Exit::NoPermission, ""),
         404 => good(Exit::Unavailable, ""),
-        _ => Refused::ForNow(format!("{place}{path}: {said}")),
+        _ => Missing::Later(format!("{place}{path}: {said}")),
     }
 }

@@ -14,11 +14,11 @@ mod target;
 use std::path::Path;
 
 use crate::cli;
-use crate::model::exit::{Exit, Failure, plain};
+use crate::model::exit::{Exit, Failure};
 use crate::source::Source;
 use crate::sys::paths;
 use start::Starter;
-use target::{NoUrl, Target};
+use target::{Missing, Target};
 
 /// How a client gets to an instance, or to a server of it.
 pub(crate) struct Reachable {
@@ -34,22 +34,18 @@ pub(crate) struct Reachable {
 pub(crate) fn reach(wanted: &str, args: &cli::Daemon, cwd: &Path) -> Result<Reachable, Failure> {
     let token_file = args.token_file.as_deref().map(|file| cwd.join(file));
     let target = Target::new(wanted, args.run_dir.as_deref(), token_file.clone())?;
-    let starter = match &target.place {
-        target::Place::Url(_) => {
-            let why = "mcpdaemon: --export is for an instance on this host: name it in place of a URL";
-            return Err(Failure::new(Exit::Usage, why));
-        }
-        target::Place::Instance { name, .. } if args.start => Some(Starter::new(name, args, cwd)?),
-        target::Place::Instance { .. } => None,
-    };
+    if let target::Place::Url(_) = &target.place {
+        let why = "mcpdaemon: --export is for an instance on this host: name it in place of a URL";
+        return Err(Failure::new(Exit::Usage, why));
+    }
+    let starter = starter(&target, args, cwd)?;
     let (url, token) = match (target.url(), &starter) {
         (Ok(found), _) => found,
         // It would be started.
-        (Err(NoUrl::Absent(_)), Some(starter)) => (None, asks_for_token(&starter.file, cwd)),
-        (Err(NoUrl::Absent(failure) | NoUrl::Never(failure)), _) => return Err(failure),
+        (Err(Missing::Absent(_)), Some(starter)) => (None, asks_for_token(&starter.file, cwd)),
+        (Err(missing), _) => return Err(missing.into()),
     };
-    let program =
-        std::env::current_exe().map_err(|e| Failure::new(Exit::Os, format!("mcpdaemon: who am I? {}", plain(&e))))?;
+    let program = start::program()?;
     let mut command = vec![program.display().to_string(), "--connect".to_owned(), wanted.to_owned()];
     let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
     // The client has other variables.
@@ -78,16 +74,21 @@ fn asks_for_token(file: &Path, cwd: &Path) -> bool {
 /// Passes messages between standard input and output and what `--connect` names, until the end of input.
 ///
 /// # Errors
-/// The instance is not there, or lets nobody in, before anything was passed.
+/// The instance is not there, or does not let the client in, before anything was passed.
 pub(crate) fn run(wanted: &str, args: &cli::Daemon, cwd: &Path) -> Result<Exit, Failure> {
     let target = Target::new(wanted, args.run_dir.as_deref(), args.token_file.as_deref().map(|file| cwd.join(file)))?;
-    let starter = match (&target.place, args.start) {
-        (_, false) => None,
-        (target::Place::Instance { name, .. }, true) => Some(Starter::new(name, args, cwd)?),
-        (target::Place::Url(_), true) => {
-            let why = "mcpdaemon: --start starts an instance on this host: name it in place of a URL";
-            return Err(Failure::new(Exit::Usage, why));
-        }
-    };
+    let starter = starter(&target, args, cwd)?;
     pass::run(&target, starter.as_ref())
+}
+
+/// What starts the instance where it does not run, if that is wanted.
+fn starter(target: &Target, args: &cli::Daemon, cwd: &Path) -> Result<Option<Starter>, Failure> {
+    match &target.place {
+        _ if !args.start => Ok(None),
+        target::Place::Instance { name, .. } => Starter::new(name, args, cwd).map(Some),
+        target::Place::Url(_) => {
+            let why = "mcpdaemon: --start starts an instance on this host: name it in place of a URL";
+            Err(Failure::new(Exit::Usage, why))
+        }
+    }
 }

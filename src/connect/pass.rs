@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 
-use super::link::{Link, Refused};
+use super::link::Link;
 use super::output::Output;
 use super::start::Starter;
 use super::target::{Missing, Place, Target};
@@ -41,8 +41,6 @@ struct Passing<'t> {
     is_over: bool,
     next_attempt: Instant,
     pause: Duration,
-    /// Something has come over this connection.
-    is_heard: bool,
     /// Why there is no connection.
     why: String,
 }
@@ -65,7 +63,6 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
         is_over: false,
         next_attempt: Instant::now(),
         pause: PAUSES.0,
-        is_heard: false,
         why: String::new(),
     };
     let steps = passing.relay.connected();
@@ -76,7 +73,7 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
     while !passing.is_done() {
         match passing.turn(&mut buffer) {
             Ok(()) => {}
-            // The client is gone, and nobody is left to tell.
+            // The client is gone: there is no one to tell.
             Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 return Ok(Exit::Ok);
             }
@@ -96,52 +93,31 @@ pub(super) fn run(target: &Target, starter: Option<&Starter>) -> Result<Exit, Fa
 fn first(target: &Target, starter: Option<&Starter>) -> Result<Link, Failure> {
     let (end, mut pause) = (Instant::now() + STARTING, PAUSES.0);
     loop {
-        let why = match open(target) {
-            Ok(link) => return Ok(link),
-            Err(Attempt::Never(failure)) => return Err(failure),
-            Err(Attempt::Absent(why)) => match starter {
-                Some(starter) => {
-                    starter.start()?;
-                    if Instant::now() < end {
-                        continue;
-                    }
-                    why
-                }
-                None => return Err(Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"))),
-            },
-            Err(Attempt::Later(why)) => why,
+        let missing = match (open(target), starter) {
+            (Ok(link), _) => return Ok(link),
+            (Err(Missing::Absent(_)), Some(starter)) if Instant::now() < end => {
+                starter.start()?;
+                continue;
+            }
+            (Err(missing), _) => missing,
         };
-        // Of another host nobody says that it is just starting.
-        if matches!(target.place, Place::Url(_)) || Instant::now() >= end {
-            return Err(Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}")));
+        // Only an instance on this host is known to be just starting.
+        let waits = matches!((&missing, &target.place), (Missing::Later(_), Place::Instance { .. }));
+        if !waits || Instant::now() >= end {
+            return Err(missing.into());
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(PAUSES.1);
     }
 }
 
-/// Why an attempt has failed.
-enum Attempt {
-    Later(String),
-    /// The instance does not run.
-    Absent(String),
-    Never(Failure),
-}
-
 /// One attempt to connect.
-fn open(target: &Target) -> Result<Link, Attempt> {
-    let addresses = target.addresses().map_err(|missing| match missing {
-        Missing::Starting(why) => Attempt::Later(why),
-        Missing::Absent(why) => Attempt::Absent(why),
-        Missing::Never(failure) => Attempt::Never(failure),
-    })?;
-    let token = target.token().map_err(Attempt::Never)?;
-    let mut outcome = Err(Attempt::Later(String::new()));
+fn open(target: &Target) -> Result<Link, Missing> {
+    let addresses = target.addresses()?;
+    let token = target.token().map_err(Missing::Never)?;
+    let mut outcome = Err(Missing::Later(String::new()));
     for address in &addresses {
-        outcome = Link::open(address, token.as_deref()).map_err(|refused| match refused {
-            Refused::ForNow(why) => Attempt::Later(why),
-            Refused::ForGood(failure) => Attempt::Never(failure),
-        });
+        outcome = Link::open(address, token.as_deref());
         if outcome.is_ok() {
             break;
         }
@@ -178,7 +154,7 @@ impl Passing<'_> {
             self.hear(buffer)?;
         }
         match &mut self.link {
-            // Of one that is not listened to nothing is heard.
+            // A link that is not read is silent for that reason.
             Some(link) if receives && Instant::now() >= link.due() => {
                 if let Err(why) = link.look() {
                     self.lose(&why);
@@ -212,29 +188,27 @@ impl Passing<'_> {
         let limit = PollTimeout::try_from(left.min(60_000) as u32).unwrap_or(PollTimeout::MAX);
         let flags = |on: bool, flags: PollFlags| if on { flags } else { PollFlags::empty() };
         let (stdin, stdout) = (io::stdin(), io::stdout());
-        let mut fds = vec![
-            PollFd::new(stdin.as_fd(), flags(listens, PollFlags::POLLIN)),
-            PollFd::new(stdout.as_fd(), flags(self.output.waiting() > 0, PollFlags::POLLOUT)),
-        ];
-        // Who waits for nothing of it is not woken by its end, which stays one.
-        if let Some(link) = self.link.as_ref().filter(|link| receives || link.is_full) {
+        let mut fds = vec![PollFd::new(stdout.as_fd(), flags(self.output.waiting() > 0, PollFlags::POLLOUT))];
+        // A descriptor that is not waited for is left out: its end would wake this program again and again.
+        let mut add = |fd| {
+            fds.push(fd);
+            fds.len() - 1
+        };
+        let client = listens.then(|| add(PollFd::new(stdin.as_fd(), PollFlags::POLLIN)));
+        let link = self.link.as_ref().filter(|link| receives || link.is_full).map(|link| {
             let wanted = flags(receives, PollFlags::POLLIN) | flags(link.is_full, PollFlags::POLLOUT);
-            fds.push(PollFd::new(link.fd(), wanted));
-        }
-        // An end of input stays an end: who does not listen is not woken by it.
-        if !listens {
-            fds.remove(0);
-        }
+            add(PollFd::new(link.fd(), wanted))
+        });
         match poll(&mut fds, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
         let seen = |at: usize| fds.get(at).and_then(|fd| fd.revents()).unwrap_or(PollFlags::empty());
-        let (at_client, rest) = if listens { (seen(0), 1) } else { (PollFlags::empty(), 0) };
-        if seen(rest).intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+        if seen(0).intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        Ok((!at_client.is_empty(), !seen(rest + 1).is_empty() && receives))
+        let has_something = |at: Option<usize>| at.is_some_and(|at| !seen(at).is_empty());
+        Ok((has_something(client), has_something(link) && receives))
     }
 
     /// Reads what the client says.
@@ -284,7 +258,6 @@ impl Passing<'_> {
         while let Some(link) = &mut self.link {
             match link.take() {
                 Ok(Some(text)) => {
-                    self.is_heard = true;
                     let steps = self.relay.from_server(&text);
                     self.take(steps);
                     if self.output.waiting() > WAITING {
@@ -321,14 +294,14 @@ impl Passing<'_> {
 
     /// The connection is gone.
     fn lose(&mut self, why: &str) {
-        self.link = None;
+        let has_spoken = self.link.take().is_some_and(|link| link.has_spoken);
         let name = self.target.name();
         self.why = format!("the connection to {name} was lost: {why}");
         complain(&format!("{}; it is opened again", self.why));
         let steps = self.relay.lost(&format!("{}. This request may have run", self.why));
         self.take(steps);
-        // One that was of no use is not followed by another at once.
-        if std::mem::take(&mut self.is_heard) {
+        // A connection on which the instance has said nothing is not followed by another at once.
+        if has_spoken {
             self.pause = PAUSES.0;
         }
         self.wait_a_while();
@@ -357,17 +330,17 @@ impl Passing<'_> {
         }
         match open(self.target) {
             Ok(link) => return self.go_on(link),
-            Err(Attempt::Absent(why)) => {
+            Err(Missing::Absent(why)) => {
                 self.why = why;
-                // Who has stopped it does not want it, unless somebody asks for it.
+                // An instance that was stopped is started again by a request alone.
                 if let (Some(starter), Some(_)) = (self.starter, self.relay.waits_since())
                     && let Err(failure) = starter.start()
                 {
                     self.why = failure.text;
                 }
             }
-            Err(Attempt::Later(why)) => self.why = why,
-            Err(Attempt::Never(failure)) => {
+            Err(Missing::Later(why)) => self.why = why,
+            Err(Missing::Never(failure)) => {
                 // To wait is of no use.
                 self.why = failure.text;
                 self.give_up(Instant::now());
@@ -377,7 +350,7 @@ impl Passing<'_> {
     }
 
     fn go_on(&mut self, link: Link) {
-        (self.link, self.is_heard) = (Some(link), false);
+        self.link = Some(link);
         complain(&format!("connected to {} again", self.target.name()));
         let steps = self.relay.connected();
         self.take(steps);

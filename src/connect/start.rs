@@ -8,6 +8,12 @@ use crate::cli;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::sys::paths;
 
+/// The path of this program.
+pub(super) fn program() -> Result<PathBuf, Failure> {
+    let unknown = |e| Failure::new(Exit::Os, format!("mcpdaemon: cannot find out its own path: {}", plain(&e)));
+    std::env::current_exe().map_err(unknown)
+}
+
 /// Starts one instance.
 pub(super) struct Starter {
     name: String,
@@ -30,9 +36,7 @@ impl Starter {
             );
             return Err(Failure::new(Exit::Config, why));
         }
-        let program = std::env::current_exe()
-            .map_err(|e| Failure::new(Exit::Os, format!("mcpdaemon: who am I? {}", plain(&e))))?;
-        Ok(Starter { name: name.to_owned(), program, file, run_dir: args.run_dir.clone() })
+        Ok(Starter { name: name.to_owned(), program: program()?, file, run_dir: args.run_dir.clone() })
     }
 
     /// Starts it, and returns when it serves, or when another has started it.

@@ -46,21 +46,23 @@ pub(super) enum At {
     Tcp(String),
 }
 
-/// Why there is no URL.
-pub(super) enum NoUrl {
+/// Why an instance cannot be reached.
+pub(super) enum Missing {
+    /// It may be reached in a moment.
+    Later(String),
     /// It does not run.
-    Absent(Failure),
+    Absent(String),
+    /// Something has to be changed first.
     Never(Failure),
 }
 
-/// Why there is no address.
-pub(super) enum Missing {
-    /// It may be there in a moment.
-    Starting(String),
-    /// It does not run.
-    Absent(String),
-    /// It will not be there.
-    Never(Failure),
+impl From<Missing> for Failure {
+    fn from(missing: Missing) -> Failure {
+        match missing {
+            Missing::Later(why) | Missing::Absent(why) => Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}")),
+            Missing::Never(failure) => failure,
+        }
+    }
 }
 
 impl Target {
@@ -107,21 +109,16 @@ impl Target {
     }
 
     /// Its URL for Streamable HTTP, if it has one, and whether it asks for a token.
-    pub(super) fn url(&self) -> Result<(Option<String>, bool), NoUrl> {
+    pub(super) fn url(&self) -> Result<(Option<String>, bool), Missing> {
         let Place::Instance { name, server, run_dir } = &self.place else { return Ok((None, false)) };
-        let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("mcpdaemon: {why}"));
         // It says why there is none.
-        self.addresses().map_err(|missing| match missing {
-            Missing::Starting(why) => NoUrl::Never(unavailable(why)),
-            Missing::Absent(why) => NoUrl::Absent(unavailable(why)),
-            Missing::Never(failure) => NoUrl::Never(failure),
-        })?;
-        let found = find(name, run_dir.as_deref()).map_err(NoUrl::Never)?;
-        let unread = || NoUrl::Never(unavailable(format!("{name}: its status file cannot be read")));
+        self.addresses()?;
+        let found = find(name, run_dir.as_deref()).map_err(Missing::Never)?;
+        let unread = || Missing::Later(format!("{name}: its status file cannot be read"));
         let status = found.status.ok_or_else(unread)?;
         let token = status.auth.iter().any(|method| method == "Bearer");
         let url = match server {
-            Some(server) => server_of(name, server, &status).map_err(NoUrl::Never)?.url.clone(),
+            Some(server) => server_of(name, server, &status).map_err(Missing::Never)?.url.clone(),
             None => status.url.clone(),
         };
         Ok((url, token))
@@ -141,14 +138,14 @@ impl Target {
                 });
                 return Err(Missing::Absent(format!("{name}: not running{hint}")));
             }
-            (Probe::Starting, _) | (_, None) => return Err(Missing::Starting(format!("{name}: it is just starting"))),
+            (Probe::Starting, _) | (_, None) => return Err(Missing::Later(format!("{name}: it is just starting"))),
             (_, Some(status)) => status,
         };
         if status.state == InstanceState::Starting {
-            return Err(Missing::Starting(format!("{name}: it is just starting")));
+            return Err(Missing::Later(format!("{name}: it is just starting")));
         }
         if matches!(status.state, InstanceState::Draining | InstanceState::Stopped) {
-            return Err(Missing::Starting(format!("{name}: it is shutting down")));
+            return Err(Missing::Later(format!("{name}: it is shutting down")));
         }
         let path = match server {
             Some(server) => {

@@ -1,7 +1,5 @@
 //! Later ids of sessions that are used for longer than their first id would open them ([`crate::model::renewal`]).
 
-use std::sync::Arc;
-
 use super::client::endpoint::Client;
 use super::hub::Hub;
 use super::sessions::{unix_seconds, without_prefix};
@@ -10,7 +8,7 @@ use crate::rt::random;
 
 impl Hub {
     /// The id that the client of a session is to be told, if it has named it by one that grows old.
-    pub(crate) fn renewed(self: &Arc<Self>, client: &Client, named: Option<&str>) -> Option<String> {
+    pub(crate) fn renewed(&self, client: &Client, named: Option<&str>) -> Option<String> {
         // On the way of every call.
         if !client.session.names().is_due(self.ctx.seconds()) {
             return None;
@@ -18,7 +16,7 @@ impl Hub {
         self.renew(client, named?)
     }
 
-    fn renew(self: &Arc<Self>, client: &Client, named: &str) -> Option<String> {
+    fn renew(&self, client: &Client, named: &str) -> Option<String> {
         let (session, config) = (&client.session, self.ctx.config());
         let (names, now) = (session.names(), unix_seconds());
         let mut later = names.later();

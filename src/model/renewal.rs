@@ -3,8 +3,8 @@
 //! A client that takes an id from any answer, as the official TypeScript one does, has the newest one then. Others keep the
 //! one of their handshake, which stays good as long as the session is known. Pure: times are arguments, in seconds.
 
-/// An id is renewed when it is this old and used, in seconds.
-const AGE: u64 = 24 * 60 * 60;
+/// An id is renewed when it is this old and used, in seconds. So long after a handshake nothing has to be done.
+pub const AGE: u64 = 24 * 60 * 60;
 /// It is looked whether a client has taken its later id after this, in seconds.
 const AGAIN: u64 = 60 * 60;
 /// A session has so many later ids: the newest, and one that its client may still use.
@@ -29,11 +29,6 @@ pub fn renewal(newest: Option<u64>, named: bool) -> Renewal {
         Some(age) if age < AGE => Renewal::Tell(AGAIN),
         _ => Renewal::New(AGAIN),
     }
-}
-
-/// So long nothing has to be done after a handshake, in seconds.
-pub fn first() -> u64 {
-    AGE
 }
 
 #[cfg(test)]

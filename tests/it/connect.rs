@@ -421,6 +421,7 @@ fn export_prints_what_goes_into_the_configuration_of_each_client() {
         (&["cursor", "t/faek"], 69, "did you mean 'fake'?"),
         (&["cursor", "http://h/mcp"], 64, "name it in place of a URL"),
         (&["cursor", "t", "-f"], 64, "alone"),
+        (&["cursor", "t", "--", "true"], 64, "alone"),
     ] {
         let out = export(args);
         assert!(code(&out) == exit && stderr(&out).contains(why), "{args:?}: {} {}", code(&out), stderr(&out));

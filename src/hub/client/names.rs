@@ -20,7 +20,7 @@ impl Names {
     /// With an id, or an empty text where there is none yet; `now` in seconds of the hub's clock.
     pub(crate) fn new(first: String, now: u64) -> Names {
         let first = if first.is_empty() { OnceLock::new() } else { OnceLock::from(Box::from(first)) };
-        Names { first, later: Lock::default(), due: AtomicU64::new(now + renewal::first()) }
+        Names { first, later: Lock::default(), due: AtomicU64::new(now + renewal::AGE) }
     }
 
     /// The one of the handshake; empty where there is none.
