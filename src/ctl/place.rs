@@ -103,6 +103,9 @@ impl Asked {
 /// How long a daemon may take to answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
+/// With fewer bytes left on the disk, a status may find no room: one of some hundred servers is as long.
+const ROOM: u64 = 128 * 1024;
+
 impl Place {
     pub(crate) fn new(dir: PathBuf) -> Place {
         Place { dir, deep: Uid::effective().is_root() }
@@ -313,10 +316,14 @@ impl Found {
         if process::is_stopped(*pid) {
             return format!("it is stopped by a signal: 'kill -CONT {pid}' lets it go on");
         }
-        if files::is_full(&self.place.dir) {
-            return format!("the disk of {} is full, so it cannot write its status", self.place.dir.display());
+        let dir = self.place.dir.display();
+        match files::room(&self.place.dir) {
+            Some(0) => format!("the disk of {dir} is full, so it cannot write its status"),
+            Some(left) if left < ROOM => {
+                format!("the disk of {dir} has only {} KiB left, which may be too little for its status", left / 1024)
+            }
+            _ => "it hangs, or the machine is very busy".to_owned(),
         }
-        "it hangs, or the machine is very busy".to_owned()
     }
 }
 

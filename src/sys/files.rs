@@ -186,9 +186,11 @@ pub(crate) fn read_judged(path: &Path, most: u64, users: &[u32]) -> io::Result<(
     Ok((bytes, before.or(own).or_else(|| untrusted(path, users))))
 }
 
-/// Whether there is no room left on the disk of a folder, for who may not use what is kept back for root (statvfs(3)).
-pub(crate) fn is_full(dir: &Path) -> bool {
-    nix::sys::statvfs::statvfs(dir).is_ok_and(|disk| disk.blocks() > 0 && disk.blocks_available() == 0)
+/// How many bytes are left on the disk of a folder, for who may not use what is kept back for root (statvfs(3)). None
+/// where it cannot be told: some file systems have no size.
+pub(crate) fn room(dir: &Path) -> Option<u64> {
+    let disk = nix::sys::statvfs::statvfs(dir).ok().filter(|disk| disk.blocks() > 0)?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// Whether root alone can make and remove names in the folder of a file: the folder and all above it belong to root, and
