@@ -22,6 +22,7 @@ mod logging;
 mod many;
 pub mod model;
 pub mod net;
+mod remote;
 pub mod rt;
 mod source;
 #[allow(unsafe_code)]

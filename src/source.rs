@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli;
 use crate::model::config::Text;
 use crate::model::config::{
-    self, Account, Auth, Config, Given, Input, Kind, Listen, Loaded, Origin, Part, Problem, Surroundings,
+    self, Account, Auth, Config, Given, Input, Listen, Loaded, Origin, Part, Problem, Surroundings,
 };
 use crate::model::envelope::unmarked;
 use crate::model::exit::plain;
@@ -242,7 +242,7 @@ fn unsafe_programs(config: &Config) -> Vec<String> {
 fn containers(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     for (name, server) in &config.servers {
-        let Kind::Stdio(stdio) = &server.kind else { continue };
+        let Some(stdio) = server.kind.stdio() else { continue };
         let program = stdio.program.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let runs = ["docker", "podman", "nerdctl"].contains(&program) && stdio.args.iter().any(|a| a == "run");
         if runs && stdio.stop.command.is_none() {

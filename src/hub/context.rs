@@ -54,6 +54,11 @@ pub(crate) trait Quiesce: Send + Sync {
     /// Goes on in this process.
     fn resume(self: Arc<Self>);
 
+    /// It is in the middle of something that would be lost, and that may be over in a moment.
+    fn is_in_the_middle(&self) -> bool {
+        false
+    }
+
     /// The document is about to be written: what is not at rest cannot be kept, and those who wait for it are told.
     fn give_up_if_busy(&self) {}
 

@@ -114,7 +114,7 @@ impl Hub {
         let run = |(name, server): (&String, &config::Server)| {
             let (ctx, name, kind) = (self.ctx.clone(), name.clone(), server.kind.clone());
             task::spawn(async move {
-                if let Kind::Stdio(stdio) = &kind {
+                if let Some(stdio) = kind.stdio() {
                     run_stop_command(&ctx, &name, stdio, None).await;
                 }
             })

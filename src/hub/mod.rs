@@ -4,7 +4,7 @@
 //!
 //! Its floors, from the ground up: what all share ([`context`], [`load`], [`leaving`], [`counters`]), a client's side
 //! ([`client`]), a child ([`child`]), one named server ([`server`]), the kinds of server ([`shared`], [`private`],
-//! [`exec`], [`bridge`]), the way of a message ([`route`]), and the assembly ([`hub`] and the files beside it).
+//! [`http`], [`exec`], [`bridge`]), the way of a message ([`route`]), and the assembly ([`hub`] and the files beside it).
 
 mod bridge;
 mod child;
@@ -15,6 +15,7 @@ mod counters;
 mod deleted;
 mod error;
 mod exec;
+mod http;
 #[expect(clippy::module_inception, reason = "the assembly itself, above the floors of this folder")]
 mod hub;
 mod kinds;

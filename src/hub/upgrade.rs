@@ -40,6 +40,11 @@ impl Hub {
         let _ = timeout(limit, rest).await;
     }
 
+    /// Whether something is under way that would be lost by an upgrade now.
+    pub(crate) fn is_in_the_middle(&self) -> bool {
+        self.ctx.quiescing().iter().any(|one| one.is_in_the_middle())
+    }
+
     /// Goes on in this process.
     pub(crate) fn go_on(&self) {
         self.ctx.quiesce.turn(false);

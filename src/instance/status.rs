@@ -53,7 +53,7 @@ impl Instance {
         let sessions_of = |name: &str| match config.servers.get(name).map(|s| &s.kind)? {
             Kind::Bridge(_) => None,
             Kind::Exec(exec) => Some(exec.sessions),
-            Kind::Stdio(stdio) => match stdio.sharing {
+            Kind::Mcp(mcp) => match mcp.sharing {
                 Sharing::PerSession { max, .. } => Some(max),
                 _ => None,
             },

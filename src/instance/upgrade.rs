@@ -33,7 +33,7 @@ const CHECKING: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(2);
 /// How long that is tried at first.
 const TRY: Duration = Duration::from_millis(250);
-/// Where a client is in the middle of something then, all are served again for so many milliseconds before the next attempt:
+/// Where a client is in the middle of something then, or a request is under way to a server elsewhere, all are served again for so many milliseconds before the next attempt:
 /// whoever sends or reads much comes to an end meanwhile.
 const SERVED_AGAIN: [u64; 5] = [200, 400, 800, 1600, 3200];
 
@@ -72,10 +72,10 @@ impl Instance {
             // Clients first: what one says now still has to come to rest in the hub.
             let all = net.quiesced(TRY).await;
             self.hub.quiesced(REST).await;
-            if all || self.hub.ctx.draining.is_set() {
+            if (all && !self.hub.is_in_the_middle()) || self.hub.ctx.draining.is_set() {
                 return;
             }
-            debug!("upgrading in place: a client is in the middle of something; all are served again for {pause:?}");
+            debug!("upgrading in place: something is under way; all are served again for {pause:?}");
             self.hub.go_on();
             net.go_on();
             self.hub.ctx.draining.wait().or(sleep(pause)).await;

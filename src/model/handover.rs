@@ -167,8 +167,12 @@ pub enum Era {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Child {
+    /// 0 where it is no process.
     pub pid: i32,
     pub mark: String,
+    /// What is to be known of the line to what is elsewhere, which has no descriptors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
     #[serde(rename = "learnt")]
     pub server_info: Option<ServerInfo>,
     pub stdin: Pipe,
@@ -188,6 +192,7 @@ pub struct Child {
 /// A descriptor with what was read from it and not used, or is still to be written to it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Pipe {
+    /// -1 where it has none.
     pub fd: i32,
     pub bytes: Bytes,
     /// The line that is being thrown away: both its ends, and its length so far.
@@ -434,7 +439,8 @@ impl Handover {
         let mut fds = vec![self.lock, self.guard_pipe];
         fds.extend(self.listeners.iter().map(|l| l.fd));
         fds.extend(self.connections.iter().map(|c| c.fd));
-        fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd]));
+        // Those of a line to what is elsewhere are none.
+        fds.extend(self.children().flat_map(|c| [c.stdin.fd, c.stdout.fd]).filter(|fd| *fd >= 0));
         fds.extend(self.children().filter_map(|c| c.stderr.as_ref()).map(|p| p.fd));
         fds.extend(self.log_fd);
         fds.extend(self.lock_file);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::config::{Config, Kind, Listen};
+use crate::model::config::{Config, Kind, Line, Listen};
 use crate::model::text::count;
 
 /// The steps from one configuration to another.
@@ -65,9 +65,16 @@ pub fn diff(old: &Config, new: &Config) -> Plan {
 /// Nothing that the running process was started with differs.
 fn same_process(old: &Kind, new: &Kind) -> bool {
     match (old, new) {
-        (Kind::Stdio(a), Kind::Stdio(b)) => {
-            (&a.program, &a.args, &a.environment, &a.cwd, &a.sharing, &a.confine)
-                == (&b.program, &b.args, &b.environment, &b.cwd, &b.sharing, &b.confine)
+        (Kind::Mcp(a), Kind::Mcp(b)) => {
+            let same_line = match (&a.line, &b.line) {
+                (Line::Stdio(a), Line::Stdio(b)) => {
+                    (&a.program, &a.args, &a.environment, &a.cwd, &a.confine)
+                        == (&b.program, &b.args, &b.environment, &b.cwd, &b.confine)
+                }
+                (Line::Http(a), Line::Http(b)) => a == b,
+                _ => false,
+            };
+            same_line && a.sharing == b.sharing
         }
         (Kind::Exec(_), Kind::Exec(_)) => true,
         _ => false,

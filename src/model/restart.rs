@@ -41,6 +41,10 @@ pub enum Ended {
     Signaled(i32),
     /// It was never started, or it did not answer its handshake.
     NotReady,
+    /// The server is elsewhere, and could not be reached any more.
+    Lost,
+    /// The server is elsewhere, and its session was closed from here.
+    Closed,
 }
 
 /// What to do next.

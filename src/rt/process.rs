@@ -46,20 +46,22 @@ pub(crate) async fn environment(
         env.extend(["USER", "LOGNAME"].map(|name| (name.into(), account.name.clone().into())));
         env.remove(OsStr::new("SHELL"));
     }
-    let set = match config.files.is_empty() {
-        true => config.set.clone(),
-        false => {
-            let config = config.clone();
-            let (set, wrong) = blocking(move || config.again(&secret)).await;
-            for why in wrong {
-                warn!("env {why}; its last value is used");
-            }
-            set
-        }
-    };
-    env.extend(set.into_iter().map(|(k, v)| (k.into(), v.into())));
+    env.extend(values(config, "env").await.into_iter().map(|(k, v)| (k.into(), v.into())));
     env.insert(MARK.into(), mark.into());
     env.into_iter().collect()
+}
+
+/// Values that are set; those from files are read now. `key` is where the configuration has them.
+pub(crate) async fn values(config: &Environment, key: &str) -> BTreeMap<String, String> {
+    if config.files.is_empty() {
+        return config.set.clone();
+    }
+    let config = config.clone();
+    let (set, wrong) = blocking(move || config.again(&secret)).await;
+    for why in wrong {
+        warn!("{key} {why}; its last value is used");
+    }
+    set
 }
 
 /// The content of a file with a value for a child. Root obeys none that others could have written.
@@ -81,6 +83,8 @@ pub(crate) fn exit_text(ended: Ended) -> String {
             Err(_) => format!("was ended by signal {n}"),
         },
         Ended::NotReady => "did not start".to_owned(),
+        Ended::Lost => "was lost".to_owned(),
+        Ended::Closed => "was closed".to_owned(),
     }
 }
 

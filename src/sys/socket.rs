@@ -2,13 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use hyper::rt::ReadBufCursor;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    MsgFlags, Shutdown, SockaddrStorage, getpeername, getsockname, recv, send, setsockopt, shutdown, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrStorage, connect, getpeername, getsockname,
+    getsockopt, recv, send, setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::uio::writev;
 
@@ -18,6 +19,30 @@ pub(crate) const PIECES: usize = 1024;
 /// Lets small messages not wait for a full segment (tcp(7), TCP_NODELAY).
 pub(crate) fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(setsockopt(&fd, sockopt::TcpNoDelay, &true)?)
+}
+
+/// Begins to connect to an address over TCP, without waiting for it (connect(2), EINPROGRESS).
+pub(crate) fn connect_soon(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(fd),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether a connection that was begun is there: an error of the kind `WouldBlock` while it is not.
+pub(crate) fn is_connected(fd: &impl AsFd) -> io::Result<()> {
+    match getsockopt(fd, sockopt::SocketError)? {
+        0 => {}
+        code => return Err(io::Error::from_raw_os_error(code)),
+    }
+    match getpeername::<SockaddrStorage>(fd.as_fd().as_raw_fd()) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOTCONN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Reads what is there; 0 at the end.

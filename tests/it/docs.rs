@@ -31,10 +31,13 @@ fn page(name: &str) -> String {
     text
 }
 
-/// Every key that exists: `-T` shows them all, those of both kinds of server included.
+/// Every key that exists: `-T` shows them all, those of all kinds of server included.
 fn keys() -> BTreeSet<String> {
     let scratch = Scratch::new();
-    let file = scratch.write("k.ron", "(servers: {\"a\": Stdio(command: \"cat\"), \"b\": Exec(allow: [\"cat\"])})");
+    let file = scratch.write(
+        "k.ron",
+        "(servers: {\"a\": Stdio(command: \"cat\"), \"b\": Exec(allow: [\"cat\"]), \"c\": Http(url: \"http://h\")})",
+    );
     let out = scratch.run(mcpdaemon(), &["-T", "-c", &file.display().to_string()]);
     let word = |line: &str| {
         let (key, _) = line.trim_start().split_once(':')?;
@@ -243,10 +246,16 @@ fn the_configurations_of_clients_in_the_manual_are_understood() {
             continue;
         }
         let url = if text.contains("https://") { "https://host" } else { "http://127.0.0.1:8003" };
-        let command = format!(
-            "\"npx\", \"-y\", \"mcp-remote\", \"{url}/servers/time/mcp\", \"--header\", \
-             \"Authorization:$${{AUTHORIZATION}}\""
-        );
-        assert!(made.contains(&command) && made.contains("\"AUTHORIZATION\": \"Bearer "), "{text}\n{made}");
+        let (wanted, header) = match text.contains("mcp-remote") {
+            true => (
+                format!(
+                    "\"npx\", \"-y\", \"mcp-remote\", \"{url}/servers/time/mcp\", \"--header\", \
+                     \"Authorization:$${{AUTHORIZATION}}\""
+                ),
+                "\"AUTHORIZATION\": \"Bearer ",
+            ),
+            false => (format!("Http(\n            url: \"{url}/servers/time/mcp\","), "\"Authorization\": \"Bearer "),
+        };
+        assert!(made.contains(&wanted) && made.contains(header), "{text}\n{made}");
     }
 }

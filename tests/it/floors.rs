@@ -13,6 +13,10 @@ const FLOORS: &[&[&str]] = &[
     &["sys"],
     // Tools of the runtime.
     &["rt"],
+    // How servers elsewhere are reached.
+    &["remote/stream.rs"],
+    &["remote/tls.rs", "remote/no_tls.rs"],
+    &["remote"],
     // The hub: between clients and servers.
     &[
         "hub/counters.rs",
@@ -31,6 +35,7 @@ const FLOORS: &[&[&str]] = &[
     // The kinds of server: side by side, none knows another.
     &["hub/shared"],
     &["hub/private"],
+    &["hub/http"],
     &["hub/exec"],
     &["hub/bridge"],
     &["hub/route"],
@@ -52,7 +57,7 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 /// The kinds of server, which stand side by side.
-const SIDE_BY_SIDE: &[&str] = &["hub/shared", "hub/private", "hub/exec", "hub/bridge"];
+const SIDE_BY_SIDE: &[&str] = &["hub/shared", "hub/private", "hub/http", "hub/exec", "hub/bridge"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")

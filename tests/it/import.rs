@@ -6,19 +6,22 @@ use std::process::Stdio;
 use serde_json::json;
 
 use crate::harness::*;
+use crate::upstream::{Reply, Upstream};
 
 #[test]
 fn imported_mcp_servers_json_runs() {
     let scratch = Scratch::new();
     let odd = "  ~ $HOME ${HOME} \"quoted\" \\ // é";
+    let upstream = Upstream::new(|_, _| Reply::Usual);
     let file = json!({"mcpServers": {
         "My Server": {"command": fake(), "args": ["--tool", odd], "env": {"ODD": "~/x", "WORD": "${env:SECRET}"}},
-        "far": {"url": "https://far.example/mcp"},
+        "far": {"url": format!("http://{}/mcp", upstream.address), "headers": {"X-Word": "${env:SECRET}"}},
+        "old": {"url": "https://far.example/sse"},
     }});
     scratch.write("client.json", &format!("\u{feff}// a comment\n{file:#}"));
     let out = scratch.run(mcpdaemon(), &["--import", "client.json"]);
     assert_eq!(code(&out), 0, "{}", stderr(&out));
-    assert_eq!(stderr(&out), "client.json: 1 server imported; 1 not carried over, the comments say why\n");
+    assert_eq!(stderr(&out), "client.json: 2 servers imported; 1 not carried over, the comments say why\n");
     let made = scratch.write("t.ron", &stdout(&out));
     let check = |secret: &str| {
         let mut command = scratch.command(mcpdaemon());
@@ -39,7 +42,10 @@ fn imported_mcp_servers_json_runs() {
     let environ = std::fs::read(format!("/proc/{}/environ", daemon.child("My-Server"))).unwrap();
     let environ = String::from_utf8_lossy(&environ).replace('\0', "\n");
     assert!(environ.contains("ODD=~/x\n") && environ.contains("WORD=hunter\n"), "{environ}");
-    drop(ws);
+    let mut far = daemon.ws("far");
+    assert_eq!(said(&far.ask(&call(1, "echo", json!({"text": "hello"})))), "hello");
+    assert_eq!(upstream.asked("tools/call")[0].header("x-word"), Some("hunter"));
+    drop((ws, far));
     daemon.stop();
 }
 

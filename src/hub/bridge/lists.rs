@@ -18,12 +18,15 @@ use crate::model::bridge::{Item, List, Merged, page};
 use crate::model::envelope::{Envelope, decode, member};
 use crate::model::items::sound;
 use crate::model::jsonrpc;
+use crate::model::status::ServerState;
 use crate::rt::task;
 use crate::rt::wait::timeout;
 use crate::sys::lock::Lock;
 
 /// How long a server of which nothing is known is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one elsewhere is: it runs already, if it does.
+const PATIENCE_ELSEWHERE: Duration = Duration::from_secs(1);
 
 impl BridgeSession {
     /// Answers a request for a list.
@@ -88,8 +91,10 @@ impl BridgeSession {
     async fn ask_one(self: &Arc<Self>, server: &Arc<Server>, list: List, vain: bool) {
         let own = self.is_own(server);
         let Some(session) = self.session.upgrade() else { return };
-        // A child that is not there is only waited for where nothing is known of it.
-        let patient = !self.bridge.catalogue.known.lock().has(list, server.name());
+        // A child that is not there is only waited for where nothing is known of it, and no start of it has failed.
+        let is_down = matches!(server.phase(), ServerState::Backoff | ServerState::Failed);
+        let patient = !is_down && !self.bridge.catalogue.known.lock().has(list, server.name());
+        let patience = if server.is_elsewhere() { PATIENCE_ELSEWHERE } else { PATIENCE };
         let asking = async {
             if server.counts_parts() {
                 // To ask takes no place.
@@ -99,7 +104,7 @@ impl BridgeSession {
             part.endpoint.list(&part.session, list, patient).await
         };
         // Nothing that is asked of a server in vain keeps the others waiting for long.
-        let outcome = timeout(PATIENCE, asking).await.unwrap_or(Err(Error::Unanswered));
+        let outcome = timeout(patience, asking).await.unwrap_or(Err(Error::Unanswered));
         if session.is_ended() && own {
             return;
         }

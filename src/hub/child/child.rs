@@ -1,4 +1,4 @@
-//! A living child: its process, the line to it, and who hears what it says.
+//! A living child: the line to it, what is at the other end, and who hears what it says.
 //!
 //! What is said on the line is in the files beside this one: requests down ([`super::requests`]), replies and the rest up
 //! ([`super::reader`]). It must not know servers and their sessions; they hear of it as [`Observer`]s.
@@ -14,13 +14,14 @@ use event_listener::Event;
 use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
+use super::far::{Elsewhere, Far};
 use super::kept_lists::KeptLists;
 use super::pending::{Pending, Waiting};
 use crate::hub::client::outbox::Outbox;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
 use crate::model::budget::Holder;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::envelope::Envelope;
 use crate::model::last_words::{LastWords, Tail};
 use crate::model::mcp::ServerInfo;
@@ -63,23 +64,22 @@ pub(crate) trait Observer: Send + Sync {
 
 /// What a child is, apart from its pipes.
 pub(crate) struct Identity {
-    pub pid: Pid,
-    /// The value of the environment variable that marks it and all it starts.
-    pub mark: String,
+    pub far: Far,
     /// The name of its server.
     pub server: Arc<str>,
-    pub config: Arc<Live<Stdio>>,
+    pub config: Arc<Live<Mcp>>,
     pub observer: Weak<dyn Observer>,
 }
 
 /// A child that was started.
 pub(crate) struct Child {
-    pub pid: Pid,
-    pub(super) mark: String,
+    /// By which it is told from all others.
+    pub number: u64,
+    pub(super) far: Far,
     /// The name of its server.
     pub server: Arc<str>,
     pub ctx: Arc<Context>,
-    pub(super) config: Arc<Live<Stdio>>,
+    pub(super) config: Arc<Live<Mcp>>,
     pub(super) observer: Lock<Weak<dyn Observer>>,
     /// It serves one session, and hears from no other.
     pub(super) private: AtomicBool,
@@ -116,6 +116,10 @@ pub(crate) struct Child {
     /// Nothing of it is left, and no request waits for it.
     pub(super) reaped: Flag,
     pub(super) ended: OnceLock<Ended>,
+    /// Why the line to what is elsewhere is lost.
+    pub(super) lost: OnceLock<String>,
+    /// Its end is waited for.
+    pub(super) far_followed: AtomicBool,
     /// We asked it to end.
     pub(super) stopping: AtomicBool,
     pub(super) ticking: AtomicBool,
@@ -146,9 +150,10 @@ pub(crate) struct Headers {
 impl Child {
     /// A child without pipes, and without anything on its way.
     pub(crate) fn blank(ctx: &Arc<Context>, identity: Identity) -> Child {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Child {
-            pid: identity.pid,
-            mark: identity.mark,
+            number: NUMBERS.fetch_add(1, Relaxed),
+            far: identity.far,
             server: identity.server,
             ctx: ctx.clone(),
             config: identity.config,
@@ -176,6 +181,8 @@ impl Child {
             exited: Flag::default(),
             reaped: Flag::default(),
             ended: OnceLock::new(),
+            lost: OnceLock::new(),
+            far_followed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ticking: AtomicBool::new(false),
             heard_at: AtomicU64::new(millis()),
@@ -184,13 +191,29 @@ impl Child {
         }
     }
 
-    pub(crate) fn config(&self) -> Arc<Stdio> {
+    pub(crate) fn config(&self) -> Arc<Mcp> {
         self.config.get()
     }
 
     /// For whom is kept what it has not read, and what it says.
     pub(super) fn holder(&self) -> Holder {
         Holder::Server(self.server.clone())
+    }
+
+    /// What is at the other end, where that is no process.
+    pub(super) fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        match &self.far {
+            Far::Elsewhere(far) => Some(far),
+            Far::Process { .. } => None,
+        }
+    }
+
+    /// Its process, where it is one.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        match self.far {
+            Far::Process { pid, .. } => Some(pid),
+            Far::Elsewhere(_) => None,
+        }
     }
 
     pub(crate) fn observer(&self) -> Option<Arc<dyn Observer>> {
@@ -279,9 +302,10 @@ impl Child {
 
     /// `exited with status 1`, `was ended by SIGKILL`, `is running`.
     pub(crate) fn exit_text(&self) -> String {
-        match self.ended.get() {
-            Some(ended) => exit_text(*ended),
-            None => "is running".to_owned(),
+        match (self.lost.get(), self.ended.get()) {
+            (Some(why), Some(_)) => why.clone(),
+            (None, Some(ended)) => exit_text(*ended),
+            (_, None) => "is running".to_owned(),
         }
     }
 

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::child::{Child, PIPE_GRACE};
+use super::far::{Elsewhere, Far};
 use crate::hub::command::{Run, run};
 use crate::hub::context::Context;
 use crate::model::config::server::{Stdio, Stop};
@@ -25,8 +26,10 @@ use crate::sys::spawn::signal_group;
 /// How long a child that has closed its input or its output may go on without either.
 const SPEECHLESS: Duration = Duration::from_secs(1);
 
-/// Waits for a child's end, then sees to it that nothing of it is left and no request waits for it.
+/// Waits for the end of a child's process, then sees to it that nothing of it is left and no request waits for it.
 pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: AsyncFd<PidFd>, tasks: Vec<JoinHandle<()>>) {
+    let Far::Process { pid, mark } = &child.far else { return };
+    let pid = *pid;
     let speechless = async {
         // A server may end by closing its output (2026-07-28 basic/transports/stdio); one that only closes it, or
         // its input, is of no use any more. While it is being stopped, the ladder has its own times.
@@ -47,24 +50,40 @@ pub(crate) async fn wait_and_reap(child: Arc<Child>, handle: AsyncFd<PidFd>, tas
     if speechless {
         child.speechless.store(true, SeqCst);
         warn!("server '{}' closed its input or output but did not end; it is ended", child.server);
-        signal_group(child.pid, Signal::SIGTERM);
-        if timeout(child.config().stop.term, handle.readable()).await.is_none() {
-            signal_group(child.pid, Signal::SIGKILL);
+        signal_group(pid, Signal::SIGTERM);
+        if timeout(child.config().stop().term, handle.readable()).await.is_none() {
+            signal_group(pid, Signal::SIGKILL);
         }
     }
     child.note_end(wait_for_end(&handle).await).await;
-    let strays = sweep_and_reap(child.pid, &handle, &child.mark).await;
+    let strays = sweep_and_reap(pid, &handle, mark).await;
     if strays.ended > 0 {
         info!("server '{}': ended {} processes that it left behind", child.server, strays.ended);
     }
     if !strays.left.is_empty() {
         warn!("server '{}': these processes cannot be ended: {:?}", child.server, strays.left);
     }
-    run_stop_command(&child.ctx, &child.server, &child.config(), Some(child.pid)).await;
+    if let Some(stdio) = child.config().stdio() {
+        run_stop_command(&child.ctx, &child.server, stdio, Some(pid)).await;
+    }
     // Its pipes may be held by a process that has left its family.
     for task in tasks {
         task.cancel().await;
     }
+    child.reaped.set();
+}
+
+/// Waits for the end of a line to what is elsewhere; no request waits for it then.
+pub(super) async fn wait_for_far(child: Arc<Child>, far: Arc<dyn Elsewhere>) {
+    let how = match far.over().await {
+        Some(why) => {
+            let _ = child.lost.set(why);
+            Ended::Lost
+        }
+        None => Ended::Closed,
+    };
+    // Its reader comes to the end of what was said, and its writer to that of the closed queue.
+    child.note_end(how).await;
     child.reaped.set();
 }
 
@@ -106,6 +125,17 @@ impl Child {
         self.fail_all(jsonrpc::INTERNAL_ERROR, &why);
     }
 
+    /// Ends the line to what is elsewhere, which hears of it if it takes the time that it has.
+    async fn hang_up(&self, far: &Arc<dyn Elsewhere>, ladder: &Stop) {
+        let cut = async {
+            self.ctx.kill_now.wait().await;
+            None
+        };
+        timeout(ladder.stdin, self.exited()).or(cut).await;
+        far.cut();
+        self.reaped.wait().await;
+    }
+
     /// The first step of [`Child::stop`], without waiting.
     pub(crate) fn stop_soon(&self) {
         self.stopping.store(true, SeqCst);
@@ -116,6 +146,10 @@ impl Child {
     /// is read all the while, because a full pipe would keep it from ending.
     pub(crate) async fn stop(&self, ladder: &Stop) {
         self.stop_soon();
+        let pid = match &self.far {
+            Far::Process { pid, .. } => *pid,
+            Far::Elsewhere(far) => return self.hang_up(far, ladder).await,
+        };
         for (grace, next) in [(ladder.stdin, Signal::SIGTERM), (ladder.term, Signal::SIGKILL)] {
             let cut = async {
                 self.ctx.kill_now.wait().await;
@@ -126,7 +160,7 @@ impl Child {
             }
             let next = if self.ctx.kill_now.is_set() { Signal::SIGKILL } else { next };
             debug!("server '{}': {next} to its process group", self.server);
-            signal_group(self.pid, next);
+            signal_group(pid, next);
         }
         self.reaped.wait().await;
     }

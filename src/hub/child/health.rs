@@ -60,7 +60,9 @@ async fn answers(child: &Child, limit: Duration) -> bool {
 /// A child that works on a request and does nothing beside it is busy, not hung, for as long as the request itself may
 /// take. One that was stopped (SIGSTOP) works on nothing.
 fn is_busy(child: &Child) -> bool {
-    !child.load.is_quiet() && child.silent_for() < child.config().request_timeout && !process::is_stopped(child.pid)
+    !child.load.is_quiet()
+        && child.silent_for() < child.config().request_timeout
+        && !child.pid().is_some_and(process::is_stopped)
 }
 
 /// Waits until a child was not used for `idle`, and nothing of it is `needed`; for ever where it may be idle.

@@ -6,6 +6,7 @@ pub(super) mod byte_queue;
 #[expect(clippy::module_inception, reason = "the child itself, beside what is said to it")]
 pub(super) mod child;
 pub(super) mod end;
+pub(super) mod far;
 pub(super) mod health;
 pub(super) mod kept_lists;
 mod lists;

@@ -13,7 +13,7 @@ use event_listener::Event as Bell;
 
 use super::child::Child;
 use super::start::StartFailure;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::last_words::LastWords;
 use crate::model::life::Event;
 use crate::model::outage::Outage;
@@ -71,7 +71,7 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct Slot {
     /// For messages: the server's name, and what else tells it from others.
     label: String,
-    pub config: Arc<Live<Stdio>>,
+    pub config: Arc<Live<Mcp>>,
     pub owner: Weak<dyn Owner>,
     state: Lock<State>,
     /// What was told of its troubles.
@@ -100,7 +100,7 @@ struct State {
 }
 
 impl Slot {
-    pub(crate) fn new(label: String, config: Arc<Live<Stdio>>, owner: Weak<dyn Owner>) -> Arc<Slot> {
+    pub(crate) fn new(label: String, config: Arc<Live<Mcp>>, owner: Weak<dyn Owner>) -> Arc<Slot> {
         Arc::new(Slot {
             label,
             config,

@@ -12,16 +12,18 @@ use std::time::Duration;
 
 use futures_lite::FutureExt;
 use log::debug;
+use nix::unistd::Pid;
 
 use super::child::{Child, Identity, Observer, Parked, STDERR_LINE};
-use super::end::wait_and_reap;
+use super::end::{wait_and_reap, wait_for_far};
+use super::far::{Dial, Far, Wires};
 use super::reader::{read, read_stderr};
 use super::writer::write;
 use crate::hub::context::{Context, Quiesce};
 use crate::hub::error::Error;
 use crate::hub::starts::{HOLD, MOST, Says};
 use crate::model::config::Mode;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::{Line, Mcp};
 use crate::model::exit::plain;
 use crate::model::last_words::LastWords;
 use crate::model::restart::Ended;
@@ -83,7 +85,9 @@ pub(crate) struct Starter {
     pub ctx: Arc<Context>,
     /// The name of the server.
     pub server: Arc<str>,
-    pub config: Arc<Live<Stdio>>,
+    pub config: Arc<Live<Mcp>>,
+    /// Makes the line to what is no process of ours.
+    pub dial: Option<Arc<dyn Dial>>,
     /// Hears what they say.
     pub observer: Weak<dyn Observer>,
 }
@@ -91,7 +95,15 @@ pub(crate) struct Starter {
 impl Starter {
     /// Starts a child and says nothing to it. What fails leaves nothing behind.
     pub(crate) async fn spawn(&self, umask: Mode) -> Result<Arc<Child>, StartFailure> {
-        let (ctx, config) = (&self.ctx, self.config.get());
+        let (ctx, all) = (&self.ctx, self.config.get());
+        let config = match (&all.line, &self.dial) {
+            (Line::Stdio(config), _) => config,
+            (Line::Http(_), dial) => {
+                let wires = dial.as_ref().and_then(|dial| dial.dial(&all, None));
+                let connected = wires.map(|wires| self.connect(wires));
+                return connected.ok_or_else(|| StartFailure::not_ready("there is no way to reach it".to_owned()));
+            }
+        };
         let mark = ctx.next_mark();
         let env = environment(&config.environment, config.confine.account.as_ref(), &mark).await;
         let spec = Spec {
@@ -122,6 +134,26 @@ impl Starter {
         })
     }
 
+    /// Begins to talk on a line to what is elsewhere.
+    fn connect(&self, wires: Wires) -> Arc<Child> {
+        let limit = self.ctx.config().limits.reply.bytes();
+        let pipes = Parked {
+            stdin: Some((wires.to, Vec::new())),
+            stdout: Some((wires.from, Lines::new(limit))),
+            ..Parked::default()
+        };
+        let child = Arc::new(Child::blank(&self.ctx, self.identity(Far::Elsewhere(wires.far))));
+        note(&child);
+        work(&child, pipes);
+        child
+    }
+
+    /// What a child of this server is.
+    pub(super) fn identity(&self, far: Far) -> Identity {
+        let (server, config, observer) = (self.server.clone(), self.config.clone(), self.observer.clone());
+        Identity { far, server, config, observer }
+    }
+
     /// Takes over a started process and begins to talk with it. On an error the process lives, and is the caller's.
     fn take(&self, started: Started, mark: String) -> io::Result<Arc<Child>> {
         // All that can fail comes first.
@@ -136,13 +168,7 @@ impl Starter {
             stderr: Some((Box::new(stderr) as Box<dyn Input>, Lines::new(STDERR_LINE))),
             handle: Some(handle),
         };
-        let identity = Identity {
-            pid: started.pid,
-            mark,
-            server: self.server.clone(),
-            config: self.config.clone(),
-            observer: self.observer.clone(),
-        };
+        let identity = self.identity(Far::Process { pid: started.pid, mark });
         let child = Arc::new(Child::blank(&self.ctx, identity));
         note(&child);
         work(&child, pipes);
@@ -209,7 +235,9 @@ impl Starter {
         self.ctx.starts.note(&self.server, Arc::downgrade(&says));
         let spoke = child.clone();
         let said = move |mut text: String, words: LastWords| {
-            if words.is_empty() && spoke.spoke.load(Relaxed) {
+            if spoke.elsewhere().is_some() {
+                // It has no other outputs.
+            } else if words.is_empty() && spoke.spoke.load(Relaxed) {
                 text.push_str(
                     "; what it wrote to standard output was no answer to that, and nothing came on standard error",
                 );
@@ -265,7 +293,10 @@ impl Starter {
                         true => "closed its input or output".to_owned(),
                         false => child.exit_text(),
                     };
-                    let text = format!("{ended} before it answered '{method}'");
+                    let text = match child.elsewhere() {
+                        Some(_) => ended,
+                        None => format!("{ended} before it answered '{method}'"),
+                    };
                     return Err(StartFailure { how, ..said(text, child.words()) });
                 }
                 let failure = match why {
@@ -277,7 +308,7 @@ impl Starter {
                 };
                 match knows_not {
                     true => self.stop_aside(&child),
-                    false => child.stop(&config.stop).await,
+                    false => child.stop(config.stop()).await,
                 }
                 let refused = !self.ctx.end_drain.is_set() && !unwanted_now();
                 Err(StartFailure { refused, ..failure })
@@ -298,7 +329,7 @@ impl Starter {
                 };
                 let text = format!("it did not answer '{method}' within {}{key}", duration(waited));
                 let failure = said(text, child.words());
-                child.stop(&config.stop).await;
+                child.stop(config.stop()).await;
                 Err(failure)
             }
         }
@@ -309,7 +340,7 @@ impl Starter {
     fn stop_aside(&self, child: &Arc<Child>) {
         let over = Arc::new(Flag::default());
         self.ctx.leaving.note(over.clone());
-        let (child, ladder) = (child.clone(), self.config.get().stop.clone());
+        let (child, ladder) = (child.clone(), self.config.get().stop().clone());
         task::spawn(async move {
             child.stop(&ladder).await;
             over.set();
@@ -379,8 +410,10 @@ struct Life {
 
 impl Child {
     async fn life(&self) -> Life {
-        let pid = self.pid.as_raw();
-        let cpu = blocking(move || process::usage(&[pid], true).cpu_seconds).await;
+        let cpu = match self.pid().map(Pid::as_raw) {
+            Some(pid) => blocking(move || process::usage(&[pid], true).cpu_seconds).await,
+            None => 0.0,
+        };
         Life { lines: self.stderr.lock().count(), cpu }
     }
 
@@ -412,6 +445,12 @@ pub(crate) fn work(child: &Arc<Child>, pipes: Parked) {
     }
     if let Some((pipe, input)) = pipes.stdout {
         tasks.push(task::spawn(read(child.clone(), pipe, input)));
+    }
+    if let Some(far) = child.elsewhere() {
+        child.stderr_eof.set();
+        if !child.far_followed.swap(true, SeqCst) {
+            task::spawn(wait_for_far(child.clone(), far.clone()));
+        }
     }
     if let Some((pipe, input)) = pipes.stderr {
         tasks.push(task::spawn(read_stderr(child.clone(), pipe, input)));

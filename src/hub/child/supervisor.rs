@@ -13,7 +13,7 @@ use log::info;
 use super::child::Child;
 use super::health::{Pong, ping, unused};
 use super::slot::{Condition, Owner, Slot};
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::jsonrpc;
 use crate::model::life::{Event, Life, Rules, Step};
 use crate::model::restart::Ended;
@@ -207,7 +207,7 @@ impl Supervisor {
         if slot.is_retired() {
             slot.enter_state(ServerState::Stopping, None);
         }
-        let mut ladder = slot.config.get().stop.clone();
+        let mut ladder = slot.config.get().stop().clone();
         if step == Step::Kill {
             // It reads nothing, so the end of its input would tell it nothing.
             ladder.stdin = Duration::ZERO;
@@ -217,7 +217,10 @@ impl Supervisor {
         }
         child.stop(&ladder).await;
         slot.place(None);
-        info!("server '{}': its child (pid {}) {}", child.server, child.pid, child.exit_text());
+        match child.pid() {
+            Some(pid) => info!("server '{}': its child (pid {pid}) {}", child.server, child.exit_text()),
+            None => info!("server '{}': the session with it {}", child.server, child.exit_text()),
+        }
         child.reaped().await
     }
 
@@ -257,7 +260,7 @@ impl Supervisor {
 }
 
 /// What the configuration says of a child's life.
-fn rules(config: &Stdio) -> Rules<'_> {
+fn rules(config: &Mcp) -> Rules<'_> {
     Rules {
         restart: &config.restart,
         on_demand: config.on_demand.is_some(),

@@ -14,6 +14,7 @@ use event_listener::Event;
 use nix::unistd::Pid;
 
 use super::child::{Child, Identity, Observer, Parked};
+use super::far::Far;
 use super::slot::{Condition, Owner, Slot, Starting, Task};
 use super::start::{StartFailure, work};
 use super::supervisor;
@@ -23,7 +24,7 @@ use crate::hub::client::session::{Beginning, Session};
 use crate::hub::context::{Boot, Context};
 use crate::hub::counters::Dropped;
 use crate::model::budget::Holder;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::config::{Kind, sample};
 use crate::model::envelope::{Envelope, scan};
 use crate::model::last_words::LastWords;
@@ -142,11 +143,11 @@ fn boot() -> Boot {
     Boot { spawner: Spawner::new().0, nofile: 1024, mark: "test-".to_owned(), session_key: None, at: Instant::now() }
 }
 
-fn stdio(text: &str) -> Arc<Stdio> {
+fn stdio(text: &str) -> Arc<Mcp> {
     let config = sample::config(&format!("(servers: {{\"s\": Stdio(command: \"echo\", {text})}})"));
     match &config.servers["s"].kind {
-        Kind::Stdio(stdio) => Arc::new((**stdio).clone()),
-        _ => panic!("the text names a Stdio server"),
+        Kind::Mcp(mcp) => Arc::new((**mcp).clone()),
+        _ => panic!("the text names a Mcp server"),
     }
 }
 
@@ -157,8 +158,7 @@ impl Line {
         let heard = Arc::new(Heard::default());
         let observer: Arc<dyn Observer> = heard.clone();
         let identity = Identity {
-            pid: Pid::from_raw(i32::MAX),
-            mark: "test-1".to_owned(),
+            far: Far::Process { pid: Pid::from_raw(i32::MAX), mark: "test-1".to_owned() },
             server: "s".into(),
             config: Live::new(stdio("")),
             observer: Arc::downgrade(&observer),

@@ -10,7 +10,8 @@ use futures_lite::FutureExt;
 use nix::unistd::Pid;
 
 use super::byte_queue::ByteQueue;
-use super::child::{Child, Identity, PIPE_GRACE, Parked, STDERR_LINE, stdin_limit};
+use super::child::{Child, PIPE_GRACE, Parked, STDERR_LINE, stdin_limit};
+use super::far::Far;
 use super::pending::{Pending, Waiting};
 use super::start::{Starter, note, work};
 use crate::hub::client::restored::Restored;
@@ -25,9 +26,14 @@ use crate::model::last_words::Tail;
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::lines::Lines;
 use crate::rt::pipe::{Input, Output};
-use crate::rt::wait::{millis, sleep, until};
+use crate::rt::wait::{millis, sleep, timeout, until};
 use crate::sys::pidfd::PidFd;
 use crate::sys::{passed, reap};
+
+/// How long what is under way to a server elsewhere may take to be answered before everything is at rest.
+const REST: Duration = Duration::from_millis(250);
+/// What stands for the descriptor of a line that has none.
+const NO_FD: i32 = -1;
 
 impl Quiesce for Child {
     /// A child that is being stopped is not waited for: it will not be needed any more.
@@ -39,6 +45,9 @@ impl Quiesce for Child {
                 sleep(2 * PIPE_GRACE).await;
             };
             until(&self.handed_in, whole).or(over).await;
+            if let Some(far) = self.elsewhere().filter(|_| !self.stopping.load(SeqCst)) {
+                timeout(REST, far.rested()).await;
+            }
         })
     }
 
@@ -57,8 +66,15 @@ impl Quiesce for Child {
         }
     }
 
+    fn is_in_the_middle(&self) -> bool {
+        self.elsewhere().is_some_and(|far| far.under_way() > 0)
+    }
+
     fn mark(&self) -> Option<&str> {
-        Some(&self.mark)
+        match &self.far {
+            Far::Process { mark, .. } => Some(mark),
+            Far::Elsewhere(_) => None,
+        }
     }
 }
 
@@ -75,11 +91,14 @@ impl Child {
         let Parked { stdin: Some(stdin), stdout: Some(stdout), stderr, .. } = &*parked else {
             return None;
         };
+        let has_fd = self.elsewhere().is_none();
         let read = |(pipe, input): &(Box<dyn Input>, Lines)| {
             let (bytes, cut) = input.unread();
             let cut = cut.map(|(head, tail, length)| (Bytes(head), Bytes(tail), length));
-            Some(handover::Pipe { fd: pipe.fd()?, bytes: Bytes(bytes), cut })
+            let fd = if has_fd { pipe.fd()? } else { NO_FD };
+            Some(handover::Pipe { fd, bytes: Bytes(bytes), cut })
         };
+        let stdin_fd = if has_fd { stdin.0.fd()? } else { NO_FD };
         let (now, unused) = (Instant::now(), self.unused_for());
         let pending = self.pending();
         let left = |until: &Instant| until.saturating_duration_since(now).as_millis() as u64;
@@ -100,10 +119,11 @@ impl Child {
             waiting.push((*number, saved));
         }
         Some(handover::Child {
-            pid: self.pid.as_raw(),
-            mark: self.mark.clone(),
+            pid: self.pid().map_or(0, Pid::as_raw),
+            mark: Quiesce::mark(self).unwrap_or_default().to_owned(),
+            elsewhere: self.elsewhere().map(|far| far.save()),
             server_info: self.info.get().cloned(),
-            stdin: handover::Pipe { fd: stdin.0.fd()?, bytes: Bytes(stdin.1.clone()), cut: None },
+            stdin: handover::Pipe { fd: stdin_fd, bytes: Bytes(stdin.1.clone()), cut: None },
             stdout: read(stdout)?,
             stderr: stderr.as_ref().and_then(read),
             queue: Bytes(self.stdin.queued()),
@@ -116,28 +136,59 @@ impl Child {
 
     /// Whether all that is left of its pipes was handed in; one that the child has closed is not.
     fn is_whole(&self, parked: &Parked) -> bool {
-        parked.handle.is_some()
+        (parked.handle.is_some() || self.elsewhere().is_some())
             && (parked.stdin.is_some() || self.stdin.is_closed())
             && (parked.stdout.is_some() || self.stdout_eof.is_set())
             && (parked.stderr.is_some() || self.stderr_eof.is_set())
     }
 }
 
+/// The ends of a child's line, as the program before has left them.
+struct Found {
+    far: Far,
+    stdin: Box<dyn Output>,
+    stdout: Box<dyn Input>,
+    stderr: Option<Box<dyn Input>>,
+    handle: Option<AsyncFd<PidFd>>,
+}
+
+/// The process of a child, and its pipes; None if it has ended meanwhile.
+fn find_process(saved: &handover::Child) -> Option<Found> {
+    let pid = Pid::from_raw(saved.pid);
+    reap::know(pid);
+    let pipe = |pipe: &handover::Pipe| -> Option<AsyncFd<File>> {
+        let fd: OwnedFd = passed::own_fd(pipe.fd)?;
+        AsyncFd::new(File::from(fd)).ok()
+    };
+    let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), saved.stderr.as_ref().map(pipe));
+    let handle = PidFd::open(pid).and_then(AsyncFd::new).ok();
+    let (Some(stdin), Some(stdout), Some(handle)) = (stdin, stdout, handle) else {
+        reap::forget(pid);
+        return None;
+    };
+    Some(Found {
+        far: Far::Process { pid, mark: saved.mark.clone() },
+        stdin: Box::new(stdin),
+        stdout: Box::new(stdout),
+        stderr: stderr.flatten().map(|pipe| Box::new(pipe) as Box<dyn Input>),
+        handle: Some(handle),
+    })
+}
+
 impl Starter {
+    /// A line to what is elsewhere.
+    fn find_line(&self, state: &str) -> Option<Found> {
+        let wires = self.dial.as_ref()?.dial(&self.config.get(), Some(state))?;
+        let far = Far::Elsewhere(wires.far);
+        Some(Found { far, stdin: wires.to, stdout: wires.from, stderr: None, handle: None })
+    }
+
     /// Takes over a child that the program before has started; it is set to work by [`Quiesce::resume`]. None if it has
     /// ended meanwhile, which is then seen to by a sweep.
-    pub(crate) fn restore(&self, saved: handover::Child, restored: &Restored) -> Option<Arc<Child>> {
-        let pid = Pid::from_raw(saved.pid);
-        reap::know(pid);
-        let pipe = |pipe: &handover::Pipe| -> Option<AsyncFd<File>> {
-            let fd: OwnedFd = passed::own_fd(pipe.fd)?;
-            AsyncFd::new(File::from(fd)).ok()
-        };
-        let (stdin, stdout, stderr) = (pipe(&saved.stdin), pipe(&saved.stdout), saved.stderr.as_ref().map(pipe));
-        let handle = PidFd::open(pid).and_then(AsyncFd::new).ok();
-        let (Some(stdin), Some(stdout), Some(handle)) = (stdin, stdout, handle) else {
-            reap::forget(pid);
-            return None;
+    pub(crate) fn restore(&self, mut saved: handover::Child, restored: &Restored) -> Option<Arc<Child>> {
+        let found = match saved.elsewhere.take() {
+            Some(state) => self.find_line(&state)?,
+            None => find_process(&saved)?,
         };
         let load = Load::below([]);
         let mut table = Table::behind(saved.requests_so_far);
@@ -169,22 +220,13 @@ impl Starter {
             Lines::with_unread(limit, (pipe.bytes.0, cut))
         };
         let parked = Parked {
-            stdin: Some((Box::new(stdin) as Box<dyn Output>, saved.stdin.bytes.0)),
-            stdout: Some((Box::new(stdout) as Box<dyn Input>, input(limit, saved.stdout))),
-            stderr: stderr
-                .flatten()
-                .zip(saved.stderr)
-                .map(|(pipe, rest)| (Box::new(pipe) as Box<dyn Input>, input(STDERR_LINE, rest))),
-            handle: Some(handle),
+            stdin: Some((found.stdin, saved.stdin.bytes.0)),
+            stdout: Some((found.stdout, input(limit, saved.stdout))),
+            stderr: found.stderr.zip(saved.stderr).map(|(pipe, rest)| (pipe, input(STDERR_LINE, rest))),
+            handle: found.handle,
         };
         let closed_stderr = parked.stderr.is_none();
-        let identity = Identity {
-            pid,
-            mark: saved.mark,
-            server: self.server.clone(),
-            config: self.config.clone(),
-            observer: self.observer.clone(),
-        };
+        let identity = self.identity(found.far);
         let mut tail = Tail::default();
         saved.tail.iter().for_each(|line| tail.push(line));
         let child = Child {

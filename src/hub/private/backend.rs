@@ -7,10 +7,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use nix::unistd::Pid;
 
 use super::child::{PrivateChild, State, own_settings};
 use super::spares::{Limits, Spares};
 use crate::hub::child::child::Child;
+use crate::hub::child::far::Dial;
 use crate::hub::child::supervisor;
 use crate::hub::client::call::Call;
 use crate::hub::client::endpoint::{Answer, Endpoint, ListAnswer, ToolCall};
@@ -23,7 +25,7 @@ use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::backend::{Backend, Opened};
 use crate::hub::server::core::Core;
 use crate::model::bridge::List;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::config::{self, Kind, Mode};
 use crate::model::envelope::Envelope;
 use crate::model::handover;
@@ -41,8 +43,14 @@ pub(crate) struct PerSession {
 }
 
 impl PerSession {
-    pub(crate) fn new(core: &Arc<Core>, stdio: &Stdio, limits: Limits, shared: Arc<dyn Backend>) -> Arc<PerSession> {
-        let spares = Spares::new(core, own_settings(stdio), limits);
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        mcp: &Mcp,
+        limits: Limits,
+        shared: Arc<dyn Backend>,
+        dial: Option<Arc<dyn Dial>>,
+    ) -> Arc<PerSession> {
+        let spares = Spares::new(core, own_settings(mcp), limits, dial);
         Arc::new(PerSession { core: core.clone(), shared, spares })
     }
 
@@ -117,8 +125,8 @@ impl Backend for PerSession {
 
     fn adjust(&self, config: &config::Server) {
         self.shared.adjust(config);
-        if let Kind::Stdio(stdio) = &config.kind {
-            self.spares.config.set(Arc::new(own_settings(stdio)));
+        if let Kind::Mcp(mcp) = &config.kind {
+            self.spares.config.set(Arc::new(own_settings(mcp)));
         }
     }
 
@@ -140,7 +148,7 @@ impl Backend for PerSession {
 
     fn pids(&self) -> Vec<i32> {
         let spares = self.spares.children();
-        self.shared.pids().into_iter().chain(spares.iter().map(|c| c.pid.as_raw())).collect()
+        self.shared.pids().into_iter().chain(spares.iter().filter_map(|c| c.pid()).map(Pid::as_raw)).collect()
     }
 
     fn session_limit(&self) -> Option<u32> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use event_listener::Event;
 use futures_lite::FutureExt;
 use log::debug;
+use nix::unistd::Pid;
 
 use super::spares::{Living, Spares};
 use crate::hub::child::child::Child;
@@ -25,7 +26,7 @@ use crate::hub::counters::Dropped;
 use crate::hub::error::Error;
 use crate::hub::leaving::{Leaving, Pending};
 use crate::model::bridge::List;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::config::{self, Kind, Mode, Tools};
 use crate::model::envelope::{self, Envelope, LONGEST_ID};
 use crate::model::modern::{self, Era, Refusal};
@@ -42,7 +43,7 @@ pub(crate) struct PrivateChild {
     pub(super) session: Weak<Session>,
     number: u64,
     pub(super) spares: Arc<Spares>,
-    config: Arc<Live<Stdio>>,
+    config: Arc<Live<Mcp>>,
     umask: Mode,
     pub(super) slot: Arc<Slot>,
     state: Lock<State>,
@@ -245,7 +246,7 @@ impl PrivateChild {
                     Some(Err(why)) => why.to_string(),
                     _ => "it did not answer".to_owned(),
                 };
-                child.stop(&self.config.get().stop).await;
+                child.stop(self.config.get().stop()).await;
                 let text = format!("its handshake failed: {why}");
                 Err(StartFailure { refused: true, ..StartFailure::not_ready(text) })
             }
@@ -374,7 +375,7 @@ impl Endpoint for PrivateChild {
     }
 
     fn own_pids(&self) -> Vec<i32> {
-        self.slot.any_child().iter().map(|c| c.pid.as_raw()).collect()
+        self.slot.any_child().and_then(|c| c.pid()).map(Pid::as_raw).into_iter().collect()
     }
 
     fn idle_limit(&self) -> Option<Duration> {
@@ -382,9 +383,9 @@ impl Endpoint for PrivateChild {
     }
 
     fn reconfigure(&self, config: &config::Server, replaced: bool) {
-        let Kind::Stdio(stdio) = &config.kind else { return };
+        let Kind::Mcp(mcp) = &config.kind else { return };
         if replaced {
-            self.config.set(Arc::new(own_settings(stdio)));
+            self.config.set(Arc::new(own_settings(mcp)));
             self.slot.renew();
         } else {
             self.config.set(self.spares.config.get());
@@ -417,6 +418,6 @@ impl Endpoint for PrivateChild {
 }
 
 /// The settings of a session's own child: it is there as long as its session.
-pub(crate) fn own_settings(stdio: &Stdio) -> Stdio {
-    Stdio { on_demand: None, ..stdio.clone() }
+pub(crate) fn own_settings(mcp: &Mcp) -> Mcp {
+    Mcp { on_demand: None, ..mcp.clone() }
 }

@@ -8,10 +8,11 @@ use event_listener::Event;
 use log::debug;
 
 use crate::hub::child::child::{Child, Observer};
+use crate::hub::child::far::Dial;
 use crate::hub::child::start::{StartFailure, Starter};
 use crate::hub::leaving::{Leaving, Pending};
 use crate::hub::server::core::Core;
-use crate::model::config::server::Stdio;
+use crate::model::config::server::Mcp;
 use crate::model::envelope::Envelope;
 use crate::rt::live::Live;
 use crate::rt::task;
@@ -33,7 +34,9 @@ pub(crate) struct Limits {
 pub(crate) struct Spares {
     pub core: Arc<Core>,
     me: Weak<Spares>,
-    pub config: Arc<Live<Stdio>>,
+    pub config: Arc<Live<Mcp>>,
+    /// Makes lines to a server that is no process of ours.
+    dial: Option<Arc<dyn Dial>>,
     pub limits: Limits,
     state: Lock<State>,
     arrived: Event,
@@ -66,11 +69,12 @@ impl Drop for Living {
 }
 
 impl Spares {
-    pub(crate) fn new(core: &Arc<Core>, stdio: Stdio, limits: Limits) -> Arc<Spares> {
+    pub(crate) fn new(core: &Arc<Core>, mcp: Mcp, limits: Limits, dial: Option<Arc<dyn Dial>>) -> Arc<Spares> {
         Arc::new_cyclic(|me| Spares {
             core: core.clone(),
             me: me.clone(),
-            config: Live::new(Arc::new(stdio)),
+            config: Live::new(Arc::new(mcp)),
+            dial,
             limits,
             state: Lock::default(),
             arrived: Event::new(),
@@ -80,9 +84,10 @@ impl Spares {
     }
 
     /// What a child is started with under these settings.
-    pub(crate) fn starter(&self, config: Arc<Live<Stdio>>) -> Starter {
+    pub(crate) fn starter(&self, config: Arc<Live<Mcp>>) -> Starter {
         let observer: Weak<dyn Observer> = self.me.clone();
-        Starter { ctx: self.core.ctx.clone(), server: self.core.name.clone(), config, observer }
+        let (ctx, server) = (self.core.ctx.clone(), self.core.name.clone());
+        Starter { ctx, server, config, dial: self.dial.clone(), observer }
     }
 
     /// Counts a child of a session.
@@ -109,7 +114,7 @@ impl Spares {
     }
 
     /// A child for a session under these settings, if one waits that was started under them.
-    pub(crate) fn take(&self, config: &Arc<Stdio>) -> Option<Arc<Child>> {
+    pub(crate) fn take(&self, config: &Arc<Mcp>) -> Option<Arc<Child>> {
         if !Arc::ptr_eq(config, &self.config.get()) {
             return None;
         }
@@ -161,7 +166,7 @@ impl Spares {
         let umask = self.core.ctx.config().umask;
         let started = self.starter(self.config.clone()).spawn(umask).await;
         if let Some(unwanted) = self.arrive(started) {
-            unwanted.stop(&self.config.get().stop).await;
+            unwanted.stop(self.config.get().stop()).await;
         }
         self.state.lock().coming -= 1;
         self.arrived.notify(usize::MAX);
@@ -206,7 +211,7 @@ impl Spares {
             child.stop_soon();
         }
         for child in children {
-            child.stop(&self.config.get().stop).await;
+            child.stop(self.config.get().stop()).await;
         }
         // One that is being started sees that no more are wanted.
         let none = || (self.state.lock().coming == 0).then_some(());

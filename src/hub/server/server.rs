@@ -24,7 +24,7 @@ use crate::hub::error::Error;
 use crate::hub::load::Load;
 use crate::model::bridge::List;
 use crate::model::budget::Holder;
-use crate::model::config::{self, Tools};
+use crate::model::config::{self, Kind, Tools};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::ServerInfo;
 use crate::model::meter::RECENT;
@@ -77,6 +77,11 @@ impl Server {
 
     pub(crate) fn config(&self) -> config::Server {
         self.config.get()
+    }
+
+    /// It is no process of ours.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(&self.config.lock().kind, Kind::Mcp(mcp) if mcp.stdio().is_none())
     }
 
     pub(crate) fn required(&self) -> bool {

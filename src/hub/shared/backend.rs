@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 use super::children::{Shared, Verdict};
 use super::modern::{Target, can_watch};
 use crate::hub::child::child::Child;
@@ -68,7 +70,7 @@ impl Backend for Shared {
     fn discard(&self) -> Answer<'_, ()> {
         Box::pin(async {
             for child in self.first.take().into_iter().flatten() {
-                child.stop(&self.config.get().stop).await;
+                child.stop(self.config.get().stop()).await;
             }
         })
     }
@@ -94,8 +96,8 @@ impl Backend for Shared {
     }
 
     fn adjust(&self, config: &config::Server) {
-        if let Kind::Stdio(stdio) = &config.kind {
-            self.config.set(Arc::new((**stdio).clone()));
+        if let Kind::Mcp(mcp) = &config.kind {
+            self.config.set(Arc::new((**mcp).clone()));
         }
     }
 
@@ -121,7 +123,7 @@ impl Backend for Shared {
     }
 
     fn pids(&self) -> Vec<i32> {
-        Shared::children(self).iter().map(|c| c.pid.as_raw()).collect()
+        Shared::children(self).iter().filter_map(|c| c.pid()).map(Pid::as_raw).collect()
     }
 
     fn place(&self) -> usize {

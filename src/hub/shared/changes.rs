@@ -5,18 +5,16 @@
 
 use std::collections::HashMap;
 
-use nix::unistd::Pid;
-
 use crate::sys::lock::Lock;
 
 /// The changes that were told a moment ago, each with what was said of the same list since.
 #[derive(Default)]
-pub(crate) struct Changes(Lock<HashMap<(Pid, &'static str), Option<String>>>);
+pub(crate) struct Changes(Lock<HashMap<(u64, &'static str), Option<String>>>);
 
 impl Changes {
     /// Whether the change of a child's list is to be told now. If so, the caller asks for the rest a moment later; else
     /// it is part of that.
-    pub(crate) fn note(&self, child: Pid, list: &'static str, text: &str) -> bool {
+    pub(crate) fn note(&self, child: u64, list: &'static str, text: &str) -> bool {
         let mut told = self.0.lock();
         match told.get_mut(&(child, list)) {
             Some(since) => {
@@ -31,7 +29,7 @@ impl Changes {
     }
 
     /// What was said since; None if it was nothing, and the next change is to be told at once again.
-    pub(crate) fn rest(&self, child: Pid, list: &'static str) -> Option<String> {
+    pub(crate) fn rest(&self, child: u64, list: &'static str) -> Option<String> {
         let mut told = self.0.lock();
         let since = told.get_mut(&(child, list)).and_then(Option::take);
         if since.is_none() {
@@ -47,7 +45,7 @@ mod tests {
 
     #[test]
     fn what_follows_within_a_moment_is_told_as_one() {
-        let (changes, child) = (Changes::default(), Pid::from_raw(7));
+        let (changes, child) = (Changes::default(), 7);
         assert!(changes.note(child, "tools", "a") && !changes.note(child, "tools", "b"));
         assert!(!changes.note(child, "tools", "c") && changes.note(child, "prompts", "d"));
         assert_eq!(changes.rest(child, "tools").as_deref(), Some("c"));

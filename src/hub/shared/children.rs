@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use super::changes::Changes;
 use crate::hub::child::child::{Child, Observer};
+use crate::hub::child::far::Dial;
 use crate::hub::child::slot::{Owner, Slot};
 use crate::hub::child::start::Starter;
 use crate::hub::child::supervisor;
 use crate::hub::error::Error;
 use crate::hub::server::core::Core;
-use crate::model::config::server::{Sharing, Stdio};
+use crate::model::config::server::{Mcp, Sharing};
 use crate::model::status::ServerState;
 use crate::rt::live::Live;
 use crate::rt::wait::{Flag, timeout};
@@ -31,7 +32,9 @@ pub(crate) enum Verdict {
 pub(crate) struct Shared {
     pub core: Arc<Core>,
     pub me: Weak<Shared>,
-    pub config: Arc<Live<Stdio>>,
+    pub config: Arc<Live<Mcp>>,
+    /// Makes lines to a server that is no process of ours.
+    dial: Option<Arc<dyn Dial>>,
     /// One; several in a pool.
     pub slots: Vec<Arc<Slot>>,
     /// The child for the modern era, once a client of it has come and the server was found to speak it.
@@ -49,9 +52,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: &Arc<Core>, stdio: &Stdio) -> Arc<Shared> {
-        let config = Live::new(Arc::new(stdio.clone()));
-        let size = match stdio.sharing {
+    pub(crate) fn new(core: &Arc<Core>, mcp: &Mcp, dial: Option<Arc<dyn Dial>>) -> Arc<Shared> {
+        let config = Live::new(Arc::new(mcp.clone()));
+        let size = match mcp.sharing {
             Sharing::Pool(n) => n,
             _ => 1,
         };
@@ -64,6 +67,7 @@ impl Shared {
                 me: me.clone(),
                 slots,
                 config: config.clone(),
+                dial,
                 modern: Lock::default(),
                 probing: Lock::default(),
                 first: Lock::default(),
@@ -77,7 +81,8 @@ impl Shared {
     /// What its children are started with.
     pub(crate) fn starter(&self) -> Starter {
         let observer: Weak<dyn Observer> = self.me.clone();
-        Starter { ctx: self.core.ctx.clone(), server: self.core.name.clone(), config: self.config.clone(), observer }
+        let (ctx, server, config) = (self.core.ctx.clone(), self.core.name.clone(), self.config.clone());
+        Starter { ctx, server, config, dial: self.dial.clone(), observer }
     }
 
     pub(crate) fn modern_slot(&self) -> Option<Arc<Slot>> {

@@ -184,7 +184,7 @@ impl Shared {
                 Some(Verdict::Modern(self.run_modern(&child)))
             }
             Ok(child) => {
-                child.stop(&self.config.get().stop).await;
+                child.stop(self.config.get().stop()).await;
                 None
             }
             Err(_) if draining.is_set() => None,

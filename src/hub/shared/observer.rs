@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, info, warn};
-use nix::unistd::Pid;
 
 use super::children::Shared;
 use crate::hub::child::child::{Child, Observer};
@@ -47,14 +46,14 @@ impl Shared {
     }
 
     /// Tells what is said of a list's changes from now on, as one message in each moment.
-    fn tell_the_rest(&self, pid: Pid, list: &'static str) {
+    fn tell_the_rest(&self, child: u64, list: &'static str) {
         let me = self.me.clone();
         task::spawn(async move {
             loop {
                 sleep(MOMENT).await;
                 let Some(me) = me.upgrade() else { return };
-                let Some(text) = me.changes.rest(pid, list) else { return };
-                if let Some(child) = Shared::children(&me).into_iter().find(|c| c.pid == pid) {
+                let Some(text) = me.changes.rest(child, list) else { return };
+                if let Some(child) = Shared::children(&me).into_iter().find(|c| c.number == child) {
                     notify_clients(&me.sessions_of(&child), &Change::List { list, text: &text });
                 }
             }
@@ -87,9 +86,9 @@ impl Observer for Shared {
         }
         if let Some(list) = method::changed_list(&e.method) {
             let text = one_line(e, e.text().to_owned());
-            if self.changes.note(child.pid, list, &text) {
+            if self.changes.note(child.number, list, &text) {
                 notify_clients(&self.sessions_of(child), &Change::List { list, text: &text });
-                self.tell_the_rest(child.pid, list);
+                self.tell_the_rest(child.number, list);
             }
             return;
         }

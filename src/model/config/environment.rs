@@ -67,7 +67,7 @@ impl Environment {
         (set, wrong)
     }
 
-    fn add(&mut self, name: String, value: String, pieces: Vec<Piece>) {
+    pub(super) fn add(&mut self, name: String, value: String, pieces: Vec<Piece>) {
         match pieces.iter().any(Piece::is_file) {
             true => drop(self.files.insert(name.clone(), pieces)),
             false => drop(self.files.remove(&name)),
@@ -136,12 +136,13 @@ fn is_name(name: &str) -> bool {
 /// What people call variables that hold a secret.
 fn sounds_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL"].iter().any(|word| name.contains(word))
+    ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTHORIZATION", "COOKIE"].iter().any(|word| name.contains(word))
 }
 
-/// Environment variables for a child: name, value, and what it is made of. What they hold may be secret and is never shown.
+/// Environment variables for a child, or header fields for a server elsewhere: name, value, and what it is made of. What they
+/// hold may be secret and is never shown.
 #[derive(Default)]
-struct Secrets(Vec<(String, String, Vec<Piece>)>);
+pub(super) struct Secrets(pub Vec<(String, String, Vec<Piece>)>);
 
 impl Setting for Secrets {
     const MASKED: bool = true;

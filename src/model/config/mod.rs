@@ -9,6 +9,7 @@ mod auth;
 mod bridge;
 mod command;
 pub mod environment;
+pub mod http;
 mod listen;
 mod logging;
 mod name;
@@ -33,12 +34,13 @@ pub use auth::{Admitted, Auth, Credential, Token, check_token_name, line as toke
 pub use bridge::Tools;
 pub use command::Command;
 pub use environment::Environment;
+pub use http::Http;
 pub use listen::{Listen, Unix};
 pub use logging::{Format, Log, Rotate};
 pub use name::check_name;
 pub use proxies::{Network, is_base};
 pub use read::{Origin, Problem, Shown, Surroundings};
-pub use server::{Confine, Exec, Kind, Server, Stdio};
+pub use server::{Confine, Exec, Kind, Line, Mcp, Server, Stdio};
 pub use session_ids::SessionKey;
 pub use setting::{Mode, Size};
 

@@ -1,4 +1,4 @@
-//! The `servers` of an instance: `Stdio(...)` and `Exec(...)`.
+//! The `servers` of an instance: `Stdio(...)`, `Http(...)` and `Exec(...)`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use super::Command;
 use super::account::Account;
 use super::bridge::{self, Tools};
 use super::environment::{Environment, environment};
+use super::http::{Http, http};
 use super::name::check_name;
 use super::read::Origin;
 use super::read::{Node, Reader, Section, Setting, Shown};
@@ -29,7 +30,7 @@ impl Kind {
     /// The longest that a process of it is given to end.
     pub fn grace(&self) -> Duration {
         match self {
-            Kind::Stdio(stdio) => stdio.stop.stdin + stdio.stop.term,
+            Kind::Mcp(mcp) => mcp.stop().stdin + mcp.stop().term,
             Kind::Exec(exec) => exec.stop_after,
             Kind::Bridge(_) => Duration::ZERO,
         }
@@ -38,7 +39,10 @@ impl Kind {
     /// The name in the configuration and in the status document.
     pub fn name(&self) -> &'static str {
         match self {
-            Kind::Stdio(_) => "Stdio",
+            Kind::Mcp(mcp) => match mcp.line {
+                Line::Stdio(_) => "Stdio",
+                Line::Http(_) => "Http",
+            },
             Kind::Exec(_) => "Exec",
             Kind::Bridge(_) => "Bridge",
         }
@@ -47,16 +51,23 @@ impl Kind {
     /// Which of its tools may be used; None where that is not for the configuration to say.
     pub fn tools(&self) -> Option<&Tools> {
         match self {
-            Kind::Stdio(stdio) => Some(&stdio.tools),
+            Kind::Mcp(mcp) => Some(&mcp.tools),
             Kind::Exec(_) | Kind::Bridge(_) => None,
         }
     }
 
-    /// The user that its processes run as.
+    /// The command that it is, if it is one.
+    pub fn stdio(&self) -> Option<&Stdio> {
+        match self {
+            Kind::Mcp(mcp) => mcp.stdio(),
+            Kind::Exec(_) | Kind::Bridge(_) => None,
+        }
+    }
+
     /// The programs that it is made of or may run, by their paths.
     pub fn programs(&self) -> Vec<&Path> {
         match self {
-            Kind::Stdio(stdio) => vec![&stdio.program],
+            Kind::Mcp(mcp) => mcp.stdio().map(|stdio| stdio.program.as_path()).into_iter().collect(),
             Kind::Exec(exec) => match &exec.allow {
                 Allow::These(programs) => programs.values().map(PathBuf::as_path).collect(),
                 Allow::All => exec.shell.as_deref().into_iter().collect(),
@@ -65,9 +76,10 @@ impl Kind {
         }
     }
 
+    /// The user that its processes run as, and what they may take.
     pub fn confine(&self) -> &Confine {
         match self {
-            Kind::Stdio(stdio) => &stdio.confine,
+            Kind::Mcp(mcp) => mcp.stdio().map_or(&NOTHING, |stdio| &stdio.confine),
             Kind::Exec(exec) => &exec.confine,
             Kind::Bridge(_) => &NOTHING,
         }
@@ -109,12 +121,58 @@ pub struct Rlimits {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// A command that speaks MCP on its standard input and output.
-    Stdio(Box<Stdio>),
+    /// What speaks MCP: messages are passed on to it.
+    Mcp(Box<Mcp>),
     /// Built in: runs allowed commands.
     Exec(Box<Exec>),
     /// All others as one. It is no entry of `servers`, and has no process.
     Bridge(Naming),
+}
+
+/// A server that messages are passed on to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mcp {
+    pub line: Line,
+    pub start_timeout: Duration,
+    /// A request without an answer or progress for this long fails.
+    pub request_timeout: Duration,
+    /// A request fails after this long, progress or not.
+    pub request_max: Duration,
+    pub restart: Policy,
+    pub sharing: Sharing,
+    /// Started when the first request needs it, and stopped when nothing has for this long. None: started with the
+    /// instance.
+    pub on_demand: Option<Duration>,
+    pub health: Option<Health>,
+    pub tools: Tools,
+}
+
+impl Mcp {
+    /// The command that it is, if it is one.
+    pub fn stdio(&self) -> Option<&Stdio> {
+        match &self.line {
+            Line::Stdio(stdio) => Some(stdio),
+            Line::Http(_) => None,
+        }
+    }
+
+    /// The ladder on which what is at the other end of its line goes down.
+    pub fn stop(&self) -> &Stop {
+        self.stdio().map_or(&HANG_UP, |stdio| &stdio.stop)
+    }
+}
+
+/// A server elsewhere is told that its session is over, and is not waited for any longer than this.
+static HANG_UP: Stop = Stop { stdin: Duration::from_secs(2), term: Duration::ZERO, command: None };
+
+/// How a server that messages are passed on to is reached.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each server, and it is mostly the large one")]
+pub enum Line {
+    /// Standard input and output of a command.
+    Stdio(Stdio),
+    /// Streamable HTTP.
+    Http(Http),
 }
 
 /// A server that is a command.
@@ -125,19 +183,7 @@ pub struct Stdio {
     pub args: Vec<String>,
     pub environment: Environment,
     pub cwd: Option<PathBuf>,
-    pub start_timeout: Duration,
-    /// A request without an answer or progress for this long fails.
-    pub request_timeout: Duration,
-    /// A request fails after this long, progress or not.
-    pub request_max: Duration,
-    pub restart: Policy,
     pub stop: Stop,
-    pub sharing: Sharing,
-    /// Started when the first request needs it, and stopped when nothing has for this long. None: started with the
-    /// instance.
-    pub on_demand: Option<Duration>,
-    pub health: Option<Health>,
-    pub tools: Tools,
     pub confine: Confine,
 }
 
@@ -235,9 +281,9 @@ pub fn servers<'a>(reader: &Reader<'a>, node: Node<'a>, above: &Environment, mor
 
 /// Reads one server: `Kind(...)`.
 pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environment) -> Option<Server> {
-    const KINDS: [&str; 2] = ["Stdio", "Exec"];
+    const KINDS: [&str; 3] = ["Stdio", "Http", "Exec"];
     let Some((kind, body)) = reader.variant(node) else {
-        reader.problem(node, "expected Stdio(...) or Exec(...)");
+        reader.problem(node, "expected Stdio(...), Http(...) or Exec(...)");
         return None;
     };
     if !KINDS.contains(&kind) {
@@ -259,7 +305,11 @@ pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environm
         s.reader.problem(at, "an alias has 1 to 32 letters, digits, '-' and '_'");
     }
     let kind = match kind {
-        "Stdio" => stdio(&mut s, node, above).map(|k| Kind::Stdio(Box::new(k))),
+        "Stdio" => stdio(&mut s, node, above).map(|k| Kind::Mcp(Box::new(k))),
+        "Http" => {
+            let line = http(&mut s, node).map(Line::Http);
+            mcp(&mut s, |_| line).map(|k| Kind::Mcp(Box::new(k)))
+        }
         _ => exec(&mut s, node, above).map(|k| Kind::Exec(Box::new(k))),
     };
     s.finish();
@@ -267,7 +317,7 @@ pub fn one<'a>(reader: &Reader<'a>, name: &str, node: Node<'a>, above: &Environm
     Some(Server { kind: kind?, required, alias })
 }
 
-fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> Option<Stdio> {
+fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> Option<Mcp> {
     let command = s.node("command");
     let words: Option<Words> = command.and_then(|n| Words::read(s.reader, n));
     if let (Some(node), Some(words)) = (command, &words) {
@@ -276,34 +326,37 @@ fn stdio<'a>(s: &mut Section<'_, 'a>, whole: Node<'a>, above: &Environment) -> O
     let more: Vec<String> = s.get("args", Vec::new());
     let environment = environment(s, above);
     let cwd = folder(s);
-    let rest = Stdio {
-        program: PathBuf::new(),
-        args: Vec::new(),
-        environment,
-        cwd,
-        start_timeout: s.time("start_timeout", Duration::from_secs(30)),
-        request_timeout: s.time("request_timeout", Duration::from_secs(5 * 60)),
-        request_max: s.time("request_max", Duration::from_secs(60 * 60)),
-        restart: s.nested("restart", restart),
-        stop: s.nested("stop", stop),
-        sharing: sharing(s),
-        on_demand: start(s),
-        health: health(s),
-        tools: bridge::tools(s),
-        confine: confine(s),
-    };
-    if command.is_none() {
-        s.reader.problem(whole, "'command' is missing: which program is the server?");
-    }
-    let Words(mut words) = words?;
-    let program = program(s.reader, command?, &words.remove(0), rest.environment.set.get("PATH").map(String::as_str))?;
-    Some(Stdio { program, args: words.into_iter().chain(more).collect(), ..rest })
+    mcp(s, |s| {
+        let (stop, confine) = (s.nested("stop", stop), confine(s));
+        if command.is_none() {
+            s.reader.problem(whole, "'command' is missing: which program is the server?");
+        }
+        let Words(mut words) = words?;
+        let path = environment.set.get("PATH").map(String::as_str);
+        let program = program(s.reader, command?, &words.remove(0), path)?;
+        let args = words.into_iter().chain(more).collect();
+        Some(Line::Stdio(Stdio { program, args, environment, cwd, stop, confine }))
+    })
+}
+
+/// Reads what servers have in common that messages are passed on to, whichever way.
+fn mcp<'r, 'a>(s: &mut Section<'r, 'a>, line: impl FnOnce(&mut Section<'r, 'a>) -> Option<Line>) -> Option<Mcp> {
+    let start_timeout = s.time("start_timeout", Duration::from_secs(30));
+    let request_timeout = s.time("request_timeout", Duration::from_secs(5 * 60));
+    let request_max = s.time("request_max", Duration::from_secs(60 * 60));
+    let restart = s.nested("restart", restart);
+    let (sharing, on_demand, health, tools) = (sharing(s), start(s), health(s), bridge::tools(s));
+    let line = line(s)?;
+    Some(Mcp { line, start_timeout, request_timeout, request_max, restart, sharing, on_demand, health, tools })
 }
 
 /// Keys that only a server has, some of which are looked for at the top.
-pub const OF_A_SERVER: [&str; 15] = [
+pub const OF_A_SERVER: [&str; 18] = [
     "command",
     "args",
+    "url",
+    "headers",
+    "ca",
     "cwd",
     "start_timeout",
     "request_timeout",

@@ -14,12 +14,13 @@ fn the_shortest_file_is_complete() {
         read(r#"(servers: {"time": Stdio(command: ["uvx", "mcp-server-time"])})"#, &Given::default()).unwrap().config;
     assert_eq!((c.name.as_str(), c.listen[0].to_string().as_str()), ("prod", "localhost:8003"));
     assert_eq!(c.log.file, PathBuf::from("/var/log/mcp/prod.log"));
-    let Kind::Stdio(s) = &c.servers["time"].kind else { panic!() };
+    let Kind::Mcp(all) = &c.servers["time"].kind else { panic!() };
+    let s = all.stdio().unwrap();
     assert_eq!(
         (s.program.as_path(), s.args.as_slice()),
         (std::path::Path::new("/usr/bin/uvx"), &["mcp-server-time".to_owned()][..])
     );
-    assert_eq!((s.start_timeout, s.stop.term), (Duration::from_secs(30), Duration::from_secs(5)));
+    assert_eq!((all.start_timeout, s.stop.term), (Duration::from_secs(30), Duration::from_secs(5)));
     assert!(c.servers["time"].required);
 }
 
@@ -90,7 +91,7 @@ fn strings_are_expanded_and_paths_made_absolute() {
     .config;
     assert_eq!(c.log.file, PathBuf::from("/home/u/x/y.log"));
     assert_eq!(c.listen[0].to_string(), "unix:/etc/mcp/run/s.sock");
-    let Kind::Stdio(s) = &c.servers["a"].kind else { panic!() };
+    let s = c.servers["a"].kind.stdio().unwrap();
     assert_eq!(s.program, PathBuf::from("/etc/mcp/bin/a"));
     assert_eq!(
         (s.args.as_slice(), s.cwd.as_deref()),

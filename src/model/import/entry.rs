@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::model::config::http::may_be_set;
 use crate::model::config::server::is_alias;
 use crate::model::config::setting::quoted;
 use crate::model::import::values::{Dialect, Values, is_variable, shown, variable};
@@ -14,9 +15,13 @@ use crate::model::text::{duration, printable, suggest};
 /// A number of seconds that a `timeout` without a unit can be. What is more is milliseconds: clients have both.
 const SECONDS: f64 = 3600.0;
 
-/// The settings of a `Stdio`, as the instance file has them.
+/// The settings of a server, as the instance file has them.
 #[derive(Default)]
 pub(super) struct Settings {
+    /// Of an `Http`.
+    pub url: Option<String>,
+    pub headers: Vec<(String, String)>,
+    /// Of a `Stdio`.
     pub command: Vec<String>,
     pub env: Vec<(String, String)>,
     pub others: Vec<(&'static str, String)>,
@@ -53,6 +58,7 @@ struct Remote {
     headers: Vec<(String, String)>,
     /// The kind that the client named, in small letters.
     kind: String,
+    wants_oauth: bool,
 }
 
 /// What reads one server.
@@ -183,6 +189,10 @@ impl<'d> Reading<'_, 'd> {
                 self.remote.headers.push(("Authorization".to_owned(), format!("Bearer {variable}")));
             }
             "type" | "transport" => self.remote.kind = self.document.string(value, &what)?.to_lowercase(),
+            "oauth" => {
+                self.remote.wants_oauth = !value.is("false");
+                return Ok(false);
+            }
             "source" if ["\"custom\"", "\"extension\""].iter().any(|s| value.is(s)) => {}
             "disabled" => self.off |= value.is("true"),
             "enabled" => self.off |= value.is("false"),
@@ -405,15 +415,16 @@ impl<'d> Reading<'_, 'd> {
         let here = match (has_command && !far, &self.remote.url) {
             (true, _) if self.off => Here::Left("it is switched off there".to_owned()),
             (true, _) => lost.map_or(Here::Runs, Here::Left),
-            (false, Some(url)) => {
-                // Behind the question mark there may be a key.
-                let address = url.split(['?', '#']).next().unwrap_or_default();
-                let off = if self.off { ", switched off there" } else { "" };
-                Here::Left(format!(
-                    "it is a remote server ({}){off}, and what runs here is commands",
-                    printable(address, 200)
-                ))
-            }
+            (false, Some(url)) => match self.not_by_http(url) {
+                Some(why) => {
+                    // Behind the question mark there may be a key.
+                    let address = printable(url.split(['?', '#']).next().unwrap_or_default(), 200);
+                    let off = if self.off { ", switched off there" } else { "" };
+                    Here::Left(format!("it is a remote server ({address}) {why}{off}"))
+                }
+                None if self.off => Here::Left("it is switched off there".to_owned()),
+                None => lost.map_or(Here::Runs, Here::Left),
+            },
             (false, None) if far => Here::Left("it is a remote server without a URL".to_owned()),
             (false, None) if self.what_else() => {
                 Here::Left("it has no command: an extension of the client runs it".to_owned())
@@ -426,8 +437,11 @@ impl<'d> Reading<'_, 'd> {
                 return Err(self.document.wrong(node, text));
             }
         };
-        if !has_command || far {
-            self.bridge_to_remote();
+        if let Some(url) = self.remote.url.take_if(|_| !has_command || far) {
+            match self.not_by_http(&url) {
+                Some(_) => self.bridge_to_remote(url),
+                None => self.reach_remote(url),
+            }
         }
         let Tools { allow, deny } = &self.tools;
         let allow = allow
@@ -450,7 +464,8 @@ impl<'d> Reading<'_, 'd> {
         if !self.dropped.is_empty() {
             self.notes.push(format!("Without an equivalent here: {}.", self.dropped.join(", ")));
         }
-        let settings = Some(self.settings).filter(|settings| !settings.command.is_empty());
+        let is_known = |settings: &Settings| !settings.command.is_empty() || settings.url.is_some();
+        let settings = Some(self.settings).filter(is_known);
         Ok(Entry { here, settings, priority: self.priority, notes: self.notes })
     }
 
@@ -459,10 +474,42 @@ impl<'d> Reading<'_, 'd> {
         self.settings.others.is_empty() && self.dropped.iter().any(|d| d.starts_with("\"settings\""))
     }
 
+    /// Why a remote server cannot be an `Http` here.
+    fn not_by_http(&self, url: &str) -> Option<&'static str> {
+        let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+        match self.remote.kind.as_str() {
+            "sse" => Some("over HTTP+SSE, which the daemon does not speak to others"),
+            "ws" | "websocket" => Some("over WebSocket, which the daemon does not speak to others"),
+            _ if self.remote.wants_oauth => Some("with OAuth, which the daemon does not do"),
+            "" | "remote" if path.ends_with("/sse") => Some("whose URL looks like one of HTTP+SSE"),
+            _ => None,
+        }
+    }
+
+    /// An `Http`. What is said of a process is of no use to it.
+    fn reach_remote(&mut self, url: String) {
+        const OF_A_PROCESS: [&str; 3] = ["cwd", "env_file", "pass_env"];
+        self.settings.others.retain(|(key, _)| !OF_A_PROCESS.contains(key));
+        self.settings.env.clear();
+        for (name, value) in std::mem::take(&mut self.remote.headers) {
+            let same = |(known, _): &(String, String)| known.eq_ignore_ascii_case(&name);
+            if self.settings.headers.iter().any(same) || !may_be_set(&name) || value.contains(['\r', '\n']) {
+                self.notes.push(format!("The header {} is left out.", shown(&name)));
+            } else {
+                self.settings.headers.push((name, value));
+            }
+        }
+        if self.settings.headers.is_empty() && url.starts_with("https://") {
+            self.notes.push(
+                "Should it want OAuth, mcp-remote can do that: mcpdaemon.ron(5), KEYS OF AN HTTP SERVER.".to_owned(),
+            );
+        }
+        self.settings.url = Some(url);
+    }
+
     /// Offers mcp-remote, which speaks to a remote server as a command. The values of headers go to it by its
     /// environment: everybody on the host can read a command line.
-    fn bridge_to_remote(&mut self) {
-        let Some(url) = self.remote.url.take() else { return };
+    fn bridge_to_remote(&mut self, url: String) {
         let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', ':', '?']).next());
         let near = host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1"));
         let insecure = (host.is_some() && !near).then(|| "--allow-http".to_owned());

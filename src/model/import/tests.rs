@@ -7,13 +7,19 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::model::config::{Given, Input as File, Kind, Stdio, Surroundings, load};
+use crate::model::config::{Given, Input as File, Kind, Line, Mcp, Stdio, Surroundings, load};
+
+/// The commands of an instance file.
+fn loaded(text: &str) -> BTreeMap<String, Stdio> {
+    let all = servers(text).into_iter();
+    all.filter_map(|(name, server)| Some((name, server.stdio()?.clone()))).collect()
+}
 
 /// Loads an instance file where every program and folder exists.
-fn loaded(text: &str) -> BTreeMap<String, Stdio> {
+fn servers(text: &str) -> BTreeMap<String, Mcp> {
     let var = |name: &str| match name {
         "HOME" => Some("/home/u".to_owned()),
-        "TOKEN" | "API_KEY" | "NO" => Some("s3cret".to_owned()),
+        "TOKEN" | "API_KEY" | "NO" | "SEAT" => Some("s3cret".to_owned()),
         "WORKSPACE_FOLDER" => Some("/work".to_owned()),
         _ => None,
     };
@@ -39,11 +45,11 @@ fn loaded(text: &str) -> BTreeMap<String, Stdio> {
         divides: false,
     };
     let config = load(&input, &Given::default(), &around).unwrap_or_else(|p| panic!("{p:?}\n{text}")).config;
-    let stdio = config.servers.into_iter().map(|(name, server)| match server.kind {
-        Kind::Stdio(stdio) => (name, *stdio),
+    let all = config.servers.into_iter().map(|(name, server)| match server.kind {
+        Kind::Mcp(mcp) => (name, *mcp),
         Kind::Exec(_) | Kind::Bridge(_) => panic!("{name}"),
     });
-    stdio.collect()
+    all.collect()
 }
 
 fn refused(text: &str) -> String {
@@ -67,15 +73,13 @@ fn the_files_of_three_clients() {
         "old": {"command": "old", "env": {"A": "1"}, "disabled": true}
     }}"#;
     let imported = import("c.json", cursor).unwrap();
-    assert_eq!((imported.servers, imported.left_out), (1, 2));
+    assert_eq!((imported.servers, imported.left_out), (2, 1));
     let text = &imported.text;
     for wanted in [
         "        // Its name was \"My Server!\", which cannot be one here.\n",
         "            env_file: [\".env\"],\n",
         "        // Without an equivalent here: \"autoApprove\": [\"x\"].\n        \"My-Server\": Stdio(\n",
-        "        // \"far\" is not carried over: it is a remote server (https://f.example/mcp), and what runs here is commands.\n",
-        "        //     command: [\"npx\", \"-y\", \"mcp-remote\", \"https://f.example/mcp?key=hunter2\", \"--header\", \"Authorization:$${AUTHORIZATION}\"],\n",
-        "        //         \"AUTHORIZATION\": \"hunter3\",\n",
+        "        \"far\": Http(\n            url: \"https://f.example/mcp?key=hunter2\",\n            headers: {\n                \"Authorization\": \"hunter3\",\n            },\n        ),\n",
         "        // \"old\" is not carried over: it is switched off there.\n        // \"old\": Stdio(\n        //     command: [\"old\"],\n",
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");
@@ -83,7 +87,7 @@ fn the_files_of_three_clients() {
     let server = &loaded(&text.replace("env_file: [\".env\"],", ""))["My-Server"];
     assert_eq!(server.program, Path::new("/home/u/bin/run"));
     assert_eq!(server.args, ["--port", "8080", "s3cret$", "a/b"]);
-    assert_eq!(imported.summary(), "1 server imported; 2 not carried over, the comments say why");
+    assert_eq!(imported.summary(), "2 servers imported; 1 not carried over, the comments say why");
 
     let code = r#"// what VS Code writes
     {
@@ -113,7 +117,7 @@ fn the_files_of_three_clients() {
         "// \"${LITERAL}\" arrives as it is written; if a variable of the daemon is meant, take one $ away.\n",
         "// \"N\" in `env` is left out: it is null.\n",
         "// A relative path starts at the folder of this file.\n",
-        "// \"h\" is not carried over: it is a remote server (https://h.example)",
+        "        // Should it want OAuth, mcp-remote can do that: mcpdaemon.ron(5), KEYS OF AN HTTP SERVER.\n        \"h\": Http(\n            url: \"https://h.example\",\n        ),\n",
         "\"--level=${LEVEL:-low}\"",
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");
@@ -226,10 +230,42 @@ fn imported(file: &str, text: &str) -> (String, BTreeMap<String, Stdio>) {
 }
 
 #[test]
-fn a_remote_server_is_offered_by_mcp_remote_ready_to_be_used() {
-    let file = r#"{"mcpServers": {"a": {"type": "streamable-http", "url": "https://h/mcp",
+fn a_remote_server_is_one_of_http_with_what_the_client_says_of_it() {
+    let file = r#"{"mcpServers": {"a": {"type": "streamable-http", "url": "https://h/mcp", "cwd": "/x", "env": {"A": "1"},
+        "headers": {"Authorization": "Bearer ${env:TOKEN}", "X-Team": "ops", "Content-Type": "x", "x-team": "twice"},
+        "timeout": 30000, "enabledTools": ["t"]},
+        "lan": {"httpUrl": "http://lan:9/mcp"}}}"#;
+    let (text, _) = imported("c.json", file);
+    let servers = self::servers(&text);
+    let http = |name: &str| match &servers[name].line {
+        Line::Http(http) => http.clone(),
+        Line::Stdio(_) => panic!("{text}"),
+    };
+    assert_eq!(http("a").url.whole(), "https://h/mcp");
+    let headers: Vec<(String, String)> = http("a").headers.set.into_iter().collect();
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(headers, [pair("authorization", "Bearer s3cret"), pair("x-team", "ops")]);
+    assert_eq!(
+        (
+            servers["a"].request_timeout.as_secs(),
+            servers["a"].tools.admits(Some("t")),
+            servers["a"].tools.admits(Some("u"))
+        ),
+        (30, true, false)
+    );
+    assert!(
+        text.contains("The header \"Content-Type\" is left out.")
+            && text.contains("The header \"x-team\" is left out."),
+        "{text}"
+    );
+    assert_eq!(http("lan").url.whole(), "http://lan:9/mcp");
+}
+
+#[test]
+fn a_remote_server_that_is_none_of_http_is_offered_by_mcp_remote_ready_to_be_used() {
+    let file = r#"{"mcpServers": {"a": {"url": "https://h/mcp", "oauth": {},
         "headers": {"Authorization": "Bearer ${env:TOKEN}", "X-Team": "ops"}},
-        "near": {"serverUrl": "http://127.0.0.1:9/sse", "type": "sse"}, "lan": {"httpUrl": "http://lan:9/mcp"}}}"#;
+        "near": {"serverUrl": "http://127.0.0.1:9/sse", "type": "sse"}, "lan": {"httpUrl": "http://lan:9/sse/"}}}"#;
     let found = import("c.json", file).unwrap();
     assert_eq!(found.summary(), "0 servers imported; 3 not carried over, the comments say why");
     let live = found.text.replace("        // \"", "        \"").replace("        //     ", "            ");
@@ -253,7 +289,7 @@ fn a_remote_server_is_offered_by_mcp_remote_ready_to_be_used() {
         ("Bearer s3cret", "ops")
     );
     assert_eq!(servers["near"].args[2..], ["http://127.0.0.1:9/sse", "--transport", "sse-only"]);
-    assert_eq!(servers["lan"].args[2..], ["http://lan:9/mcp", "--allow-http"]);
+    assert_eq!(servers["lan"].args[2..], ["http://lan:9/sse/", "--allow-http"]);
 }
 
 #[test]
@@ -285,7 +321,8 @@ fn codex_toml_is_carried_over() {
         assert_eq!(servers.len(), 1, "{text}");
         let docs = &servers["docs"];
         assert_eq!((docs.args.last().unwrap().as_str(), docs.cwd.as_deref()), ("${PORT}", Some(Path::new("/srv"))));
-        assert_eq!((docs.start_timeout.as_millis(), docs.request_timeout.as_millis()), (20_000, 45_500));
+        let times = &self::servers(&text)["docs"];
+        assert_eq!((times.start_timeout.as_millis(), times.request_timeout.as_millis()), (20_000, 45_500));
         for wanted in [
             "tools: (allow: [\"search\", \"read_*\"], deny: [\"read_all\"])",
             "pass_env: [\"TOKEN\", \"SEAT\"]",
@@ -293,8 +330,8 @@ fn codex_toml_is_carried_over() {
             "// Without an equivalent here: \"supports_parallel_tool_calls\": true.",
             "// The rest of that file is the client's own, and not carried over: \"model\".",
             "// \"off\" is not carried over: it is switched off there.",
-            "\"AUTHORIZATION\": \"Bearer ${TOKEN}\"",
-            "\"X_SEAT\": \"${SEAT}\"",
+            "\"Authorization\": \"Bearer ${TOKEN}\"",
+            "\"X-Seat\": \"${SEAT}\"",
         ] {
             assert!(text.contains(wanted), "{wanted}\n{text}");
         }
@@ -366,7 +403,8 @@ fn zed_gemini_and_opencode_are_carried_over() {
     let (text, servers) = imported("/home/u/.gemini/settings.json", gemini);
     let g = &servers["g"];
     assert_eq!((servers.len(), &g.args[..]), (1, &["s3cret", "s3cretx", "a$"].map(str::to_owned)[..]), "{text}");
-    assert_eq!((g.request_timeout.as_millis(), g.environment.set["K"].as_str()), (3000, "s3cret"));
+    assert_eq!(g.environment.set["K"], "s3cret");
+    assert_eq!(self::servers(&text)["g"].request_timeout.as_millis(), 3000);
     for wanted in [
         "tools: (allow: [\"a\"], deny: [\"b\"])",
         "\"trust\": true",
@@ -386,7 +424,7 @@ fn zed_gemini_and_opencode_are_carried_over() {
         "command: [\"bun\", \"x\", \"srv\", \"${TOKEN}\"]",
         "\"K\": \"${file:/run/key}\"",
         "start_timeout: \"9s\"",
-        "\"r\" is not carried over: it is a remote server (https://r/mcp), switched off there",
+        "\"r\" is not carried over: it is a remote server (https://r/mcp) with OAuth, which the daemon does not do",
         "\"K\": \"${API_KEY}\"",
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");

@@ -19,8 +19,8 @@ pub(super) fn written(file: &str, instance: &Instance, rest: &[String], entries:
     let mut out =
         format!("// An instance of mcpdaemon, made from {} by mcpdaemon --import.\n//\n", printable(file, 200));
     let settings = || entries.iter().filter_map(|(.., entry)| entry.settings.as_ref());
-    if settings().any(|s| !s.env.is_empty()) {
-        let text = "The values of `env` are as they were, and may be secret: keep this file from others (chmod 600), or \
+    if settings().any(|s| !s.env.is_empty() || !s.headers.is_empty()) {
+        let text = "The values of `env` and `headers` are as they were, and may be secret: keep this file from others (chmod 600), or \
                     write \"${NAME}\" or \"${file:/PATH}\" in their place.";
         comment(&mut out, "", text);
         out.push_str("//\n");
@@ -87,14 +87,21 @@ fn comment(out: &mut String, margin: &str, text: &str) {
 }
 
 fn server(out: &mut String, margin: &str, name: &str, settings: &Settings) {
-    let _ = writeln!(out, "{margin}{}: Stdio(", quoted(name));
-    let _ = writeln!(out, "{margin}    command: {},", quoted_list(&settings.command));
-    if !settings.env.is_empty() {
-        let _ = writeln!(out, "{margin}    env: {{");
-        for (key, value) in &settings.env {
-            let _ = writeln!(out, "{margin}        {}: {},", quoted(key), quoted(value));
+    let kind = if settings.url.is_some() { "Http" } else { "Stdio" };
+    let _ = writeln!(out, "{margin}{}: {kind}(", quoted(name));
+    match &settings.url {
+        Some(url) => writeln!(out, "{margin}    url: {},", quoted(url)),
+        None => writeln!(out, "{margin}    command: {},", quoted_list(&settings.command)),
+    }
+    .unwrap_or_default();
+    for (key, map) in [("headers", &settings.headers), ("env", &settings.env)] {
+        if !map.is_empty() {
+            let _ = writeln!(out, "{margin}    {key}: {{");
+            for (key, value) in map {
+                let _ = writeln!(out, "{margin}        {}: {},", quoted(key), quoted(value));
+            }
+            let _ = writeln!(out, "{margin}    }},");
         }
-        let _ = writeln!(out, "{margin}    }},");
     }
     for (key, value) in &settings.others {
         let _ = writeln!(out, "{margin}    {key}: {value},");

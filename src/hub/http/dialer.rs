@@ -1,0 +1,125 @@
+//! Makes the line of a child to a server elsewhere.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Weak};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use log::warn;
+
+use crate::hub::child::far::{Dial, Elsewhere, Waited, Wires};
+use crate::hub::context::Context;
+use crate::model::config::server::{Line, Mcp};
+use crate::remote::client::Settings;
+use crate::remote::inbox::Inbox;
+use crate::remote::session::{Saved, Session};
+use crate::rt::pipe::{Input, Output};
+use crate::sys::lock::Lock;
+
+/// Makes lines to a server elsewhere.
+pub(crate) struct Dialer {
+    ctx: Weak<Context>,
+}
+
+impl Dialer {
+    pub(crate) fn new(ctx: &Arc<Context>) -> Dialer {
+        Dialer { ctx: Arc::downgrade(ctx) }
+    }
+}
+
+impl Dial for Dialer {
+    fn dial(&self, config: &Mcp, saved: Option<&str>) -> Option<Wires> {
+        let Line::Http(http) = &config.line else { return None };
+        let settings = Settings {
+            url: http.url.clone(),
+            headers: http.headers.clone(),
+            ca: http.ca.clone(),
+            connections: http.connections as usize,
+            longest: self.ctx.upgrade()?.config().limits.reply.bytes(),
+        };
+        let saved = saved.and_then(|text| {
+            serde_json::from_str::<Saved>(text)
+                .inspect_err(|e| warn!("{}: the session with it is lost: {e}", http.url))
+                .ok()
+        });
+        let session = Session::new(settings, saved);
+        Some(Wires {
+            to: Box::new(Down { session: session.clone(), begun: Lock::default() }),
+            from: Box::new(Up(session.inbox.clone())),
+            far: Arc::new(Far(session)),
+        })
+    }
+}
+
+/// The end that is written.
+struct Down {
+    session: Arc<Session>,
+    /// What was written and is no whole line yet.
+    begun: Lock<Vec<u8>>,
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.session.hang_up();
+    }
+}
+
+impl Output for Down {
+    fn poll_write(&self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.session.poll_room(cx));
+        let mut begun = self.begun.lock();
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            begun.extend_from_slice(&rest[..end]);
+            let line = String::from_utf8_lossy(&std::mem::take(&mut *begun)).into_owned();
+            if !line.trim().is_empty() {
+                self.session.send(line);
+            }
+            rest = &rest[end + 1..];
+        }
+        begun.extend_from_slice(rest);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// The end that is read.
+struct Up(Arc<Inbox>);
+
+impl Input for Up {
+    fn poll_read(&self, cx: &mut TaskContext<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buffer).map(Ok)
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// The session as the far end of a line.
+struct Far(Arc<Session>);
+
+impl Elsewhere for Far {
+    fn over(&self) -> Waited<'_, Option<String>> {
+        Box::pin(self.0.over())
+    }
+
+    fn cut(&self) {
+        self.0.cut();
+    }
+
+    fn under_way(&self) -> usize {
+        self.0.under_way()
+    }
+
+    fn rested(&self) -> Waited<'_, ()> {
+        Box::pin(self.0.rested())
+    }
+
+    fn save(&self) -> String {
+        serde_json::to_string(&self.0.save()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,358 @@
+//! Requests to one server over connections that are kept and bounded.
+//!
+//! Redirects are followed where they stay at the server's host. A request is sent a second time only where the first one was
+//! not sent, or does no harm twice.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use event_listener::Event;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use super::dial::dial;
+use super::tls::Tls;
+use crate::model::config::Environment;
+use crate::model::proxy::Proxy;
+use crate::model::url::Url;
+use crate::rt::process::values;
+use crate::rt::task;
+use crate::rt::wait::{sleep, timeout, until};
+use crate::sys::lock::Lock;
+
+/// So many redirects are followed in a row.
+const REDIRECTS: usize = 5;
+/// How long a connection is kept without use. Servers close theirs after five seconds, many of them.
+const KEPT: Duration = Duration::from_secs(4);
+/// How long it is kept at most, where the server says that it may be (`Keep-Alive: timeout=`).
+const KEPT_LONGEST: Duration = Duration::from_secs(60);
+/// The longest head of an answer, in bytes.
+const HEAD: usize = 64 << 10;
+
+/// How a server is reached.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub url: Url,
+    /// Header fields of each request.
+    pub headers: Environment,
+    /// The file of certificates, in place of the system's.
+    pub ca: Option<PathBuf>,
+    /// So many requests at a time.
+    pub connections: usize,
+    /// The longest message of the server, in bytes.
+    pub longest: usize,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The server was not reached: it has not got the request.
+    Unreachable(String),
+    /// The server may have got the request.
+    Broken(String),
+}
+
+/// What is sent.
+pub(super) struct Message {
+    pub method: Method,
+    pub accept: &'static str,
+    /// Header fields beside those of the settings.
+    pub fields: Vec<(String, String)>,
+    pub body: Bytes,
+    /// It does no harm twice.
+    pub may_repeat: bool,
+}
+
+/// A connection.
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    /// The server behind it.
+    origin: String,
+    /// It leads to a proxy.
+    proxy: Option<Proxy>,
+    until: Instant,
+}
+
+/// Requests to one server.
+pub(super) struct Client {
+    settings: Settings,
+    tls: Tls,
+    /// Where the server is, as it has said itself.
+    url: Lock<Arc<Url>>,
+    /// The values of the header fields, once they were read.
+    fields: Lock<Option<Arc<HeaderMap>>>,
+    kept: Lock<Vec<Connection>>,
+    running: AtomicUsize,
+    ended: Event,
+}
+
+/// A place among the requests that run at a time.
+pub(super) struct Place(Arc<Client>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+        self.0.ended.notify(1);
+    }
+}
+
+impl Client {
+    pub(super) fn new(settings: Settings) -> Arc<Client> {
+        Arc::new(Client {
+            tls: Tls::new(settings.ca.clone()),
+            url: Lock::new(Arc::new(settings.url.clone())),
+            fields: Lock::default(),
+            kept: Lock::default(),
+            running: AtomicUsize::new(0),
+            ended: Event::new(),
+            settings,
+        })
+    }
+
+    /// What it is called in messages.
+    pub(super) fn name(&self) -> String {
+        self.settings.url.to_string()
+    }
+
+    /// The longest message of the server, in bytes.
+    pub(super) fn longest(&self) -> usize {
+        self.settings.longest
+    }
+
+    /// Waits for a place among the requests that run at a time.
+    pub(super) async fn place(self: &Arc<Self>) -> Place {
+        let more = |n: usize| (n < self.settings.connections).then_some(n + 1);
+        until(&self.ended, || self.running.fetch_update(SeqCst, SeqCst, more).ok()).await;
+        Place(self.clone())
+    }
+
+    /// Sends a message and waits for the head of its answer.
+    pub(super) async fn send(self: &Arc<Self>, message: &Message) -> Result<Answer, Trouble> {
+        let mut url = self.url.get();
+        for _ in 0..=REDIRECTS {
+            let answer = self.send_to(&url, message).await?;
+            if !answer.status.is_redirection() || answer.status == StatusCode::NOT_MODIFIED {
+                return Ok(answer);
+            }
+            let location = answer
+                .field(header::LOCATION)
+                .ok_or_else(|| Trouble::Broken(format!("it answered {} and does not say where to", answer.status)))?;
+            let to = url
+                .redirected(location)
+                .map_err(|why| Trouble::Broken(format!("its redirect is not followed: {why}")))?;
+            url = Arc::new(to);
+            if matches!(answer.status, StatusCode::MOVED_PERMANENTLY | StatusCode::PERMANENT_REDIRECT) {
+                self.url.replace(url.clone());
+            }
+        }
+        Err(Trouble::Broken(format!("it redirects more than {REDIRECTS} times")))
+    }
+
+    async fn send_to(self: &Arc<Self>, url: &Url, message: &Message) -> Result<Answer, Trouble> {
+        let fields = self.fields().await.map_err(Trouble::Unreachable)?;
+        loop {
+            let (mut connection, is_new) = match self.take_kept(url).await {
+                Some(kept) => (kept, false),
+                None => (self.connect(url).await.map_err(Trouble::Unreachable)?, true),
+            };
+            let request = request(url, &fields, message, connection.proxy.as_ref()).map_err(Trouble::Unreachable)?;
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    connection.until = Instant::now() + kept_for(&head.headers);
+                    let kept = Some((self.clone(), connection));
+                    return Ok(Answer { status: head.status, headers: head.headers, body, kept });
+                }
+                Err(mut failed) => {
+                    let was_sent = failed.take_message().is_none();
+                    let why = failed.into_error();
+                    // A connection that was kept may have been closed by the server at the same moment.
+                    if !is_new && (!was_sent || (message.may_repeat && why.is_incomplete_message())) {
+                        continue;
+                    }
+                    let text = reason(&why);
+                    return Err(if was_sent { Trouble::Broken(text) } else { Trouble::Unreachable(text) });
+                }
+            }
+        }
+    }
+
+    /// The header fields of the settings.
+    async fn fields(&self) -> Result<Arc<HeaderMap>, String> {
+        if let Some(fields) = self.fields.lock().clone() {
+            return Ok(fields);
+        }
+        let mut map = HeaderMap::new();
+        for (name, value) in values(&self.settings.headers, "headers").await {
+            // What came from a file now may be of another kind than when the configuration was read.
+            let name = HeaderName::try_from(name).map_err(|_| "a header has no valid name".to_owned())?;
+            let mut value =
+                HeaderValue::try_from(value).map_err(|_| format!("the value of the header '{name}' is not valid"))?;
+            value.set_sensitive(true);
+            map.insert(name, value);
+        }
+        let map = Arc::new(map);
+        *self.fields.lock() = Some(map.clone());
+        Ok(map)
+    }
+
+    async fn connect(&self, url: &Url) -> Result<Connection, String> {
+        let dialled = dial(url, &self.tls).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD);
+        let (sender, driver) = builder.handshake(dialled.stream).await.map_err(|e| reason(&e))?;
+        task::spawn(async move {
+            let _ = driver.await;
+        });
+        Ok(Connection { sender, origin: url.origin(), proxy: dialled.proxy, until: Instant::now() })
+    }
+
+    /// A connection that was kept and can be used.
+    async fn take_kept(&self, url: &Url) -> Option<Connection> {
+        loop {
+            let origin = url.origin();
+            let mut connection = {
+                let mut kept = self.kept.lock();
+                let now = Instant::now();
+                kept.retain(|c| c.until > now && !c.sender.is_closed());
+                let at = kept.iter().rposition(|c| c.origin == origin)?;
+                kept.remove(at)
+            };
+            // It is ready in a moment, or was closed.
+            if let Some(Ok(())) = timeout(Duration::from_millis(50), connection.sender.ready()).await {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    fn keep(self: &Arc<Self>, connection: Connection) {
+        let time = connection.until.saturating_duration_since(Instant::now());
+        self.kept.lock().push(connection);
+        let me = Arc::downgrade(self);
+        task::spawn(async move {
+            sleep(time + Duration::from_millis(10)).await;
+            if let Some(me) = me.upgrade() {
+                let now = Instant::now();
+                me.kept.lock().retain(|c| c.until > now && !c.sender.is_closed());
+            }
+        });
+    }
+}
+
+/// The head and the body of a request.
+fn request(
+    url: &Url,
+    fields: &HeaderMap,
+    message: &Message,
+    proxy: Option<&Proxy>,
+) -> Result<Request<Full<Bytes>>, String> {
+    let target = if proxy.is_some() { url.whole() } else { url.path.clone() };
+    let mut request = Request::builder().method(message.method.clone()).uri(target);
+    if let Some(headers) = request.headers_mut() {
+        headers.extend(fields.clone());
+        let mut put = |name: &str, value: &str| {
+            let name = HeaderName::try_from(name).map_err(|_| format!("'{name}' is no name of a header"))?;
+            let value = HeaderValue::try_from(value).map_err(|_| format!("the value of '{name}' is not valid"))?;
+            headers.insert(name, value);
+            Ok::<(), String>(())
+        };
+        put("host", &url.authority())?;
+        put("accept", message.accept)?;
+        if message.method == Method::POST {
+            put("content-type", "application/json")?;
+        }
+        if let Some(value) = proxy.and_then(|proxy| proxy.authorization.as_ref()) {
+            put("proxy-authorization", value)?;
+        }
+        for (name, value) in &message.fields {
+            put(name, value)?;
+        }
+    }
+    request.body(Full::new(message.body.clone())).map_err(|e| e.to_string())
+}
+
+/// For how long the server keeps a connection, as far as it is known.
+fn kept_for(headers: &HeaderMap) -> Duration {
+    let said = headers.get("keep-alive").and_then(|v| v.to_str().ok()).into_iter().flat_map(|v| v.split(','));
+    let mut seconds = said.filter_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok());
+    match seconds.next() {
+        Some(seconds) => Duration::from_secs(seconds.saturating_sub(1)).min(KEPT_LONGEST),
+        None => KEPT,
+    }
+}
+
+/// Why an exchange failed, with what stands behind it.
+fn reason(e: &hyper::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(inner) = source {
+        text = match inner.downcast_ref::<std::io::Error>() {
+            Some(io) => crate::model::exit::plain(io),
+            None => inner.to_string(),
+        };
+        source = inner.source();
+    }
+    text
+}
+
+/// The answer to a request, whose body is read as it comes.
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: Incoming,
+    /// The connection, which is kept once the body was read.
+    kept: Option<(Arc<Client>, Connection)>,
+}
+
+impl Answer {
+    /// A header field, if it is text.
+    pub(super) fn field(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// The kind of the content, without its parameters, in lower case.
+    pub(super) fn content_type(&self) -> String {
+        let whole = self.field(header::CONTENT_TYPE).unwrap_or_default();
+        whole.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    }
+
+    /// More of the body; None at its end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, String> {
+        loop {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(e)) => return Err(reason(&e)),
+                None => {
+                    if let Some((client, connection)) = self.kept.take() {
+                        client.keep(connection);
+                    }
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// The whole body, of at most so many bytes; what there is of it where it is longer, and whether that is all.
+    pub(super) async fn whole(&mut self, most: usize) -> Result<(Vec<u8>, bool), String> {
+        let mut all = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if all.len() + chunk.len() > most {
+                all.extend_from_slice(&chunk[..most - all.len()]);
+                return Ok((all, false));
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok((all, true))
+    }
+}
