@@ -79,6 +79,7 @@ impl Source {
         let mut warnings: Vec<String> = found.iter().chain(&tokens).map(ToString::to_string).collect();
         warnings.extend(unsafe_programs(&loaded.config));
         warnings.extend(plain_tokens(&loaded.config));
+        warnings.extend(plain_headers(&loaded.config));
         warnings.extend(containers(&loaded.config));
         warnings.extend(loaded.warnings);
         Ok(Loaded { warnings, ..loaded })
@@ -263,6 +264,18 @@ fn plain_tokens(config: &Config) -> Vec<String> {
         format!("listen \"{at}\": tokens pass unencrypted over the network: put a proxy with TLS in front of it")
     };
     open.map(warn).collect()
+}
+
+/// Header fields of ours that pass where others can read them.
+fn plain_headers(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, server) in &config.servers {
+        let Some(http) = server.kind.http() else { continue };
+        if !http.url.is_tls && !http.url.is_local() && !http.headers.set.is_empty() {
+            found.push(format!("server '{name}': its headers pass unencrypted over the network to {}", http.url));
+        }
+    }
+    found
 }
 
 /// The instance files of a folder, and the drop-ins beside an instance file: what ends in `.ron` and is not hidden, in

@@ -1,4 +1,5 @@
-//! The WebSocket to an instance (RFC 6455): one message is one text frame, in both directions.
+//! The way to an instance: a WebSocket (RFC 6455), where one message is one text frame, in both directions; or, by a URL, a
+//! session over Streamable HTTP ([`super::lines`]).
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -13,6 +14,7 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
+use super::lines::Lines;
 use super::target::{Address, At, Missing};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::text::printable;
@@ -49,6 +51,7 @@ impl Stream {
                 stream.set_nodelay(true)?;
                 Stream::Tcp(stream)
             }
+            At::Url(_) => return Err(io::ErrorKind::InvalidInput.into()),
         };
         stream.patience(Some(OPENING))?;
         Ok(stream)
@@ -100,9 +103,15 @@ impl AsFd for Stream {
     }
 }
 
-/// A WebSocket that is open.
+/// What a link is.
+enum Way {
+    Ws(Box<WebSocket<Stream>>),
+    Http(Lines),
+}
+
+/// A link that is open.
 pub(super) struct Link {
-    ws: WebSocket<Stream>,
+    way: Way,
     /// Something waits until the instance takes more.
     pub is_full: bool,
     /// A message has come.
@@ -115,13 +124,10 @@ pub(super) struct Link {
 impl Link {
     /// Opens the one at this address, or waits for at most some seconds.
     pub(super) fn open(address: &Address, token: Option<&str>) -> Result<Link, Missing> {
-        let host = match &address.at {
-            At::Unix(_) => "localhost",
-            At::Tcp(host) => host,
-        };
-        let place = match &address.at {
-            At::Unix(path) => format!("unix:{}", path.display()),
-            At::Tcp(host) => format!("http://{host}"),
+        let (host, place) = match &address.at {
+            At::Url(url) => return Lines::open(url, token).map(|lines| Link::new(Way::Http(lines))),
+            At::Unix(path) => ("localhost", format!("unix:{}", path.display())),
+            At::Tcp(host) => (host.as_str(), format!("http://{host}")),
         };
         let usage = |why: String| Missing::Never(Failure::new(Exit::Usage, format!("mcpdaemon: {place}: {why}")));
         let mut request =
@@ -154,11 +160,18 @@ impl Link {
         })?;
         let stream = ws.get_ref();
         stream.patience(None).and_then(|()| stream.set_nonblocking()).map_err(|e| later(&e))?;
-        Ok(Link { ws, is_full: false, has_spoken: false, heard: Instant::now(), asked: None })
+        Ok(Link::new(Way::Ws(Box::new(ws))))
+    }
+
+    fn new(way: Way) -> Link {
+        Link { way, is_full: false, has_spoken: false, heard: Instant::now(), asked: None }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.ws.get_ref().as_fd()
+        match &self.way {
+            Way::Ws(ws) => ws.get_ref().as_fd(),
+            Way::Http(lines) => lines.fd(),
+        }
     }
 
     /// Adds a message, which [`Link::flush`] sends.
@@ -166,17 +179,26 @@ impl Link {
     /// # Errors
     /// Why the connection is over.
     pub(super) fn put(&mut self, text: String) -> Result<(), String> {
+        if let Way::Http(lines) = &mut self.way {
+            lines.put(&text);
+            return Ok(());
+        }
         self.attempt(|ws| ws.write(Message::text(text)))
     }
 
     /// Sends what the instance takes.
     pub(super) fn flush(&mut self) -> Result<(), String> {
+        if let Way::Http(lines) = &mut self.way {
+            self.is_full = lines.flush()?;
+            return Ok(());
+        }
         self.is_full = false;
         self.attempt(WebSocket::flush)
     }
 
     fn attempt(&mut self, work: impl FnOnce(&mut WebSocket<Stream>) -> Result<(), Error>) -> Result<(), String> {
-        match work(&mut self.ws) {
+        let Way::Ws(ws) = &mut self.way else { return Ok(()) };
+        match work(ws) {
             Ok(()) => Ok(()),
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.is_full = true;
@@ -192,14 +214,22 @@ impl Link {
     /// Why the connection is over.
     pub(super) fn take(&mut self) -> Result<Option<String>, String> {
         loop {
-            match self.ws.read() {
+            let ws = match &mut self.way {
+                Way::Ws(ws) => ws,
+                Way::Http(lines) => {
+                    let line = lines.take()?;
+                    self.has_spoken |= line.is_some();
+                    return Ok(line);
+                }
+            };
+            match ws.read() {
                 Ok(Message::Text(text)) => {
                     self.note_heard();
                     self.has_spoken = true;
                     return Ok(Some(text.as_str().to_owned()));
                 }
                 Ok(Message::Close(frame)) => {
-                    let _ = self.ws.flush();
+                    let _ = ws.flush();
                     let why = frame.map(|f| printable(f.reason.as_str(), 200)).filter(|why| !why.is_empty());
                     return Err(why.unwrap_or_else(|| "it closed the connection".to_owned()));
                 }
@@ -216,7 +246,11 @@ impl Link {
 
     /// When [`Link::look`] is due.
     pub(super) fn due(&self) -> Instant {
-        self.asked.unwrap_or(self.heard) + SILENCE
+        match self.way {
+            Way::Ws(_) => self.asked.unwrap_or(self.heard) + SILENCE,
+            // The kernel looks after its connections (TCP_KEEPIDLE).
+            Way::Http(_) => Instant::now() + SILENCE,
+        }
     }
 
     /// Asks whether the instance is there if it has been silent for long.
@@ -225,6 +259,7 @@ impl Link {
     /// It is not.
     pub(super) fn look(&mut self) -> Result<(), String> {
         match self.asked {
+            _ if matches!(self.way, Way::Http(_)) => Ok(()),
             Some(asked) if asked.elapsed() >= SILENCE => {
                 Err(format!("nothing was heard of it for {} s", self.heard.elapsed().as_secs()))
             }
@@ -238,9 +273,14 @@ impl Link {
     }
 
     /// Says good-bye.
-    pub(super) fn close(mut self) {
-        let _ = self.ws.close(None);
-        let _ = self.ws.flush();
+    pub(super) fn close(self) {
+        match self.way {
+            Way::Ws(mut ws) => {
+                let _ = ws.close(None);
+                let _ = ws.flush();
+            }
+            Way::Http(lines) => lines.close(),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! `mcpdaemon --connect`: an MCP server on standard input and output that is a running instance, for clients that know no other
-//! way. A small program of its own: no runtime, one thread that waits in poll(2).
+//! way. A small program of its own: no runtime, one thread that waits in poll(2). What a URL names is reached by the client of
+//! [`crate::remote`], which has its threads.
 //!
 //! [`target`] finds the instance, [`start`] starts it where that is wanted, [`link`] is the WebSocket to it, [`output`]
 //! the client's side, and [`pass`] lets messages through. What has to be remembered for a connection that is made anew is
 //! in [`crate::model::relay`].
 
+mod lines;
 mod link;
 mod output;
 mod pass;

@@ -7,6 +7,7 @@ use crate::ctl::place::{Found, Place as RunDir, server_of};
 use crate::model::config::check_name;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::status::{InstanceState, reachable};
+use crate::model::url::Url;
 use crate::sys::pidfile::Probe;
 use crate::sys::{files, paths};
 
@@ -29,10 +30,10 @@ pub(super) enum Place {
         server: Option<String>,
         run_dir: Option<PathBuf>,
     },
-    Url(Address),
+    Url(Url),
 }
 
-/// Where a WebSocket is opened.
+/// Where it is reached: by a WebSocket, or at its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub at: At,
@@ -44,6 +45,8 @@ pub(super) enum At {
     Unix(PathBuf),
     /// Host and port, as they stand in a URL.
     Tcp(String),
+    /// A session over Streamable HTTP.
+    Url(Box<Url>),
 }
 
 /// Why an instance cannot be reached.
@@ -89,8 +92,7 @@ impl Target {
     pub(super) fn name(&self) -> String {
         match &self.place {
             Place::Instance { name, .. } => format!("instance '{name}'"),
-            Place::Url(Address { at: At::Tcp(host), .. }) => host.clone(),
-            Place::Url(Address { at: At::Unix(path), .. }) => path.display().to_string(),
+            Place::Url(url) => url.to_string(),
         }
     }
 
@@ -127,7 +129,7 @@ impl Target {
     /// Where it can be reached at the moment, the best address first.
     pub(super) fn addresses(&self) -> Result<Vec<Address>, Missing> {
         let (name, server, run_dir) = match &self.place {
-            Place::Url(address) => return Ok(vec![address.clone()]),
+            Place::Url(url) => return Ok(vec![Address { at: At::Url(Box::new(url.clone())), path: String::new() }]),
             Place::Instance { name, server, run_dir } => (name, server, run_dir),
         };
         let found = find(name, run_dir.as_deref()).map_err(Missing::Never)?;
@@ -189,32 +191,28 @@ fn find(name: &str, run_dir: Option<&Path>) -> Result<Found, Failure> {
     look(OF_ROOT.into()).ok().filter(is_there).map_or(found, Ok)
 }
 
-/// The WebSocket of what a URL names: an instance, or a server of it, also by its path for Streamable HTTP.
-fn url(url: &str) -> Result<Address, String> {
-    let (scheme, rest) = url.split_once("://").unwrap_or_default();
-    match scheme {
-        "http" | "ws" => {}
-        "https" | "wss" => return Err("there is no TLS in this version: have a proxy on this host speak it".to_owned()),
-        _ => return Err("a URL begins with http:// or ws://".to_owned()),
-    }
-    let (host, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    if host.is_empty() || host.contains(['@', '?', '#', ' ']) {
-        return Err("a URL has a host, such as http://localhost:8003/servers/NAME/mcp".to_owned());
-    }
-    if path.contains(['?', '#', ' ']) {
-        return Err("a path without a query is wanted".to_owned());
-    }
-    let path = path.trim_end_matches('/');
-    let path = match path.rsplit_once("/servers/") {
-        Some((base, rest)) => format!("{base}/servers/{}/ws", rest.split('/').next().unwrap_or(rest)),
-        None => {
-            let base = path.strip_suffix("/ws/mcp").or_else(|| path.strip_suffix("/mcp")).unwrap_or(path);
-            format!("{base}/ws/mcp")
-        }
+/// What a URL names: a server over Streamable HTTP. The other paths of an instance stand for that one.
+fn url(text: &str) -> Result<Url, String> {
+    let text = match text.split_once("://") {
+        Some(("ws", rest)) => format!("http://{rest}"),
+        Some(("wss", rest)) => format!("https://{rest}"),
+        _ => text.to_owned(),
     };
-    let port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let host = if port { host.to_owned() } else { format!("{host}:80") };
-    Ok(Address { at: At::Tcp(host), path })
+    let mut url = Url::parse(&text)?;
+    if url.is_tls && cfg!(not(feature = "remote")) {
+        return Err("this mcpdaemon was built without TLS (cargo feature 'remote')".to_owned());
+    }
+    let path = url.path.trim_end_matches('/');
+    let is_server =
+        |path: &str| path.rsplit_once("/servers/").is_some_and(|(_, rest)| !rest.is_empty() && !rest.contains('/'));
+    if path.is_empty() || is_server(path) {
+        url.path = format!("{path}/mcp");
+    } else if let Some(base) = path.strip_suffix("/ws/mcp") {
+        url.path = format!("{base}/mcp");
+    } else if let Some(server) = path.strip_suffix("/ws").filter(|path| is_server(path)) {
+        url.path = format!("{server}/mcp");
+    }
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -222,22 +220,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_names_the_websocket_of_an_instance_or_a_server() {
-        for (text, host, path) in [
-            ("http://localhost:8003", "localhost:8003", "/ws/mcp"),
-            ("http://localhost:8003/mcp", "localhost:8003", "/ws/mcp"),
-            ("ws://h:1/ws/mcp", "h:1", "/ws/mcp"),
-            ("http://h/servers/time/mcp/", "h:80", "/servers/time/ws"),
-            ("http://h/servers/time", "h:80", "/servers/time/ws"),
-            ("http://[::1]:9/gw/servers/ws/ws", "[::1]:9", "/gw/servers/ws/ws"),
-            ("http://[::1]/gw/mcp", "[::1]:80", "/gw/ws/mcp"),
-            ("http://h/gw/", "h:80", "/gw/ws/mcp"),
-            ("http://h/servers/mcp", "h:80", "/servers/mcp/ws"),
+    fn a_url_is_that_of_streamable_http_whichever_path_of_an_instance_it_names() {
+        for (text, whole) in [
+            ("http://localhost:8003", "http://localhost:8003/mcp"),
+            ("http://localhost:8003/mcp", "http://localhost:8003/mcp"),
+            ("ws://h:1/ws/mcp", "http://h:1/mcp"),
+            ("http://h/servers/time/mcp/", "http://h/servers/time/mcp/"),
+            ("http://h/servers/time", "http://h/servers/time/mcp"),
+            ("http://[::1]:9/gw/servers/ws/ws", "http://[::1]:9/gw/servers/ws/mcp"),
+            ("http://[::1]/gw/mcp", "http://[::1]/gw/mcp"),
+            ("http://h/anything?key=1", "http://h/anything?key=1"),
         ] {
-            let wanted = Address { at: At::Tcp(host.to_owned()), path: path.to_owned() };
-            assert_eq!(url(text), Ok(wanted), "{text}");
+            assert_eq!(url(text).unwrap().whole(), whole, "{text}");
         }
-        for text in ["https://h/mcp", "ftp://h/", "http://", "http://u@h/", "http://h/mcp?x=1", "http://h /"] {
+        assert_eq!(url("wss://h/ws/mcp").is_ok(), cfg!(feature = "remote"));
+        for text in ["ftp://h/", "http://", "http://u@h/", "http://h /"] {
             assert!(url(text).is_err(), "{text}");
         }
     }

@@ -47,6 +47,10 @@ pub(crate) struct Settings {
     pub connections: usize,
     /// The longest message of the server, in bytes.
     pub longest: usize,
+    /// What of the user's says who he is, for messages.
+    pub credentials: &'static str,
+    /// How long a request waits for a server that is not reached. Zero: the session is over then.
+    pub patience: Duration,
 }
 
 /// Why there is no answer.
@@ -123,6 +127,16 @@ impl Client {
     /// The longest message of the server, in bytes.
     pub(super) fn longest(&self) -> usize {
         self.settings.longest
+    }
+
+    /// How long a request waits for a server that is not reached.
+    pub(super) fn patience(&self) -> Duration {
+        self.settings.patience
+    }
+
+    /// What of the user's says who he is.
+    pub(super) fn credentials(&self) -> &'static str {
+        self.settings.credentials
     }
 
     /// Waits for a place among the requests that run at a time.

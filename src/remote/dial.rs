@@ -81,6 +81,8 @@ async fn connect_to(address: SocketAddr) -> std::io::Result<Tcp> {
     let fd = AsyncFd::new(socket::connect_soon(address)?)?;
     poll_fn(|cx| fd.poll_write(cx, 0, |fd| socket::is_connected(fd).map(|()| 0))).await?;
     socket::set_nodelay(fd.as_fd())?;
+    // A stream may be silent for hours, and so may be a machine that has slept.
+    socket::keep_alive(fd.as_fd())?;
     Ok(Tcp(fd))
 }
 

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use event_listener::Event as Bell;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Answer, Client, Message, Settings, Trouble};
 use super::inbox::Inbox;
-use crate::model::envelope::{Envelope, Kind, batch, decode, member, members, scan, spliced};
+use crate::model::envelope::{Envelope, Fault, Kind, batch, decode, member, members, scan, scan_client, spliced};
 use crate::model::event_stream::Decoder;
 use crate::model::modern::{HEADER_MISMATCH, ParamHeaders, param_headers};
 use crate::model::text::printable;
@@ -31,16 +31,22 @@ use crate::rt::task;
 use crate::rt::wait::{Flag, sleep, timeout, until};
 use crate::sys::lock::{Guard, Lock};
 
+/// The id of a request whose answer is for nobody.
+const OWN: &str = "mcpdaemon-0";
 /// So many bytes wait on their way down before no more is taken.
 const FULL: usize = 4 << 20;
 /// How long a notification may take to be accepted.
 const TELLING: Duration = Duration::from_secs(30);
+/// How long a setting may take, before what follows is sent all the same.
+const IN_ORDER: Duration = Duration::from_secs(2);
 /// How long the end of the session may take.
 const PARTING: Duration = Duration::from_secs(2);
 /// How long the server may ask to be left alone, so that the request waits for it; and how often in a row.
 const PATIENCE: (Duration, u32) = (Duration::from_secs(10), 3);
 /// The pause before a stream is opened again, where the server names none; it doubles up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The pause before a server that is waited for is tried again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// So often in a row a stream may fail to be opened again.
 const FAILURES: u32 = 3;
 /// How much of an answer that is no message is read, in bytes.
@@ -115,6 +121,18 @@ pub(crate) struct Saved {
     rest: String,
 }
 
+/// Why a server cannot be used.
+pub(crate) enum Unreached {
+    /// There is no connection to it.
+    Connection(String),
+    /// It does not answer as a server does.
+    Answer(String),
+    /// It does not let its client in.
+    Barred(String),
+    /// It is not at this URL.
+    Absent(String),
+}
+
 /// Why a request has no answer.
 struct Failure {
     text: String,
@@ -179,11 +197,25 @@ impl Session {
     }
 
     /// Sends a message of the client, one line.
-    pub(crate) fn send(&self, text: String) {
+    fn send(&self, text: String) {
         self.waiting.fetch_add(text.len(), SeqCst);
         if self.down.try_send(text).is_err() {
             debug!("{}: the session is over, and a message is dropped", self.client.name());
         }
+    }
+
+    /// Sends what of this is whole lines; the rest is kept in `begun` until it is.
+    pub(crate) fn send_lines(&self, begun: &mut Vec<u8>, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            begun.extend_from_slice(&rest[..end]);
+            let line = String::from_utf8_lossy(&std::mem::take(begun)).into_owned();
+            if !line.trim().is_empty() {
+                self.send(line);
+            }
+            rest = &rest[end + 1..];
+        }
+        begun.extend_from_slice(rest);
     }
 
     /// Whether so much is on its way down that no more should be sent.
@@ -209,6 +241,31 @@ impl Session {
         if let Some(writer) = self.writer.lock().take() {
             writer.wake();
         }
+    }
+
+    /// Whether the server can be reached, and lets its client in; it is asked for nothing that matters.
+    pub(crate) async fn reach(&self) -> Result<(), Unreached> {
+        let text = format!(r#"{{"jsonrpc":"2.0","id":"{OWN}","method":"{}"}}"#, method::PING);
+        let message =
+            Message { method: Method::POST, accept: BOTH, fields: Vec::new(), body: text.into(), may_repeat: true };
+        let mut answer = self.client.send(&message).await.map_err(|trouble| match trouble {
+            Trouble::Unreachable(why) => Unreached::Connection(why),
+            Trouble::Broken(why) => Unreached::Answer(why),
+        })?;
+        let status = answer.status;
+        if matches!(status.as_u16(), 401 | 403 | 404 | 405) {
+            let (body, _) =
+                timeout(TELLING, answer.whole(WORDS)).await.unwrap_or(Ok((Vec::new(), true))).unwrap_or_default();
+            let text = String::from_utf8_lossy(&body);
+            let said = member(text.trim(), "error").and_then(|e| member(e, "message")).map(decode);
+            let said = said.map_or_else(|| status.to_string(), |said| printable(&said, 300));
+            return Err(if matches!(status.as_u16(), 401 | 403) {
+                Unreached::Barred(said)
+            } else {
+                Unreached::Absent(said)
+            });
+        }
+        Ok(())
     }
 
     /// The client says nothing more: the server hears of it, and the session is over.
@@ -292,18 +349,48 @@ impl Session {
         }
     }
 
-    /// Takes one message.
+    /// Takes what is one message, or a batch, or none.
     async fn take(self: &Arc<Self>, text: String) {
-        let Ok(e) = scan(&text) else { return };
+        let changed = match scan_client(&text) {
+            Ok(_) => None,
+            Err(Fault::Inexact(changes)) => Some(vec![spliced(&text, &changes)]),
+            Err(Fault::Batch) => Some(batch(&text).unwrap_or_default().into_iter().map(str::to_owned).collect()),
+            Err(_) => Some(Vec::new()),
+        };
+        match changed {
+            None => self.take_one(text).await,
+            Some(all) if all.is_empty() => {
+                let why = "this line is no JSON-RPC message";
+                self.inbox.push(line(jsonrpc::error(None, jsonrpc::PARSE_ERROR, why).into_bytes()));
+            }
+            Some(all) => {
+                for one in all {
+                    Box::pin(self.take(one)).await;
+                }
+            }
+        }
+    }
+
+    /// Takes one message.
+    async fn take_one(self: &Arc<Self>, text: String) {
+        let Ok(e) = scan_client(&text) else { return };
         self.state().said.note(&e);
         let begins = matches!(e.method.as_ref(), method::INITIALIZE | method::INITIALIZED);
         match (e.kind, e.get(&e.id)) {
             (Kind::Request, Some(id)) => {
-                let (id, opens) = (id.to_owned(), e.method == method::INITIALIZE);
-                let running = self.begin(id, text, None);
-                if opens {
+                let id = id.to_owned();
+                let limit = match e.method.as_ref() {
                     // What follows needs what the server says now.
+                    method::INITIALIZE => Duration::MAX,
+                    // On a line, what follows comes after it. Two requests over HTTP may come in any order.
+                    method::SET_LEVEL | method::RESOURCES_SUBSCRIBE | method::RESOURCES_UNSUBSCRIBE => IN_ORDER,
+                    _ => Duration::ZERO,
+                };
+                let running = self.begin(id, text, None);
+                if limit == Duration::MAX {
                     running.await;
+                } else if !limit.is_zero() {
+                    timeout(limit, running).await;
                 }
             }
             (Kind::Notification, _) if e.method == method::CANCELLED => {
@@ -387,9 +474,12 @@ impl Session {
                 None => self.post(&e).await?,
             };
             let has_id = message.fields.iter().any(|(name, _)| name == "mcp-session-id");
-            let mut answer = match self.client.send(&message).await {
+            let mut answer = match self.request(&message).await {
                 Ok(answer) => answer,
-                Err(Trouble::Unreachable(why)) => return Err(Failure { text: why, is_lost: true }),
+                Err(Trouble::Unreachable(why)) if self.client.patience().is_zero() => {
+                    return Err(Failure { text: why, is_lost: true });
+                }
+                Err(Trouble::Unreachable(why)) => return Err(format!("cannot be reached: {why}").into()),
                 Err(Trouble::Broken(why)) => return Err(broken(&why).into()),
             };
             match answer.status.as_u16() {
@@ -467,6 +557,20 @@ impl Session {
                     sleep(pause).await;
                 }
                 Ended::Early(..) => return Err(broken("the stream ended").into()),
+            }
+        }
+    }
+
+    /// Sends a request, and waits for the server where it is not reached, if it is to be waited for.
+    async fn request(&self, message: &Message) -> Result<Answer, Trouble> {
+        let (begin, mut pause) = (Instant::now(), AGAIN.0);
+        loop {
+            match self.client.send(message).await {
+                Err(Trouble::Unreachable(_)) if begin.elapsed() < self.client.patience() => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN.1);
+                }
+                outcome => return outcome,
             }
         }
     }
@@ -603,9 +707,10 @@ impl Session {
         let status = answer.status;
         let why = match status.as_u16() {
             401 if answer.field(header::WWW_AUTHENTICATE).is_some_and(|v| v.contains("resource_metadata")) => {
-                "; it wants OAuth, which a child such as mcp-remote can do for it, or a token in 'headers'".to_owned()
+                let mine = self.client.credentials();
+                format!("; it wants OAuth, which a child such as mcp-remote can do for it, or a token in {mine}")
             }
-            401 | 403 => ": it does not accept what 'headers' has".to_owned(),
+            401 | 403 => format!(": it does not accept what {} has", self.client.credentials()),
             404 | 405 => ": is this the URL of an MCP server over Streamable HTTP?".to_owned(),
             429 | 503 => {
                 asks_to_wait(answer).map_or(String::new(), |time| format!("; it asks to wait {} s", time.as_secs()))
@@ -624,7 +729,7 @@ impl Session {
         for _ in 0..2 {
             let turn = self.state().turn;
             let Ok(message) = self.post(&e).await else { return };
-            let sent = self.unless_over(timeout(TELLING, self.client.send(&message))).await;
+            let sent = self.unless_over(timeout(TELLING, self.request(&message))).await;
             match sent.flatten() {
                 Some(Ok(mut answer)) => {
                     if answer.status == StatusCode::NOT_FOUND
@@ -638,7 +743,8 @@ impl Session {
                     }
                     let _ = timeout(TELLING, answer.whole(WORDS)).await;
                 }
-                Some(Err(Trouble::Unreachable(why))) => self.lose(&why),
+                Some(Err(Trouble::Unreachable(why))) if self.client.patience().is_zero() => self.lose(&why),
+                Some(Err(Trouble::Unreachable(why))) => debug!("{}: '{}' is lost: {why}", self.client.name(), e.method),
                 Some(Err(Trouble::Broken(why))) => debug!("{}: '{}' may be lost: {why}", self.client.name(), e.method),
                 None => debug!("{}: '{}' may be lost: no answer", self.client.name(), e.method),
             }
@@ -702,7 +808,7 @@ impl Session {
                 body,
                 may_repeat: true,
             };
-            let mut answer = self.client.send(&message).await.map_err(|trouble| match trouble {
+            let mut answer = self.request(&message).await.map_err(|trouble| match trouble {
                 Trouble::Unreachable(why) | Trouble::Broken(why) => why,
             })?;
             if !answer.status.is_success() {
@@ -810,7 +916,7 @@ impl Session {
             match self.client.send(&self.stream_request(last.as_deref())).await {
                 Ok(mut answer) if answer.status.is_success() && answer.content_type() == EVENTS => {
                     failures = 0;
-                    let before = std::time::Instant::now();
+                    let before = Instant::now();
                     let note = |last: Option<&str>| self.state().last_event = last.map(str::to_owned);
                     if let Ok(Ended::Early(_, asked)) = self.read(&mut answer, last, None, false, &note).await {
                         wait = asked;
@@ -834,12 +940,14 @@ impl Session {
                     return;
                 }
                 Err(Trouble::Broken(_)) => failures += 1,
-                Err(Trouble::Unreachable(why)) => {
+                Err(Trouble::Unreachable(why)) if self.client.patience().is_zero() => {
                     failures += 1;
                     if failures >= FAILURES {
                         return self.lose(&why);
                     }
                 }
+                // Requests wait for the server, and so does this.
+                Err(Trouble::Unreachable(_)) => {}
             }
             if failures >= FAILURES {
                 return debug!("{}: its stream cannot be opened", self.client.name());

@@ -12,6 +12,7 @@ use crate::rt::async_fd::AsyncFd;
 use crate::sys::socket;
 
 /// How much is read at a time through TLS, in bytes.
+#[cfg(feature = "remote")]
 const CHUNK: usize = 16 << 10;
 
 /// A connection over TCP.

@@ -45,6 +45,14 @@ pub(crate) fn is_connected(fd: &impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Lets the kernel find out that the peer of a silent connection is gone, within a minute (tcp(7), TCP_KEEPIDLE).
+pub(crate) fn keep_alive(fd: BorrowedFd<'_>) -> io::Result<()> {
+    setsockopt(&fd, sockopt::KeepAlive, &true)?;
+    setsockopt(&fd, sockopt::TcpKeepIdle, &30)?;
+    setsockopt(&fd, sockopt::TcpKeepInterval, &10)?;
+    Ok(setsockopt(&fd, sockopt::TcpKeepCount, &3)?)
+}
+
 /// Reads what is there; 0 at the end.
 pub(crate) fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(fd.as_fd().as_raw_fd(), buffer, MsgFlags::empty())?)

@@ -586,7 +586,8 @@ fn call(id: &Value, params: &Value, line: &str) {
         }
         "ask_back" => {
             *ASKER.lock().unwrap() = id.clone();
-            say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);
+            let method = args["method"].as_str().unwrap_or("sampling/createMessage");
+            say(&json!({"jsonrpc": "2.0", "id": "q1", "method": method, "params": {}}).to_string());
         }
         "ask" => {
             say(r#"{"jsonrpc":"2.0","id":"q1","method":"sampling/createMessage","params":{}}"#);

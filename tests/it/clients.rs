@@ -351,6 +351,44 @@ fn the_inspector_and_fastmcp_call_tools_by_a_command() {
 #[ignore = "its packages are too large for each run: tests/clients"]
 fn opencode_connects() {
     let made = |_: &str, url: &str| json!({"type": "remote", "url": url});
-    let said = listed(&deps("opencode/node_modules/.bin/opencode"), ".config/opencode/opencode.json", made, "mcp");
+    let program = deps("opencode-ai/node_modules/.bin/opencode");
+    let said = listed(&program, ".config/opencode/opencode.json", made, "mcp");
     assert_eq!(said.matches("connected").count(), 3, "{said}");
+}
+
+#[test]
+#[ignore = "its packages are too large for each run: tests/clients"]
+fn opencode_connects_by_a_command() {
+    let made = |command: &str, args: &[&str]| json!({"type": "local", "command": ([&[command], args].concat())});
+    let program = deps("opencode-ai/node_modules/.bin/opencode");
+    let said = listed_by_command(&program, ".config/opencode/opencode.json", made, "mcp");
+    assert_eq!(said.matches("connected").count(), 2, "{said}");
+}
+
+/// Its list of servers starts none; its server for editors tells what each has.
+#[test]
+#[ignore = "its packages are too large for each run: tests/clients"]
+fn codex_connects_by_a_url_and_by_a_command_as_export_prints_them() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path(".codex")).unwrap();
+    let (codex, daemon) = (deps("codex/node_modules/.bin/codex"), mcpdaemon());
+    let file = scratch.path("t.ron").display().to_string();
+    scratch.write(
+        "ask",
+        "{\"id\":1,\"method\":\"initialize\",\"params\":{\"clientInfo\":{\"name\":\"t\",\"version\":\"1\"}}}\n\
+         {\"method\":\"initialized\"}\n{\"id\":2,\"method\":\"mcpServerStatus/list\",\"params\":{}}\n",
+    );
+    // It ends with its input, which stays open until the answer is there.
+    let script = format!(
+        "{daemon} --export codex t/everything >.codex/config.toml; \
+         {daemon} --export codex t --start -c {file} >>.codex/config.toml; \
+         mkfifo said; (cat ask; grep -qm1 '\"id\":2' said) | {codex} app-server 2>/dev/null | tee said"
+    );
+    let said = stdout(&beside_a_daemon(&scratch, &script));
+    let list: Value =
+        said.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).find(|m| m["id"] == 2).unwrap();
+    let of =
+        |name: &str| list["result"]["data"].as_array().unwrap().iter().find(|s| s["name"] == name).unwrap().clone();
+    assert!(of("everything")["tools"]["echo"].is_object(), "{list}");
+    assert!(of("t")["tools"]["everything__echo"].is_object(), "{list}");
 }

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 use crate::proxies::free_port;
+#[cfg(feature = "remote")]
+use crate::remote::Authority;
+use crate::upstream::{Reply, Upstream};
 
 /// The program, and its client's side.
 struct Shim {
@@ -62,9 +65,13 @@ impl Shim {
     /// The answer to a request, without what comes before it.
     fn ask(&mut self, request: &Value) -> Value {
         self.send(&request.to_string());
+        self.answer(&request["id"])
+    }
+
+    fn answer(&mut self, id: &Value) -> Value {
         loop {
             let message = self.next();
-            if message["id"] == request["id"] && message["method"].is_null() {
+            if message["id"] == *id && message["method"].is_null() {
                 return message;
             }
         }
@@ -181,21 +188,85 @@ fn its_client_notices_nothing_of_a_reload_an_upgrade_a_stop_and_a_kill() {
 #[test]
 fn what_a_child_asks_reaches_the_client_and_comes_back() {
     let scratch = Scratch::new();
-    let _daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "sharing: PerSession()")));
-    let mut shim = Shim::greeted(&scratch, &["t/fake"]);
-    shim.send(&call(5, "ask_back", json!({})).to_string());
-    let asked = shim.next();
-    assert_eq!(asked["method"], "sampling/createMessage");
-    shim.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"text": "mine"}}).to_string());
-    let answer = shim.next();
-    assert_eq!(answer["id"], 5);
-    assert!(answer["result"].is_object(), "{answer}");
-    let mut request = call(7, "progress", json!({"n": 20, "ms": 1}));
-    request["params"]["_meta"] = json!({"progressToken": "p"});
-    shim.send(&request.to_string());
-    let steps: Vec<u64> = (0..20).map(|_| shim.next()["params"]["progress"].as_u64().unwrap()).collect();
-    assert_eq!(steps, (1..=20).collect::<Vec<u64>>());
-    assert_eq!(shim.next()["id"], 7);
+    let daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "sharing: PerSession()")));
+    let url = format!("http://{}/servers/fake/mcp", daemon.address());
+    for target in ["t/fake", &url] {
+        let mut shim = Shim::greeted(&scratch, &[target]);
+        for method in ["sampling/createMessage", "elicitation/create", "roots/list"] {
+            shim.send(&call(5, "ask_back", json!({"method": method})).to_string());
+            let asked = shim.next();
+            assert_eq!(asked["method"], method, "{target}");
+            shim.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"text": "mine"}}).to_string());
+            let answer = shim.next();
+            assert_eq!((&answer["id"], said(&answer)), (&json!(5), "mine"), "{target}: {method}");
+        }
+        let mut request = call(7, "progress", json!({"n": 20, "ms": 1}));
+        request["params"]["_meta"] = json!({"progressToken": "p"});
+        shim.send(&request.to_string());
+        let steps: Vec<u64> = (0..20).map(|_| shim.next()["params"]["progress"].as_u64().unwrap()).collect();
+        assert_eq!(steps, (1..=20).collect::<Vec<u64>>());
+        assert_eq!(shim.next()["id"], 7);
+    }
+}
+
+#[test]
+fn ten_clients_go_on_when_one_is_killed_and_the_instance_is_stopped_and_started() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "", &stdio("fake", &[], ""));
+    let target = |n: usize| if n.is_multiple_of(2) { "t/fake" } else { "t" };
+    let start = ["--start", "-c", file.to_str().unwrap()];
+    let mut all: Vec<Shim> = (0..10).map(|n| Shim::greeted(&scratch, &[&[target(n)], &start[..]].concat())).collect();
+    let echoes = |shim: &mut Shim, n: usize, text: &str| {
+        let tool = if n.is_multiple_of(2) { "echo" } else { "fake__echo" };
+        said(&shim.ask(&call("echo", tool, json!({"text": text})))) == text
+    };
+    for (n, shim) in all.iter_mut().enumerate() {
+        assert!(echoes(shim, n, "before"));
+    }
+    // Dropped without a word, in the middle of a request.
+    all[0].send(&call(1, "never", json!({})).to_string());
+    drop(all.remove(0));
+    for (n, shim) in all.iter_mut().enumerate() {
+        assert!(echoes(shim, n + 1, "after a kill"));
+    }
+    let pid = |scratch: &Scratch| scratch.file("run/t.pid").trim().parse::<i32>().unwrap();
+    let before = pid(&scratch);
+    stop(&scratch);
+    // The first one that asks for something starts it again, for all.
+    for (n, shim) in all.iter_mut().enumerate() {
+        assert!(echoes(shim, n + 1, "after a stop"));
+    }
+    assert_ne!(pid(&scratch), before);
+    for shim in all {
+        assert_eq!(shim.end().1, Some(0));
+    }
+    stop(&scratch);
+}
+
+#[test]
+fn its_client_notices_nothing_of_a_sleep_of_the_machine_or_of_its_own() {
+    let scratch = Scratch::new();
+    let more = "websocket: (ping_interval: \"200ms\", ping_timeout: \"500ms\"),";
+    let daemon = scratch.start(&instance(&scratch, more, &stdio("fake", &[], "sharing: PerSession()")));
+    let url = format!("http://{}/servers/fake/mcp", daemon.address());
+    let mut all = [Shim::greeted(&scratch, &["t/fake"]), Shim::greeted(&scratch, &[&url])];
+    let pids: Vec<i32> = all.iter().map(|shim| shim.child.id() as i32).collect();
+    let sleeps = |pids: &[i32], time: u64| {
+        pids.iter().for_each(|pid| kill(*pid, libc::SIGSTOP));
+        std::thread::sleep(std::time::Duration::from_millis(time));
+        pids.iter().for_each(|pid| kill(*pid, libc::SIGCONT));
+    };
+    // The whole machine: nobody is taken for dead.
+    sleeps(&[pids.as_slice(), &[daemon.pid]].concat(), 3000);
+    for shim in &mut all {
+        assert!(shim.echoes("the machine slept"));
+    }
+    // These programs alone, for so long that the daemon gives one of them up.
+    sleeps(&pids, 2000);
+    for shim in &mut all {
+        assert!(shim.echoes("it slept"));
+        assert!(shim.echoes("and goes on"));
+    }
 }
 
 #[test]
@@ -279,7 +350,10 @@ fn it_says_why_nobody_is_served_and_has_the_exit_codes_of_the_daemon() {
     tell(&["t", "--start", "-c", "none.ron"], 78, "there is no instance file ");
     tell(&[&nobody], 69, "cannot connect: Connection refused");
     tell(&[&nobody, "--start"], 64, "--start starts an instance on this host");
-    tell(&["https://localhost/mcp"], 64, "TLS");
+    tell(&["ftp://localhost/mcp"], 64, "a URL begins with http:// or https://");
+    if cfg!(not(feature = "remote")) {
+        tell(&["https://localhost/mcp"], 64, "was built without TLS");
+    }
     tell(&["a b"], 64, "cannot be a name");
     tell(&["t/a b"], 64, "cannot be a name");
     tell(&["t", "--token-file", "none"], 78, "none: cannot read it: ");
@@ -287,7 +361,7 @@ fn it_says_why_nobody_is_served_and_has_the_exit_codes_of_the_daemon() {
     tell(&["t", "--start", "-c", "bad.ron"], 78, "did you mean 'command'?");
     scratch.write("tokens", &token_line("ann", "ann-token"));
     let file = instance(&scratch, "auth: Bearer(\"tokens\"),", &stdio("fake", &[], ""));
-    let _daemon = scratch.start(&file);
+    let daemon = scratch.start(&file);
     scratch.write("token", "ann-token\n");
     scratch.write("wrong", "bob-token\n");
     scratch.write("empty", "\n");
@@ -295,9 +369,57 @@ fn it_says_why_nobody_is_served_and_has_the_exit_codes_of_the_daemon() {
     tell(&["t/faek", "--token-file", "token"], 69, "there is no server 'faek', did you mean 'fake'?");
     tell(&["t/fake"], 77, "--token-file FILE names the file with your token");
     tell(&["t/fake", "--token-file", "wrong"], 77, "--token-file FILE names the file with your token");
+    let url = format!("http://{}/servers/", daemon.address());
+    tell(&[&format!("{url}fake/mcp"), "--token-file", "wrong"], 77, "--token-file FILE names the file with your token");
+    tell(&[&format!("{url}faek/mcp"), "--token-file", "token"], 69, "there is no server 'faek' in this instance");
     tell(&["t/fake", "--token-file", "empty"], 78, "a token is one line without spaces");
-    let mut shim = Shim::greeted(&scratch, &["t/fake", "--token-file", "token"]);
-    assert!(shim.echoes("let in"));
+    for target in ["t/fake", &format!("{url}fake/mcp")] {
+        let mut shim = Shim::greeted(&scratch, &[target, "--token-file", "token"]);
+        assert!(shim.echoes("let in"));
+    }
+}
+
+#[test]
+fn a_url_goes_on_over_a_stop_and_a_kill_and_any_server_can_be_there() {
+    let scratch = Scratch::new();
+    let file = instance(&scratch, "", &stdio("fake", &[], "sharing: PerSession()"));
+    let mut daemon = scratch.start(&file);
+    let mut shim = Shim::greeted(&scratch, &[&format!("http://{}/servers/fake", daemon.address())]);
+    assert!(shim.echoes("before"));
+    stop(&scratch);
+    // What is asked meanwhile waits.
+    shim.send(&call("waits", "echo", json!({"text": "through the gap"})).to_string());
+    daemon = scratch.start(&file);
+    assert_eq!(said(&shim.answer(&json!("waits"))), "through the gap");
+    kill(daemon.pid, libc::SIGKILL);
+    wait("the end", || (!alive(daemon.pid)).then_some(()));
+    daemon = scratch.start(&file);
+    assert!(shim.echoes("after"));
+    assert_eq!(shim.end().1, Some(0));
+    wait("its session has ended", || (daemon.status()["sessions"] == 0).then_some(()));
+    let upstream = Upstream::new(|_, _| Reply::Usual);
+    let mut shim = Shim::greeted(&scratch, &[&format!("http://{}/anything", upstream.address)]);
+    assert!(shim.echoes("elsewhere"));
+    assert_eq!(shim.end().1, Some(0));
+    assert!(upstream.seen().iter().any(|s| s.method == "DELETE" && s.path == "/anything"), "{:?}", upstream.seen());
+}
+
+#[test]
+#[cfg(feature = "remote")]
+fn a_url_over_tls_is_reached_if_its_server_proves_itself() {
+    let scratch = Scratch::new();
+    let daemon = scratch.start(&instance(&scratch, "", &stdio("fake", &[], "")));
+    let authority = Authority::new(&scratch);
+    let tls = crate::proxies::Proxy::tls(&scratch, daemon.address(), &authority.certificate("localhost"));
+    let url = format!("https://localhost:{}/servers/fake/mcp", tls.address.rsplit_once(':').unwrap().1);
+    let out = scratch.run(mcpdaemon(), &["--connect", &url]);
+    assert!(code(&out) == 69 && stderr(&out).contains("TLS: invalid peer certificate: UnknownIssuer"), "{out:?}");
+    let mut command = scratch.command(mcpdaemon());
+    command.args(["--connect", &url]).env("SSL_CERT_FILE", scratch.path("ca.pem"));
+    let mut shim = Shim::new(command);
+    shim.ask(&initialize(json!(1)));
+    assert!(shim.echoes("sealed"));
+    assert_eq!(shim.end().1, Some(0));
 }
 
 /// A line of the file of tokens.

@@ -29,11 +29,57 @@ fn program(kind: &str, name: &str) -> Vec<String> {
     }
 }
 
+/// Where a server of a cell is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// A child.
+    Here,
+    /// Over Streamable HTTP, as its SDK serves it.
+    Elsewhere,
+    /// A child of another daemon, which is reached over Streamable HTTP.
+    Behind,
+}
+
+/// A program that ends with its test.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn cell(client: &str, transport: &str, era: &str, server: &str, mode: &str) {
+    cell_at(client, transport, era, server, mode, At::Here);
+}
+
+fn cell_at(client: &str, transport: &str, era: &str, server: &str, mode: &str, at: At) {
     let scratch = Scratch::new();
-    let words: Vec<String> = program("server", server).iter().map(|w| format!("{w:?}")).collect();
+    let behind = Scratch::new();
+    let words = program("server", server);
+    let quoted: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
     let sharing = if mode == "PerSession" { "PerSession(spare: 0)" } else { "Shared" };
-    let servers = format!("\"{server}\": Stdio(command: [{}], sharing: {sharing})", words.join(", "));
+    let child = format!("\"{server}\": Stdio(command: [{}], sharing: {sharing})", quoted.join(", "));
+    let http = |url: String| format!("\"{server}\": Http(url: \"{url}\", sharing: {sharing})");
+    let (mut _program, mut _other) = (None, None);
+    let servers = match at {
+        At::Here => child,
+        At::Elsewhere => {
+            let port = free_port();
+            let mut command = behind.command(&words[0]);
+            _program = Some(Program(command.args(&words[1..]).args(["--http", &port.to_string()]).spawn().unwrap()));
+            wait("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            // The application of one of the SDKs has a slash there, to which it redirects.
+            http(format!("http://127.0.0.1:{port}/mcp"))
+        }
+        At::Behind => {
+            let other = behind.start(&behind.instance("t", &child));
+            let url = format!("http://{}/servers/{server}/mcp", other.address());
+            _other = Some(other);
+            http(url)
+        }
+    };
     let daemon = scratch.start(&scratch.instance("t", &servers));
     let scheme = if transport == "ws" { "ws" } else { "http" };
     let path = if transport == "http" { "mcp" } else { transport };
@@ -138,6 +184,45 @@ connected! {
     py2: "py2" "legacy";
     py2_modern: "py2" "modern";
     py2_auto: "py2" "auto";
+}
+
+/// Servers elsewhere, as their SDKs serve them, and behind another daemon.
+macro_rules! elsewhere {
+    ($($name:ident: $client:literal $era:literal $server:literal;)*) => {
+        mod elsewhere {
+            $(mod $name {
+                use crate::matrix::{At, cell_at};
+
+                #[test]
+                fn shared() {
+                    cell_at($client, "http", $era, $server, "Shared", At::Elsewhere);
+                }
+                #[test]
+                fn per_session() {
+                    cell_at($client, "http", $era, $server, "PerSession", At::Elsewhere);
+                }
+                #[test]
+                fn shared_behind_another_daemon() {
+                    cell_at($client, "http", $era, $server, "Shared", At::Behind);
+                }
+                #[test]
+                fn per_session_behind_another_daemon() {
+                    cell_at($client, "http", $era, $server, "PerSession", At::Behind);
+                }
+            })*
+        }
+    };
+}
+
+elsewhere! {
+    legacy_ts1: "py1" "legacy" "ts1";
+    legacy_ts2: "py2" "legacy" "ts2";
+    legacy_py1: "ts1" "legacy" "py1";
+    legacy_py2: "ts2" "legacy" "py2";
+    modern_ts1: "py2" "modern" "ts1";
+    modern_ts2: "py2" "modern" "ts2";
+    modern_py1: "ts2" "modern" "py1";
+    modern_py2: "ts2" "modern" "py2";
 }
 
 /// What a client does after a stop and start of the daemon: it goes on as if nothing had been (so many tries of one call), or

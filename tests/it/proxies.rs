@@ -64,6 +64,19 @@ impl Proxy {
         Proxy::start(command, port)
     }
 
+    /// What speaks TLS with a certificate and its key (PEM), and passes bytes on.
+    pub fn tls(scratch: &Scratch, backend: &str, pem: &std::path::Path) -> Proxy {
+        let port = free_port();
+        let text = format!(
+            "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\nfrontend tls\n  \
+             bind 127.0.0.1:{port} ssl crt {}\n  default_backend plain\nbackend plain\n  server one {backend}\n",
+            pem.display()
+        );
+        let mut command = Command::new("/usr/sbin/haproxy");
+        command.arg("-db").arg("-f").arg(scratch.write(&format!("tls-{port}.cfg"), &text));
+        Proxy::start(command, port)
+    }
+
     fn haproxy(scratch: &Scratch, daemon: &str) -> Proxy {
         Proxy::haproxy_before(scratch, &[("one", daemon)])
     }

@@ -91,6 +91,23 @@ fn a_server_elsewhere_is_one_like_the_others_and_its_headers_are_not_shown() {
 }
 
 #[test]
+fn headers_that_pass_unencrypted_are_warned_of() {
+    let scratch = Scratch::new();
+    let file = scratch.write(
+        "t.ron",
+        "(servers: {\"a\": Http(url: \"http://h/mcp?k=1\", headers: {\"X\": \"${HOME}\"}), \
+         \"b\": Http(url: \"http://127.0.0.1:1/\", headers: {\"X\": \"${HOME}\"}), \"c\": Http(url: \"http://h/\")})",
+    );
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", file.to_str().unwrap()]);
+    assert_eq!(code(&out), 0, "{out:?}");
+    assert!(
+        stderr(&out).contains("server 'a': its headers pass unencrypted over the network to http://h/mcp?***"),
+        "{out:?}"
+    );
+    assert!(!stderr(&out).contains("server 'b'") && !stderr(&out).contains("server 'c'"), "{out:?}");
+}
+
+#[test]
 fn answers_come_as_json_and_as_streams_of_any_shape() {
     let upstream = Upstream::new(|seen, _| match seen.body["params"]["arguments"]["text"].as_str() {
         Some("pretty") => {
@@ -674,4 +691,260 @@ fn three_of_ten_servers_are_down_and_the_others_answer_at_once() {
         assert_eq!(said(&http.ask(&call(n as u64 + 3, name, json!({"text": "hello"})))), "hello");
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "nobody waits for those that are down: {:?}", begin.elapsed());
+}
+
+/// Certificates of an authority of our own.
+#[cfg(feature = "remote")]
+pub struct Authority<'s> {
+    scratch: &'s Scratch,
+}
+
+#[cfg(feature = "remote")]
+impl<'s> Authority<'s> {
+    /// Makes `ca.pem`.
+    pub fn new(scratch: &'s Scratch) -> Authority<'s> {
+        let authority = Authority { scratch };
+        let days = ["-days", "3"];
+        authority.openssl(
+            &[
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-keyout",
+                "ca.key",
+                "-out",
+                "ca.pem",
+                "-subj",
+                "/CN=test authority",
+            ],
+            &days,
+        );
+        authority
+    }
+
+    fn openssl(&self, args: &[&str], more: &[&str]) {
+        let mut command = self.scratch.command("openssl");
+        let out = command.args(args).args(more).current_dir(self.scratch.dir.path()).output().expect("openssl");
+        assert!(out.status.success(), "{}", stderr(&out));
+    }
+
+    /// A certificate for a name with its key, in one file.
+    pub fn certificate(&self, name: &str) -> std::path::PathBuf {
+        self.openssl(
+            &[
+                "req",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-keyout",
+                "one.key",
+                "-out",
+                "one.csr",
+                "-subj",
+                "/CN=one",
+            ],
+            &[],
+        );
+        self.scratch.write("one.ext", &format!("subjectAltName=DNS:{name}\n"));
+        self.openssl(
+            &["x509", "-req", "-in", "one.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-out", "one.pem"],
+            &["-days", "2", "-extfile", "one.ext"],
+        );
+        let both = format!("{}{}", self.scratch.file("one.pem"), self.scratch.file("one.key"));
+        self.scratch.write(&format!("{name}.pem"), &both)
+    }
+}
+
+#[test]
+#[cfg(feature = "remote")]
+fn tls_is_spoken_and_the_server_has_to_prove_itself() {
+    let upstream = Upstream::new(|_, _| Reply::Usual);
+    let scratch = Scratch::new();
+    let authority = Authority::new(&scratch);
+    let tls = crate::proxies::Proxy::tls(&scratch, &upstream.address, &authority.certificate("localhost"));
+    let port = tls.address.rsplit_once(':').unwrap().1;
+    let url = format!("https://localhost:{port}/mcp");
+    let far = |name: &str, url: &str, more: &str| format!("\"{name}\": Http(url: \"{url}\", required: false, {more})");
+    let servers = [
+        far("ca", &url, "ca: \"ca.pem\""),
+        far("unknown", &url, ""),
+        far("name", &format!("https://127.0.0.1:{port}/mcp"), "ca: \"ca.pem\""),
+        far(
+            "plain",
+            &format!("https://localhost:{}/mcp", upstream.address.rsplit_once(':').unwrap().1),
+            "ca: \"ca.pem\"",
+        ),
+        far("other", &format!("http://{}/mcp", tls.address), ""),
+    ];
+    let daemon = scratch.start(&scratch.instance("t", &servers.join(", ")));
+    wait("the server", || (daemon.server("ca")["state"] == "ready").then_some(()));
+    assert_eq!(said(&daemon.ws("ca").ask(&echo(2, "sealed"))), "sealed");
+    for (name, wanted) in [
+        ("unknown", "TLS: invalid peer certificate: UnknownIssuer"),
+        ("name", "TLS: invalid peer certificate: certificate not valid for name"),
+        ("plain", "TLS: "),
+    ] {
+        let reason = wait("the reason", || daemon.server(name)["reason"].as_str().map(str::to_owned));
+        assert!(reason.contains(wanted), "{name}: {reason}");
+    }
+    // Some servers say nothing at all to a request in plain text.
+    wait("the failure", || (daemon.server("other")["state"] != "ready").then_some(()));
+    drop(daemon);
+    // The certificates of the system are where this variable says.
+    let file = scratch.instance("u", &far("system", &url, ""));
+    let mut command = scratch.command(mcpdaemon());
+    let out = command.arg("-c").arg(&file).env("SSL_CERT_FILE", scratch.path("ca.pem")).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    wait("the server", || (daemon.server("system")["state"] == "ready").then_some(()));
+    assert_eq!(said(&daemon.ws("system").ask(&echo(2, "sealed"))), "sealed");
+}
+
+#[test]
+fn a_certificate_file_that_is_none_is_refused_with_its_place() {
+    let scratch = Scratch::new();
+    scratch.write("no.pem", "nothing");
+    let file = scratch.write("t.ron", "(servers: {\"a\": Http(url: \"https://h/\", ca: \"no.pem\"),\n\"b\": Http(url: \"https://h/\", ca: \"gone.pem\")})");
+    let out = scratch.run(mcpdaemon(), &["-t", "-c", file.to_str().unwrap()]);
+    if cfg!(feature = "remote") {
+        assert!(
+            stderr(&out).contains("t.ron:1:45: ca ") && stderr(&out).contains("there is no certificate in it"),
+            "{out:?}"
+        );
+        assert!(stderr(&out).contains("gone.pem"), "{out:?}");
+    } else {
+        assert!(stderr(&out).contains("t.ron:1:29: this mcpdaemon was built without TLS"), "{out:?}");
+    }
+    assert_eq!(code(&out), 78);
+}
+
+/// A proxy that passes bytes on to one place, whatever it is asked for: what it was asked.
+#[cfg(feature = "remote")]
+fn tunnel(to: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpStream;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
+    let log = asked.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|n| n > 0) {}
+            log.lock().unwrap().push(head);
+            let (mut client, server) = (client, TcpStream::connect(&to).unwrap());
+            client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+            let (mut up, mut down) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut reader, &mut up));
+            std::thread::spawn(move || {
+                let mut server = server;
+                std::io::copy(&mut server, &mut down)
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_asked_for_what_is_not_on_this_host() {
+    // It gets whole URLs, and answers as the servers that they name.
+    let upstream = Upstream::new(|_, _| Reply::Usual);
+    let near = Upstream::new(|_, _| Reply::Usual);
+    let scratch = Scratch::new();
+    let servers = format!(
+        "\"far\": Http(url: \"http://mcp.example/mcp\"), \"except\": Http(url: \"http://no.example/mcp\", required: false), {}",
+        near.server("near", "")
+    );
+    let file = scratch.instance("t", &servers);
+    let mut command = scratch.command(mcpdaemon());
+    command.env("HTTP_PROXY", format!("http://user:p%40ss@{}", upstream.address)).env("NO_PROXY", "no.example");
+    let out = command.arg("-c").arg(&file).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    assert_eq!(said(&daemon.ws("far").ask(&echo(2, "hello"))), "hello");
+    let seen = upstream.seen();
+    assert!(
+        seen.iter().all(|s| s.path == "http://mcp.example/mcp" && s.header("host") == Some("mcp.example")),
+        "{seen:?}"
+    );
+    assert_eq!(seen[0].header("proxy-authorization"), Some("Basic dXNlcjpwQHNz"));
+    assert_eq!(said(&daemon.ws("near").ask(&echo(2, "near"))), "near");
+    assert!(near.seen().iter().all(|s| s.path == "/mcp"));
+    let reason = wait("the reason", || daemon.server("except")["reason"].as_str().map(str::to_owned));
+    assert!(reason.contains("'no.example' is not found"), "{reason}");
+    assert!(!format!("{}{}", daemon.log(), daemon.status()).contains("p@ss"));
+}
+
+#[test]
+#[cfg(feature = "remote")]
+fn tls_goes_through_a_proxy_of_the_environment() {
+    let upstream = Upstream::new(|_, _| Reply::Usual);
+    let scratch = Scratch::new();
+    let authority = Authority::new(&scratch);
+    let tls = crate::proxies::Proxy::tls(&scratch, &upstream.address, &authority.certificate("mcp.example"));
+    let (proxy, asked) = tunnel(tls.address.clone());
+    let file = scratch.instance("t", "\"far\": Http(url: \"https://mcp.example/mcp\", ca: \"ca.pem\")");
+    let mut command = scratch.command(mcpdaemon());
+    let out = command.arg("-c").arg(&file).env("https_proxy", &proxy).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    assert_eq!(said(&daemon.ws("far").ask(&echo(2, "hello"))), "hello");
+    let asked = asked.lock().unwrap();
+    assert!(asked[0].starts_with("CONNECT mcp.example:443 HTTP/1.1\r\nHost: mcp.example:443\r\n"), "{asked:?}");
+    drop(daemon);
+    // One that refuses is named.
+    let refusing = Upstream::new(|_, _| status("403 Forbidden", "", ""));
+    let file =
+        scratch.instance("u", "\"far\": Http(url: \"https://mcp.example/mcp\", ca: \"ca.pem\", required: false)");
+    let mut command = scratch.command(mcpdaemon());
+    let out = command.arg("-c").arg(&file).env("https_proxy", &refusing.address).output().unwrap();
+    let daemon = scratch.started(&stdout(&out));
+    let reason = wait("the reason", || daemon.server("far")["reason"].as_str().map(str::to_owned));
+    let wanted = format!("the proxy {}: it answered 'HTTP/1.1 403 Forbidden'", refusing.address);
+    assert!(reason.contains(&wanted), "{reason}");
+}
+
+#[test]
+fn a_reference_server_over_http_is_used_by_each_client_and_asks_the_one_of_a_session() {
+    let (scratch, elsewhere) = (Scratch::new(), Scratch::new());
+    let program = crate::real::deps().join("node_modules/.bin/mcp-server-everything");
+    let port = crate::proxies::free_port();
+    let mut command = elsewhere.command(program.to_str().unwrap());
+    let quiet = || std::process::Stdio::null();
+    command.arg("streamableHttp").env("PORT", port.to_string()).stdout(quiet()).stderr(quiet());
+    let mut server = command.spawn().unwrap();
+    wait("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    let url = format!("Http(url: \"http://127.0.0.1:{port}/mcp\", ");
+    let servers = format!("\"all\": {url}), \"own\": {url} sharing: PerSession(spare: 0))");
+    let daemon = scratch.start(&scratch.instance("t", &servers));
+    let hello = || call(2, "echo", json!({"message": "hello"}));
+    let mut http = daemon.http("all");
+    assert_eq!(said(&http.ask(&hello())), "Echo: hello");
+    let resources = http.ask(&json!({"jsonrpc": "2.0", "id": 3, "method": "resources/list"}));
+    assert!(resources["result"]["resources"].as_array().unwrap().len() > 3, "{resources}");
+    let mut ws = daemon.ws("own");
+    let mut greeting = initialize(json!(1));
+    greeting["params"]["capabilities"] = json!({"roots": {"listChanged": true}});
+    assert!(ws.ask(&greeting)["result"].is_object());
+    ws.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
+    // It asks for the roots by itself, on its own stream.
+    let asked = loop {
+        let message = ws.next().unwrap();
+        if message["method"] == "roots/list" {
+            break message;
+        }
+    };
+    ws.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": [{"uri": "file:///mine"}]}}).to_string());
+    wait("the roots", || {
+        let roots = ask(&mut ws, &call(9, "get-roots-list", json!({})));
+        said(&roots).contains("file:///mine").then_some(())
+    });
+    assert_eq!(said(&ask(&mut ws, &hello())), "Echo: hello");
+    drop(ws);
+    daemon.stop();
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Weak};
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use log::warn;
 
@@ -35,6 +36,9 @@ impl Dial for Dialer {
             headers: http.headers.clone(),
             ca: http.ca.clone(),
             connections: http.connections as usize,
+            credentials: "'headers'",
+            // Who supervises the session begins another one.
+            patience: Duration::ZERO,
             longest: self.ctx.upgrade()?.config().limits.reply.bytes(),
         };
         let saved = saved.and_then(|text| {
@@ -67,17 +71,7 @@ impl Drop for Down {
 impl Output for Down {
     fn poll_write(&self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.session.poll_room(cx));
-        let mut begun = self.begun.lock();
-        let mut rest = bytes;
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            begun.extend_from_slice(&rest[..end]);
-            let line = String::from_utf8_lossy(&std::mem::take(&mut *begun)).into_owned();
-            if !line.trim().is_empty() {
-                self.session.send(line);
-            }
-            rest = &rest[end + 1..];
-        }
-        begun.extend_from_slice(rest);
+        self.session.send_lines(&mut self.begun.lock(), bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

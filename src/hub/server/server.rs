@@ -24,7 +24,7 @@ use crate::hub::error::Error;
 use crate::hub::load::Load;
 use crate::model::bridge::List;
 use crate::model::budget::Holder;
-use crate::model::config::{self, Kind, Tools};
+use crate::model::config::{self, Tools};
 use crate::model::envelope::{self, Envelope};
 use crate::model::mcp::ServerInfo;
 use crate::model::meter::RECENT;
@@ -81,7 +81,7 @@ impl Server {
 
     /// It is no process of ours.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(&self.config.lock().kind, Kind::Mcp(mcp) if mcp.stdio().is_none())
+        self.config.lock().kind.http().is_some()
     }
 
     pub(crate) fn required(&self) -> bool {

@@ -64,6 +64,17 @@ impl Kind {
         }
     }
 
+    /// The server elsewhere that it is, if it is one.
+    pub fn http(&self) -> Option<&Http> {
+        match self {
+            Kind::Mcp(mcp) => match &mcp.line {
+                Line::Http(http) => Some(http),
+                Line::Stdio(_) => None,
+            },
+            Kind::Exec(_) | Kind::Bridge(_) => None,
+        }
+    }
+
     /// The programs that it is made of or may run, by their paths.
     pub fn programs(&self) -> Vec<&Path> {
         match self {

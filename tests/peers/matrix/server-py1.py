@@ -1,9 +1,12 @@
-"""A server of the matrix: Python SDK 1.x (mcp), stdio, legacy era only.
+"""A server of the matrix: Python SDK 1.x (mcp), legacy era only; stdio, or Streamable HTTP at http://127.0.0.1:PORT/mcp.
 
-    DEPS/py1/bin/python server-py1.py
+    DEPS/py1/bin/python server-py1.py [--http PORT]
 
 The tools are those described at the head of server-ts1.mjs.
 """
+
+import contextlib
+import sys
 
 import anyio
 from mcp import types
@@ -112,13 +115,41 @@ async def set_logging_level(_level):
     pass
 
 
+def honest(made):
+    # The SDK says False here whatever is registered.
+    made.capabilities.resources.subscribe = True
+    return made
+
+
+plain_options = server.create_initialization_options
+server.create_initialization_options = lambda *args, **more: honest(plain_options(*args, **more))
+
+
+def serve_http(port):
+    import uvicorn
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    manager = StreamableHTTPSessionManager(app=server)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app):
+        async with manager.run():
+            yield
+
+    app = Starlette(routes=[Mount("/mcp", app=manager.handle_request)], lifespan=lifespan)
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+
+
 async def main():
     options = server.create_initialization_options()
-    # The SDK says False here whatever is registered.
-    options.capabilities.resources.subscribe = True
     async with stdio_server() as (read, write):
         await server.run(read, write, options)
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    if sys.argv[1:2] == ["--http"]:
+        serve_http(int(sys.argv[2]))
+    else:
+        anyio.run(main)

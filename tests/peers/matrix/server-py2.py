@@ -1,12 +1,14 @@
-"""A server of the matrix: Python SDK 2.x (mcp), stdio, both eras: the opening decides.
+"""A server of the matrix: Python SDK 2.x (mcp), both eras; stdio, where the opening decides, or Streamable HTTP at
+http://127.0.0.1:PORT/mcp.
 
-    DEPS/py2/bin/python server-py2.py
+    DEPS/py2/bin/python server-py2.py [--http PORT]
 
 The tools are those described at the head of server-ts1.mjs. In the modern era `sample` and `elicit` answer with
 `input_required`, carry a requestState and insist on getting the same one back; in the legacy era they send a request
 to the client.
 """
 
+import sys
 import warnings
 
 import anyio
@@ -168,4 +170,10 @@ async def main():
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    if sys.argv[1:2] == ["--http"]:
+        import uvicorn
+
+        app = server.streamable_http_app()
+        uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="warning", timeout_graceful_shutdown=1)
+    else:
+        anyio.run(main)

@@ -1,25 +1,38 @@
-// A server of the matrix: TypeScript SDK 2.x (@modelcontextprotocol/server), stdio, both eras: the opening decides.
+// A server of the matrix: TypeScript SDK 2.x (@modelcontextprotocol/server), both eras; stdio, where the opening decides, or
+// Streamable HTTP at http://127.0.0.1:PORT/mcp, with sessions for the legacy era.
 //
-//     node server-ts2.mjs [--deps DEPS]
+//     node server-ts2.mjs [--deps DEPS] [--http PORT]
 //
 // The tools are those described at the head of server-ts1.mjs. `sample` and `elicit` answer with `input_required`;
 // where the client is of the legacy era the SDK itself turns that into a request to the client. Each carries a
 // requestState and insists on getting the same one back.
 
+import { randomUUID } from "node:crypto";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Readable } from "node:stream";
 import { setTimeout as wait } from "node:timers/promises";
 
 const given = process.argv.indexOf("--deps");
 const standard = fileURLToPath(new URL("../../../target/test-deps/matrix", import.meta.url));
 const deps = given > 0 ? process.argv[given + 1] : process.env.MATRIX_DEPS ?? standard;
 const require = createRequire(resolve(deps, "package.json"));
-const { McpServer, fromJsonSchema, inputRequired, inputResponse } = require("@modelcontextprotocol/server");
+const {
+  McpServer,
+  WebStandardStreamableHTTPServerTransport,
+  createMcpHandler,
+  fromJsonSchema,
+  inputRequired,
+  inputResponse,
+  isLegacyRequest,
+} = require("@modelcontextprotocol/server");
 const { serveStdio } = require("@modelcontextprotocol/server/stdio");
 
 const WATCHED = "test://watched";
 const cancelled = new Set();
+let handler;
 
 const text = (value) => ({ content: [{ type: "text", text: value }] });
 const string = { type: "string" };
@@ -91,6 +104,10 @@ function makeServer({ era }) {
 
   // In the modern era the SDK keeps the subscriptions, and sends nothing where there is none.
   tool("touch", "Says that test://watched changed.", {}, async () => {
+    if (era === "modern" && handler) {
+      handler.notify.resourceUpdated(WATCHED);
+      return text("sent");
+    }
     if (era === "legacy" && !subscribed.has(WATCHED)) return text("nobody subscribed");
     await server.server.sendResourceUpdated({ uri: WATCHED });
     return text("sent");
@@ -115,4 +132,45 @@ function makeServer({ era }) {
   return server;
 }
 
-serveStdio(makeServer, { onerror: (error) => process.stderr.write(`server-ts2: ${error.message}\n`) });
+const onerror = (error) => process.stderr.write(`server-ts2: ${error.message}\n`);
+const http = process.argv.indexOf("--http");
+if (http > 0) {
+  handler = createMcpHandler(makeServer, { legacy: "reject", onerror });
+  const sessions = new Map();
+  const legacy = async (request) => {
+    const id = request.headers.get("mcp-session-id");
+    let transport = sessions.get(id);
+    if (!transport) {
+      if (id) return new Response(null, { status: 404 });
+      transport = new WebStandardStreamableHTTPServerTransport({
+        sessionIdGenerator: randomUUID,
+        onsessioninitialized: (made) => sessions.set(made, transport),
+      });
+      await makeServer({ era: "legacy" }).connect(transport);
+    }
+    return transport.handleRequest(request);
+  };
+  const answer = async (incoming, outgoing) => {
+    const gone = new AbortController();
+    outgoing.on("close", () => gone.abort());
+    const hasBody = !["GET", "DELETE"].includes(incoming.method);
+    const request = new Request(`http://${incoming.headers.host}${incoming.url}`, {
+      method: incoming.method,
+      headers: incoming.headers,
+      body: hasBody ? Readable.toWeb(incoming) : undefined,
+      duplex: "half",
+      signal: gone.signal,
+    });
+    const response = (await isLegacyRequest(request)) ? await legacy(request) : await handler.fetch(request);
+    outgoing.writeHead(response.status, Object.fromEntries(response.headers));
+    outgoing.flushHeaders();
+    for await (const chunk of response.body ?? []) outgoing.write(chunk);
+    outgoing.end();
+  };
+  createServer((incoming, outgoing) => void answer(incoming, outgoing).catch(onerror)).listen(
+    Number(process.argv[http + 1]),
+    "127.0.0.1",
+  );
+} else {
+  serveStdio(makeServer, { onerror });
+}
