@@ -15,7 +15,7 @@ use super::target::Missing;
 use crate::model::config::Environment;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::url::Url;
-use crate::remote::client::Settings;
+use crate::remote::client::{Held, Memory, Settings};
 use crate::remote::session::{Session, Unreached};
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::{executor, task};
@@ -42,6 +42,21 @@ pub(super) struct Lines {
     lost: Arc<OnceLock<String>>,
 }
 
+/// One client alone has this program.
+struct Unlimited;
+
+impl Memory for Unlimited {
+    fn begin(&self) -> Box<dyn Held> {
+        Box::new(Unlimited)
+    }
+}
+
+impl Held for Unlimited {
+    fn set(&mut self, _bytes: usize) -> bool {
+        true
+    }
+}
+
 impl Lines {
     /// Begins a session with the server at a URL, which has to be there.
     pub(super) fn open(url: &Url, token: Option<&str>) -> Result<Lines, Missing> {
@@ -57,6 +72,7 @@ impl Lines {
             ca: None,
             connections: CONNECTIONS,
             longest: LONGEST,
+            memory: Arc::new(Unlimited),
             credentials: "--token-file",
             patience: PATIENCE,
         };

@@ -29,7 +29,7 @@ pub(super) fn backend(core: &Arc<Core>, kind: &Kind) -> Option<Arc<dyn Backend>>
 fn mcp(core: &Arc<Core>, config: &Mcp) -> Arc<dyn Backend> {
     let dial = match config.line {
         Line::Stdio(_) => None,
-        Line::Http(_) => Some(Arc::new(Dialer::new(&core.ctx)) as Arc<dyn Dial>),
+        Line::Http(_) => Some(Arc::new(Dialer::new(&core.ctx, &core.name)) as Arc<dyn Dial>),
     };
     let shared = Shared::new(core, config, dial.clone());
     match config.sharing {

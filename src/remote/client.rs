@@ -35,6 +35,18 @@ const KEPT_LONGEST: Duration = Duration::from_secs(60);
 /// The longest head of an answer, in bytes.
 const HEAD: usize = 64 << 10;
 
+/// Counts what is kept of messages.
+pub(crate) trait Memory: Send + Sync {
+    /// Begins to count something.
+    fn begin(&self) -> Box<dyn Held>;
+}
+
+/// Something that is counted, until it is dropped.
+pub(crate) trait Held: Send + Sync {
+    /// It has so many bytes now. False where there is no memory for them.
+    fn set(&mut self, bytes: usize) -> bool;
+}
+
 /// How a server is reached.
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -51,6 +63,7 @@ pub(crate) struct Settings {
     pub credentials: &'static str,
     /// How long a request waits for a server that is not reached. Zero: the session is over then.
     pub patience: Duration,
+    pub memory: Arc<dyn Memory>,
 }
 
 /// Why there is no answer.
@@ -127,6 +140,11 @@ impl Client {
     /// The longest message of the server, in bytes.
     pub(super) fn longest(&self) -> usize {
         self.settings.longest
+    }
+
+    /// Begins to count something that is kept.
+    pub(super) fn hold(&self) -> Box<dyn Held> {
+        self.settings.memory.begin()
     }
 
     /// How long a request waits for a server that is not reached.
@@ -359,10 +377,20 @@ impl Answer {
 
     /// The whole body, of at most so many bytes; what there is of it where it is longer, and whether that is all.
     pub(super) async fn whole(&mut self, most: usize) -> Result<(Vec<u8>, bool), String> {
+        self.whole_held(most, None).await
+    }
+
+    /// The same, of which each byte is counted.
+    pub(super) async fn whole_held(
+        &mut self,
+        most: usize,
+        mut held: Option<&mut dyn Held>,
+    ) -> Result<(Vec<u8>, bool), String> {
         let mut all = Vec::new();
         while let Some(chunk) = self.chunk().await? {
-            if all.len() + chunk.len() > most {
-                all.extend_from_slice(&chunk[..most - all.len()]);
+            let length = all.len() + chunk.len();
+            if length > most || held.as_mut().is_some_and(|held| !held.set(length)) {
+                all.extend_from_slice(&chunk[..most.min(length) - all.len()]);
                 return Ok((all, false));
             }
             all.extend_from_slice(&chunk);

@@ -462,8 +462,16 @@ impl Session {
 
     /// Sends a request and passes on what comes of it, up to its answer.
     async fn exchange(self: &Arc<Self>, id: &str, open: &Open) -> Result<(), Failure> {
-        let _place = self.client.place().await;
         let e = scan(&open.text).map_err(|_| "was sent no message".to_owned())?;
+        let mut kept = self.client.hold();
+        if !kept.set(open.text.len()) {
+            return Err("is not asked: there is no memory for it now (limits.memory)".to_owned().into());
+        }
+        // A subscription takes no place from others for as long as it lasts.
+        let _place = match e.method == method::LISTEN {
+            true => None,
+            false => Some(self.client.place().await),
+        };
         let is_modern = modern::claimed(&e);
         let (mut is_renewed, mut is_learnt, mut patience, mut cuts) = (false, false, 0, 0);
         loop {
@@ -519,7 +527,9 @@ impl Session {
             let learns = e.method == method::INITIALIZE;
             let ended = match answer.content_type().as_str() {
                 JSON => {
-                    let (body, is_whole) = answer.whole(self.client.longest()).await.map_err(|why| broken(&why))?;
+                    let mut held = self.client.hold();
+                    let whole = answer.whole_held(self.client.longest(), Some(&mut *held)).await;
+                    let (body, is_whole) = whole.map_err(|why| broken(&why))?;
                     if !is_whole {
                         return Err(self.too_long().into());
                     }
@@ -622,9 +632,10 @@ impl Session {
         note: &(dyn Fn(Option<&str>) + Sync),
     ) -> Result<Ended, Failure> {
         let mut decoder = Decoder::new(self.client.longest(), last_event);
+        let mut held = self.client.hold();
         let pause = |decoder: &Decoder| {
             let asked = decoder.retry().map(Duration::from_millis);
-            asked.map_or(PAUSES.0, |time| time.min(PAUSES.1))
+            asked.map_or(PAUSES.0, |time| time.clamp(AGAIN.0, PAUSES.1))
         };
         loop {
             let chunk = match answer.chunk().await {
@@ -648,7 +659,9 @@ impl Session {
                 }
             }
             note(decoder.last_id());
-            self.inbox.has_room().await;
+            if !held.set(decoder.held()) {
+                return Err(self.too_long().into());
+            }
         }
         Ok(Ended::Early(decoder.last_id().map(str::to_owned), pause(&decoder)))
     }
@@ -665,6 +678,7 @@ impl Session {
         let sorted = if is_long { busy(sort).await } else { sort() };
         let (mut is_answered, mut kept) = (false, None);
         for (text, answers) in sorted {
+            self.inbox.has_room().await;
             is_answered |= answers;
             if text.contains(method::TOOLS_CHANGED) && text.len() < WORDS {
                 self.state().params = None;
@@ -688,7 +702,7 @@ impl Session {
     }
 
     fn too_long(&self) -> String {
-        format!("answered with more than limits.reply allows ({} bytes)", self.client.longest())
+        format!("answered with more than limits.reply ({} bytes) or limits.memory allows", self.client.longest())
     }
 
     /// The server refuses a request.
@@ -952,7 +966,7 @@ impl Session {
             if failures >= FAILURES {
                 return debug!("{}: its stream cannot be opened", self.client.name());
             }
-            sleep(wait.max(Duration::from_millis(10))).await;
+            sleep(wait.max(AGAIN.0)).await;
             pause = (pause * 2).min(PAUSES.1);
         }
     }

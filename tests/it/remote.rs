@@ -254,8 +254,8 @@ fn what_a_server_answers_wrongly_is_an_error_that_says_what() {
         ("nothing", "answered with no content in place of"),
         ("other", "answered with something else than the response"),
         ("broken", "answered with something else than the response"),
-        ("long", "answered with more than limits.reply allows (262144 bytes)"),
-        ("long event", "answered with more than limits.reply allows (262144 bytes)"),
+        ("long", "answered with more than limits.reply (262144 bytes) or limits.memory allows"),
+        ("long event", "answered with more than limits.reply (262144 bytes) or limits.memory allows"),
         ("no http", "has not answered: "),
         ("silence", "this request may have run"),
         ("cut", "this request may have run"),
@@ -660,6 +660,44 @@ fn who_floods_fills_no_memory_and_keeps_out_nobody() {
 }
 
 #[test]
+fn long_answers_of_a_server_stay_within_the_memory_of_the_instance() {
+    const MIB: usize = 1 << 20;
+    let release = Arc::new(AtomicBool::new(false));
+    let wanted = release.clone();
+    let upstream = Upstream::new(move |seen, out| {
+        if seen.body["params"]["arguments"]["text"] != "long" {
+            return Reply::Usual;
+        }
+        let body = seen.says(&"x".repeat(12 * MIB));
+        let answer = with_type("application/json", &body);
+        let (most, rest) = answer.split_at(11 * MIB);
+        let _ = out.write_all(most.as_bytes());
+        while !wanted.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = out.write_all(rest.as_bytes());
+        Reply::Done
+    });
+    let scratch = Scratch::new();
+    let limits = "limits: (memory: \"64MiB\", reply: \"16MiB\"),";
+    let daemon = scratch.start(&scratch.instance_with("t", limits, &upstream.server("far", "")));
+    let mut all: Vec<Ws> = (0..20).map(|_| daemon.ws("far")).collect();
+    for ws in &mut all {
+        ws.send(&echo(2, "long").to_string());
+    }
+    // What finds no memory is refused while the others wait.
+    wait("the refusals", || (daemon.dropped("memory") > 10).then_some(()));
+    let memory = daemon.status()["process"]["memory_bytes"].as_u64().unwrap();
+    assert!(memory < 200 << 20, "{memory}");
+    assert_eq!(said(&daemon.ws("far").ask(&echo(2, "short"))), "short");
+    release.store(true, SeqCst);
+    let answers: Vec<Value> = all.iter_mut().map(|ws| ws.next().unwrap()).collect();
+    let refused = answers.iter().filter(|a| a["error"].is_object()).count();
+    assert!(answers.iter().all(|a| a["result"].is_object() || error(a).contains("or limits.memory allows")));
+    assert!((1..20).contains(&refused), "{refused} of 20");
+}
+
+#[test]
 fn three_of_ten_servers_are_down_and_the_others_answer_at_once() {
     let upstream = Upstream::new(|_, _| Reply::Usual);
     // One that is refused, one that accepts and says nothing, one that begins an answer without end.
@@ -930,17 +968,18 @@ fn a_reference_server_over_http_is_used_by_each_client_and_asks_the_one_of_a_ses
     greeting["params"]["capabilities"] = json!({"roots": {"listChanged": true}});
     assert!(ws.ask(&greeting)["result"].is_object());
     ws.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}).to_string());
-    // It asks for the roots by itself, on its own stream.
-    let asked = loop {
-        let message = ws.next().unwrap();
-        if message["method"] == "roots/list" {
-            break message;
-        }
-    };
-    ws.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": [{"uri": "file:///mine"}]}}).to_string());
+    // It asks for the roots on its own stream: by itself a moment after the handshake, or for a call.
     wait("the roots", || {
-        let roots = ask(&mut ws, &call(9, "get-roots-list", json!({})));
-        said(&roots).contains("file:///mine").then_some(())
+        ws.send(&call(9, "get-roots-list", json!({})).to_string());
+        loop {
+            let message = ws.next().unwrap();
+            if message["method"] == "roots/list" {
+                let result = json!({"roots": [{"uri": "file:///mine"}]});
+                ws.send(&json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string());
+            } else if message["id"] == 9 {
+                return said(&message).contains("file:///mine").then_some(());
+            }
+        }
     });
     assert_eq!(said(&ask(&mut ws, &hello())), "Echo: hello");
     drop(ws);

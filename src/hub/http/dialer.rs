@@ -10,8 +10,10 @@ use log::warn;
 
 use crate::hub::child::far::{Dial, Elsewhere, Waited, Wires};
 use crate::hub::context::Context;
+use crate::hub::memory::{Kept, Memory};
+use crate::model::budget::Holder;
 use crate::model::config::server::{Line, Mcp};
-use crate::remote::client::Settings;
+use crate::remote::client::{self, Settings};
 use crate::remote::inbox::Inbox;
 use crate::remote::session::{Saved, Session};
 use crate::rt::pipe::{Input, Output};
@@ -20,26 +22,47 @@ use crate::sys::lock::Lock;
 /// Makes lines to a server elsewhere.
 pub(crate) struct Dialer {
     ctx: Weak<Context>,
+    server: Arc<str>,
+}
+
+/// The memory of the instance, for messages of one server.
+struct Account {
+    memory: Arc<Memory>,
+    holder: Holder,
+}
+
+impl client::Memory for Account {
+    fn begin(&self) -> Box<dyn client::Held> {
+        Box::new(self.memory.begin(self.holder.clone()))
+    }
+}
+
+impl client::Held for Kept {
+    fn set(&mut self, bytes: usize) -> bool {
+        Kept::set(self, bytes)
+    }
 }
 
 impl Dialer {
-    pub(crate) fn new(ctx: &Arc<Context>) -> Dialer {
-        Dialer { ctx: Arc::downgrade(ctx) }
+    pub(crate) fn new(ctx: &Arc<Context>, server: &Arc<str>) -> Dialer {
+        Dialer { ctx: Arc::downgrade(ctx), server: server.clone() }
     }
 }
 
 impl Dial for Dialer {
     fn dial(&self, config: &Mcp, saved: Option<&str>) -> Option<Wires> {
         let Line::Http(http) = &config.line else { return None };
+        let ctx = self.ctx.upgrade()?;
         let settings = Settings {
             url: http.url.clone(),
             headers: http.headers.clone(),
             ca: http.ca.clone(),
             connections: http.connections as usize,
+            memory: Arc::new(Account { memory: ctx.memory.clone(), holder: Holder::Server(self.server.clone()) }),
             credentials: "'headers'",
             // Who supervises the session begins another one.
             patience: Duration::ZERO,
-            longest: self.ctx.upgrade()?.config().limits.reply.bytes(),
+            longest: ctx.config().limits.reply.bytes(),
         };
         let saved = saved.and_then(|text| {
             serde_json::from_str::<Saved>(text)
