@@ -17,9 +17,9 @@ struct Shim {
 }
 
 impl Shim {
-    fn open(bin: &Path, daemon: &Daemon, more: &[&str]) -> Shim {
+    fn open(bin: &Path, daemon: &Daemon, target: &str, more: &[&str]) -> Shim {
         let mut child = Command::new(bin)
-            .args(["--connect", "bench/echo"])
+            .args(["--connect", target])
             .args(more)
             .env("MCP_RUN_DIR", &daemon.dir)
             .env("MCP_STATE_DIR", &daemon.dir)
@@ -63,11 +63,17 @@ pub fn print(bin: &Path, echo: &str, daemon: &Daemon, calls: usize) {
         client::send_text(&mut socket, &text);
         client::message(&mut socket);
     });
-    let mut shim = Shim::open(bin, daemon, &[]);
+    let mut shim = Shim::open(bin, daemon, "bench/echo", &[]);
     let through = one_by_one(calls, || shim.ask(&text));
+    let mut by_url = Shim::open(bin, daemon, &format!("http://{}/servers/echo/mcp", daemon.address), &[]);
+    let far = one_by_one(calls, || by_url.ask(&text));
     println!("  WebSocket        p50 {:>7.1} us   p99 {:>7.1} us", direct.p50, direct.p99);
     println!("  --connect        p50 {:>7.1} us   p99 {:>7.1} us", through.p50, through.p99);
     println!("  added            p50 {:>7.1} us   p99 {:>7.1} us", through.p50 - direct.p50, through.p99 - direct.p99);
+    println!("  by a URL         p50 {:>7.1} us   p99 {:>7.1} us", far.p50, far.p99);
+    println!("  by a URL: resident {:.1} MiB", memory(by_url.child.id() as i32) / 1024.0);
+    drop(by_url.input);
+    let _ = by_url.child.wait();
     let resident = memory(shim.child.id() as i32) / 1024.0;
     let begin = Instant::now();
     drop(shim.input);
@@ -77,7 +83,7 @@ pub fn print(bin: &Path, echo: &str, daemon: &Daemon, calls: usize) {
     let mut other = Daemon::prepare(bin, &format!("\"echo\": Stdio(command: [{echo:?}])"));
     let file = other.dir.join("bench.ron").display().to_string();
     let begin = Instant::now();
-    let mut shim = Shim::open(bin, &other, &["--start", "-c", &file]);
+    let mut shim = Shim::open(bin, &other, "bench/echo", &["--start", "-c", &file]);
     shim.ask(&text);
     println!("  --start, to the first answer: {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
     drop(shim.input);

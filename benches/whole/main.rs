@@ -8,6 +8,7 @@
 mod client;
 mod connect;
 mod counts;
+mod elsewhere;
 mod held;
 mod instructions;
 mod limits;
@@ -50,6 +51,7 @@ fn main() {
     many::print((&bench.bin, &bench.echo), [&bench.tcp, &bench.http], many, bench.rounds, bench.time);
     lines::print(&bench.daemon.address);
     connect::print(&bench.bin, &bench.echo, &bench.daemon, if quick { 2_000 } else { 10_000 });
+    elsewhere::print(&bench.bin, &bench.daemon, if quick { 2_000 } else { 10_000 });
     started(&bench);
 }
 
