@@ -4,8 +4,8 @@
 //! not sent, or does no harm twice.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -105,6 +105,8 @@ pub(super) struct Client {
     /// The values of the header fields, once they were read.
     fields: Lock<Option<Arc<HeaderMap>>>,
     kept: Lock<Vec<Connection>>,
+    /// A task looks after them.
+    sweeps: AtomicBool,
     running: AtomicUsize,
     ended: Event,
 }
@@ -126,6 +128,7 @@ impl Client {
             url: Lock::new(Arc::new(settings.url.clone())),
             fields: Lock::default(),
             kept: Lock::default(),
+            sweeps: AtomicBool::new(false),
             running: AtomicUsize::new(0),
             ended: Event::new(),
             settings,
@@ -265,16 +268,30 @@ impl Client {
 
     /// Keeps a connection whose answer was read to its end.
     fn keep(self: &Arc<Self>, connection: Connection) {
-        let time = connection.until.saturating_duration_since(Instant::now());
         self.kept.lock().push(connection);
-        let me = Arc::downgrade(self);
-        task::spawn(async move {
-            sleep(time + Duration::from_millis(10)).await;
-            if let Some(me) = me.upgrade() {
-                let now = Instant::now();
-                me.kept.lock().retain(|c| c.until > now && !c.sender.is_closed());
-            }
-        });
+        if !self.sweeps.swap(true, SeqCst) {
+            task::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    /// Closes connections that are kept no longer: how long the next one is. None where none is left.
+    fn close_old(&self) -> Option<Duration> {
+        let mut kept = self.kept.lock();
+        let now = Instant::now();
+        kept.retain(|c| c.until > now && !c.sender.is_closed());
+        let next = kept.iter().map(|c| c.until.saturating_duration_since(now)).min();
+        if next.is_none() {
+            // Under the lock: who keeps one from now on sees it.
+            self.sweeps.store(false, SeqCst);
+        }
+        next
+    }
+}
+
+/// Looks after the connections that are kept, until there is none.
+async fn sweep(client: Weak<Client>) {
+    while let Some(next) = client.upgrade().and_then(|client| client.close_old()) {
+        sleep(next + Duration::from_millis(10)).await;
     }
 }
 
