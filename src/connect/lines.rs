@@ -16,7 +16,8 @@ use crate::model::config::Environment;
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::url::Url;
 use crate::remote::client::{Held, Memory, Settings};
-use crate::remote::session::{Session, Unreached};
+use crate::remote::session::Unreached;
+use crate::remote::state::Session;
 use crate::rt::async_fd::AsyncFd;
 use crate::rt::{executor, task};
 
@@ -28,6 +29,8 @@ const CONNECTIONS: usize = 64;
 const LONGEST: usize = 256 << 20;
 /// How long a request waits for a server that is not reached.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server may say nothing at all to a request, as with `request_timeout`.
+const SILENCE: Duration = Duration::from_secs(5 * 60);
 /// How long the server may take to hear that the session is over.
 const PARTING: Duration = Duration::from_secs(3);
 
@@ -75,6 +78,7 @@ impl Lines {
             memory: Arc::new(Unlimited),
             credentials: "--token-file",
             patience: PATIENCE,
+            silence: Some(SILENCE),
         };
         let session = Session::new(settings, None);
         let never = |exit, why: String| Missing::Never(Failure::new(exit, format!("mcpdaemon: {url}: {why}")));
@@ -171,7 +175,7 @@ fn pump(session: Arc<Session>, far: UnixStream, lost: &Arc<OnceLock<String>>) ->
     let socket = Arc::new(AsyncFd::new(far)?);
     let (down, from, up) = (session.clone(), socket.clone(), session.clone());
     task::spawn(async move {
-        let (mut begun, mut buffer) = (Vec::new(), vec![0; CHUNK]);
+        let mut buffer = vec![0; CHUNK];
         loop {
             poll_fn(|cx| down.poll_room(cx)).await;
             let read = poll_fn(|cx| {
@@ -179,7 +183,7 @@ fn pump(session: Arc<Session>, far: UnixStream, lost: &Arc<OnceLock<String>>) ->
                 from.poll_read(cx, room, |mut stream: &UnixStream| stream.read(&mut buffer))
             });
             let n = read.await.unwrap_or(0);
-            down.send_lines(&mut begun, &buffer[..n]);
+            down.send_lines(&buffer[..n]);
             if n == 0 {
                 return down.hang_up();
             }

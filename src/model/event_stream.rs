@@ -9,6 +9,8 @@ pub struct Event {
     pub data: Option<Vec<u8>>,
     /// The kind: `message` where it has none.
     pub name: String,
+    /// What the stream goes on behind, if it is cut after this event.
+    pub id: Option<String>,
 }
 
 /// No name and no id of an event is longer, in bytes.
@@ -149,7 +151,7 @@ impl Decoder {
             return None;
         }
         let name = if name.is_empty() { "message".to_owned() } else { name };
-        Some(Event { data: Some(data).filter(|_| !too_long), name })
+        Some(Event { data: Some(data).filter(|_| !too_long), name, id: self.last_id.clone() })
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Said {
     watched: BTreeMap<String, String>,
 }
 
+/// The most arguments of a tool that are repeated in headers.
+const PARAMS: usize = 64;
 /// The most subscriptions that are remembered.
 const WATCHED: usize = 10_000;
 
@@ -89,7 +91,9 @@ pub fn headers(e: &Envelope<'_>, known: Option<&ParamHeaders>) -> Vec<(String, S
     let Some(name) = e.get(name).and_then(unescaped) else { return all };
     all.push(("mcp-name".to_owned(), field(&name)));
     let params = known.filter(|_| e.method == method::TOOLS_CALL).and_then(|known| known.get(name.as_ref()));
-    for (suffix, path) in params.into_iter().flatten() {
+    let valid =
+        |suffix: &str| !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    for (suffix, path) in params.into_iter().flatten().filter(|(suffix, _)| valid(suffix)).take(PARAMS) {
         let argument = path.iter().try_fold(e.get(&e.arguments).unwrap_or("null"), |json, key| member(json, key));
         if let Some(argument) = argument.filter(|a| *a != "null") {
             let text = if argument.starts_with('"') { decode(argument) } else { argument.into() };
@@ -134,6 +138,21 @@ mod tests {
         assert_eq!(settings.len(), 2);
         assert!(settings[0].contains(r#""id":"mcpdaemon-again-1","method":"logging/setLevel""#), "{settings:?}");
         assert!(settings[1].contains(r#""uri":"a:c""#), "{settings:?}");
+    }
+
+    #[test]
+    fn what_a_server_marks_without_end_or_without_sense_is_left_out() {
+        let all = (0..30_000).map(|n| (format!("P{n}"), vec![format!("p{n}")]));
+        let mut known = ParamHeaders::new();
+        known.insert("t".to_owned(), [("Reg ion".to_owned(), vec!["p1".to_owned()])].into_iter().chain(all).collect());
+        let arguments: Vec<String> = (0..30_000).map(|n| format!("\"p{n}\":{n}")).collect();
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"t","arguments":{{{}}}}}}}"#,
+            arguments.join(",")
+        );
+        let found = headers(&scan(&text).unwrap(), Some(&known));
+        assert_eq!(found.len(), 3 + PARAMS);
+        assert!(found.iter().all(|(name, _)| !name.contains(' ')));
     }
 
     #[test]

@@ -50,8 +50,9 @@ impl Url {
     /// # Errors
     /// It is no place that a message may be sent to again: another host, or one that is reached without TLS.
     pub fn redirected(&self, location: &str) -> Result<Url, String> {
+        let scheme = location.split_once("://").map_or("", |(scheme, _)| scheme);
         let whole = match location {
-            _ if location.contains("://") => location.to_owned(),
+            _ if !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => location.to_owned(),
             _ if location.starts_with("//") => format!("{}:{location}", self.scheme()),
             _ if location.starts_with('/') => format!("{}{location}", self.origin()),
             _ if location.starts_with('?') => format!("{}{}{location}", self.origin(), self.path_alone()),
@@ -175,6 +176,7 @@ mod tests {
             ("http://H/b", "http://H/b"),
             ("https://h/a/mcp", "https://h/a/mcp"),
             ("//h/c", "http://h/c"),
+            ("/x?u=http://y/", "http://h/x?u=http://y/"),
         ] {
             assert_eq!(from.redirected(location).unwrap().whole(), to, "{location}");
         }

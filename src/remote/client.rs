@@ -3,7 +3,10 @@
 //! Redirects are followed where they stay at the server's host. A request is sent a second time only where the first one was
 //! not sent, or does no harm twice.
 
+use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -19,12 +22,15 @@ use hyper::{Method, Request, StatusCode};
 use super::dial::dial;
 use super::tls::Tls;
 use crate::model::config::Environment;
+use crate::model::exit::plain;
 use crate::model::proxy::Proxy;
 use crate::model::url::Url;
 use crate::rt::process::values;
 use crate::rt::task;
 use crate::rt::wait::{sleep, timeout, until};
+use crate::sys::fds;
 use crate::sys::lock::Lock;
+use crate::sys::socket::is_closed_by_peer;
 
 /// So many redirects are followed in a row.
 const REDIRECTS: usize = 5;
@@ -64,6 +70,8 @@ pub(crate) struct Settings {
     /// How long a request waits for a server that is not reached. Zero: the session is over then.
     pub patience: Duration,
     pub memory: Arc<dyn Memory>,
+    /// How long the server may say nothing at all to a request. None: who sends requests looks after that.
+    pub silence: Option<Duration>,
 }
 
 /// Why there is no answer.
@@ -73,6 +81,8 @@ pub(super) enum Trouble {
     Unreachable(String),
     /// The server may have got the request.
     Broken(String),
+    /// It cannot be sent, to whomever.
+    Unsendable(String),
 }
 
 /// What is sent.
@@ -86,6 +96,9 @@ pub(super) struct Message {
     pub may_repeat: bool,
 }
 
+/// A message on its way, up to the head of its answer.
+pub(super) type Sending<'m> = Pin<Box<dyn Future<Output = Result<Answer, Trouble>> + Send + 'm>>;
+
 /// A connection.
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -94,6 +107,8 @@ struct Connection {
     /// It leads to a proxy.
     proxy: Option<Proxy>,
     until: Instant,
+    /// The socket, to see whether the server has closed it.
+    socket: Arc<OwnedFd>,
 }
 
 /// Requests to one server.
@@ -107,12 +122,32 @@ pub(super) struct Client {
     kept: Lock<Vec<Connection>>,
     /// A task looks after them.
     sweeps: AtomicBool,
+    /// Requests, of which so many run at a time.
+    pub(super) requests: Arc<Gate>,
+}
+
+/// So much of one kind at a time; more waits.
+pub(super) struct Gate {
+    most: usize,
     running: AtomicUsize,
     ended: Event,
 }
 
-/// A place among the requests that run at a time.
-pub(super) struct Place(Arc<Client>);
+/// A place at a gate.
+pub(super) struct Place(Arc<Gate>);
+
+impl Gate {
+    pub(super) fn new(most: usize) -> Arc<Gate> {
+        Arc::new(Gate { most, running: AtomicUsize::new(0), ended: Event::new() })
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(self: &Arc<Self>) -> Place {
+        let more = |n: usize| (n < self.most).then_some(n + 1);
+        until(&self.ended, || self.running.fetch_update(SeqCst, SeqCst, more).ok()).await;
+        Place(self.clone())
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -129,8 +164,7 @@ impl Client {
             fields: Lock::default(),
             kept: Lock::default(),
             sweeps: AtomicBool::new(false),
-            running: AtomicUsize::new(0),
-            ended: Event::new(),
+            requests: Gate::new(settings.connections),
             settings,
         })
     }
@@ -143,6 +177,16 @@ impl Client {
     /// The longest message of the server, in bytes.
     pub(super) fn longest(&self) -> usize {
         self.settings.longest
+    }
+
+    /// The outcome of waiting for the server, unless it says nothing for too long.
+    pub(super) async fn unless_silent<T>(&self, work: impl Future<Output = T>) -> Result<T, String> {
+        match self.settings.silence {
+            Some(limit) => {
+                timeout(limit, work).await.ok_or_else(|| format!("it has said nothing for {} s", limit.as_secs()))
+            }
+            None => Ok(work.await),
+        }
     }
 
     /// Begins to count something that is kept.
@@ -160,19 +204,19 @@ impl Client {
         self.settings.credentials
     }
 
-    /// Waits for a place among the requests that run at a time.
-    pub(super) async fn place(self: &Arc<Self>) -> Place {
-        let more = |n: usize| (n < self.settings.connections).then_some(n + 1);
-        until(&self.ended, || self.running.fetch_update(SeqCst, SeqCst, more).ok()).await;
-        Place(self.clone())
+    /// Sends a message and waits for the head of its answer.
+    /// On the heap, because it is waited for in many ways within each other, each of which would hold it twice.
+    pub(super) fn send<'m>(self: &Arc<Self>, message: &'m Message) -> Sending<'m> {
+        let me = self.clone();
+        Box::pin(async move { me.send_and_follow(message).await })
     }
 
-    /// Sends a message and waits for the head of its answer.
-    pub(super) async fn send(self: &Arc<Self>, message: &Message) -> Result<Answer, Trouble> {
+    async fn send_and_follow(self: &Arc<Self>, message: &Message) -> Result<Answer, Trouble> {
         let mut url = self.url.get();
         for _ in 0..=REDIRECTS {
             let answer = self.send_to(&url, message).await?;
-            if !answer.status.is_redirection() || answer.status == StatusCode::NOT_MODIFIED {
+            // The others ask for another method, or for none.
+            if !matches!(answer.status.as_u16(), 301 | 302 | 307 | 308) {
                 return Ok(answer);
             }
             let location = answer
@@ -196,7 +240,7 @@ impl Client {
                 Some(kept) => (kept, false),
                 None => (self.connect(url).await.map_err(Trouble::Unreachable)?, true),
             };
-            let request = request(url, &fields, message, connection.proxy.as_ref()).map_err(Trouble::Unreachable)?;
+            let request = request(url, &fields, message, connection.proxy.as_ref()).map_err(Trouble::Unsendable)?;
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
@@ -239,13 +283,15 @@ impl Client {
 
     async fn connect(&self, url: &Url) -> Result<Connection, String> {
         let dialled = dial(url, &self.tls).await?;
+        let socket = fds::duplicate(dialled.stream.fd()).map_err(|e| plain(&e))?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD);
         let (sender, driver) = builder.handshake(dialled.stream).await.map_err(|e| reason(&e))?;
         task::spawn(async move {
             let _ = driver.await;
         });
-        Ok(Connection { sender, origin: url.origin(), proxy: dialled.proxy, until: Instant::now() })
+        let (origin, proxy, socket) = (url.origin(), dialled.proxy, Arc::new(socket));
+        Ok(Connection { sender, origin, proxy, until: Instant::now(), socket })
     }
 
     /// A connection that was kept and can be used.
@@ -259,6 +305,10 @@ impl Client {
                 let at = kept.iter().rposition(|c| c.origin == origin)?;
                 kept.remove(at)
             };
+            // Nothing was asked on it, so whatever came is its end, or of no use.
+            if is_closed_by_peer(&connection.socket).is_ok() {
+                continue;
+            }
             // It is ready in a moment, or was closed.
             if let Some(Ok(())) = timeout(Duration::from_millis(50), connection.sender.ready()).await {
                 return Some(connection);
@@ -309,7 +359,7 @@ fn request(
         let mut put = |name: &str, value: &str| {
             let name = HeaderName::try_from(name).map_err(|_| format!("'{name}' is no name of a header"))?;
             let value = HeaderValue::try_from(value).map_err(|_| format!("the value of '{name}' is not valid"))?;
-            headers.insert(name, value);
+            headers.try_insert(name, value).map_err(|_| "it would have too many headers".to_owned())?;
             Ok::<(), String>(())
         };
         put("host", &url.authority())?;
@@ -343,7 +393,7 @@ fn reason(e: &hyper::Error) -> String {
     let mut source = std::error::Error::source(e);
     while let Some(inner) = source {
         text = match inner.downcast_ref::<std::io::Error>() {
-            Some(io) => crate::model::exit::plain(io),
+            Some(io) => plain(io),
             None => inner.to_string(),
         };
         source = inner.source();

@@ -1,7 +1,7 @@
 //! A connection: bytes over TCP, perhaps through TLS, as hyper reads and writes them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -43,6 +43,17 @@ pub(super) enum Stream {
     Plain(Tcp),
     #[cfg(feature = "remote")]
     Tls(Box<futures_rustls::client::TlsStream<Tcp>>),
+}
+
+impl Stream {
+    /// The socket.
+    pub(super) fn fd(&self) -> RawFd {
+        match self {
+            Stream::Plain(tcp) => tcp.0.as_fd().as_raw_fd(),
+            #[cfg(feature = "remote")]
+            Stream::Tls(tls) => tls.get_ref().0.0.as_fd().as_raw_fd(),
+        }
+    }
 }
 
 impl hyper::rt::Read for Stream {

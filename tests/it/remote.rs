@@ -987,3 +987,274 @@ fn a_reference_server_over_http_is_used_by_each_client_and_asks_the_one_of_a_ses
     server.kill().unwrap();
     server.wait().unwrap();
 }
+
+/// What a hostile tester found: each was wrong once.
+mod found {
+    use super::*;
+
+    fn methods(upstream: &Upstream) -> Vec<String> {
+        upstream
+            .seen()
+            .iter()
+            .map(|s| if s.method == "POST" { s.asks().to_owned() } else { s.method.clone() })
+            .collect()
+    }
+
+    #[test]
+    fn a_server_with_sessions_that_knows_no_get_is_not_asked_again_and_again() {
+        let upstream = Upstream::new(|seen, _| match seen.method.as_str() {
+            "GET" => status("404 Not Found", "", ""),
+            _ => Reply::Usual,
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        let mut ws = daemon.ws("far");
+        for n in 0..20 {
+            assert_eq!(said(&ws.ask(&echo(n + 2, "hello"))), "hello");
+        }
+        let count = |what: &str| methods(&upstream).iter().filter(|m| *m == what).count();
+        assert_eq!((count("initialize"), count("GET")), (1, 1), "{:?}", methods(&upstream));
+    }
+
+    #[test]
+    fn a_name_of_a_header_that_is_none_fails_nobody() {
+        let upstream = Upstream::new(|seen, _| match seen.asks() {
+            "initialize" => status("400 Bad Request", "", "what is that"),
+            "server/discover" => {
+                as_json(&seen.result(json!({"resultType": "complete", "ttlMs": 0, "cacheScope": "private",
+                "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}})))
+            }
+            "tools/list" => {
+                let mut properties = serde_json::Map::new();
+                properties.insert("text".to_owned(), json!({"type": "string", "x-mcp-header": "Reg ion"}));
+                for n in 0..30_000 {
+                    properties.insert(format!("p{n}"), json!({"x-mcp-header": format!("P{n}")}));
+                }
+                as_json(&seen.result(json!({"resultType": "complete", "ttlMs": 0, "cacheScope": "private",
+                    "tools": [{"name": "echo", "inputSchema": {"type": "object", "properties": properties}}]})))
+            }
+            "tools/call" => as_json(&seen.result(json!({"resultType": "complete",
+                "content": [{"type": "text", "text": "called"}]}))),
+            _ => Reply::Usual,
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        let mut ws = daemon.ws("far");
+        let mut arguments: serde_json::Map<String, Value> = (0..30_000).map(|n| (format!("p{n}"), json!(n))).collect();
+        arguments.insert("text".to_owned(), json!("x"));
+        let mut request = call(2, "echo", Value::Object(arguments));
+        request["params"]["_meta"] = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": {}});
+        assert_eq!(said(&ws.ask(&request)), "called");
+        assert_eq!((&daemon.server("far")["state"], &daemon.server("far")["restarts"]), (&json!("ready"), &json!(0)));
+    }
+
+    #[test]
+    fn an_answer_that_comes_in_many_streams_comes() {
+        let call = Arc::new(Mutex::new(None));
+        let upstream = Upstream::new(move |seen, _| {
+            let last: u64 = seen.header("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(0);
+            match (seen.method.as_str(), seen.tool()) {
+                ("POST", "echo") => *call.lock().unwrap() = Some(seen.says("at last")),
+                ("GET", _) if last > 0 => {}
+                ("GET", _) => return status("405 Method Not Allowed", "", ""),
+                _ => return Reply::Usual,
+            }
+            if last == 8 {
+                return Reply::Last(format!("{STREAM}data: {}\n\n", call.lock().unwrap().take().unwrap()));
+            }
+            Reply::Last(format!(
+                "{STREAM}retry: 10\nid: {}\ndata: {}\n\n",
+                last + 1,
+                json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}})
+            ))
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        assert_eq!(said(&daemon.ws("far").ask(&echo(2, "hello"))), "at last");
+    }
+
+    #[test]
+    fn an_upgrade_loses_nothing_that_waits_in_front_of_a_slow_server() {
+        let slow = Arc::new(AtomicBool::new(true));
+        let is_slow = slow.clone();
+        let upstream = Upstream::new(move |seen, _| {
+            if seen.asks() == "resources/subscribe" {
+                while is_slow.load(SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Reply::Usual
+        });
+        let scratch = Scratch::new();
+        let own = upstream.server("own", "sharing: PerSession(spare: 0), request_timeout: \"20s\"");
+        let daemon = scratch.start(&scratch.instance("t", &own));
+        let mut ws = opened(&daemon, "own");
+        let begin = Instant::now();
+        for n in 0..8 {
+            let uri = format!("test://{n}");
+            ws.send(
+                &json!({"jsonrpc": "2.0", "id": 100 + n, "method": "resources/subscribe", "params": {"uri": uri}})
+                    .to_string(),
+            );
+            ws.send(&echo(200 + n, "queued").to_string());
+        }
+        wait("the first of them", || (!upstream.asked("resources/subscribe").is_empty()).then_some(()));
+        upgrade(&daemon);
+        slow.store(false, SeqCst);
+        let mut answered: Vec<u64> = (0..16)
+            .map(|_| ws.next().unwrap())
+            .map(|m| {
+                assert!(m["result"].is_object(), "{m}");
+                m["id"].as_u64().unwrap()
+            })
+            .collect();
+        answered.sort_unstable();
+        let wanted: Vec<u64> = (100..108).chain(200..208).collect();
+        assert_eq!(answered, wanted);
+        assert!(begin.elapsed() < Duration::from_secs(19), "no request has run into its time");
+    }
+
+    #[test]
+    fn notifications_keep_their_order_take_few_connections_and_come_before_the_end() {
+        let upstream = Upstream::new(|seen, _| {
+            if seen.asks() == "notifications/progress" {
+                std::thread::sleep(Duration::from_millis(seen.body["params"]["progress"].as_u64().unwrap() % 3));
+            }
+            Reply::Usual
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("own", "sharing: PerSession(spare: 0)")));
+        let mut ws = opened(&daemon, "own");
+        for n in 0..200 {
+            let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress",
+                "params": {"progressToken": "t", "progress": n}});
+            ws.send(&progress.to_string());
+        }
+        wait("the notifications", || (upstream.asked("notifications/progress").len() == 200).then_some(()));
+        let steps: Vec<u64> = upstream
+            .asked("notifications/progress")
+            .iter()
+            .map(|s| s.body["params"]["progress"].as_u64().unwrap())
+            .collect();
+        assert!(steps.is_sorted(), "{steps:?}");
+        let connections = upstream.seen().iter().map(|s| s.connection).max().unwrap();
+        assert!(connections < 10, "{connections}");
+        let last = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": {"progressToken": "t", "progress": 999}});
+        ws.send(&last.to_string());
+        drop(ws);
+        daemon.stop();
+        // One for what sessions share, one of the session: each ends last, and none begins again.
+        let all = methods(&upstream);
+        assert_eq!(
+            all.iter().filter(|m| *m == "DELETE").count(),
+            all.iter().filter(|m| *m == "initialize").count(),
+            "{all:?}"
+        );
+        assert_eq!(upstream.asked("notifications/progress").len(), 201);
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_is_left_out_and_those_behind_it_come() {
+        let upstream = Upstream::new(|seen, out| {
+            if seen.method != "GET" {
+                return Reply::Usual;
+            }
+            let last: u64 = seen.header("last-event-id").and_then(|id| id.parse().ok()).unwrap_or(0);
+            let _ = out.write_all(format!("{STREAM}retry: 20\n").as_bytes());
+            for n in last + 1..=3 {
+                let data = if n == 2 { "x".repeat(200_000) } else { n.to_string() };
+                let message =
+                    json!({"jsonrpc": "2.0", "method": "notifications/resources/list_changed", "params": {"n": data}});
+                let _ = out.write_all(format!("id: {n}\ndata: {message}\n\n").as_bytes());
+            }
+            let _ = out.read(&mut [0]);
+            Reply::Done
+        });
+        let scratch = Scratch::new();
+        let own = upstream.server("own", "sharing: PerSession(spare: 0)");
+        let daemon = scratch.start(&scratch.instance_with("t", "limits: (reply: \"64KiB\"),", &own));
+        let mut ws = opened(&daemon, "own");
+        let numbers: Vec<Value> = (0..2).map(|_| ws.next().unwrap()["params"]["n"].clone()).collect();
+        assert_eq!(numbers, [json!("1"), json!("3")]);
+        assert!(daemon.log().contains("a message of it is left out"), "{}", daemon.log());
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_does_not_end_what_is_under_way() {
+        let release = Arc::new(AtomicBool::new(false));
+        let wanted = release.clone();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let upstream = Upstream::at(&address, move |seen, out| {
+            if seen.body["params"]["arguments"]["text"] == "slow" {
+                let _ = out.write_all(STREAM.as_bytes());
+                while !wanted.load(SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                return Reply::Last(format!("data: {}\n\n", seen.says("slow")));
+            }
+            // No connection is kept, so that each request needs one of its own.
+            match usual_of(seen) {
+                Reply::Bytes(bytes) => Reply::Last(bytes.replacen("\r\n", "\r\nConnection: close\r\n", 1)),
+                other => other,
+            }
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        let (mut slow, mut other) = (daemon.ws("far"), daemon.ws("far"));
+        slow.send(&echo(2, "slow").to_string());
+        wait("the call", || (upstream.asked("tools/call").len() == 1).then_some(()));
+        // It takes no more connections, and goes on with those that it has.
+        drop(upstream);
+        let refused = wait("the refusal", || {
+            let answer = other.ask(&echo(3, "refused"));
+            answer["error"].is_object().then_some(answer)
+        });
+        assert!(error(&refused).contains("cannot be reached: Connection refused"), "{refused}");
+        release.store(true, SeqCst);
+        assert_eq!(said(&slow.next().unwrap()), "slow");
+    }
+
+    #[test]
+    fn a_server_that_closes_after_each_answer_without_a_word_loses_no_call() {
+        let upstream = Upstream::new(|seen, _| match usual_of(seen) {
+            Reply::Bytes(bytes) => Reply::Last(bytes),
+            other => other,
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        let mut ws = daemon.ws("far");
+        for n in 0..200 {
+            assert_eq!(said(&ws.ask(&echo(n + 2, "hello"))), "hello");
+            // The end of the connection comes a moment after the answer.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn each_request_has_one_answer_whatever_the_server_calls_it() {
+        let upstream = Upstream::new(|seen, _| {
+            let id = &seen.body["id"];
+            let with =
+                |id: &str| seen.says("x").replace(&format!("\"id\":{}", seen.body["id"]), &format!("\"id\":{id}"));
+            match seen.body["params"]["arguments"]["text"].as_str() {
+                Some("float") => as_json(&with(&format!("{id}.0"))),
+                Some("twice") => as_json(&format!("[{0},{0}]", seen.says("x"))),
+                Some("other") => as_json(&format!("[{},{}]", with("777"), seen.says("x"))),
+                Some("page") => as_json("<html>hello</html>"),
+                _ => Reply::Usual,
+            }
+        });
+        let scratch = Scratch::new();
+        let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", "")));
+        let mut ws = daemon.ws("far");
+        for (n, text) in ["float", "twice", "other"].into_iter().enumerate() {
+            assert_eq!(said(&ws.ask(&echo(n as u64 + 2, text))), "x", "{text}");
+        }
+        assert!(error(&ws.ask(&echo(9, "page"))).contains("something else than the response"));
+        assert_eq!(said(&ws.ask(&echo(10, "last"))), "last");
+        assert_eq!(daemon.dropped("unowned_replies"), 0, "they go no further than the session");
+    }
+}

@@ -150,7 +150,7 @@ fn serve(stream: TcpStream, connection: usize, handler: &Handler, log: &Mutex<Ve
         }
         log.lock().unwrap().push(seen.clone());
         let reply = match handler(&seen, &mut out) {
-            Reply::Usual => usual(&seen),
+            Reply::Usual => usual_of(&seen),
             reply => reply,
         };
         let (bytes, goes_on) = match reply {
@@ -187,7 +187,7 @@ fn request(reader: &mut BufReader<TcpStream>, connection: usize) -> Option<Seen>
 }
 
 /// A server of the legacy era with a session and one tool, `echo`, that has no stream of its own.
-fn usual(seen: &Seen) -> Reply {
+pub fn usual_of(seen: &Seen) -> Reply {
     match (seen.method.as_str(), seen.asks()) {
         ("POST", "initialize") => {
             let result = json!({"protocolVersion": "2025-11-25", "capabilities": {"tools": {}, "logging": {},

@@ -15,9 +15,9 @@ use crate::model::budget::Holder;
 use crate::model::config::server::{Line, Mcp};
 use crate::remote::client::{self, Settings};
 use crate::remote::inbox::Inbox;
-use crate::remote::session::{Saved, Session};
+use crate::remote::session::Saved;
+use crate::remote::state::Session;
 use crate::rt::pipe::{Input, Output};
-use crate::sys::lock::Lock;
 
 /// Makes lines to a server elsewhere.
 pub(crate) struct Dialer {
@@ -62,6 +62,7 @@ impl Dial for Dialer {
             credentials: "'headers'",
             // Who supervises the session begins another one.
             patience: Duration::ZERO,
+            silence: None,
             longest: ctx.config().limits.reply.bytes(),
         };
         let saved = saved.and_then(|text| {
@@ -71,7 +72,7 @@ impl Dial for Dialer {
         });
         let session = Session::new(settings, saved);
         Some(Wires {
-            to: Box::new(Down { session: session.clone(), begun: Lock::default() }),
+            to: Box::new(Down { session: session.clone() }),
             from: Box::new(Up(session.inbox.clone())),
             far: Arc::new(Far(session)),
         })
@@ -81,8 +82,6 @@ impl Dial for Dialer {
 /// The end that is written.
 struct Down {
     session: Arc<Session>,
-    /// What was written and is no whole line yet.
-    begun: Lock<Vec<u8>>,
 }
 
 impl Drop for Down {
@@ -94,7 +93,7 @@ impl Drop for Down {
 impl Output for Down {
     fn poll_write(&self, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.session.poll_room(cx));
-        self.session.send_lines(&mut self.begun.lock(), bytes);
+        self.session.send_lines(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 

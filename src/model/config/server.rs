@@ -174,7 +174,7 @@ impl Mcp {
 }
 
 /// A server elsewhere is told that its session is over, and is not waited for any longer than this.
-static HANG_UP: Stop = Stop { stdin: Duration::from_secs(2), term: Duration::ZERO, command: None };
+static HANG_UP: Stop = Stop { stdin: Duration::from_secs(3), term: Duration::ZERO, command: None };
 
 /// How a server that messages are passed on to is reached.
 #[derive(Clone, Debug, PartialEq)]
