@@ -38,6 +38,8 @@ const REDIRECTS: usize = 5;
 const KEPT: Duration = Duration::from_secs(4);
 /// How long it is kept at most, where the server says that it may be (`Keep-Alive: timeout=`).
 const KEPT_LONGEST: Duration = Duration::from_secs(60);
+/// For how long a server that has closed a kept connection before its time is taken to do so again.
+const WARY: Duration = Duration::from_secs(60);
 /// The longest head of an answer, in bytes.
 const HEAD: usize = 64 << 10;
 
@@ -120,6 +122,8 @@ pub(super) struct Client {
     /// The values of the header fields, once they were read.
     fields: Lock<Option<Arc<HeaderMap>>>,
     kept: Lock<Vec<Connection>>,
+    /// When the server has last closed one before its time.
+    closed_early: Lock<Option<Instant>>,
     /// A task looks after them.
     sweeps: AtomicBool,
     /// Requests, of which so many run at a time.
@@ -163,6 +167,7 @@ impl Client {
             url: Lock::new(Arc::new(settings.url.clone())),
             fields: Lock::default(),
             kept: Lock::default(),
+            closed_early: Lock::default(),
             sweeps: AtomicBool::new(false),
             requests: Gate::new(settings.connections),
             settings,
@@ -236,7 +241,10 @@ impl Client {
     async fn send_to(self: &Arc<Self>, url: &Url, message: &Message) -> Result<Answer, Trouble> {
         let fields = self.fields().await.map_err(Trouble::Unreachable)?;
         loop {
-            let (mut connection, is_new) = match self.take_kept(url).await {
+            // What may not be sent twice goes on a new one, where the server closes those that are kept.
+            let keeps = message.may_repeat || !self.closes_early();
+            let kept = if keeps { self.take_kept(url).await } else { None };
+            let (mut connection, is_new) = match kept {
                 Some(kept) => (kept, false),
                 None => (self.connect(url).await.map_err(Trouble::Unreachable)?, true),
             };
@@ -252,6 +260,9 @@ impl Client {
                     let was_sent = failed.take_message().is_none();
                     let why = failed.into_error();
                     // A connection that was kept may have been closed by the server at the same moment.
+                    if !is_new && why.is_incomplete_message() {
+                        *self.closed_early.lock() = Some(Instant::now());
+                    }
                     if !is_new && (!was_sent || (message.may_repeat && why.is_incomplete_message())) {
                         continue;
                     }
@@ -294,21 +305,33 @@ impl Client {
         Ok(Connection { sender, origin, proxy, until: Instant::now(), socket })
     }
 
+    /// Whether the server has lately closed a connection that was kept: it may do so at any moment.
+    fn closes_early(&self) -> bool {
+        self.closed_early.lock().is_some_and(|at| at.elapsed() < WARY)
+    }
+
+    /// Lets go of connections whose time is over, or that the server has closed.
+    fn sort_out(&self, kept: &mut Vec<Connection>) {
+        let now = Instant::now();
+        kept.retain(|c| c.until > now);
+        let before = kept.len();
+        // Nothing was asked on them, so whatever came is their end, or of no use.
+        kept.retain(|c| !c.sender.is_closed() && is_closed_by_peer(&c.socket).is_err());
+        if kept.len() < before {
+            *self.closed_early.lock() = Some(now);
+        }
+    }
+
     /// A connection that was kept and can be used.
     async fn take_kept(&self, url: &Url) -> Option<Connection> {
         loop {
             let origin = url.origin();
             let mut connection = {
                 let mut kept = self.kept.lock();
-                let now = Instant::now();
-                kept.retain(|c| c.until > now && !c.sender.is_closed());
+                self.sort_out(&mut kept);
                 let at = kept.iter().rposition(|c| c.origin == origin)?;
                 kept.remove(at)
             };
-            // Nothing was asked on it, so whatever came is its end, or of no use.
-            if is_closed_by_peer(&connection.socket).is_ok() {
-                continue;
-            }
             // It is ready in a moment, or was closed.
             if let Some(Ok(())) = timeout(Duration::from_millis(50), connection.sender.ready()).await {
                 return Some(connection);
@@ -327,9 +350,8 @@ impl Client {
     /// Closes connections that are kept no longer: how long the next one is. None where none is left.
     fn close_old(&self) -> Option<Duration> {
         let mut kept = self.kept.lock();
-        let now = Instant::now();
-        kept.retain(|c| c.until > now && !c.sender.is_closed());
-        let next = kept.iter().map(|c| c.until.saturating_duration_since(now)).min();
+        self.sort_out(&mut kept);
+        let next = kept.iter().map(|c| c.until.saturating_duration_since(Instant::now())).min();
         if next.is_none() {
             // Under the lock: who keeps one from now on sees it.
             self.sweeps.store(false, SeqCst);
