@@ -498,6 +498,29 @@ fn what_a_client_cancels_is_cancelled_elsewhere() {
 }
 
 #[test]
+fn a_server_that_leaves_pings_unanswered_gets_another_session() {
+    let sulks = Arc::new(AtomicBool::new(false));
+    let is_sulking = sulks.clone();
+    let upstream = Upstream::new(move |seen, _| {
+        while seen.asks() == "ping" && is_sulking.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Reply::Usual
+    });
+    let scratch = Scratch::new();
+    let health = "health: (interval: \"100ms\", timeout: \"300ms\", failures: 2), restart: (delay: \"10ms\")";
+    let daemon = scratch.start(&scratch.instance("t", &upstream.server("far", health)));
+    wait("a ping", || (!upstream.asked("ping").is_empty()).then_some(()));
+    assert_eq!(upstream.asked("initialize").len(), 1);
+    sulks.store(true, SeqCst);
+    wait("another session", || (upstream.asked("initialize").len() > 1).then_some(()));
+    sulks.store(false, SeqCst);
+    wait("the server", || (daemon.server("far")["state"] == "ready").then_some(()));
+    assert!(daemon.log().contains("it did not answer pings"), "{}", daemon.log());
+    assert_eq!(said(&daemon.ws("far").ask(&echo(2, "hello"))), "hello");
+}
+
+#[test]
 fn a_modern_server_gets_the_headers_that_repeat_the_body_and_no_session() {
     let upstream = Upstream::new(|seen, out| {
         let meta = &seen.body["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"];
