@@ -258,7 +258,7 @@ fn containers(config: &Config) -> Vec<String> {
 
 /// Tokens that pass where others can read them.
 fn plain_tokens(config: &Config) -> Vec<String> {
-    let asked = matches!(config.auth, Some(Auth::Bearer { .. }));
+    let asked = config.auth.as_ref().is_some_and(Auth::takes_tokens);
     let open = config.listen.iter().filter(|at| asked && !at.is_local());
     let warn = |at: &Listen| {
         format!("listen \"{at}\": tokens pass unencrypted over the network: put a proxy with TLS in front of it")

@@ -70,7 +70,7 @@ pub(crate) fn reach(wanted: &str, args: &cli::Daemon, cwd: &Path) -> Result<Reac
 fn asks_for_token(file: &Path, cwd: &Path) -> bool {
     let args = cli::Daemon { config: Some(file.to_owned()), ..cli::Daemon::default() };
     let loaded = Source::new(&args, cwd).load();
-    loaded.is_ok_and(|loaded| loaded.config.auth.iter().any(|auth| auth.method() == "Bearer"))
+    loaded.is_ok_and(|loaded| loaded.config.auth.is_some_and(|auth| auth.takes_tokens()))
 }
 
 /// Passes messages between standard input and output and what `--connect` names, until the end of input.

@@ -169,7 +169,7 @@ fn drop_privileges(
     needs.extend(config.file.as_deref().map(|path| (path, read, "no reload will be possible")));
     let logs = config.log.file.parent().filter(|_| !foreground);
     needs.extend(logs.map(|path| (path, write, "the log cannot be rotated or opened anew")));
-    if let Some(Auth::Bearer { file, .. }) = &config.auth {
+    if let Some(file) = config.auth.as_ref().and_then(Auth::token_file) {
         needs.push((file, read, "no reload will be possible"));
     }
     for (path, mode, what) in needs {

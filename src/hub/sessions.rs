@@ -13,7 +13,7 @@ use super::error::Error;
 use super::hub::Hub;
 use super::server::server::Server;
 use crate::model::budget::Holder;
-use crate::model::config::Config;
+use crate::model::config::{Config, bound_principal};
 use crate::model::mcp;
 use crate::model::modern::Era;
 use crate::model::places::{self, Place};
@@ -23,6 +23,7 @@ use crate::model::transport::{SessionKind, Transport};
 use crate::rt::random;
 use crate::rt::task;
 use crate::rt::wait::{paused, sleep, timeout};
+use crate::sys::accounts;
 
 /// The least time between two looks at all sessions, however often memory is refused meanwhile.
 const SHORT: Duration = Duration::from_millis(100);
@@ -171,7 +172,11 @@ impl Hub {
     /// What the id of a session is bound to.
     pub(super) fn bound<'b>(&self, config: &'b Config, server: &'b Arc<str>, principal: Option<&'b str>) -> Bound<'b> {
         let is_bridge = self.bridge.get().is_some_and(|(bridge, _)| Arc::ptr_eq(&bridge.core.name, server));
-        Bound { instance: &config.name, server: (!is_bridge).then_some(server), principal }
+        Bound {
+            instance: &config.name,
+            server: (!is_bridge).then_some(server),
+            principal: principal.map(bound_principal),
+        }
     }
 
     /// What a sealed id says, if its session is one of this server and of this principal, and was not deleted.
@@ -271,7 +276,7 @@ impl Hub {
     pub(crate) fn end_strangers(&self) {
         let Some(auth) = self.ctx.config().auth.clone() else { return };
         for client in self.all_clients() {
-            if client.session.owner.as_ref().is_none_or(|owner| !auth.knows(owner)) {
+            if client.session.owner.as_ref().is_none_or(|owner| !auth.knows(owner, accounts::name_of)) {
                 self.end_session(&client, "whose it is may not connect any more");
             }
         }

@@ -145,7 +145,7 @@ impl Instance {
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),
             listen: urls,
-            auth: config.auth.iter().map(|auth| auth.method().to_owned()).collect(),
+            auth: config.auth.as_ref().map(|auth| auth.methods()).unwrap_or_default(),
             started: clock::rfc3339(self.started),
             startup_ms: self.life().startup,
             written,

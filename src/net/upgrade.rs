@@ -16,16 +16,22 @@ use super::parked::{How, Left, ParkedConnection, ParkedHttp, Parts};
 use super::{serve, ws};
 use crate::hub::{Restored, Saver};
 use crate::model::asked::Asked;
-use crate::model::config::Listen;
+use crate::model::config::{Admitted, Listen, known_principal};
 use crate::model::handover::{self, Bytes};
 use crate::model::out::Out;
 use crate::model::transport::Transport;
 use crate::rt::wait::{timeout, until};
+use crate::sys::accounts::name_of;
 use crate::sys::listen::{Socket, SocketFile};
 use crate::sys::passed;
 
 /// How long a WebSocket that could not be brought to rest has for its good-bye.
 const GOOD_BYE: Duration = Duration::from_millis(500);
+
+/// Who was admitted, as this version writes it.
+fn known(who: Admitted) -> Arc<Admitted> {
+    Arc::new(Admitted { name: known_principal(&who.name, name_of).into(), by: who.by })
+}
 
 impl Net {
     /// Waits until no connection is in anybody's hands but ours. False if that takes longer than `limit`.
@@ -77,7 +83,7 @@ impl Net {
             if let Some(how) = restore(one.how, restored) {
                 resume(
                     &self.front,
-                    ParkedConnection { fd, is_unix: one.is_unix, who: one.who.map(Arc::new), early: one.early.0, how },
+                    ParkedConnection { fd, is_unix: one.is_unix, who: one.who.map(known), early: one.early.0, how },
                 );
             }
         }

@@ -1,10 +1,12 @@
 //! Users and groups: who a process can become, and becoming it for good.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist, setegid, seteuid, setgroups, setresgid, setresuid};
 
+use super::lock::Lock;
 use crate::model::config::Account;
 
 /// Looks up a user and a group, each by name or number. Without a group, the user's own with all supplementary ones;
@@ -51,10 +53,16 @@ pub(crate) fn group(name: &str) -> Result<u32, String> {
     }
 }
 
-/// The name of a user, or his number where he has none.
+/// The name of a user, or his number where he has none. It is looked up once: a name service may be far.
 pub(crate) fn name_of(uid: u32) -> String {
+    static NAMES: Lock<BTreeMap<u32, String>> = Lock::new(BTreeMap::new());
+    if let Some(name) = NAMES.lock().get(&uid) {
+        return name.clone();
+    }
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| uid.to_string(), |user| user.name)
+    let name = user.map_or_else(|| uid.to_string(), |user| user.name);
+    NAMES.lock().insert(uid, name.clone());
+    name
 }
 
 /// Does something as another user, whose files and folders are then no way to anybody else's. Call it as root, while the

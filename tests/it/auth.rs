@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::*;
 
@@ -176,6 +176,100 @@ fn unix_socket_has_its_mode_and_peer_auth_knows_the_uid() {
     assert_eq!(mode("tight.sock"), 0o640);
     daemon.stop();
     assert!(!socket.exists());
+}
+
+#[test]
+fn of_several_ways_each_kind_of_address_has_its_own_and_nobody_passes_for_another() {
+    let scratch = Scratch::new();
+    let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap();
+    // A token can be called like a user, and is somebody else all the same.
+    scratch.write("tokens", &format!("ann {}\npeer:{} {}\n", digest("ann-token"), own.name, digest("sly-token")));
+    let listen = format!("listen: [\"127.0.0.1:{}\", \"unix:s.sock,mode=0600\"],", crate::proxies::free_port());
+    let auth = format!("auth: [Peer(uids: [{}]), Bearer(\"tokens\")],", own.uid);
+    let file = scratch.instance_with("t", &format!("{listen} {auth}"), &stdio("fake", &[], ""));
+    let daemon = scratch.start(&file);
+    let ask = |unix: bool, token: Option<&str>, session: Option<&str>, body: &Value| {
+        let body = body.to_string();
+        let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
+        let session = session.map_or(String::new(), |s| format!("Mcp-Session-Id: {s}\r\n"));
+        let request = format!(
+            "POST /servers/fake/mcp HTTP/1.1\r\nHost: localhost\r\n{ACCEPT}{token}{session}Connection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut answer = String::new();
+        if unix {
+            let mut stream = std::os::unix::net::UnixStream::connect(scratch.path("s.sock")).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_to_string(&mut answer).unwrap();
+        } else {
+            let mut stream = std::net::TcpStream::connect(daemon.address()).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.read_to_string(&mut answer).unwrap();
+        }
+        let id = answer.lines().find_map(|l| l.strip_prefix("mcp-session-id: ")).unwrap_or_default().to_owned();
+        (answer[9..12].parse::<u16>().unwrap(), id)
+    };
+    let hello = initialize(json!(1));
+    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/list"});
+    assert_eq!(ask(false, None, None, &hello).0, 401);
+    assert_eq!(ask(false, Some("wrong"), None, &hello).0, 401);
+    assert_eq!(ask(true, Some("wrong"), None, &hello).0, 401, "who shows a token wants to be its owner");
+    let (status, peer) = ask(true, None, None, &hello);
+    assert_eq!(status, 200);
+    let (_, ann) = ask(false, Some("ann-token"), None, &hello);
+    let (_, sly) = ask(true, Some("sly-token"), None, &hello);
+    for (unix, token, session, status) in [
+        (true, None, &peer, 200),
+        (false, Some("sly-token"), &peer, 404),
+        (true, Some("sly-token"), &peer, 404),
+        (false, Some("sly-token"), &sly, 200),
+        (true, None, &sly, 404),
+        (true, Some("ann-token"), &ann, 200),
+        (true, None, &ann, 404),
+    ] {
+        assert_eq!(ask(unix, token, Some(session), &list).0, status, "{unix} {token:?}");
+    }
+    let seen = daemon.status();
+    let mut principals: Vec<&str> =
+        seen["clients"].as_array().unwrap().iter().map(|c| c["principal"].as_str().unwrap()).collect();
+    principals.sort_unstable();
+    let (mine, like_mine) = (format!("peer:{}", own.name), format!("token:peer:{}", own.name));
+    assert_eq!(principals, [mine.as_str(), "token:ann", like_mine.as_str()]);
+    assert_eq!(seen["auth"], json!(["Peer", "Bearer"]));
+    // Sessions outlive an upgrade and a stop and start.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!((ask(true, None, Some(&peer), &list).0, ask(false, Some("ann-token"), Some(&ann), &list).0), (200, 200));
+    daemon.stop();
+    let daemon = scratch.start(&file);
+    assert_eq!((ask(true, None, Some(&peer), &list).0, ask(false, Some("ann-token"), Some(&ann), &list).0), (200, 200));
+    assert_eq!((ask(true, None, Some(&sly), &list).0, ask(false, Some("ann-token"), Some(&sly), &list).0), (404, 404));
+    // One way less: its sessions end.
+    scratch.instance_with("t", &format!("{listen} auth: Bearer(\"tokens\"),"), &stdio("fake", &[], ""));
+    assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);
+    assert_eq!((ask(true, None, Some(&peer), &list).0, ask(false, Some("ann-token"), Some(&ann), &list).0), (401, 200));
+    daemon.stop();
+}
+
+#[test]
+fn a_list_of_ways_is_shown_and_checked() {
+    let scratch = Scratch::new();
+    scratch.write("tokens", &format!("ann {}\n", digest("x")));
+    let run = |auth: &str, flag: &str| {
+        let text = format!("(listen: [\"127.0.0.1:0\"], auth: {auth}, servers: {{\"a\": Stdio(command: \"cat\")}})");
+        scratch.run(mcpdaemon(), &[flag, "-c", scratch.write("t.ron", &text).to_str().unwrap()])
+    };
+    let shown = stdout(&run("[Peer(uids: [7]), Bearer(\"tokens\")]", "-T"));
+    assert!(shown.contains("auth: [Peer(uids: [7], gids: []), Bearer(\""), "{shown}");
+    for (auth, wanted) in [
+        ("[]", "an empty list admits nobody"),
+        ("[Bearer(\"tokens\"), Bearer(\"tokens\")]", "t.ron:1:52: 'Bearer' stands here twice"),
+        ("[Peer(uids: [7])]", "'Peer' is for Unix sockets: '127.0.0.1:0' would refuse everybody"),
+        ("[Bearrer(\"tokens\")]", "did you mean 'Bearer'?"),
+        ("[7]", "expected Bearer(\"file\") or Peer(uids: [...], gids: [...]), or a list of them"),
+    ] {
+        let out = run(auth, "-t");
+        assert!(code(&out) == 78 && stderr(&out).contains(wanted), "{auth}: {}", stderr(&out));
+    }
 }
 
 #[test]

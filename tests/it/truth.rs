@@ -348,16 +348,16 @@ fn status_tells_who_is_connected_and_where_clients_connect() {
     for round in 0..2 {
         let status = daemon.status();
         let clients = json!([
-            {"name": "editor\\u{1b}[31m 2.1", "principal": "ann", "server": "fake", "sessions": 2},
-            {"name": "", "principal": "ann", "server": null, "sessions": 1},
+            {"name": "editor\\u{1b}[31m 2.1", "principal": "token:ann", "server": "fake", "sessions": 2},
+            {"name": "", "principal": "token:ann", "server": null, "sessions": 1},
         ]);
         assert_eq!(status["clients"], clients, "{round}");
         assert_eq!(status["servers"][0]["url"], format!("{url}/servers/fake/mcp"), "{round}");
         assert_eq!(status["url"], format!("{url}/mcp"));
         let text = stdout(&scratch.ctl(&["status", "t"]));
         for wanted in [
-            "            editor\\u{1b}[31m 2.1 as ann at 'fake', 2 sessions\n",
-            "            (no name) as ann at all servers as one\n",
+            "            editor\\u{1b}[31m 2.1 as token:ann at 'fake', 2 sessions\n",
+            "            (no name) as token:ann at all servers as one\n",
             &format!("\n  SERVER  URL\n  fake    {url}/servers/fake/mcp\n  (all)   {url}/mcp\n"),
         ] {
             assert!(text.contains(wanted), "{round}: {wanted}\n{text}");

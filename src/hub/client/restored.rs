@@ -14,9 +14,11 @@ use super::watchers::Watchers;
 use crate::hub::context::Context;
 use crate::hub::load::Load;
 use crate::model::budget::Holder;
+use crate::model::config::known_principal;
 use crate::model::handover;
 use crate::model::method::Method;
 use crate::model::modern::Era;
+use crate::sys::accounts::name_of;
 
 /// What was named by several things, for those who go on with it.
 #[derive(Default)]
@@ -81,7 +83,7 @@ impl Restored {
             kind: saved.kind,
             id: saved.id,
             holder: match (saved.owner, saved.address) {
-                (Some(principal), _) => Holder::Principal(principal.into()),
+                (Some(principal), _) => Holder::Principal(known_principal(&principal, name_of).into()),
                 (None, Some(address)) => Holder::Address(address),
                 (None, None) => Holder::Session(saved.number),
             },

@@ -30,7 +30,10 @@ use serde::{Deserialize, Serialize};
 
 pub use account::Account;
 pub use alerts::Alerts;
-pub use auth::{Admitted, Auth, Credential, Token, check_token_name, line as token_line};
+pub use auth::{
+    Admitted, Auth, Credential, Method, Token, bound_principal, check_token_name, known_principal, line as token_line,
+    peer_principal,
+};
 pub use bridge::Tools;
 pub use command::Command;
 pub use environment::Environment;
