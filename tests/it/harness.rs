@@ -47,6 +47,13 @@ pub fn wait<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Whether somebody listens at an address. A connection to a free port of one's own range can be one with itself
+/// (tcp(7) calls that simultaneous open), and says nothing.
+pub fn listens(address: &str) -> Option<()> {
+    let stream = TcpStream::connect(address).ok()?;
+    (stream.local_addr().ok()? != stream.peer_addr().ok()?).then_some(())
+}
+
 /// The longest that a test may take; chaos may be told to take ten minutes.
 const LONGEST: Duration = Duration::from_secs(900);
 

@@ -69,7 +69,7 @@ fn cell_at(client: &str, transport: &str, era: &str, server: &str, mode: &str, a
             let port = free_port();
             let mut command = behind.command(&words[0]);
             _program = Some(Program(command.args(&words[1..]).args(["--http", &port.to_string()]).spawn().unwrap()));
-            wait("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            wait("the server", || listens(&format!("127.0.0.1:{port}")));
             // The application of one of the SDKs has a slash there, to which it redirects.
             http(format!("http://127.0.0.1:{port}/mcp"))
         }

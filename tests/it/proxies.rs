@@ -41,7 +41,7 @@ impl Proxy {
         let mut proxy = Proxy { child, address };
         wait("the proxy", || {
             assert!(proxy.child.try_wait().unwrap().is_none(), "it ended");
-            std::net::TcpStream::connect(&proxy.address).ok()
+            listens(&proxy.address)
         });
         proxy
     }

@@ -977,7 +977,7 @@ fn a_reference_server_over_http_is_used_by_each_client_and_asks_the_one_of_a_ses
     let quiet = || std::process::Stdio::null();
     command.arg("streamableHttp").env("PORT", port.to_string()).stdout(quiet()).stderr(quiet());
     let mut server = command.spawn().unwrap();
-    wait("the server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    wait("the server", || listens(&format!("127.0.0.1:{port}")));
     let url = format!("Http(url: \"http://127.0.0.1:{port}/mcp\", ");
     let servers = format!("\"all\": {url}), \"own\": {url} sharing: PerSession(spare: 0))");
     let daemon = scratch.start(&scratch.instance("t", &servers));
