@@ -65,6 +65,7 @@ impl Proxy {
     }
 
     /// What speaks TLS with a certificate and its key (PEM), and passes bytes on.
+    #[cfg(feature = "remote")]
     pub fn tls(scratch: &Scratch, backend: &str, pem: &std::path::Path) -> Proxy {
         let port = free_port();
         let text = format!(

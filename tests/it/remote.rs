@@ -879,7 +879,7 @@ fn a_certificate_file_that_is_none_is_refused_with_its_place() {
         );
         assert!(stderr(&out).contains("gone.pem"), "{out:?}");
     } else {
-        assert!(stderr(&out).contains("t.ron:1:29: this mcpdaemon was built without TLS"), "{out:?}");
+        assert!(stderr(&out).contains("t.ron:1:27: this mcpdaemon was built without TLS"), "{out:?}");
     }
     assert_eq!(code(&out), 78);
 }

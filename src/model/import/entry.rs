@@ -481,6 +481,9 @@ impl<'d> Reading<'_, 'd> {
             "sse" => Some("over HTTP+SSE, which the daemon does not speak to others"),
             "ws" | "websocket" => Some("over WebSocket, which the daemon does not speak to others"),
             _ if self.remote.wants_oauth => Some("with OAuth, which the daemon does not do"),
+            _ if cfg!(not(feature = "remote")) && url.starts_with("https://") => {
+                Some("over TLS, without which this mcpdaemon was built")
+            }
             "" | "remote" if path.ends_with("/sse") => Some("whose URL looks like one of HTTP+SSE"),
             _ => None,
         }

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::model::config::{Given, Input as File, Kind, Line, Mcp, Stdio, Surroundings, load};
+#[cfg(feature = "remote")]
+use crate::model::config::Line;
+use crate::model::config::{Given, Input as File, Kind, Mcp, Stdio, Surroundings, load};
 
 /// The commands of an instance file.
 fn loaded(text: &str) -> BTreeMap<String, Stdio> {
@@ -57,6 +59,7 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
+#[cfg(feature = "remote")]
 fn the_files_of_three_clients() {
     let desktop = r#"{"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"], "env": {"TZ": "UTC"}}}}"#;
     let imported = import("c.json", desktop).unwrap();
@@ -230,6 +233,7 @@ fn imported(file: &str, text: &str) -> (String, BTreeMap<String, Stdio>) {
 }
 
 #[test]
+#[cfg(feature = "remote")]
 fn a_remote_server_is_one_of_http_with_what_the_client_says_of_it() {
     let file = r#"{"mcpServers": {"a": {"type": "streamable-http", "url": "https://h/mcp", "cwd": "/x", "env": {"A": "1"},
         "headers": {"Authorization": "Bearer ${env:TOKEN}", "X-Team": "ops", "Content-Type": "x", "x-team": "twice"},
@@ -259,6 +263,18 @@ fn a_remote_server_is_one_of_http_with_what_the_client_says_of_it() {
         "{text}"
     );
     assert_eq!(http("lan").url.whole(), "http://lan:9/mcp");
+}
+
+#[test]
+#[cfg(not(feature = "remote"))]
+fn a_program_without_tls_offers_mcp_remote_for_what_needs_it() {
+    let file = r#"{"mcpServers": {"a": {"url": "https://h/mcp"}, "b": {"url": "http://h/mcp"}}}"#;
+    let (text, _) = imported("c.json", file);
+    assert!(
+        text.contains("it is a remote server (https://h/mcp) over TLS, without which this mcpdaemon was built."),
+        "{text}"
+    );
+    assert_eq!(servers(&text).keys().collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
@@ -293,6 +309,7 @@ fn a_remote_server_that_is_none_of_http_is_offered_by_mcp_remote_ready_to_be_use
 }
 
 #[test]
+#[cfg(feature = "remote")]
 fn codex_toml_is_carried_over() {
     let file = r#"
         model = "gpt"
@@ -378,6 +395,7 @@ fn claude_code_has_servers_of_projects_and_replaces_variables() {
 }
 
 #[test]
+#[cfg(feature = "remote")]
 fn zed_gemini_and_opencode_are_carried_over() {
     let zed = r#"{ // settings of Zed
         "theme": "One",
