@@ -258,6 +258,10 @@ pub struct Logs {
     #[argh(option, arg_name = "server")]
     pub server: Option<String>,
 
+    /// the audit record in place of the log
+    #[argh(switch)]
+    pub audit: bool,
+
     /// the instance
     #[argh(positional, arg_name = "name")]
     pub name: String,

@@ -20,10 +20,10 @@ use prepare::{Prepared, Start, end_predecessor, key, no_living_owner, open_log, 
 use crate::cli::{self, Parsed};
 use crate::connect;
 use crate::exporting;
-use crate::hub::{Boot, Hub};
+use crate::hub::{Audit, Boot, Hub};
 use crate::importing;
 use crate::instance::{self, Instance};
-use crate::logging::{LogFile, Opened};
+use crate::logging::LogFile;
 use crate::many;
 use crate::model::config::{self, Config, Loaded};
 use crate::model::exit::{Exit, Failure, plain};
@@ -31,6 +31,7 @@ use crate::model::handover::{self, Handover};
 use crate::model::sealed::Keys;
 use crate::model::text::{count, printable};
 use crate::rt::async_fd::AsyncFd;
+use crate::rt::blocking::blocking;
 use crate::rt::executor;
 use crate::rt::main_thread::{self, Spawner};
 use crate::rt::random;
@@ -39,6 +40,7 @@ use crate::source::{Source, lines};
 use crate::sys::become_daemon::{self, Readiness, Side};
 use crate::sys::guard::Guard;
 use crate::sys::lock::Lock;
+use crate::sys::logfile::Opened;
 use crate::sys::notify::Notifier;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfd::PidFd;
@@ -372,8 +374,12 @@ fn run(
             Ok(()) => Ok(signals),
             Err(e) => Err(Failure::new(Exit::CannotCreate, format!("cannot write the PID file: {}", plain(&e)))),
         });
-    let signals = match signals {
-        Ok(signals) => signals,
+    let record = Audit::open(loaded.config.audit.as_ref()).map_err(|e| {
+        let path = loaded.config.audit.as_ref().map(|audit| audit.file.clone()).unwrap_or_default();
+        Failure::io(Exit::CannotCreate, "open the audit record", &path, &e)
+    });
+    let (signals, record) = match signals.and_then(|signals| record.map(|record| (signals, record))) {
+        Ok(both) => both,
         Err(failure) => {
             lock.remove();
             readiness.failed(&failure);
@@ -400,7 +406,12 @@ fn run(
         inherited: from.inherited,
         after_kill: from.after_kill,
     };
-    let instance = Instance::new(Hub::new(boot, config), start, before.as_ref());
+    let hub = Hub::new(boot, config.clone());
+    if let Err(e) = hub.ctx.audit.set(config.audit.as_ref(), record) {
+        error!("cannot start a thread for the audit record: {}", plain(&e));
+    }
+    let record = hub.clone();
+    let instance = Instance::new(hub, start, before.as_ref());
     let outcome: Arc<Lock<Option<Failure>>> = Arc::default();
     let (told, ending) = (outcome.clone(), spawner);
     let watched = guard.handle();
@@ -408,6 +419,7 @@ fn run(
         let guarded = task::spawn(watch_guard(watched));
         let failure = instance.live(sockets, signals, &mut readiness, before).await.err();
         guarded.cancel().await;
+        blocking(move || record.ctx.audit.flush(Duration::from_secs(1))).await;
         let exit = failure.as_ref().map_or(Exit::Ok, |f| f.exit);
         instance.remove_files();
         guard.release();

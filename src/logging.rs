@@ -6,8 +6,6 @@
 //! stopped, neither stops nor kills anybody: once there are threads, one of them writes, and what it cannot keep up
 //! with is counted as lost.
 
-mod file;
-
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
@@ -27,7 +25,7 @@ use crate::model::logline;
 use crate::model::text::printable;
 use crate::sys::clock;
 use crate::sys::lock::{Guard, Lock};
-pub(crate) use file::Opened;
+use crate::sys::logfile::Opened;
 
 /// The longest line, in bytes.
 const LINE: usize = 8 << 10;

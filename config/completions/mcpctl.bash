@@ -59,7 +59,7 @@ _mcpctl() {
     reload) flags='--timeout --all --help' ;;
     restart) flags='--timeout --all --server --help' ;;
     wait) flags='--timeout --help' ;;
-    logs) flags='-f --follow -n --lines --server --help' ;;
+    logs) flags='-f --follow -n --lines --server --audit --help' ;;
     esac
     case $verb in
     status | stop | reload | restart | wait | logs) names=$(_mcpctl_names "$dir") ;;

@@ -63,3 +63,4 @@ complete -c mcpctl -n '__fish_seen_subcommand_from restart' -l server -x -d 'New
 complete -c mcpctl -n $logs -s f -l follow -d 'Go on as it grows'
 complete -c mcpctl -n $logs -s n -l lines -x -d 'How many lines from the end'
 complete -c mcpctl -n $logs -l server -x -d 'Only lines of one server'
+complete -c mcpctl -n $logs -l audit -d 'The audit record instead of the log'

@@ -37,6 +37,9 @@ fn usual_log(name: &str) -> PathBuf {
 
 pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     let found = place.find(&args.name)?;
+    if args.audit {
+        return run_audit(&found, args);
+    }
     let foreground = found.status.as_ref().is_some_and(|s| s.log.is_none());
     if foreground {
         let text =
@@ -45,10 +48,14 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     }
     let path = found.status.as_ref().and_then(|s| s.log.as_ref()).map(PathBuf::from);
     let path = path.unwrap_or_else(|| usual_log(&args.name));
-    let wanted = |line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server));
-    let mut file = open(&path).map_err(|e| cannot_read(&path, &e))?;
-    check_owner(&found, &path, &file)?;
-    let lines = last(&path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(&path, &e))?;
+    show(&found, &path, args, &|line: &str| args.server.as_ref().is_none_or(|server| logline::mentions(line, server)))
+}
+
+/// Shows the end of a file of lines, and what follows.
+fn show(found: &Found, path: &Path, args: &Logs, wanted: &dyn Fn(&str) -> bool) -> Result<Exit, Failure> {
+    let mut file = open(path).map_err(|e| cannot_read(path, &e))?;
+    check_owner(found, path, &file)?;
+    let lines = last(path, &mut file, args.lines, &wanted).map_err(|e| cannot_read(path, &e))?;
     if let (Some(server), Some(status), true) = (&args.server, &found.status, lines.is_empty()) {
         server_of(&args.name, server, status)?;
     }
@@ -60,8 +67,18 @@ pub(super) fn run(place: &Place, args: &Logs) -> Result<Exit, Failure> {
     if !args.follow {
         return Ok(Exit::Ok);
     }
-    follow(&path, file, &wanted).map_err(|e| cannot_read(&path, &e))?;
+    follow(path, file, &wanted).map_err(|e| cannot_read(path, &e))?;
     Ok(Exit::Ok)
+}
+
+/// The audit record, whose lines name a server in one way.
+fn run_audit(found: &Found, args: &Logs) -> Result<Exit, Failure> {
+    let Some(path) = found.status.as_ref().and_then(|s| s.audit.as_ref()).map(PathBuf::from) else {
+        let text = format!("{}: it has no audit record ('audit' in mcpdaemon.ron(5))", args.name);
+        return Err(Failure::new(Exit::Failed, text));
+    };
+    let server = args.server.as_ref().map(|server| format!("\"server\":\"{server}\""));
+    show(found, &path, args, &|line: &str| server.as_ref().is_none_or(|server| line.contains(server.as_str())))
 }
 
 /// The end of an instance's log; None where it is not to be read.

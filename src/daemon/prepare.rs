@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Pid};
 
 use super::folders::in_folder;
 use super::own_key;
-use crate::logging::{LogFile, Opened};
+use crate::logging::LogFile;
 use crate::model::config::{Account, Auth, Config, Listen};
 use crate::model::exit::{Exit, Failure, plain};
 use crate::model::sealed::Keys;
@@ -20,6 +20,7 @@ use crate::source::Source;
 use crate::sys::become_daemon;
 use crate::sys::guard::Guard;
 use crate::sys::listen::Socket;
+use crate::sys::logfile::Opened;
 use crate::sys::passed::{self, Passed};
 use crate::sys::pidfile::PidFile;
 use crate::sys::{accounts, fds, files, process};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use event_listener::Event as Bell;
 use futures_lite::FutureExt;
 
+use super::audit::Audit;
 use super::counters::{Counters, Dropped};
 use super::leaving::{Leavers, Pending};
 use super::load::Load;
@@ -75,6 +76,8 @@ pub(crate) struct Context {
     /// The time that the care for children goes by.
     pub clock: Arc<dyn Clock>,
     pub counters: Arc<Counters>,
+    /// The record of who has asked for what.
+    pub audit: Audit,
     /// What is kept for clients.
     pub memory: Arc<Memory>,
     pub meters: Arc<Meters>,
@@ -128,6 +131,7 @@ impl Context {
         Arc::new(Context {
             boot,
             clock,
+            audit: Audit::new(counters.clone()),
             memory: Memory::new(config.limits.memory.0, counters.clone()),
             counters,
             load: Load::measured(meters.clone(), []),

@@ -52,6 +52,8 @@ counters! {
     ChildBusy = "child_queue_full",
     /// Requests refused because too much waits for a child that is being started.
     Waiting = "waiting_for_child",
+    /// Lines of the audit record that could not be written.
+    AuditLines = "audit_lines",
     /// Failures to accept a connection, such as no descriptors being left.
     Accept = "accept_failures",
 }

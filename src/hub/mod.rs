@@ -6,6 +6,7 @@
 //! ([`client`]), a child ([`child`]), one named server ([`server`]), the kinds of server ([`shared`], [`private`],
 //! [`http`], [`exec`], [`bridge`]), the way of a message ([`route`]), and the assembly ([`hub`] and the files beside it).
 
+mod audit;
 mod bridge;
 mod child;
 mod client;
@@ -37,6 +38,7 @@ mod upgrade;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use audit::Audit;
 pub(crate) use client::endpoint::{Client, Endpoint, Headers, Later};
 pub use client::outbox::Outbox;
 pub use client::replay::ResumableStreams;

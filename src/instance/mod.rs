@@ -344,7 +344,9 @@ impl Instance {
     /// Stops accepting, lets what is in flight finish, and ends the rest with errors once the time is over.
     async fn drain(self: Arc<Self>, net: Arc<Net>) {
         let config = self.hub.ctx.config();
-        info!("stopping: {} in flight", count(self.hub.ctx.load.in_flight() as usize, "request"));
+        let left = count(self.hub.ctx.load.in_flight() as usize, "request");
+        info!("stopping: {left} in flight");
+        self.record("stop", true, &format!("{left} in flight"));
         self.enter(InstanceState::Draining);
         if let Some(notifier) = &self.notifier {
             let grace = config.servers.values().map(|s| s.kind.grace()).max().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{error, info, warn};
 
 use super::state::Instance;
-use crate::hub::{prepare, restart};
+use crate::hub::{Audit, prepare, restart};
 use crate::model::exit::plain;
 use crate::model::plan::diff;
 use crate::model::status::{InstanceState, Reload, Restart};
@@ -76,12 +76,22 @@ impl Instance {
             true => info!("{text}"),
             false => error!("{text}"),
         }
+        self.record("restart", ok, &text);
         self.log_written().await;
         let mut life = self.life();
         life.restarts += 1;
         life.last_restart = Some(Restart { at: clock::now(), server: name, serial, ok, text });
         drop(life);
         self.hub.ctx.changed();
+    }
+
+    /// Something that was done to the instance stands in the audit record.
+    pub(super) fn record(&self, event: &str, ok: bool, text: &str) {
+        let audit = &self.hub.ctx.audit;
+        if audit.is_on() {
+            let outcome = if ok { "ok" } else { "error" };
+            audit.write(Audit::line(event).text("outcome", Some(outcome)).text("reason", Some(text)));
+        }
     }
 
     /// Waits until everything that was said is in the log: who asked looks there, once there is an outcome.
@@ -138,6 +148,7 @@ impl Instance {
                 }
             };
             self.reloaded.notify(usize::MAX);
+            self.record("reload", ok, &text);
             self.log_written().await;
             {
                 let mut life = self.life();
@@ -184,12 +195,19 @@ impl Instance {
         let opened = net.open(&plan.open, new.next_ports, &plan.close).await.map_err(|failure| failure.text)?;
         let log = self.log.prepare(&new.log);
         let log = log.map_err(|e| format!("{}: cannot open the log: {}", new.log.file.display(), plain(&e)))?;
+        let record = Audit::open(new.audit.as_ref()).map_err(|e| {
+            let path = new.audit.as_ref().map(|audit| audit.file.display().to_string()).unwrap_or_default();
+            format!("{path}: cannot open the audit record: {}", plain(&e))
+        })?;
         let prepared = prepare(&self.hub, &plan, &new).await.map_err(|e| e.to_string())?;
         if self.hub.ctx.draining.is_set() {
             prepared.discard().await;
             return Err("the daemon is shutting down".to_owned());
         }
         self.log.apply(log);
+        if let Err(e) = self.hub.ctx.audit.set(new.audit.as_ref(), record) {
+            error!("cannot start a thread for the audit record: {}", plain(&e));
+        }
         become_daemon::set_umask(new.umask.0);
         prepared.apply(&self.hub, &plan, Arc::new(new));
         self.hub.end_strangers();

@@ -225,6 +225,7 @@ impl Instance {
     pub(super) fn note_upgrade(&self, ok: bool, text: String) {
         let mut life = self.life();
         life.upgrades += 1;
+        self.record("upgrade", ok, &text);
         life.last_upgrade = Some(Upgrade { at: clock::now(), ok, text });
     }
 

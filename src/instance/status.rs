@@ -144,6 +144,7 @@ impl Instance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.source.file.as_ref().map(|p| p.display().to_string()),
             log: self.log.path().map(|p| p.display().to_string()),
+            audit: config.audit.as_ref().map(|audit| audit.file.display().to_string()),
             listen: urls,
             auth: config.auth.as_ref().map(|auth| auth.methods()).unwrap_or_default(),
             started: clock::rfc3339(self.started),

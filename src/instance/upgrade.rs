@@ -107,6 +107,7 @@ impl Instance {
         };
         info!("upgrading in place: going on as {}", self.program.path.display());
         self.log.flush(Duration::from_secs(1));
+        self.hub.ctx.audit.flush(Duration::from_secs(1));
         let failure = self.hub.ctx.boot.spawner.replace(self.program.clone(), document, fds);
         drop(files);
         format!("cannot go on as {}: {}", self.program.path.display(), plain(&failure))

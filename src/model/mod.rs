@@ -4,6 +4,7 @@
 //! rule can be tested as a table. `mcpctl` links this layer and [`crate::sys`], nothing else.
 
 pub mod asked;
+pub mod audit;
 pub mod bridge;
 pub mod budget;
 pub mod changes;

@@ -134,6 +134,9 @@ pub struct Status {
     pub config: Option<String>,
     /// None in the foreground, where the log goes to standard error.
     pub log: Option<String>,
+    /// The audit record; None without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<String>,
     pub listen: Vec<String>,
     /// How clients are known: `Bearer`, `Peer`; empty where everybody is let in who can connect.
     #[serde(default)]
@@ -437,6 +440,7 @@ pub mod sample {
             version: "0".to_owned(),
             config: None,
             log: None,
+            audit: None,
             listen: vec!["http://127.0.0.1:1".to_owned()],
             auth: vec![],
             started: "then".to_owned(),

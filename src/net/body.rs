@@ -110,6 +110,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// The way back for an answer that is due.
     pub(crate) fn to(client: Client, outbox: Arc<Outbox>, connection: &Arc<Connection>) -> Reply {
+        client.session.note_address(connection.from());
         Reply { client, outbox, answered: false, resumable: false, connection: connection.clone() }
     }
 }

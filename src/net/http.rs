@@ -20,7 +20,7 @@ use super::head::Head;
 use super::origin::Stranger;
 use super::request::{Asking, RequestBody, is_preflight, named, preflight};
 use super::{admin, auth, origin, paths, proxied, sse, streamable, ws};
-use crate::hub::{Dropped, Server};
+use crate::hub::{Audit, Dropped, Server};
 use crate::model::config::Admitted;
 use crate::model::jsonrpc;
 use crate::model::text::printable;
@@ -76,6 +76,7 @@ pub(super) fn serve(
         Err(why) => {
             front.hub.ctx.counters.count(Dropped::Unauthorized);
             log_refusal(front, connection);
+            record_refusal(front, connection, head, why);
             auth::unauthorized(why).into()
         }
     };
@@ -153,6 +154,16 @@ fn check_names<'r>(
             let why = format!("the {what} '{name}' is not served: add it to {key} in the instance file if it is to be");
             Err(refuse(StatusCode::FORBIDDEN, &why))
         }
+    }
+}
+
+/// A refusal with 401 stands in the audit record, each.
+fn record_refusal(front: &Front, connection: &Connection, head: &Head, why: &str) {
+    let audit = &front.hub.ctx.audit;
+    if audit.is_on() {
+        let address = connection.from().map(|ip| ip.to_string());
+        let line = Audit::line("refused").text("address", address.as_deref()).text("path", Some(&head.path));
+        audit.write(line.text("outcome", Some("refused")).text("reason", Some(why)));
     }
 }
 

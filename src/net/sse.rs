@@ -41,6 +41,7 @@ pub(super) fn open(
         Ok(client) => client,
         Err(why) => return unavailable(None, &why.to_string()),
     };
+    client.session.note_address(connection.from());
     let outbox = connection.outbox(Outbox::new);
     client.session.attach(outbox.clone());
     // Relative to this host, as clients demand.

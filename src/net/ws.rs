@@ -95,7 +95,10 @@ pub(super) fn upgrade(
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let mcp = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|p| p.trim() == "mcp");
     let client = match front.hub.open_session(server, Transport::WebSocket, connection.holder()) {
-        Ok(client) => Ok(client),
+        Ok(client) => {
+            client.session.note_address(connection.from());
+            Ok(client)
+        }
         // A client of the executor's own protocol learns it there.
         Err(why) if !mcp && server.greeting().is_some() => Err(why),
         Err(why) => return unavailable(None, &why.to_string()),

@@ -10,6 +10,7 @@ pub(crate) mod files;
 pub(crate) mod guard;
 pub(crate) mod listen;
 pub(crate) mod lock;
+pub(crate) mod logfile;
 pub(crate) mod memory;
 pub(crate) mod notify;
 pub(crate) mod passed;

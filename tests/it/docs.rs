@@ -36,7 +36,7 @@ fn keys() -> BTreeSet<String> {
     let scratch = Scratch::new();
     let file = scratch.write(
         "k.ron",
-        "(servers: {\"a\": Stdio(command: \"cat\"), \"b\": Exec(allow: [\"cat\"]), \"c\": Http(url: \"http://h\")})",
+        "(audit: (), servers: {\"a\": Stdio(command: \"cat\"), \"b\": Exec(allow: [\"cat\"]), \"c\": Http(url: \"http://h\")})",
     );
     let out = scratch.run(mcpdaemon(), &["-T", "-c", &file.display().to_string()]);
     let word = |line: &str| {

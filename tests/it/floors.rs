@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
         "hub/error.rs",
         "hub/load.rs",
         "hub/memory.rs",
+        "hub/audit.rs",
         "hub/leaving.rs",
         "hub/starts.rs",
         "hub/context.rs",

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::audited::{Audited, record_session};
 use super::outbox::Outbox;
 use super::session::Session;
 use crate::hub::error::Error;
@@ -39,7 +40,7 @@ pub(crate) struct Call {
     pub opened: Instant,
     failed: bool,
     /// The session subscribes to this resource if the server agrees.
-    pub subscribes: Option<Box<str>>,
+    pub subscribes: Option<Box<Box<str>>>,
     /// It has to be answered in the modern era by one that does not speak it.
     pub translated: Option<Box<Translation>>,
     /// It is the handshake of a session with a child of its own.
@@ -50,6 +51,8 @@ pub(crate) struct Call {
     pub logs: bool,
     /// Its answer is a list of tools, of which these may be shown; None where all may.
     pub shown: Option<Arc<Tools>>,
+    /// What of it stands in the audit record.
+    pub audited: Option<Box<Audited>>,
     open: InFlight,
 }
 
@@ -101,6 +104,7 @@ impl Call {
             starts_task: false,
             logs: false,
             shown: None,
+            audited: None,
             open,
         }
     }
@@ -116,6 +120,9 @@ impl Call {
     /// Answers with a whole message that carries the client's id.
     pub(crate) fn answer(mut self, text: String, failed: bool) {
         self.failed = failed;
+        if let Some(audited) = &mut self.audited {
+            audited.answered(&text, failed);
+        }
         if let Some(uri) = self.subscribes.take().filter(|_| !failed) {
             self.session.watch(&uri);
         }
@@ -188,5 +195,11 @@ impl Drop for Call {
         }
         let took = recent().saturating_duration_since(self.opened);
         self.open.record(self.method, took, self.failed, self.session.ctx.seconds());
+        if let Some(audited) = &self.audited {
+            audited.write(&self.session, &self.id, took);
+            if self.method == Method::Initialize && !self.failed {
+                record_session(&self.session, "session_begin", None);
+            }
+        }
     }
 }

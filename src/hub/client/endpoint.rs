@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use log::debug;
 
+use super::audited::record_session;
 use super::call::Call;
 use super::outbox::Outbox;
 use super::saved::Saver;
@@ -202,6 +203,7 @@ impl Client {
             return false;
         }
         debug!("a session of server '{}' ended: {why}", session.server);
+        record_session(session, "session_end", Some(why));
         // Its requests may wait on other connections.
         for call in self.endpoint.cancel(session, &|_| true, why) {
             call.error(jsonrpc::REFUSED, &format!("the session has ended: {why}"));

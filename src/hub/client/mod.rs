@@ -2,6 +2,7 @@
 //!
 //! Knows clients. It must not know what stands behind them: no server, no child. That is an [`endpoint::Endpoint`].
 
+pub(super) mod audited;
 pub(super) mod batch;
 pub(super) mod call;
 pub(super) mod endpoint;

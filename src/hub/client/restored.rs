@@ -60,7 +60,7 @@ impl Restored {
         let reply = self.outbox(saved.reply);
         let mut call = Call::new(&session, saved.method, &saved.id, saved.token.as_deref(), &reply);
         call.opened = Instant::now().checked_sub(Duration::from_millis(saved.age)).unwrap_or(call.opened);
-        call.subscribes = saved.subscribes.map(Into::into);
+        call.subscribes = saved.subscribes.map(|uri| Box::new(uri.into()));
         call.translated = saved.translated.map(|method| Box::new(Translation { method: method.into(), server: None }));
         (call.opening, call.logs, call.starts_task) = (saved.opening, saved.logs, saved.starts_task);
         if call.method == Method::ToolsList {

@@ -4,6 +4,7 @@
 //! know what stands behind: no server, no child. Who answers it is its [`super::endpoint::Endpoint`].
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -80,6 +81,8 @@ pub(crate) struct Session {
     revision: OnceLock<String>,
     /// What its client says it is: name and version. Empty where it does not say.
     client: OnceLock<Box<str>>,
+    /// Where its client is.
+    address: OnceLock<IpAddr>,
     /// Where messages go that answer no request: the WebSocket, or the newest GET stream.
     push: Lock<Option<Arc<Outbox>>>,
     /// The resources that it has subscribed to with `resources/subscribe`.
@@ -128,6 +131,7 @@ impl Session {
             load: Load::below(from.above),
             revision: OnceLock::new(),
             client: OnceLock::new(),
+            address: OnceLock::new(),
             push: Lock::new(None),
             watched: Lock::default(),
             watchers: from.watchers,
@@ -199,6 +203,18 @@ impl Session {
     /// What its client says it is, once it could say so; empty where it did not.
     pub(crate) fn client(&self) -> Option<&str> {
         self.client.get().map(|name| &**name)
+    }
+
+    /// Where its client is, as far as that is known.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.address.get().copied()
+    }
+
+    /// Notes where its client is. The first word counts.
+    pub(crate) fn note_address(&self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            self.address.get_or_init(|| address);
+        }
     }
 
     /// Notes what its client says it is, from `clientInfo` as it stands in a message. The first word counts.

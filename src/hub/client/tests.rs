@@ -190,7 +190,7 @@ fn a_resource_is_watched_once_the_server_has_agreed() {
     let (session, reply) = (session(), outbox());
     for (failed, watching) in [(true, false), (false, true)] {
         let mut call = Call::new(&session, Method::Subscribe, "1", None, &reply);
-        call.subscribes = Some("file:///a".into());
+        call.subscribes = Some(Box::new("file:///a".into()));
         call.answer("{}".to_owned(), failed);
         assert_eq!(session.is_watching("file:///a"), watching);
     }

@@ -180,7 +180,9 @@ impl PrivateChild {
     fn pass(&self, mut call: Call, e: &Envelope<'_>) -> Option<Later> {
         let session = &call.session;
         match (e.method.as_ref(), e.get(&e.uri).map(envelope::decode)) {
-            (method::RESOURCES_SUBSCRIBE, Some(uri)) if session.may_watch(&uri) => call.subscribes = Some(uri.into()),
+            (method::RESOURCES_SUBSCRIBE, Some(uri)) if session.may_watch(&uri) => {
+                call.subscribes = Some(Box::new(uri.into()))
+            }
             (method::RESOURCES_UNSUBSCRIBE, Some(uri)) => drop(session.unwatch(&uri)),
             _ => {}
         }

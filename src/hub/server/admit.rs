@@ -1,7 +1,9 @@
 //! Whether a request may pass: not in a drain, not with a tool that is hidden, not beyond the limit of open requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::hub::client::audited::Audited;
 use crate::hub::client::call::Call;
 use crate::hub::client::endpoint::Endpoint;
 use crate::hub::client::outbox::Outbox;
@@ -15,6 +17,9 @@ use crate::model::text::printable;
 
 /// Why nothing new is taken during a drain.
 pub(crate) const SHUTTING_DOWN: &str = "the daemon is shutting down";
+/// Why nothing is taken that could not be recorded.
+const NOT_RECORDED: &str =
+    "the audit record cannot be written, and it is required: nothing is asked of servers until it can";
 /// Why a request about a task is refused.
 pub(crate) const NO_TASKS: &str = "tasks are not possible here: this child is shared by several clients";
 
@@ -34,6 +39,7 @@ pub(crate) fn admit(
             Some(name) => format!("the tool '{}' may not be used here", printable(&name, 100)),
             None => "params.name must be the name of a tool that may be used here".to_owned(),
         };
+        note_refusal(session, e, &why);
         refuse(e, reply, jsonrpc::INVALID_PARAMS, &why);
         return None;
     }
@@ -51,13 +57,29 @@ pub(crate) fn open(session: &Arc<Session>, e: &Envelope<'_>, reply: &Arc<Outbox>
         return None;
     }
     let id = e.get(&e.id).unwrap_or("null");
+    if session.ctx.audit.forbids() {
+        refuse(e, reply, jsonrpc::REFUSED, NOT_RECORDED);
+        return None;
+    }
     match Call::open(session, Method::of(&e.method), id, e.get(&e.progress_token), reply) {
-        Ok(call) => Some(call),
+        Ok(mut call) => {
+            call.audited = Audited::of(session, e);
+            Some(call)
+        }
         Err(why) => {
             session.ctx.counters.count(Dropped::InFlight);
+            note_refusal(session, e, &why.to_string());
             refuse(e, reply, jsonrpc::REFUSED, &why.to_string());
             None
         }
+    }
+}
+
+/// A request that is refused stands in the audit record.
+fn note_refusal(session: &Session, e: &Envelope<'_>, why: &str) {
+    if let Some(mut audited) = Audited::of(session, e) {
+        audited.refused(why);
+        audited.write(session, e.get(&e.id).unwrap_or("null"), Duration::ZERO);
     }
 }
 

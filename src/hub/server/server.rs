@@ -463,7 +463,7 @@ impl Server {
             return None;
         }
         if wanted {
-            call.subscribes = Some(uri.into());
+            call.subscribes = Some(Box::new(uri.into()));
         }
         self.forward(call, e, Era::Legacy)
     }

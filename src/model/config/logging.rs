@@ -45,7 +45,7 @@ pub(super) fn log(s: &mut Section<'_, '_>, file: PathBuf, level: Option<(log::Le
     }
 }
 
-fn rotate(s: &mut Section<'_, '_>) -> Rotate {
+pub(super) fn rotate(s: &mut Section<'_, '_>) -> Rotate {
     let rotate = Rotate { size: s.get("size", Size::mib(10)), keep: s.get("keep", 5) };
     if let Some(node) = s.node("size").filter(|_| rotate.size < LEAST) {
         s.reader.problem(node, format!("a log of less than {LEAST} would be rotated all the time"));

@@ -5,6 +5,7 @@
 
 mod account;
 mod alerts;
+mod audit;
 mod auth;
 mod bridge;
 mod command;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use account::Account;
 pub use alerts::Alerts;
+pub use audit::Audit;
 pub use auth::{
     Admitted, Auth, Credential, Method, Token, bound_principal, check_token_name, known_principal, line as token_line,
     peer_principal,
@@ -82,6 +84,8 @@ pub struct Config {
     /// What a proxy has before our paths; empty, or without a slash at its end.
     pub base_path: String,
     pub log: Log,
+    /// None: nothing is recorded.
+    pub audit: Option<Audit>,
     pub umask: Mode,
     /// Print commands to try after a background start.
     pub hints: bool,
@@ -315,6 +319,7 @@ fn instance<'a>(
         let level = given.log_level.as_ref().and_then(|(l, o)| l.parse().ok().map(|l| (l, o.clone())));
         logging::log(s, log_dir.join(format!("{name}.log")), level)
     });
+    let audit = audit::audit(&mut s, &log.file);
     let umask = s.get("umask", Mode(0o027));
     let hints = s.get("hints", false);
     let allow_root = s.get_or("allow_root", given.allow_root.clone(), false);
@@ -366,6 +371,7 @@ fn instance<'a>(
         session_key,
         base_path,
         log,
+        audit,
         umask,
         hints,
         account,

@@ -1,4 +1,4 @@
-//! The log's file: opened for appending, written to a line at a time, and moved away when it is long enough.
+//! The file of a log: opened for appending, written to a line at a time, and moved away when it is long enough.
 //!
 //! The crate file-rotate does the same and was tried first. It ends the process by a failed assertion when it finds a
 //! file of the next name that it does not know, which is what `mv NAME.log NAME.log.1` or logrotate(8) leave, or when
@@ -13,8 +13,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::files;
 use crate::model::config::Rotate;
-use crate::sys::files;
 
 /// A log that is open.
 pub(crate) struct Opened {
