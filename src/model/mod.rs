@@ -36,6 +36,7 @@ pub mod outage;
 pub mod places;
 pub mod plan;
 pub mod proxy;
+pub mod refusals;
 pub mod relay;
 pub mod renewal;
 pub mod restart;

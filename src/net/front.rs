@@ -11,6 +11,7 @@ use super::origin::Told;
 use super::pages::App;
 use super::parked::Parked;
 use crate::hub::Hub;
+use crate::model::refusals::Refusals;
 use crate::rt::seldom::Seldom;
 use crate::sys::lock::Lock;
 
@@ -20,6 +21,8 @@ pub(crate) struct Front {
     pub app: App,
     /// The connections that have a place.
     pub door: Door,
+    /// The tokens that were refused lately.
+    pub refusals: Lock<Refusals>,
     /// When a refusal with 401 was last logged.
     pub refused: Seldom,
     /// The hosts and origins whose refusal was logged.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_lite::FutureExt;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, StatusCode};
 use log::warn;
@@ -24,6 +25,7 @@ use crate::hub::{Audit, Dropped, Server};
 use crate::model::config::Admitted;
 use crate::model::jsonrpc;
 use crate::model::text::printable;
+use crate::rt::wait::{recent, timeout};
 use crate::sys::listen::Peer;
 
 /// A refusal is logged so often at most.
@@ -77,7 +79,7 @@ pub(super) fn serve(
             front.hub.ctx.counters.count(Dropped::Unauthorized);
             log_refusal(front, connection);
             record_refusal(front, connection, head, why);
-            auth::unauthorized(why).into()
+            unauthorized(front, connection, head, why)
         }
     };
     serving(work, origin)
@@ -155,6 +157,24 @@ fn check_names<'r>(
             Err(refuse(StatusCode::FORBIDDEN, &why))
         }
     }
+}
+
+/// Refuses with 401. A token that is not known is answered later and later, one that is not shown at once: that is how
+/// clients learn that one is wanted. Nothing waits for it that comes to an end or goes on in another process.
+fn unauthorized(front: &Arc<Front>, connection: &Connection, head: &Head, why: &'static str) -> Answering {
+    let delay = match head.fields.get("authorization") {
+        Some(_) => front.refusals.lock().delay(connection.from(), recent()),
+        None => Duration::ZERO,
+    };
+    if delay.is_zero() {
+        return auth::unauthorized(why).into();
+    }
+    let front = front.clone();
+    Answering::later(async move {
+        let ctx = &front.hub.ctx;
+        timeout(delay, ctx.quiesce.wait().or(ctx.draining.wait())).await;
+        auth::unauthorized(why)
+    })
 }
 
 /// A refusal with 401 stands in the audit record, each.

@@ -54,6 +54,7 @@ impl Net {
             app: admin::app(admin),
             closed: Event::new(),
             door: Door::default(),
+            refusals: Lock::default(),
             refused: Default::default(),
             strangers: Lock::default(),
             odd_tokens: Lock::default(),

@@ -338,3 +338,40 @@ fn what_a_token_has_opened_ends_with_it_though_its_owner_stays() {
         assert_eq!((more("old"), more("new")), (401, 200), "the session is ann's and goes on");
     }
 }
+
+#[test]
+fn refused_tokens_are_answered_later_and_later_and_nothing_else_is() {
+    let scratch = Scratch::new();
+    scratch.write("tokens", &format!("ann {}\n", digest("ann-token")));
+    let daemon = scratch.start(&scratch.instance_with("t", "auth: Bearer(\"tokens\"),", &stdio("fake", &[], "")));
+    let address = daemon.address();
+    let shows = |token: &str| {
+        let mut raw = Raw::open(address);
+        let head = format!("GET /status HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n");
+        raw.send(head.as_bytes());
+        raw
+    };
+    let begin = std::time::Instant::now();
+    let times: Vec<u128> = (0..7)
+        .map(|_| {
+            assert_eq!(shows("wrong").response().status, 401);
+            begin.elapsed().as_millis()
+        })
+        .collect();
+    // 0, 50, 100, ... 1600 ms later than the one before.
+    for n in 1..7 {
+        assert!(times[n] - times[n - 1] >= 50 << (n - 1), "{times:?}");
+    }
+    // If each waited as long as the next refused token, 2 s, these would take more than a minute.
+    let begin = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(shows("ann-token").response().status, 200);
+        assert_eq!(ask(address, "GET", "/status", "", "").status, 401, "this is how clients learn what is wanted");
+    }
+    assert!(begin.elapsed().as_secs() < 40, "good tokens wait for refused ones");
+    // One that waits is answered before an upgrade, and its connection goes on.
+    let mut late = shows("wrong");
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
+    assert_eq!(late.response().status, 401);
+    daemon.stop();
+}
