@@ -150,6 +150,8 @@ fn the_record_is_opened_anew_by_a_reload_and_rotated() {
     assert!(code(&out) == 1 && stderr(&out).contains("cannot open the audit record"), "{out:?}");
     ws.ask(&call(100, "echo", json!({"text": "x"})));
     line(&scratch, "a call after that", |l| l["id"] == 100);
+    scratch.instance_with("t", "log: (file: \"same\"), audit: (file: \"same\"),", &stdio("fake", &[], ""));
+    assert!(stderr(&scratch.ctl(&["reload", "t"])).contains("the log is in this file: 'file' names another one"));
     // None at all.
     scratch.instance_with("t", "", &stdio("fake", &[], ""));
     assert_eq!(code(&scratch.ctl(&["reload", "t"])), 0);

@@ -23,10 +23,14 @@ pub(super) fn audit(s: &mut Section<'_, '_>, log: &Path) -> Option<Audit> {
         s.show("audit", "None".to_owned(), Origin::Default);
         return None;
     }
-    Some(s.nested("audit", |s| Audit {
+    let audit = s.nested("audit", |s| Audit {
         file: s.get("file", log.with_extension("audit")),
         arguments: s.get("arguments", false),
         required: s.get("required", false),
         rotate: s.nested_or_none("rotate", rotate),
-    }))
+    });
+    if let Some(node) = s.node("audit").filter(|_| audit.file == log) {
+        s.reader.problem(node, "the log is in this file: 'file' names another one".to_owned());
+    }
+    Some(audit)
 }
