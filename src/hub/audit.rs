@@ -127,6 +127,9 @@ impl Audit {
 
     /// Writes a line.
     pub(crate) fn write(&self, line: Line) {
+        if !self.is_on() {
+            return;
+        }
         let line = line.end().into_bytes();
         let length = line.len();
         let fits = self.shared.waiting.fetch_add(length, SeqCst) + length <= WAITING;

@@ -4,6 +4,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use super::envelope::quote;
 use super::text::printable;
 
@@ -11,6 +13,20 @@ use super::text::printable;
 const VERSION: u32 = 1;
 /// No text in it is longer, in bytes; arguments alone are as long as they are.
 const TEXT: usize = 1000;
+
+/// What is noted of a request as it comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub method: Box<str>,
+    /// The tool, the prompt, or the URI.
+    pub name: Option<Box<str>>,
+    /// The length of its message.
+    pub bytes_in: usize,
+    /// Its `traceparent`.
+    pub trace: Option<Box<str>>,
+    /// Its arguments as they stand in it, on one line, where they are wanted.
+    pub arguments: Option<Box<str>>,
+}
 
 /// One line, field by field.
 pub struct Line(String);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Asked;
+use super::audit;
 use super::config::{Admitted, Text};
 use super::health;
 use super::history::History;
@@ -224,6 +225,9 @@ pub struct Call {
     /// A version of before does not say.
     #[serde(default)]
     pub starts_task: bool,
+    /// What of it will stand in the audit record. A version of before has none.
+    #[serde(default)]
+    pub audited: Option<audit::Request>,
 }
 
 /// A command of the executor.

@@ -122,9 +122,12 @@ fn arguments_stand_in_the_record_if_that_is_wanted_and_a_cancelled_call_is_one()
     ws.ask(&initialize(json!(1)));
     ws.send("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"tools/call\",\"params\":{\"name\":\"never\",\"arguments\":{\r\n\"a\" : [1]}}}");
     wait("the call", || (daemon.server("fake")["requests"]["in_flight"] == 1).then_some(()));
+    // It goes on in another process, and what stands of it in the record is known there.
+    assert_eq!(code(&scratch.ctl(&["restart", "t"])), 0);
     ws.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":2}}"#);
     let cancelled = line(&scratch, "the call", |l| l["id"] == 2);
     assert_eq!((&cancelled["outcome"], &cancelled["arguments"]), (&json!("cancelled"), &json!({"a": [1]})));
+    assert_eq!((&cancelled["name"], &cancelled["method"]), (&json!("never"), &json!("tools/call")));
     assert_eq!((&cancelled["transport"], cancelled.get("principal")), (&json!("websocket"), None));
     daemon.stop();
     assert_eq!(code(&scratch.ctl(&["logs", "t", "--audit"])), 1, "nobody says where it is");

@@ -4,19 +4,14 @@ use std::time::Duration;
 
 use super::session::Session;
 use crate::hub::audit::Audit;
-use crate::model::audit::Line;
+use crate::model::audit::{Line, Request};
 use crate::model::envelope::{Envelope, decode, member};
 use crate::model::text::printable;
 use crate::model::{method, modern};
 
 /// What is noted of a request as it comes, and of its answer.
 pub(crate) struct Audited {
-    method: Box<str>,
-    /// The tool, the prompt, or the URI.
-    name: Option<Box<str>>,
-    bytes_in: usize,
-    trace: Option<Box<str>>,
-    arguments: Option<Box<str>>,
+    request: Request,
     /// Its code where it is an error, and its length.
     answer: Option<(Option<i32>, usize)>,
     /// Why it was not let in.
@@ -37,16 +32,24 @@ impl Audited {
         };
         let trace = e.get(&e.meta).and_then(|meta| member(meta, "traceparent")).map(decode);
         let arguments = e.get(&e.arguments).filter(|_| audit.has_arguments());
-        Some(Box::new(Audited {
+        Some(Audited::restore(Request {
             method: printable(&e.method, 100).into(),
             name: e.get(name).map(decode).map(|name| printable(&name, 1000).into()),
             bytes_in: e.text().len(),
             trace: trace.map(|t| printable(&t, 100).into()),
             // On one line: breaks between tokens are none of a value's own.
             arguments: arguments.map(|a| a.replace(['\n', '\r'], " ").into()),
-            answer: None,
-            refused: None,
         }))
+    }
+
+    /// What was noted of a request that is not answered yet.
+    pub(crate) fn restore(request: Request) -> Box<Audited> {
+        Box::new(Audited { request, answer: None, refused: None })
+    }
+
+    /// What was noted as it came.
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
     }
 
     /// It has this answer.
@@ -70,17 +73,17 @@ impl Audited {
         };
         let event = if self.refused.is_some() { "refused" } else { "call" };
         let line = whose(Audit::line(event), session)
-            .text("method", Some(&self.method))
-            .text("name", self.name.as_deref())
+            .text("method", Some(&self.request.method))
+            .text("name", self.request.name.as_deref())
             .json("id", Some(id).filter(|id| id.len() < 1000))
             .text("outcome", Some(outcome))
             .json("code", code)
             .text("reason", self.refused.as_deref())
             .json("ms", Some((took.as_secs_f64() * 1e6).round() / 1e3))
-            .json("bytes_in", Some(self.bytes_in))
+            .json("bytes_in", Some(self.request.bytes_in))
             .json("bytes_out", self.answer.map(|(_, length)| length))
-            .text("trace", self.trace.as_deref())
-            .json("arguments", self.arguments.as_deref());
+            .text("trace", self.request.trace.as_deref())
+            .json("arguments", self.request.arguments.as_deref());
         session.ctx.audit.write(line);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::audited::Audited;
 use super::call::{Call, Translation};
 use super::endpoint::Client;
 use super::outbox::Outbox;
@@ -63,6 +64,7 @@ impl Restored {
         call.subscribes = saved.subscribes.map(|uri| Box::new(uri.into()));
         call.translated = saved.translated.map(|method| Box::new(Translation { method: method.into(), server: None }));
         (call.opening, call.logs, call.starts_task) = (saved.opening, saved.logs, saved.starts_task);
+        call.audited = saved.audited.map(Audited::restore);
         if call.method == Method::ToolsList {
             call.shown = endpoint.shown();
         }
@@ -93,6 +95,7 @@ impl Restored {
             watchers: watchers.clone(),
         };
         let session = Session::new(ctx, saved.number, beginning);
+        session.note_address(saved.address);
         if let Some(revision) = saved.revision {
             session.agree(revision);
         }

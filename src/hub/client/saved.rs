@@ -57,6 +57,7 @@ impl Saver {
             opening: call.opening,
             logs: call.logs,
             starts_task: call.starts_task,
+            audited: call.audited.as_ref().map(|audited| audited.request().clone()),
         }
     }
 
@@ -98,7 +99,7 @@ impl Saver {
             later_ids: session.names().later().iter().map(ToString::to_string).collect(),
             kind: session.kind,
             owner: session.owner.as_ref().map(ToString::to_string),
-            address: session.holder.address(),
+            address: session.holder.address().or_else(|| session.address()),
             server: session.server.to_string(),
             slot: session.place,
             revision: session.revision().map(str::to_owned),

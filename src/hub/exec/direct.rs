@@ -12,6 +12,7 @@ use super::allowed::{Arguments, Refused, resolve, time_limit, too_long};
 use super::executor::{Executor, Order};
 use super::output::Sink;
 use super::owner::{Direct, NO_PROCESS, Owner, notify_client};
+use crate::hub::client::audited::Audited;
 use crate::hub::client::call::Call;
 use crate::hub::client::outbox::Outbox;
 use crate::hub::client::session::Session;
@@ -67,7 +68,8 @@ impl Executor {
         let (runs, params) = (self.runs_for(session), e.get(&e.params).unwrap_or("{}"));
         if method == Method::Control || runs {
             // Also in a drain, and where the command itself is all that the session may have open.
-            let call = Call::new(session, method, id, e.get(&e.progress_token), reply);
+            let mut call = Call::new(session, method, id, e.get(&e.progress_token), reply);
+            call.audited = Audited::of(session, e);
             return match method {
                 Method::Control => self.answer_control(runs, call, params),
                 _ => call.error(jsonrpc::INVALID_PARAMS, "A process is already running"),
