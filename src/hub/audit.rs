@@ -21,6 +21,10 @@ use crate::sys::logfile::Opened;
 
 /// The most that waits to be written, in bytes.
 const WAITING: usize = 4 << 20;
+/// Lines are written so long after the first of them, many at once: each by itself would cost more than the call.
+const GATHER: Duration = Duration::from_millis(10);
+/// So much is written at once, in bytes, and a line more.
+const AT_ONCE: usize = 64 << 10;
 /// A record that could not be written is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A file that could not be rotated goes on, and is tried again after this.
@@ -136,7 +140,7 @@ impl Audit {
         let sent = fits && self.way.lock().as_ref().is_some_and(|way| way.jobs.send(Job::Line(line)).is_ok());
         if !sent {
             self.shared.waiting.fetch_sub(length, SeqCst);
-            self.shared.lost();
+            self.shared.lost(1);
         }
     }
 
@@ -151,76 +155,188 @@ impl Audit {
 }
 
 impl Shared {
-    fn lost(&self) {
-        self.counters.count(Dropped::AuditLines);
+    fn lost(&self, lines: usize) {
+        (0..lines).for_each(|_| self.counters.count(Dropped::AuditLines));
     }
 }
 
 /// Writes until nobody can say anything any more.
 fn serve(jobs: &Receiver<Job>, shared: &Shared) {
-    let mut way: Option<(Opened, Option<config::Rotate>)> = None;
-    let (mut failed, mut rotated) = (None::<Vec<u8>>, None::<Instant>);
+    let mut writer = Writer { way: None, rotated: None, failed: None, shared };
+    let mut lines = Vec::new();
     loop {
         // What could not be written is tried again, though nobody says anything: calls may wait for that.
-        let job = match failed.is_some() {
+        let first = match writer.failed.is_some() {
             true => jobs.recv_timeout(AGAIN),
             false => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        if let Some(line) = failed.take() {
-            failed = Some(line).filter(|line| !written(&mut way, &mut rotated, line, shared));
-        }
-        match job {
-            Ok(Job::Open(opened, rotate)) => way = Some((opened, rotate)),
-            Ok(Job::Flush(done)) => drop(done.send(())),
-            Ok(Job::Line(line)) => {
-                shared.waiting.fetch_sub(line.len(), SeqCst);
-                if failed.is_some() {
-                    shared.lost();
-                } else if !written(&mut way, &mut rotated, &line, shared) {
-                    failed = Some(line);
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
+        writer.try_again();
+        let first = match first {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => {
-                if failed.is_some() {
-                    shared.lost();
-                }
+                shared.lost(writer.failed.iter().count());
                 return;
             }
+        };
+        if matches!(first, Job::Line(_)) {
+            std::thread::sleep(GATHER);
         }
+        for job in std::iter::once(first).chain(jobs.try_iter()) {
+            if let Job::Line(line) = &job {
+                lines.extend_from_slice(line);
+            }
+            if !matches!(job, Job::Line(_)) || lines.len() >= AT_ONCE {
+                writer.write(&mut lines);
+            }
+            match job {
+                Job::Line(_) => {}
+                Job::Open(opened, rotate) => {
+                    writer.way = Some((opened, rotate));
+                    writer.try_again();
+                }
+                Job::Flush(done) => drop(done.send(())),
+            }
+        }
+        writer.write(&mut lines);
+        lines.shrink_to(AT_ONCE);
     }
 }
 
-/// Writes a line, into another file where this one is long enough.
-fn written(
-    way: &mut Option<(Opened, Option<config::Rotate>)>,
-    rotated: &mut Option<Instant>,
-    line: &[u8],
-    shared: &Shared,
-) -> bool {
-    let Some((file, rotate)) = way else { return false };
-    let may = rotated.is_none_or(|at| at.elapsed() >= LATER);
-    if let Some(rotate) = rotate.filter(|rotate| may && file.is_full(rotate, line.len())) {
-        match file.rotate(rotate.keep) {
-            Ok(next) => (*file, *rotated) = (next, None),
-            Err(e) => {
-                *rotated = Some(Instant::now());
-                error!("{}: cannot rotate the audit record: {}", file.path.display(), plain(&e));
+/// What the thread has in its hands.
+struct Writer<'s> {
+    way: Option<(Opened, Option<config::Rotate>)>,
+    /// When the file could not be rotated.
+    rotated: Option<Instant>,
+    /// The line that could not be written; those behind it are lost until it can.
+    failed: Option<Vec<u8>>,
+    shared: &'s Shared,
+}
+
+impl Writer<'_> {
+    /// Writes lines that have waited.
+    fn write(&mut self, lines: &mut Vec<u8>) {
+        self.append(lines);
+        self.shared.waiting.fetch_sub(lines.len(), SeqCst);
+        lines.clear();
+    }
+
+    /// Writes what could not be written.
+    fn try_again(&mut self) {
+        if let Some(line) = self.failed.take() {
+            self.append(&line);
+        }
+    }
+
+    fn append(&mut self, lines: &[u8]) {
+        let mut left = lines;
+        while !left.is_empty() {
+            if self.failed.is_some() {
+                return self.shared.lost(left.iter().filter(|byte| **byte == b'\n').count());
+            }
+            let next = self.fitting(left);
+            // Before the first file there is nobody who could say anything.
+            let Some((file, _)) = &self.way else { return };
+            let (written, outcome) = file.append(&left[..next]);
+            match outcome {
+                Ok(()) => {
+                    left = &left[next..];
+                    if self.shared.fails.swap(false, SeqCst) {
+                        info!("{}: the audit record is written again", file.path.display());
+                    }
+                }
+                Err(e) => {
+                    if !self.shared.fails.swap(true, SeqCst) {
+                        error!("{}: cannot write the audit record: {}", file.path.display(), plain(&e));
+                    }
+                    left = &left[whole_lines(&left[..written])..];
+                    let (line, rest) = left.split_at(first_line(left));
+                    (self.failed, left) = (Some(line.to_vec()), rest);
+                }
             }
         }
     }
-    match file.write(line) {
-        Ok(()) => {
-            if shared.fails.swap(false, SeqCst) {
-                info!("{}: the audit record is written again", file.path.display());
+
+    /// How much of the lines goes into the file, which is another one if this one is long enough: a line at least.
+    fn fitting(&mut self, lines: &[u8]) -> usize {
+        let first = first_line(lines);
+        let Some((file, Some(rotate))) = &mut self.way else { return lines.len() };
+        let may = self.rotated.is_none_or(|at| at.elapsed() >= LATER);
+        if may && file.is_full(rotate, first) {
+            match file.rotate(rotate.keep) {
+                Ok(next) => (*file, self.rotated) = (next, None),
+                Err(e) => {
+                    self.rotated = Some(Instant::now());
+                    error!("{}: cannot rotate the audit record: {}", file.path.display(), plain(&e));
+                }
             }
-            true
         }
-        Err(e) => {
-            if !shared.fails.swap(true, SeqCst) {
-                error!("{}: cannot write the audit record: {}", file.path.display(), plain(&e));
-            }
-            false
-        }
+        let room = file.room(rotate).min(lines.len() as u64) as usize;
+        whole_lines(&lines[..room]).max(first)
+    }
+}
+
+/// The length of the first line, with its end.
+fn first_line(lines: &[u8]) -> usize {
+    lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1)
+}
+
+/// The length of all lines that have their end.
+fn whole_lines(lines: &[u8]) -> usize {
+    lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::config::{Rotate, Size};
+
+    fn shared() -> Shared {
+        Shared { waiting: AtomicUsize::new(0), fails: AtomicBool::new(false), counters: Arc::default() }
+    }
+
+    fn lines(range: std::ops::Range<u32>) -> String {
+        range.map(|n| format!("{n:099}\n")).collect()
+    }
+
+    #[test]
+    fn of_many_lines_those_that_fit_are_written_once_and_the_next_one_later() {
+        let shared = shared();
+        // A pipe that is not read is a disk with little room: 64 KiB (pipe(7)).
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        let way = Some((Opened::adopt(Path::new("x"), write), None));
+        let mut writer = Writer { way, rotated: None, failed: None, shared: &shared };
+        writer.append(lines(0..2000).as_bytes());
+        let fits = (64 << 10) / 100;
+        assert!(shared.fails.load(SeqCst));
+        assert_eq!(shared.counters.get(Dropped::AuditLines), 2000 - fits - 1);
+        let (mut read, mut room) = (File::from(read), vec![0; 1 << 20]);
+        let n = read.read(&mut room).unwrap();
+        assert!(room[..n].starts_with(lines(0..fits as u32).as_bytes()));
+        writer.try_again();
+        writer.append(b"more\n");
+        let n = read.read(&mut room).unwrap();
+        let expected = format!("\n{}more\n", lines(fits as u32..fits as u32 + 1));
+        assert_eq!(String::from_utf8_lossy(&room[..n]), expected);
+        assert!(!shared.fails.load(SeqCst) && writer.failed.is_none());
+        assert_eq!(shared.counters.get(Dropped::AuditLines), 2000 - fits - 1);
+    }
+
+    #[test]
+    fn many_lines_at_once_go_to_files_none_of_which_is_too_long() {
+        let (dir, shared) = (tempfile::tempdir().unwrap(), shared());
+        let path = dir.path().join("x");
+        let way = Some((Opened::open(&path).unwrap(), Some(Rotate { size: Size(4096), keep: 5 })));
+        let mut writer = Writer { way, rotated: None, failed: None, shared: &shared };
+        writer.append(lines(0..100).as_bytes());
+        let file = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((file("x.2"), file("x.1"), file("x")), (lines(0..40), lines(40..80), lines(80..100)));
+        // One that is longer than a file may be has one of its own.
+        writer.append(format!("{:5000}\n", 1).as_bytes());
+        assert_eq!((file("x.1"), file("x").len()), (lines(80..100), 5001));
     }
 }

@@ -56,22 +56,35 @@ impl Opened {
     /// Writes one line, by one write(2) unless the disk is nearly full. After a line that was cut off there, the next
     /// one begins anew.
     pub(crate) fn write(&self, line: &[u8]) -> io::Result<()> {
+        self.append(line).1
+    }
+
+    /// Writes lines, as [`Opened::write`] writes one: how many bytes of them are there, and why not more.
+    pub(crate) fn append(&self, lines: &[u8]) -> (usize, io::Result<()>) {
         if self.torn.load(Relaxed) {
-            (&self.file).write_all(b"\n")?;
+            if let Err(e) = (&self.file).write_all(b"\n") {
+                return (0, Err(e));
+            }
             self.torn.store(false, Relaxed);
         }
-        let mut left = line;
-        while !left.is_empty() {
-            match (&self.file).write(left) {
-                Ok(n) if n > 0 => left = &left[n..],
+        let mut done = 0;
+        while done < lines.len() {
+            match (&self.file).write(&lines[done..]) {
+                Ok(n) if n > 0 => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => {
-                    self.torn.store(left.len() < line.len(), Relaxed);
-                    return Err(other.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into()));
+                    self.torn.store(done > 0 && lines[done - 1] != b'\n', Relaxed);
+                    return (done, Err(other.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into())));
                 }
             }
         }
-        Ok(())
+        (done, Ok(()))
+    }
+
+    /// How many bytes more make the file as long as it should become.
+    pub(crate) fn room(&self, rotate: &Rotate) -> u64 {
+        let plain = self.file.metadata().ok().filter(|m| m.is_file());
+        plain.map_or(u64::MAX, |m| rotate.size.0.saturating_sub(m.len()))
     }
 
     /// Whether the file would be too long with `more` bytes. What is no plain file has no length.
