@@ -3,11 +3,11 @@
 //!
 //! Pure: messages go in, and texts come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::{Envelope, decode, member, spliced, unescaped};
+use super::envelope::{Envelope, decode, members, spliced, unescaped};
 use super::modern::ParamHeaders;
 use super::{method, modern};
 
@@ -93,9 +93,15 @@ pub fn headers(e: &Envelope<'_>, known: Option<&ParamHeaders>) -> Vec<(String, S
     let params = known.filter(|_| e.method == method::TOOLS_CALL).and_then(|known| known.get(name.as_ref()));
     let valid =
         |suffix: &str| !suffix.is_empty() && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    // Each object is read once, for it may have as many members as a message has room for.
+    let mut objects = HashMap::<&[String], Vec<_>>::new();
     for (suffix, path) in params.into_iter().flatten().filter(|(suffix, _)| valid(suffix)).take(PARAMS) {
-        let argument = path.iter().try_fold(e.get(&e.arguments).unwrap_or("null"), |json, key| member(json, key));
-        if let Some(argument) = argument.filter(|a| *a != "null") {
+        let mut argument = e.get(&e.arguments).unwrap_or("null");
+        for (depth, key) in path.iter().enumerate() {
+            let members = objects.entry(&path[..depth]).or_insert_with(|| members(argument));
+            argument = members.iter().find(|(name, _)| name == key).map_or("null", |(_, span)| &argument[span.clone()]);
+        }
+        if argument != "null" {
             let text = if argument.starts_with('"') { decode(argument) } else { argument.into() };
             all.push((format!("mcp-param-{suffix}"), field(&text)));
         }
