@@ -1,5 +1,5 @@
-//! The record of who has asked for what: lines that are written by a thread of their own, so that a disk that is stuck or full
-//! costs lines and nobody's time.
+//! The record of who has asked for what: lines that a thread of its own writes. Where the disk is stuck or full, lines are
+//! lost and counted, and no request waits.
 //!
 //! Knows lines and a file, and no session.
 
@@ -32,7 +32,8 @@ const LATER: Duration = Duration::from_secs(60);
 
 /// The record of an instance, which may have none.
 pub(crate) struct Audit {
-    way: Lock<Option<Way>>,
+    /// The way to the thread that writes; None without a record.
+    jobs: Lock<Option<Sender<Job>>>,
     /// It is on, with arguments, and it is required: so that each request sees it for nothing.
     is_on: AtomicBool,
     has_arguments: AtomicBool,
@@ -47,10 +48,6 @@ struct Shared {
     counters: Arc<Counters>,
 }
 
-struct Way {
-    jobs: Sender<Job>,
-}
-
 enum Job {
     Line(Vec<u8>),
     /// Another file, or the same one anew.
@@ -62,7 +59,7 @@ enum Job {
 impl Audit {
     pub(crate) fn new(counters: Arc<Counters>) -> Audit {
         Audit {
-            way: Lock::default(),
+            jobs: Lock::default(),
             is_on: AtomicBool::new(false),
             has_arguments: AtomicBool::new(false),
             is_required: AtomicBool::new(false),
@@ -81,12 +78,12 @@ impl Audit {
             self.is_on.store(false, SeqCst);
             self.is_required.store(false, SeqCst);
             // Its thread ends once it has written what it has.
-            self.way.lock().take();
+            self.jobs.take();
             return Ok(());
         };
-        let mut way = self.way.lock();
-        let jobs = match &*way {
-            Some(way) => way.jobs.clone(),
+        let mut known = self.jobs.lock();
+        let jobs = match &*known {
+            Some(jobs) => jobs.clone(),
             None => {
                 let (jobs, received) = mpsc::channel();
                 let shared = self.shared.clone();
@@ -96,7 +93,7 @@ impl Audit {
                     self.shared.fails.store(true, SeqCst);
                     self.is_required.store(config.required, SeqCst);
                 })?;
-                *way = Some(Way { jobs: jobs.clone() });
+                *known = Some(jobs.clone());
                 jobs
             }
         };
@@ -137,7 +134,7 @@ impl Audit {
         let line = line.end().into_bytes();
         let length = line.len();
         let fits = self.shared.waiting.fetch_add(length, SeqCst) + length <= WAITING;
-        let sent = fits && self.way.lock().as_ref().is_some_and(|way| way.jobs.send(Job::Line(line)).is_ok());
+        let sent = fits && self.jobs.lock().as_ref().is_some_and(|jobs| jobs.send(Job::Line(line)).is_ok());
         if !sent {
             self.shared.waiting.fetch_sub(length, SeqCst);
             self.shared.lost(1);
@@ -147,7 +144,7 @@ impl Audit {
     /// Waits until what was said is written, but not for long.
     pub(crate) fn flush(&self, limit: Duration) {
         let (done, wait) = mpsc::sync_channel(1);
-        let asked = self.way.lock().as_ref().is_some_and(|way| way.jobs.send(Job::Flush(done)).is_ok());
+        let asked = self.jobs.lock().as_ref().is_some_and(|jobs| jobs.send(Job::Flush(done)).is_ok());
         if asked {
             let _ = wait.recv_timeout(limit);
         }
@@ -160,12 +157,12 @@ impl Shared {
     }
 }
 
-/// Writes until nobody can say anything any more.
+/// Writes what comes through the channel, until its other end is dropped.
 fn serve(jobs: &Receiver<Job>, shared: &Shared) {
     let mut writer = Writer { way: None, rotated: None, failed: None, shared };
     let mut lines = Vec::new();
     loop {
-        // What could not be written is tried again, though nobody says anything: calls may wait for that.
+        // The line that failed is tried again, also where no other one comes: calls may be refused until it is written.
         let first = match writer.failed.is_some() {
             true => jobs.recv_timeout(AGAIN),
             false => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -235,7 +232,7 @@ impl Writer<'_> {
                 return self.shared.lost(left.iter().filter(|byte| **byte == b'\n').count());
             }
             let next = self.fitting(left);
-            // Before the first file there is nobody who could say anything.
+            // The first job names the file.
             let Some((file, _)) = &self.way else { return };
             let (written, outcome) = file.append(&left[..next]);
             match outcome {

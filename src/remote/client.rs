@@ -469,7 +469,7 @@ impl Answer {
         self.whole_held(most, None).await
     }
 
-    /// The same, of which each byte is counted.
+    /// The whole body, as [`Answer::whole`] gives it, each byte of which is counted in `held` as it comes.
     pub(super) async fn whole_held(
         &mut self,
         most: usize,

@@ -6,11 +6,6 @@ use serde_json::{Value, json};
 
 use crate::harness::*;
 
-fn digest(token: &str) -> String {
-    use sha2::Digest;
-    data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(token))
-}
-
 /// The lines of a record.
 fn lines(scratch: &Scratch, file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(scratch.path(file)).unwrap_or_default();
@@ -29,7 +24,7 @@ fn line(scratch: &Scratch, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
 #[test]
 fn each_session_call_and_refusal_stands_in_the_record_with_whose_it_is() {
     let scratch = Scratch::new();
-    scratch.write("tokens", &format!("ann {}\n", digest("ann-token")));
+    scratch.write("tokens", &token_line("ann", "ann-token"));
     let more = "auth: Bearer(\"tokens\"), bridge: Prefix, audit: (file: \"a\"), limits: (in_flight: 1),";
     let servers = stdio("fake", &[], "tools: (deny: [\"era\"])");
     let daemon = scratch.start(&scratch.instance_with("t", more, &servers));

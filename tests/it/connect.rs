@@ -448,12 +448,6 @@ fn a_url_over_tls_is_reached_if_its_server_proves_itself() {
     assert_eq!(shim.end().1, Some(0));
 }
 
-/// A line of the file of tokens.
-fn token_line(name: &str, token: &str) -> String {
-    use sha2::Digest;
-    format!("{name} {}\n", data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(token)))
-}
-
 #[test]
 fn a_request_without_an_instance_is_answered_by_an_error_in_the_end() {
     let scratch = Scratch::new();

@@ -203,6 +203,12 @@ impl Drop for Scratch {
     }
 }
 
+/// A line of the file of tokens.
+pub fn token_line(name: &str, token: &str) -> String {
+    use sha2::Digest;
+    format!("{name} {}\n", data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(token)))
+}
+
 /// `"name": Stdio(command: [fake, flags...], more)`.
 pub fn stdio(name: &str, flags: &[&str], more: &str) -> String {
     let words: Vec<String> =

@@ -51,7 +51,7 @@ pub enum Credential {
 
 /// What stands before the name of a token in that of its principal.
 const TOKEN: &str = "token:";
-/// The same of a user of the host.
+/// What stands before the name of a user of the host in that of its principal.
 const PEER: &str = "peer:";
 
 /// The principal that a user of the host is; by its number, where it has no name.
